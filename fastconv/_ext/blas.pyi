@@ -1,0 +1,13 @@
+from numpy import ndarray
+
+def matmul(
+    a: ndarray,
+    transpose_a: bool,
+    b: ndarray,
+    transpose_b: bool,
+    out: ndarray,
+    row_block: int,
+    column_block: int,
+    num_threads: int,
+) -> None: ...
+def has_openmp() -> bool: ...

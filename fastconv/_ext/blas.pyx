@@ -1,0 +1,59 @@
+"""BLAS for the kernels: `gemm` of blas.pxd, and the blocked product behind linear layers."""
+
+from cython cimport floating
+from cython.parallel cimport prange
+from scipy.linalg.cython_blas cimport dgemm, sgemm
+
+from fastconv._ext.threads cimport FASTCONV_OPENMP
+
+
+cdef void gemm(
+    bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating *a, Py_ssize_t lda, const floating *b, Py_ssize_t ldb,
+    floating beta, floating *c, Py_ssize_t ldc,
+) noexcept nogil:
+    """c (m, n) = op(a) (m, k) @ op(b) (k, n) + beta * c, row-major: BLAS sees the transposed product b' a'."""
+    cdef char ta = b'T' if transpose_a else b'N'
+    cdef char tb = b'T' if transpose_b else b'N'
+    cdef int rows = <int> m, columns = <int> n, inner = <int> k
+    cdef int ld_a = <int> lda, ld_b = <int> ldb, ld_c = <int> ldc
+    cdef floating one = 1
+    if floating is float:
+        sgemm(&tb, &ta, &columns, &rows, &inner, &one, <float *> b, &ld_b, <float *> a, &ld_a, &beta, c, &ld_c)
+    else:
+        dgemm(&tb, &ta, &columns, &rows, &inner, &one, <double *> b, &ld_b, <double *> a, &ld_a, &beta, c, &ld_c)
+
+
+def matmul(
+    const floating[:, ::1] a, bint transpose_a, const floating[:, ::1] b, bint transpose_b, floating[:, ::1] out,
+    Py_ssize_t row_block, Py_ssize_t column_block, int num_threads,
+):
+    """out = op(a) @ op(b), cut into blocks of `row_block` x `column_block` outputs, each one BLAS call over all of k."""
+    cdef Py_ssize_t m = out.shape[0], n = out.shape[1]
+    cdef Py_ssize_t k = a.shape[0] if transpose_a else a.shape[1]
+    cdef Py_ssize_t lda = max(1, a.shape[1]), ldb = max(1, b.shape[1])
+    cdef Py_ssize_t across = (n + column_block - 1) // column_block
+    cdef Py_ssize_t tasks = (m + row_block - 1) // row_block * across
+    cdef Py_ssize_t task, i, j, rows, columns
+    cdef const floating *a_data
+    cdef const floating *b_data
+    if m == 0 or n == 0:
+        return
+    a_data = &a[0, 0]
+    b_data = &b[0, 0]
+    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        i = task // across * row_block
+        j = task % across * column_block
+        rows = min(row_block, m - i)
+        columns = min(column_block, n - j)
+        gemm(
+            transpose_a, transpose_b, rows, columns, k,
+            a_data + (i if transpose_a else i * lda), lda,
+            b_data + (j * ldb if transpose_b else j), ldb,
+            <floating> 0, &out[i, j], n,
+        )
+
+
+def has_openmp():
+    """Whether the kernels were compiled with OpenMP."""
+    return FASTCONV_OPENMP

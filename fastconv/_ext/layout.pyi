@@ -1,0 +1,3 @@
+from numpy import ndarray
+
+def swap_axes(x: ndarray, out: ndarray, num_threads: int) -> None: ...

@@ -1,0 +1,381 @@
+"""Convolution lowered to matrix multiply: im2col, col2im and the loops that run BLAS on their tiles.
+
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / groups).
+A tile is a run of output pixels, counted over the whole batch; its columns hold one window a row, taps in w's order:
+
+    col (pixels, r0 * r1 * r2 * c / groups)      y = col @ w.T      dw = dy.T @ col      dcol = dy @ w, dx = col2im(dcol)
+
+With one channel the rows are turned into columns, `taps` (r0 * r1 * r2, pixels): whole runs of x are copied then.
+Tiles, and the chunks of tiles whose partial dw are added in order, are cut by shape; threads only take them in turn.
+"""
+
+from cython cimport floating
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
+
+from fastconv._ext.blas cimport gemm
+
+
+cdef struct Geometry:
+    Py_ssize_t batch, channels, filters, groups
+    Py_ssize_t inp[3]
+    Py_ssize_t out[3]
+    Py_ssize_t kernel[3]
+    Py_ssize_t stride[3]
+    Py_ssize_t before[3]
+    Py_ssize_t dilation[3]
+    Py_ssize_t pixels   # of one output image
+    Py_ssize_t width    # of a column row: taps * channels of one group
+
+
+cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, Py_ssize_t groups):
+    """Unpack a lifted fastconv.window.Window; x (n, i0, i1, i2, c), y (n, o0, o1, o2, k)."""
+    cdef Geometry g
+    cdef int axis
+    g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
+    g.pixels = 1
+    g.width = g.channels // groups
+    for axis in range(3):
+        g.inp[axis] = x_shape[1 + axis]
+        g.out[axis] = y_shape[1 + axis]
+        g.kernel[axis] = window.kernel[axis]
+        g.stride[axis] = window.stride[axis]
+        g.before[axis] = window.padding[axis][0]
+        g.dilation[axis] = window.dilation[axis]
+        g.pixels *= g.out[axis]
+        g.width *= g.kernel[axis]
+    return g
+
+
+cdef inline void first_taps(const Geometry *g, Py_ssize_t pixel, Py_ssize_t *at) noexcept nogil:
+    """at[0..2] = the input position of the first tap of output pixel `pixel`; at[3] = its image."""
+    cdef Py_ssize_t rest = pixel
+    at[2] = rest % g.out[2] * g.stride[2] - g.before[2]
+    rest //= g.out[2]
+    at[1] = rest % g.out[1] * g.stride[1] - g.before[1]
+    rest //= g.out[1]
+    at[0] = rest % g.out[0] * g.stride[0] - g.before[0]
+    at[3] = rest // g.out[0]
+
+
+cdef inline void zero(floating *out, Py_ssize_t count) noexcept nogil:
+    memset(out, 0, count * sizeof(floating))
+
+
+cdef inline void copy(const floating *x, floating *out, Py_ssize_t count) noexcept nogil:
+    memcpy(out, x, count * sizeof(floating))
+
+
+# --- im2col ----------------------------------------------------------------------------------------------------------
+
+
+cdef void im2col_rows(
+    const floating *x, floating *col, const Geometry *g, Py_ssize_t group, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels."""
+    cdef Py_ssize_t c = g.channels // g.groups
+    cdef Py_ssize_t run = g.kernel[2] * c
+    cdef bint whole = g.groups == 1 and g.dilation[2] == 1
+    cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop
+    cdef Py_ssize_t at[4]
+    cdef const floating *line
+    for pixel in range(first, last):
+        first_taps(g, pixel, at)
+        for r0 in range(g.kernel[0]):
+            i0 = at[0] + r0 * g.dilation[0]
+            for r1 in range(g.kernel[1]):
+                i1 = at[1] + r1 * g.dilation[1]
+                if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
+                    zero(col, run)
+                    col += run
+                    continue
+                line = x + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
+                if whole:
+                    head = min(max(-at[2], 0), g.kernel[2])
+                    stop = max(min(g.inp[2] - at[2], g.kernel[2]), head)
+                    if head > 0:
+                        zero(col, head * c)
+                    if stop > head:
+                        copy(line + (at[2] + head) * c, col + head * c, (stop - head) * c)
+                    if stop < g.kernel[2]:
+                        zero(col + stop * c, (g.kernel[2] - stop) * c)
+                    col += run
+                    continue
+                for r2 in range(g.kernel[2]):
+                    i2 = at[2] + r2 * g.dilation[2]
+                    if i2 < 0 or i2 >= g.inp[2]:
+                        zero(col, c)
+                    else:
+                        copy(line + i2 * g.channels, col, c)
+                    col += c
+
+
+cdef void im2col_taps(
+    const floating *x, floating *taps, const Geometry *g, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """The transpose of `im2col_rows` for one group: a row a tap, in runs of output pixels that share an output line."""
+    cdef Py_ssize_t pixels = last - first
+    cdef Py_ssize_t done = 0, count, pixel, skip, r0, r1, r2, c, i0, i1, start, head, stop, j
+    cdef Py_ssize_t step = g.stride[2] * g.channels
+    cdef Py_ssize_t at[4]
+    cdef const floating *line
+    cdef floating *out
+    while done < pixels:
+        pixel = first + done
+        skip = pixel % g.out[2]
+        count = min(g.out[2] - skip, pixels - done)
+        first_taps(g, pixel, at)
+        out = taps + done
+        for r0 in range(g.kernel[0]):
+            i0 = at[0] + r0 * g.dilation[0]
+            for r1 in range(g.kernel[1]):
+                i1 = at[1] + r1 * g.dilation[1]
+                if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
+                    for j in range(g.kernel[2] * g.channels):
+                        zero(out, count)
+                        out += pixels
+                    continue
+                line = x + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels
+                for r2 in range(g.kernel[2]):
+                    start = at[2] + r2 * g.dilation[2]  # of the run, in input positions
+                    head = 0 if start >= 0 else min(count, (-start + g.stride[2] - 1) // g.stride[2])
+                    stop = 0 if start >= g.inp[2] else min(count, (g.inp[2] - 1 - start) // g.stride[2] + 1)
+                    stop = max(stop, head)
+                    for c in range(g.channels):
+                        if head > 0:
+                            zero(out, head)
+                        if step == 1:
+                            if stop > head:
+                                copy(line + start + head, out + head, stop - head)
+                        else:
+                            for j in range(head, stop):
+                                out[j] = line[start * g.channels + j * step + c]
+                        if stop < count:
+                            zero(out + stop, count - stop)
+                        out += pixels
+        done += count
+
+
+cdef void col2im_rows(
+    const floating *col, floating *dx, const Geometry *g, Py_ssize_t group, Py_ssize_t first, Py_ssize_t last,
+    const Py_ssize_t *low, const Py_ssize_t *high,
+) noexcept nogil:
+    """The adjoint of `im2col_rows`: add each row to the taps it came from, those inside the box low..high-1 only."""
+    cdef Py_ssize_t c = g.channels // g.groups
+    cdef bint whole = g.groups == 1 and g.dilation[2] == 1
+    cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop, j
+    cdef Py_ssize_t at[4]
+    cdef floating *line
+    for pixel in range(first, last):
+        first_taps(g, pixel, at)
+        for r0 in range(g.kernel[0]):
+            i0 = at[0] + r0 * g.dilation[0]
+            for r1 in range(g.kernel[1]):
+                i1 = at[1] + r1 * g.dilation[1]
+                if i0 < low[0] or i0 >= high[0] or i1 < low[1] or i1 >= high[1]:
+                    col += g.kernel[2] * c
+                    continue
+                line = dx + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
+                if whole:
+                    head = max(low[2] - at[2], 0)
+                    stop = min(high[2] - at[2], g.kernel[2])
+                    for j in range(head * c, stop * c):
+                        line[at[2] * c + j] += col[j]
+                    col += g.kernel[2] * c
+                    continue
+                for r2 in range(g.kernel[2]):
+                    i2 = at[2] + r2 * g.dilation[2]
+                    if low[2] <= i2 < high[2]:
+                        for j in range(c):
+                            line[i2 * g.channels + j] += col[j]
+                    col += c
+
+
+def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floating[:, ::1] col):
+    """col (n * o0 * o1 * o2, r0 * r1 * r2 * c) = the windows of x; the whole batch at once (tests and readers)."""
+    cdef Geometry g = geometry((<object> x).shape, y_shape, window, 1)
+    if col.shape[0] and x.size:
+        im2col_rows(&x[0, 0, 0, 0, 0], &col[0, 0], &g, 0, 0, g.batch * g.pixels)
+
+
+def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:, :, :, :, ::1] dx):
+    """dx += the adjoint of `im2col`."""
+    cdef Geometry g = geometry((<object> dx).shape, y_shape, window, 1)
+    cdef Py_ssize_t low[3]
+    low[0] = low[1] = low[2] = 0
+    if col.shape[0] and dx.size:
+        col2im_rows(&col[0, 0], &dx[0, 0, 0, 0, 0], &g, 0, 0, g.batch * g.pixels, low, g.inp)
+
+
+# --- convolution -----------------------------------------------------------------------------------------------------
+
+
+cdef inline bint is_pointwise(const Geometry *g) noexcept nogil:
+    """Whether x itself is col: one tap, no step, no padding, one group."""
+    cdef int axis
+    for axis in range(3):
+        if g.kernel[axis] != 1 or g.stride[axis] != 1 or g.before[axis] != 0 or g.inp[axis] != g.out[axis]:
+            return False
+    return g.groups == 1
+
+
+def forward(
+    const floating[:, :, :, :, ::1] x, const floating[:, ::1] w, const floating[::1] bias, floating[:, :, :, :, ::1] y,
+    object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
+):
+    """y = conv(x, w) + bias, `tile` output pixels at a time.
+
+    w (k, r0 * r1 * r2 * c / groups); bias may be None; scratch has a row of tile * width a thread.
+    """
+    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, groups)
+    cdef Py_ssize_t total = g.batch * g.pixels
+    cdef Py_ssize_t tasks = (total + tile - 1) // tile
+    cdef Py_ssize_t task
+    cdef const floating *bias_data = NULL if bias is None else &bias[0]
+    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        forward_tile(
+            &x[0, 0, 0, 0, 0], &w[0, 0], bias_data, &y[0, 0, 0, 0, 0], &scratch[threadid(), 0], &g,
+            task * tile, min((task + 1) * tile, total),
+        )
+
+
+cdef void forward_tile(
+    const floating *x, const floating *w, const floating *bias, floating *y, floating *col, const Geometry *g,
+    Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    cdef Py_ssize_t filters = g.filters // g.groups, pixels = last - first
+    cdef Py_ssize_t group, pixel
+    cdef floating beta = 0
+    y += first * g.filters
+    if bias != NULL:
+        beta = 1
+        for pixel in range(pixels):
+            copy(bias, y + pixel * g.filters, g.filters)
+    if is_pointwise(g):
+        gemm(False, True, pixels, filters, g.width, x + first * g.width, g.width, w, g.width, beta, y, g.filters)
+        return
+    if g.channels == 1:
+        im2col_taps(x, col, g, first, last)
+        gemm(True, True, pixels, filters, g.width, col, pixels, w, g.width, beta, y, g.filters)
+        return
+    for group in range(g.groups):
+        im2col_rows(x, col, g, group, first, last)
+        gemm(
+            False, True, pixels, filters, g.width, col, g.width, w + group * filters * g.width, g.width, beta,
+            y + group * filters, g.filters,
+        )
+
+
+def backward_weights(
+    const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, ::1] partial,
+    object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
+):
+    """partial[j] (k, width) = dy.T @ im2col(x) over the j-th chunk of tiles; their sum, in order, is dw."""
+    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, groups)
+    cdef Py_ssize_t total = g.batch * g.pixels
+    cdef Py_ssize_t tiles = (total + tile - 1) // tile
+    cdef Py_ssize_t chunks = partial.shape[0]
+    cdef Py_ssize_t chunk
+    for chunk in prange(chunks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        weights_chunk(
+            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[chunk, 0, 0], &scratch[threadid(), 0], &g, tile,
+            chunk * tiles // chunks, (chunk + 1) * tiles // chunks, total,
+        )
+
+
+cdef void weights_chunk(
+    const floating *x, const floating *dy, floating *dw, floating *col, const Geometry *g,
+    Py_ssize_t tile, Py_ssize_t first_tile, Py_ssize_t last_tile, Py_ssize_t total,
+) noexcept nogil:
+    cdef Py_ssize_t filters = g.filters // g.groups
+    cdef Py_ssize_t index, group, first, last
+    cdef floating beta = 0
+    for index in range(first_tile, last_tile):
+        first = index * tile
+        last = min(first + tile, total)
+        for group in range(g.groups):
+            if is_pointwise(g):
+                gemm(
+                    True, False, filters, g.width, last - first, dy + first * g.filters, g.filters,
+                    x + first * g.width, g.width, beta, dw, g.width,
+                )
+            elif g.channels == 1:
+                im2col_taps(x, col, g, first, last)
+                gemm(
+                    True, True, filters, g.width, last - first, dy + first * g.filters, g.filters,
+                    col, last - first, beta, dw, g.width,
+                )
+            else:
+                im2col_rows(x, col, g, group, first, last)
+                gemm(
+                    True, False, filters, g.width, last - first, dy + first * g.filters + group * filters, g.filters,
+                    col, g.width, beta, dw + group * filters * g.width, g.width,
+                )
+        beta = 1
+
+
+def backward_input(
+    const floating[:, :, :, :, ::1] dy, const floating[:, ::1] w, floating[:, :, :, :, ::1] dx,
+    object window, Py_ssize_t groups, Py_ssize_t tile, Py_ssize_t images, Py_ssize_t bands, int axis,
+    floating[:, ::1] scratch,
+):
+    """dx = col2im(dy @ w). A task owns what it writes: `images` whole images, or one of `bands` bands of one image.
+
+    A band is a run of input lines along `axis`, the first axis along which there is more than one output; the outputs
+    at its edges are multiplied by both neighbours.
+    """
+    cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, groups)
+    cdef Py_ssize_t tasks = (g.batch + images - 1) // images * bands
+    cdef Py_ssize_t task
+    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        input_task(
+            &dy[0, 0, 0, 0, 0], &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[threadid(), 0], &g, tile,
+            task // bands * images, min((task // bands + 1) * images, g.batch), task % bands, bands, axis,
+        )
+
+
+cdef void input_task(
+    const floating *dy, const floating *w, floating *dx, floating *col, const Geometry *g, Py_ssize_t tile,
+    Py_ssize_t image, Py_ssize_t last_image, Py_ssize_t band, Py_ssize_t bands, int axis,
+) noexcept nogil:
+    cdef Py_ssize_t filters = g.filters // g.groups
+    cdef Py_ssize_t line = g.pixels // g.out[0] // (g.out[1] if axis > 0 else 1) // (g.out[2] if axis > 1 else 1)
+    cdef Py_ssize_t low[3]
+    cdef Py_ssize_t high[3]
+    cdef Py_ssize_t outer = 1, inner = g.channels  # lines of an image in front of `axis`, elements behind it
+    cdef Py_ssize_t begin, end, first, last, group, index
+    begin = image * g.pixels
+    end = last_image * g.pixels
+    for index in range(3):
+        low[index] = 0
+        high[index] = g.inp[index]
+    low[axis] = band * g.inp[axis] // bands
+    high[axis] = (band + 1) * g.inp[axis] // bands
+    if bands > 1:  # one image: only the output lines that reach into the band
+        first = low[axis] + g.before[axis] - (g.kernel[axis] - 1) * g.dilation[axis]
+        first = 0 if first <= 0 else (first + g.stride[axis] - 1) // g.stride[axis]
+        last = min((high[axis] - 1 + g.before[axis]) // g.stride[axis] + 1, g.out[axis])
+        end = begin + last * line
+        begin += first * line
+    if is_pointwise(g):
+        gemm(
+            False, False, end - begin, g.width, filters, dy + begin * filters, filters, w, g.width,
+            <floating> 0, dx + begin * g.width, g.width,
+        )
+        return
+    for index in range(axis):
+        outer *= g.inp[index]
+    for index in range(axis + 1, 3):
+        inner *= g.inp[index]
+    for index in range(image * outer, last_image * outer):
+        zero(dx + (index * g.inp[axis] + low[axis]) * inner, (high[axis] - low[axis]) * inner)
+    first = begin
+    while first < end:
+        last = min(first + tile, end)
+        for group in range(g.groups):
+            gemm(
+                False, False, last - first, g.width, filters, dy + first * g.filters + group * filters, g.filters,
+                w + group * filters * g.width, g.width, <floating> 0, col, g.width,
+            )
+            col2im_rows(col, dx, g, group, first, last, low, high)
+        first = last

@@ -1,0 +1,130 @@
+"""The door: what every operation does with the arrays it is given.
+
+Logical order is N, C, then the spatial axes; physical order is channels-last wherever a kernel wants it, carried by the
+strides, so that nothing shows outside and a net converts once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import layout, rows
+from fastconv.errors import ShapeError
+from fastconv.workspace import allocate, require
+from fastconv.window import AXES
+
+__all__ = ["as_floats", "channel_sums", "channels_last", "dense", "empty_like", "flat", "lift", "like", "logical", "need_axes"]
+
+SUM_ROWS = 1024  # rows that one partial sum covers
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_floats(op: str, **arrays: Any) -> list[Any]:
+    """The arrays (None stays None) as ndarrays of one float type, in the order given; names go into the messages.
+
+    float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. Raises
+    TypeError for float32 beside float64 and for anything that is no real number, MemoryError for an array whose
+    elements would not fit this process's memory (a zero-stride view, say).
+    """
+    found: dict[np.dtype, str] = {}
+    result: list[Any] = []
+    for name, array in arrays.items():
+        if array is not None:
+            array = np.asarray(array)
+            dtype = array.dtype.newbyteorder("=")
+            if dtype in _FLOATS:
+                found.setdefault(dtype, name)
+            elif dtype.kind not in "biu" and dtype != np.float16:
+                raise TypeError(f"{op}: {name} must hold real numbers (float32 or float64 best), got {array.dtype}")
+            require(op, array.size * 4)
+        result.append(array)
+    if len(found) > 1:
+        (first, a), (second, b) = found.items()
+        raise TypeError(f"{op}: {a} is {first} and {b} is {second}; arrays must share one float type (use astype)")
+    dtype = next(iter(found), _FLOATS[0])
+    return [None if array is None else array.astype(dtype, copy=False) for array in result]
+
+
+def need_axes(op: str, name: str, array: np.ndarray, axes: str) -> None:
+    """Raise ShapeError unless `array` has the axes named, e.g. "N C H W"; none but N may have length 0."""
+    names = axes.split()
+    if array.ndim != len(names):
+        raise ShapeError(f"{op}: {name} must have {len(names)} axes ({axes}), got {array.ndim}: shape {array.shape}")
+    for axis, length in zip(names, array.shape, strict=True):
+        if length == 0 and axis != "N":
+            raise ShapeError(f"{op}: {name} must not be empty along {axis}, got shape {array.shape}")
+
+
+def channels_last(op: str, x: np.ndarray) -> np.ndarray:
+    """x (N, C, *spatial) as a C-contiguous array (N, *spatial, C); no copy where memory already lies so."""
+    moved = x.transpose(0, *range(2, x.ndim), 1)
+    if moved.flags.c_contiguous:
+        return moved
+    last = allocate(op, moved.shape, x.dtype)
+    if x.flags.c_contiguous and x.size:
+        n, c = x.shape[:2]
+        layout.swap_axes(x.reshape(n, c, -1), last.reshape(n, -1, c), runtime.threads_for(2 * x.nbytes))
+    else:
+        np.copyto(last, moved)
+    return last
+
+
+def logical(last: np.ndarray) -> np.ndarray:
+    """(N, *spatial, C) seen as (N, C, *spatial); no copy."""
+    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
+
+
+def lift(last: np.ndarray) -> np.ndarray:
+    """(N, *spatial, C) seen with three spatial axes, ones in front; no copy."""
+    front = AXES + 2 - last.ndim
+    return last.reshape(last.shape[0], *(1,) * front, *last.shape[1:])
+
+
+def _memory_order(x: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis)))
+
+
+def empty_like(op: str, x: np.ndarray) -> np.ndarray:
+    """An uninitialised array of x's shape and type in x's memory order, dense."""
+    if x.flags.c_contiguous:
+        return allocate(op, x.shape, x.dtype)
+    order = _memory_order(x)
+    dense = allocate(op, [x.shape[axis] for axis in order], x.dtype)
+    return dense.transpose(np.argsort(order))
+
+
+def like(op: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x with memory laid out as y's (same shape, y dense); no copy where it already is."""
+    if x.strides == y.strides or (x.flags.c_contiguous and y.flags.c_contiguous):
+        return x
+    out = empty_like(op, y)
+    np.copyto(out, x)
+    return out
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """A dense array's memory as one axis; no copy."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1)
+    return x.transpose(_memory_order(x)).reshape(-1)
+
+
+def dense(op: str, x: np.ndarray) -> np.ndarray:
+    """x itself where its elements fill one run of memory in some order of the axes, else a C-contiguous copy."""
+    if x.flags.c_contiguous or x.transpose(_memory_order(x)).flags.c_contiguous:
+        return x
+    copy = allocate(op, x.shape, x.dtype)
+    np.copyto(copy, x)
+    return copy
+
+
+def channel_sums(last: np.ndarray) -> np.ndarray:
+    """The sum over everything but the last axis of a C-contiguous array, in float64, in a fixed order."""
+    table = last.reshape(-1, last.shape[-1])
+    sums = np.zeros((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
+    if table.size:
+        rows.column_sums(table, sums, SUM_ROWS, runtime.threads_for(table.nbytes))
+    return sums.sum(axis=0)

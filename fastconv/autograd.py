@@ -1,0 +1,75 @@
+"""Vector-Jacobian products: of every operation, of its naive twin, of one's own operations and of nets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv import functional, reference
+from fastconv.errors import ShapeError
+from fastconv.ops.registry import OPS, Backward, Forward
+
+__all__ = ["vjp"]
+
+Pullback = Callable[[Any], tuple["np.ndarray | None", ...]]
+
+
+def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[Any, Pullback]:
+    """The output of `function(*arrays, **options)` and its pullback.
+
+    `pullback(dy)` takes an array of the output's shape (of the values', where indices are returned beside them) and gives
+    a tuple with the gradient of sum(output * dy) to each positional argument, None where an argument has none. It may be
+    called any number of times; what it returns belongs to the caller. Arrays are not copied: change them in place before
+    the pullback, and it sees the change.
+
+    function   a name of fastconv.functional or fastconv.reference, what `fastconv.register` returned, or a net (the
+               gradient is to its input, with the weights that it had at this call, in its present mode)
+
+    Raises TypeError for any other function, ShapeError for a dy that does not fit, and whatever the function raises.
+    """
+    layer_vjp = getattr(function, "_vjp", None)
+    if layer_vjp is not None:
+        if len(arrays) != 1 or options:
+            raise TypeError(f"vjp: a net takes its input only, got {len(arrays)} arrays and options {sorted(options)}")
+        return layer_vjp(arrays[0])
+    name, forward, backward = _pair(function)
+    try:
+        bound = inspect.signature(function).bind(*arrays, **options)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    output, saved = forward(*bound.args, **bound.kwargs)
+    values = output[0] if isinstance(output, tuple) else output
+    needs = (True,) * len(arrays)
+
+    def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
+        return backward(as_gradient(name, dy, values), saved, needs)[: len(arrays)]
+
+    return output, pullback
+
+
+def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:
+    """dy as an array of the output's shape and type."""
+    dy = np.asarray(dy)
+    if dy.shape != np.shape(values):
+        raise ShapeError(f"{name}: dy must have the output's shape {np.shape(values)}, got {dy.shape}")
+    if dy.dtype.kind not in "fbiu":
+        raise TypeError(f"{name}: dy must hold real numbers, got {dy.dtype}")
+    return dy.astype(values.dtype, copy=False)
+
+
+def _pair(function: Callable[..., Any]) -> tuple[str, Forward, Backward]:
+    """The forward and backward behind a public function."""
+    name = getattr(function, "__name__", "")
+    op = OPS.get(name)
+    if op is not None:
+        if function is getattr(functional, name, None):
+            return name, op.forward, op.backward
+        if function is getattr(reference, name, None) and op.reference and op.reference_backward:
+            return name, op.reference, op.reference_backward
+    raise TypeError(
+        f"vjp: {function!r} is no function of fastconv.functional or fastconv.reference, none that fastconv.register "
+        "made, and no net"
+    )

@@ -1,0 +1,81 @@
+"""What an operation is: a forward that returns what its backward needs, each with a naive twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["OPS", "Backward", "Forward", "Op", "add", "register"]
+
+Forward = Callable[..., tuple[Any, Any]]
+Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], tuple["np.ndarray | None", ...]]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation.
+
+    forward(*arrays, **options) -> (output, saved): the public signature of `name`; nothing is kept between calls, and
+    `saved` is read by `backward` only, any number of times.
+    backward(dy, saved, needs) -> a gradient per positional argument of `forward`, None where there is none or where
+    `needs` (a bool per positional argument) says that nobody asks for it.
+    reference, reference_backward: the same, in naive loops.
+    """
+
+    name: str
+    forward: Forward
+    backward: Backward
+    reference: Forward | None = None
+    reference_backward: Backward | None = None
+
+
+OPS: dict[str, Op] = {}
+
+
+def add(name: str, forward: Forward, backward: Backward, reference: Forward, reference_backward: Backward) -> None:
+    """List one of fastconv's own operations."""
+    OPS[name] = Op(name, forward, backward, reference, reference_backward)
+
+
+def register(
+    name: str,
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[np.ndarray, Any], Any],
+) -> Callable[..., Any]:
+    """Add an operation of one's own; returns it as a function that `vjp`, nets and losses take like any other.
+
+    name      a Python identifier that no operation has yet; files that use the operation name it so
+    forward   forward(*arrays, **options) -> (output, saved)
+    backward  backward(dy, saved) -> the gradient, or a tuple with one per positional array, None where there is none
+
+    The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer and
+    a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
+    cannot be called.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+        raise ValueError(f"register: name must be a public Python identifier, got {name!r}")
+    if name in OPS:
+        raise ValueError(f"register: an operation is already named {name!r}")
+    for role, function in (("forward", forward), ("backward", backward)):
+        if not callable(function):
+            raise TypeError(f"register: {role} must be callable, got {function!r}")
+
+    def backward_with_needs(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+        gradients = backward(dy, saved)
+        return gradients if isinstance(gradients, tuple) else (gradients,)
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        return forward(*arrays, **options)[0]
+
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = "fastconv.functional"
+    call.__doc__ = forward.__doc__
+    OPS[name] = Op(name, forward, backward_with_needs)
+    FUNCTIONS[name] = call
+    return call
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what `register` made, by name

@@ -1,0 +1,34 @@
+"""The naive reference: every name of `fastconv.functional`, same signature, bound to direct loops.
+
+The definitions stand in `fastconv/ops/`, beside the fast versions. They are slow, total and independent: the tests hold
+every fast path against them, and `fastconv.vjp` of a name here gives pullbacks that are loops too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastconv import functional
+from fastconv.ops import OPS
+
+if TYPE_CHECKING:
+    from fastconv.functional import *  # noqa: F403
+
+
+def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
+    reference = OPS[name].reference
+    assert reference is not None, name
+
+    @functools.wraps(twin)
+    def function(*arrays: Any, **options: Any) -> Any:
+        return reference(*arrays, **options)[0]
+
+    function.__module__ = __name__
+    function.__doc__ = f"`fastconv.functional.{name}` in naive loops.\n\n    {twin.__doc__}"
+    return function
+
+
+__all__ = sorted(OPS)  # one's own operations have no naive twin: they are listed later
+globals().update({name: _naive(name, getattr(functional, name)) for name in __all__})

@@ -1,0 +1,278 @@
+"""The machine: threads, BLAS and what `show_config` tells of them.
+
+One OpenMP team does all of a step's work. BLAS is called from inside it, so while a kernel runs BLAS's own pool is held
+to one thread (its count is process-global: counted under a lock, and restored), for two pools that take turns spin
+against each other. A forked child runs on one thread: libgomp's pool does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import operator
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "threads_for"]
+
+BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
+
+
+def _prefer_avx512_blas() -> Callable[[], None]:
+    """Have SciPy's OpenBLAS choose its AVX-512 kernels on AMD CPUs that have AVX-512, where it would choose AVX2's.
+
+    OpenBLAS reads OPENBLAS_CORETYPE once, while it is loaded: the variable is set around the import of SciPy's BLAS and
+    taken away again. Nothing is done where the user set it, where SciPy's BLAS is already loaded, or on other CPUs.
+    """
+    name = "OPENBLAS_CORETYPE"
+    if name in os.environ or "scipy.linalg" in sys.modules or not _is_amd_with_avx512():
+        return lambda: None
+    os.environ[name] = "SkylakeX"
+    return lambda: os.environ.pop(name, None) and None
+
+
+def _cpu_info() -> dict[str, str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _is_amd_with_avx512() -> bool:
+    cpu = _cpu_info()
+    flags = cpu.get("flags", "").split()
+    return cpu.get("vendor_id") == "AuthenticAMD" and {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags)
+
+
+_restore_environment = _prefer_avx512_blas()
+try:
+    import scipy.linalg.cython_blas
+
+    from fastconv._ext import blas as _blas_kernels
+finally:
+    _restore_environment()
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def _cgroup_cpus() -> float:
+    """The CPUs that this process's cgroup grants by quota (version 2, then 1); infinite without one."""
+    try:
+        folder = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return math.inf
+    paths = [line.split(":", 2)[2].strip("/") for line in folder.splitlines() if line.count(":") >= 2]
+    granted = math.inf
+    for path in {"", *paths}:
+        parts = Path(path).parts
+        for depth in range(len(parts) + 1):
+            here = Path(*parts[:depth])
+            granted = min(granted, _quota_v2(Path("/sys/fs/cgroup") / here), _quota_v1(Path("/sys/fs/cgroup/cpu") / here))
+    return granted
+
+
+def _quota_v2(folder: Path) -> float:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _quota_v1(folder: Path) -> float:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, bounded by its cgroup's quota (rounded up)."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cpus = os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, cpus if quota == math.inf else min(cpus, math.ceil(quota)))
+
+
+def _initial_threads() -> int:
+    text = os.environ.get("FASTCONV_NUM_THREADS", "").strip()
+    if not text:
+        return _usable_cpus()
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"FASTCONV_NUM_THREADS must be a positive integer, got {text!r}")
+    return int(text)
+
+
+_num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
+
+
+def set_num_threads(n: int) -> None:
+    """Run the kernels on `n` threads from now on; results do not depend on it, to the last bit.
+
+    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1.
+    """
+    global _num_threads
+    n = operator.index(n)
+    if n < 1:
+        raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
+    _num_threads = n if _blas_kernels.has_openmp() and not _forked else 1
+
+
+def get_num_threads() -> int:
+    """Threads that the kernels run on; default: the CPUs that this process may use (FASTCONV_NUM_THREADS overrides)."""
+    return _num_threads
+
+
+def threads_for(nbytes: int) -> int:
+    """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones."""
+    if nbytes < 2 * BYTES_PER_THREAD:
+        return 1
+    return max(1, min(_num_threads, nbytes // BYTES_PER_THREAD))
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked, _num_threads, _hold
+    _forked = True
+    _num_threads = 1
+    _hold = _BlasHold()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+# --- BLAS ------------------------------------------------------------------------------------------------------------
+
+
+class _Blas:
+    """SciPy's BLAS as far as it can be asked: its name, its kernels, its thread count."""
+
+    def __init__(self) -> None:
+        # a symbol look-up on an extension's handle also searches the libraries that it was linked with
+        self._library = ctypes.CDLL(scipy.linalg.cython_blas.__file__)
+        self.get_threads = self._find("openblas_get_num_threads", ctypes.c_int)
+        self.set_threads = self._find("openblas_set_num_threads", None, ctypes.c_int)
+        self._config = self._find("openblas_get_config", ctypes.c_char_p)
+        self._core = self._find("openblas_get_corename", ctypes.c_char_p)
+
+    def _find(self, name: str, result: Any, *arguments: Any) -> Any:
+        for symbol in (f"scipy_{name}", name, f"scipy_{name}64_", f"{name}64_"):
+            try:
+                function = getattr(self._library, symbol)
+            except AttributeError:
+                continue
+            function.restype, function.argtypes = result, arguments
+            return function
+        return None
+
+    @property
+    def controlled(self) -> bool:
+        return self.get_threads is not None and self.set_threads is not None
+
+    def describe(self) -> dict[str, str]:
+        if self._config is None:
+            return {"blas": "unknown (not OpenBLAS)", "blas_kernels": "unknown"}
+        core = self._core().decode() if self._core else "unknown"
+        return {"blas": " ".join(self._config().decode().split()[:2]), "blas_kernels": core}
+
+
+class _BlasHold:
+    """A context in which BLAS runs on one thread; nested and concurrent holders are counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        if not _blas.controlled:
+            return
+        with self._lock:
+            if self._holders == 0:
+                self._before = _blas.get_threads()
+                if self._before != 1:
+                    _blas.set_threads(1)
+            self._holders += 1
+
+    def __exit__(self, *error: object) -> None:
+        if not _blas.controlled:
+            return
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._before != 1:
+                _blas.set_threads(self._before)
+
+
+_blas = _Blas()
+_hold = _BlasHold()
+
+
+def blas_held() -> _BlasHold:
+    """`with blas_held():` BLAS's own pool runs on one thread inside, and as before afterwards."""
+    return _hold
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def _simd_level() -> str:
+    machine = platform.machine()
+    if machine not in ("x86_64", "AMD64"):
+        return machine
+    flags = set(_cpu_info().get("flags", "").split())
+    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags:
+        return "x86-64-v4 (AVX-512)"
+    if {"avx2", "fma", "bmi2"} <= flags:
+        return "x86-64-v3 (AVX2)"
+    return "x86-64-v2 or lower"
+
+
+def show_config() -> dict[str, Any]:
+    """Print and return what the kernels run on: BLAS and its kernels, SIMD level, threads, OpenMP, workspace."""
+    import numpy
+    import scipy
+
+    from fastconv import __version__, workspace
+
+    config: dict[str, Any] = {
+        "fastconv": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "cpu": _cpu_info().get("model name", platform.processor() or platform.machine()),
+        "simd": _simd_level(),
+        **_blas.describe(),
+        "blas_threads_held": _blas.controlled,
+        "openmp": _blas_kernels.has_openmp(),
+        "threads": get_num_threads(),
+        "usable_cpus": _usable_cpus(),
+        "workspace_limit": workspace.get_workspace_limit(),
+    }
+    notes = []
+    if not config["openmp"]:
+        notes.append("built without OpenMP: the kernels run on one thread")
+    if not config["blas_threads_held"]:
+        notes.append("this BLAS's thread count cannot be held: set its own environment variable to 1")
+    if "AVX-512" in config["simd"] and config["blas_kernels"] in ("Haswell", "Zen"):
+        notes.append("BLAS runs AVX2 kernels on an AVX-512 CPU: import fastconv before scipy.linalg")
+    if _forked:
+        notes.append("a forked child: the kernels run on one thread")
+    if notes:
+        config["notes"] = notes
+    width = max(map(len, config))
+    for key, value in config.items():
+        print(f"{key:<{width}}  {'; '.join(value) if isinstance(value, list) else value}")
+    return config

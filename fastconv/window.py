@@ -1,0 +1,160 @@
+"""The geometry of a sliding window, parsed once.
+
+`Window` is the only place that reads "int or tuple", knows every form of padding and computes output sizes. It raises
+`ShapeError` with the operation's name, the rule and the numbers; what it hands on is proven, so that kernels need not ask.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fastconv.errors import ShapeError
+
+__all__ = ["Window", "integers", "pairs"]
+
+Ints = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]
+
+AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
+
+
+def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
+    """`value` (an int, or a sequence of `ndim` of them) as a tuple of `ndim` ints, none below `minimum`."""
+    entries = _per_axis(op, name, value, ndim)
+    return tuple(_integer(op, name, entry, minimum) for entry in entries)
+
+
+def pairs(op: str, name: str, value: Any, ndim: int) -> Pairs:
+    """`value` (int, tuple of ints, or tuple of (before, after)) as `ndim` pairs of ints >= 0."""
+    result = []
+    for entry in _per_axis(op, name, value, ndim):
+        before, after = _per_axis(op, name, entry, 2)
+        result.append((_integer(op, name, before, 0), _integer(op, name, after, 0)))
+    return tuple(result)
+
+
+def _per_axis(op: str, name: str, value: Any, count: int) -> Sequence[Any]:
+    if isinstance(value, str) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
+        return (value,) * count
+    if len(value) != count:
+        raise ShapeError(f"{op}: {name} must be one number or {count} of them, got {len(value)}: {value!r}")
+    return tuple(value)
+
+
+def _integer(op: str, name: str, value: Any, minimum: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
+    if number < minimum:
+        raise ShapeError(f"{op}: {name} must be at least {minimum}, got {number}")
+    return number
+
+
+def _fractions(op: str, stride: Any, ndim: int) -> list[Fraction]:
+    result = []
+    for entry in _per_axis(op, "stride", stride, ndim):
+        if not isinstance(entry, Fraction):
+            entry = Fraction(_integer(op, "stride", entry, 1))
+        if entry <= 0:
+            raise ShapeError(f"{op}: stride must be positive, got {entry}")
+        result.append(entry)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window that slides over the spatial axes; every field has one entry per axis.
+
+    kernel    taps
+    stride    steps between outputs, on the upsampled input
+    padding   (before, after): zeros around the upsampled input
+    dilation  steps between taps
+    up        upsampling factor: up - 1 zeros between neighbours before anything else (rational stride = stride / up)
+
+    Output length, for an input of n: floor((m + before + after - dilation * (kernel - 1) - 1) / stride) + 1 with
+    m = (n - 1) * up + 1 (chapter, "strides as resampling"; torch.nn.functional.conv2d for up = 1).
+    """
+
+    kernel: Ints
+    stride: Ints
+    padding: Pairs
+    dilation: Ints
+    up: Ints
+
+    @classmethod
+    def parse(
+        cls, op: str, spatial: Sequence[int], kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+    ) -> Window:
+        """Parse what a user may write, for an input whose spatial shape is `spatial` ("same" depends on it).
+
+        Raises ShapeError for values out of range and for a window larger than the padded input, TypeError for what is
+        no number.
+        """
+        ndim = len(spatial)
+        sizes = integers(op, "kernel_size", kernel, ndim, 1)
+        steps = integers(op, "dilation", dilation, ndim, 1)
+        ratios = _fractions(op, stride, ndim)
+        strides = tuple(ratio.numerator for ratio in ratios)
+        ups = tuple(ratio.denominator for ratio in ratios)
+        lengths = [(n - 1) * up + 1 if n else 0 for n, up in zip(spatial, ups, strict=True)]
+        spans = [(k - 1) * d + 1 for k, d in zip(sizes, steps, strict=True)]
+        if isinstance(padding, str):
+            around = _named_padding(op, padding, lengths, spans, strides)
+        else:
+            around = pairs(op, "padding", padding, ndim)
+        for axis, (n, span, (before, after)) in enumerate(zip(lengths, spans, around, strict=True)):
+            if span > n + before + after:
+                raise ShapeError(
+                    f"{op}: the kernel must not be larger than the padded input: on spatial axis {axis} it spans {span}, "
+                    f"the input is {n} + {before} + {after} = {n + before + after}"
+                )
+        return cls(sizes, strides, around, steps, ups)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def spans(self) -> Ints:
+        """Input steps from a window's first tap to its last, both included."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def output(self, spatial: Sequence[int]) -> Ints:
+        """The output's spatial shape for an input of shape `spatial`."""
+        return tuple(
+            ((n - 1) * up + 1 + before + after - span) // stride + 1 if n else (before + after - span) // stride + 1
+            for n, up, (before, after), span, stride in zip(
+                spatial, self.up, self.padding, self.spans, self.stride, strict=True
+            )
+        )
+
+    def lift(self) -> Window:
+        """The same window on three spatial axes."""
+        front = AXES - self.ndim
+        ones = (1,) * front
+        return Window(
+            ones + self.kernel,
+            ones + self.stride,
+            ((0, 0),) * front + self.padding,
+            ones + self.dilation,
+            ones + self.up,
+        )
+
+
+def _named_padding(op: str, name: str, lengths: Sequence[int], spans: Sequence[int], strides: Ints) -> Pairs:
+    """ONNX's VALID, SAME_UPPER ("same") and SAME_LOWER: ceil(n / stride) outputs, the odd zero after or before."""
+    if name == "valid":
+        return ((0, 0),) * len(lengths)
+    if name not in ("same", "same_lower"):
+        raise ShapeError(f'{op}: padding must be numbers, "valid", "same" or "same_lower", got {name!r}')
+    around = []
+    for n, span, stride in zip(lengths, spans, strides, strict=True):
+        total = max(0, (-(-n // stride) - 1) * stride + span - n)
+        small, large = total // 2, total - total // 2
+        around.append((small, large) if name == "same" else (large, small))
+    return tuple(around)

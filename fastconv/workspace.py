@@ -1,0 +1,107 @@
+"""Memory: what this process may use, and arrays on blocks that are reused, for results and for scratch alike."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastconv._ext import memory
+
+__all__ = ["allocate", "available_bytes", "get_workspace_limit", "require", "set_workspace_limit"]
+
+DEFAULT_WORKSPACE_LIMIT = 64 << 20
+UNCHECKED = 16 << 20  # requests below this many bytes are not held against the system's memory: asking costs more
+POOLED = 1 << 16  # results of at least this many bytes come from the free list
+
+_limit = DEFAULT_WORKSPACE_LIMIT
+
+
+def set_workspace_limit(nbytes: int) -> None:
+    """Bound the scratch memory that one operation borrows (column tiles, partial gradients) to `nbytes` bytes.
+
+    Default: 64 MiB. An operation takes at least what one output row and one copy of its weights' gradient need,
+    whatever the limit. The limit is part of how work is cut: another limit may change the last bits of a gradient to
+    the weights, the number of threads never does. Raises ValueError for a limit below 1.
+    """
+    global _limit
+    nbytes = operator.index(nbytes)
+    if nbytes < 1:
+        raise ValueError(f"set_workspace_limit: the limit must be at least 1 byte, got {nbytes}")
+    _limit = nbytes
+
+
+def get_workspace_limit() -> int:
+    """The bound that `set_workspace_limit` set, in bytes."""
+    return _limit
+
+
+def allocate(op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised C-contiguous array on a block of the free list; it belongs to the caller.
+
+    Raises MemoryError, before anything is allocated, when it is larger than what this process may still use.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    require(op, nbytes)
+    if nbytes < POOLED:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, buffer=memory.Block(nbytes))  # type: ignore[arg-type]
+
+
+def require(op: str, nbytes: int) -> None:
+    """Raise MemoryError when `nbytes` bytes are more than this process may still use."""
+    if nbytes <= UNCHECKED:
+        return
+    available = available_bytes()
+    if nbytes > available:
+        raise MemoryError(f"{op}: needs {nbytes:,} bytes of memory, this process may use {available:,}")
+
+
+def available_bytes() -> int:
+    """Bytes that this process may still use: the system's, the cgroup's and the address-space limit's least."""
+    bounds = [_system_available()]
+    bounds.extend(_cgroup_available())
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        bounds.append(soft - _pages_in_use(0))
+    return max(0, min(bounds)) + memory.cached()
+
+
+def _system_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cgroup_available() -> Iterator[int]:
+    """The room left in this process's memory cgroup (version 2, then 1), where there is one."""
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            bound = Path(limit).read_text().strip()
+            if bound.isdigit():
+                yield int(bound) - int(Path(usage).read_text())
+        except OSError:
+            continue
+
+
+def _pages_in_use(field: int) -> int:
+    """A field of /proc/self/statm in bytes: 0 the address space, 1 the resident set."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+memory.set_limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
