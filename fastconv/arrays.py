@@ -13,10 +13,21 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import layout, rows
 from fastconv.errors import ShapeError
-from fastconv.workspace import allocate, require
 from fastconv.window import AXES
+from fastconv.workspace import allocate, require
 
-__all__ = ["as_floats", "channel_sums", "channels_last", "dense", "empty_like", "flat", "lift", "like", "logical", "need_axes"]
+__all__ = [
+    "as_floats",
+    "channel_sums",
+    "channels_last",
+    "dense",
+    "empty_like",
+    "flat",
+    "lift",
+    "like",
+    "logical",
+    "need_axes",
+]
 
 SUM_ROWS = 1024  # rows that one partial sum covers
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -39,7 +50,7 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
                 found.setdefault(dtype, name)
             elif dtype.kind not in "biu" and dtype != np.float16:
                 raise TypeError(f"{op}: {name} must hold real numbers (float32 or float64 best), got {array.dtype}")
-            require(op, array.size * 4)
+            require(op, array.size * max(4, dtype.itemsize))
         result.append(array)
     if len(found) > 1:
         (first, a), (second, b) = found.items()

@@ -20,10 +20,10 @@ Pullback = Callable[[Any], tuple["np.ndarray | None", ...]]
 def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[Any, Pullback]:
     """The output of `function(*arrays, **options)` and its pullback.
 
-    `pullback(dy)` takes an array of the output's shape (of the values', where indices are returned beside them) and gives
-    a tuple with the gradient of sum(output * dy) to each positional argument, None where an argument has none. It may be
-    called any number of times; what it returns belongs to the caller. Arrays are not copied: change them in place before
-    the pullback, and it sees the change.
+    `pullback(dy)` takes an array of the output's shape (of the values', where indices are returned beside them) and
+    gives a tuple with the gradient of sum(output * dy) to each positional argument, None where an argument has none. It
+    may be called any number of times; what it returns belongs to the caller. Arrays are not copied: change them in
+    place before the pullback, and it sees the change.
 
     function   a name of fastconv.functional or fastconv.reference, what `fastconv.register` returned, or a net (the
                gradient is to its input, with the weights that it had at this call, in its present mode)

@@ -1,8 +1,8 @@
 """Every operation as a stateless function: torch.nn.functional's names and argument order, NumPy arrays in and out.
 
 Logical order is N, C, then the spatial axes. float32 and float64 are kept; float16, integers and bools become the other
-array's float type, or float32. Any strides are accepted and inputs are never modified. Each function has a naive twin of
-the same name and signature in `fastconv.reference`, and `fastconv.vjp` gives its gradients.
+array's float type, or float32. Any strides are accepted and inputs are never modified. Each function has a naive twin
+of the same name and signature in `fastconv.reference`, and `fastconv.vjp` gives its gradients.
 
 All of them raise ShapeError (a ValueError) for shapes and window parameters that do not fit, TypeError for arrays that
 hold no real numbers or for float32 beside float64, and MemoryError for what this process's memory could not hold.
@@ -86,7 +86,7 @@ def conv3d(
     groups: int = 1,
     algorithm: str = "auto",
 ) -> Array:
-    """Convolution over volumes: x (N, C, D, H, W), w (K, C / groups, Q, R, S), b (K,) -> (N, K, D', H', W'). See `conv2d`."""
+    """Convolution over volumes: x (N, C, D, H, W), w (K, C / groups, Q, R, S) -> (N, K, D', H', W'). See `conv2d`."""
     return OPS["conv3d"].forward(
         x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm
     )[0]

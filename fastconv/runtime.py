@@ -33,7 +33,11 @@ def _prefer_avx512_blas() -> Callable[[], None]:
     if name in os.environ or "scipy.linalg" in sys.modules or not _is_amd_with_avx512():
         return lambda: None
     os.environ[name] = "SkylakeX"
-    return lambda: os.environ.pop(name, None) and None
+
+    def restore() -> None:
+        os.environ.pop(name, None)
+
+    return restore
 
 
 def _cpu_info() -> dict[str, str]:
@@ -74,7 +78,9 @@ def _cgroup_cpus() -> float:
         parts = Path(path).parts
         for depth in range(len(parts) + 1):
             here = Path(*parts[:depth])
-            granted = min(granted, _quota_v2(Path("/sys/fs/cgroup") / here), _quota_v1(Path("/sys/fs/cgroup/cpu") / here))
+            granted = min(
+                granted, _quota_v2(Path("/sys/fs/cgroup") / here), _quota_v1(Path("/sys/fs/cgroup/cpu") / here)
+            )
     return granted
 
 

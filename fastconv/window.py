@@ -1,7 +1,7 @@
 """The geometry of a sliding window, parsed once.
 
 `Window` is the only place that reads "int or tuple", knows every form of padding and computes output sizes. It raises
-`ShapeError` with the operation's name, the rule and the numbers; what it hands on is proven, so that kernels need not ask.
+`ShapeError` with the operation's name, the rule and the numbers; what it hands on is proven: kernels need not ask.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Window:
     padding   (before, after): zeros around the upsampled input
     dilation  steps between taps
     up        upsampling factor: up - 1 zeros between neighbours before anything else (rational stride = stride / up)
+    ceil_mode round output lengths up: a last window may reach beyond the padding, but must start before the input's end
 
     Output length, for an input of n: floor((m + before + after - dilation * (kernel - 1) - 1) / stride) + 1 with
     m = (n - 1) * up + 1 (chapter, "strides as resampling"; torch.nn.functional.conv2d for up = 1).
@@ -85,10 +86,18 @@ class Window:
     padding: Pairs
     dilation: Ints
     up: Ints
+    ceil_mode: bool = False
 
     @classmethod
     def parse(
-        cls, op: str, spatial: Sequence[int], kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+        cls,
+        op: str,
+        spatial: Sequence[int],
+        kernel: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
     ) -> Window:
         """Parse what a user may write, for an input whose spatial shape is `spatial` ("same" depends on it).
 
@@ -108,12 +117,13 @@ class Window:
         else:
             around = pairs(op, "padding", padding, ndim)
         for axis, (n, span, (before, after)) in enumerate(zip(lengths, spans, around, strict=True)):
-            if span > n + before + after:
+            beyond = strides[axis] - 1 if ceil_mode else 0
+            if span > n + before + after + beyond:
                 raise ShapeError(
-                    f"{op}: the kernel must not be larger than the padded input: on spatial axis {axis} it spans {span}, "
-                    f"the input is {n} + {before} + {after} = {n + before + after}"
+                    f"{op}: the kernel must not be larger than the padded input: on spatial axis {axis} it spans "
+                    f"{span}, the input is {n} + {before} + {after} = {n + before + after}"
                 )
-        return cls(sizes, strides, around, steps, ups)
+        return cls(sizes, strides, around, steps, ups, ceil_mode)
 
     @property
     def ndim(self) -> int:
@@ -126,12 +136,17 @@ class Window:
 
     def output(self, spatial: Sequence[int]) -> Ints:
         """The output's spatial shape for an input of shape `spatial`."""
-        return tuple(
-            ((n - 1) * up + 1 + before + after - span) // stride + 1 if n else (before + after - span) // stride + 1
-            for n, up, (before, after), span, stride in zip(
-                spatial, self.up, self.padding, self.spans, self.stride, strict=True
-            )
-        )
+        result = []
+        for n, up, (before, after), span, stride in zip(
+            spatial, self.up, self.padding, self.spans, self.stride, strict=True
+        ):
+            length = (n - 1) * up + 1 if n else 0
+            room = length + before + after - span
+            m = (-(-room // stride) if self.ceil_mode else room // stride) + 1
+            if self.ceil_mode and (m - 1) * stride >= length + before:
+                m -= 1
+            result.append(m)
+        return tuple(result)
 
     def lift(self) -> Window:
         """The same window on three spatial axes."""
@@ -143,6 +158,7 @@ class Window:
             ((0, 0),) * front + self.padding,
             ones + self.dilation,
             ones + self.up,
+            self.ceil_mode,
         )
 
 

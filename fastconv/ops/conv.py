@@ -57,10 +57,12 @@ def prepare(
     (groups,) = integers(op, "groups", groups, 1, 1)
     channels, filters = x.shape[1], w.shape[0]
     if channels % groups or filters % groups:
-        raise ShapeError(f"{op}: groups must divide the channels of x and the filters, got {groups} for {channels} and {filters}")
+        raise ShapeError(
+            f"{op}: groups must divide the channels of x and the filters, got {groups} for {channels} and {filters}"
+        )
     if w.shape[1] * groups != channels:
         raise ShapeError(
-            f"{op}: w must have as many channels as x has per group, got w {w.shape} and x {x.shape} with groups={groups}"
+            f"{op}: w must have as many channels as x has per group, got w {w.shape} and x {x.shape}, groups={groups}"
         )
     if b is not None and b.shape != (filters,):
         raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
@@ -159,9 +161,7 @@ def forward(
     return y, Saved(x_last, w_last, lifted, lifted.up, groups, x.shape, w.shape, y.shape, b is not None)
 
 
-def backward(
-    op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:
+def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
     dx = backward_input(op, dy_last, saved) if needs[0] else None
     dw = backward_weights(op, dy_last, saved) if needs[1] else None
@@ -214,7 +214,7 @@ def backward_weights(op: str, dy_last: np.ndarray, saved: Saved) -> np.ndarray:
 
 
 def tile_pixels(pixels: int, row_bytes: int) -> int:
-    """Output pixels a tile: its columns fill TILE_BYTES, or less where the layer is small or the workspace limit low."""
+    """Output pixels a tile: its columns fill TILE_BYTES, less where the layer is small or the workspace limit low."""
     by_memory = min(TILE_BYTES, get_workspace_limit() // 8) // row_bytes
     return max(1, min(by_memory, max(64, -(-pixels // TASKS))))
 

@@ -51,8 +51,8 @@ def register(
     forward   forward(*arrays, **options) -> (output, saved)
     backward  backward(dy, saved) -> the gradient, or a tuple with one per positional array, None where there is none
 
-    The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer and
-    a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
+    The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer
+    and a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
     cannot be called.
     """
     if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):

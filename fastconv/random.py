@@ -1,0 +1,34 @@
+"""The one random state that is not passed by hand: `manual_seed` seeds it, layers without an `rng=` draw from it."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+__all__ = ["as_generator", "default_generator", "manual_seed"]
+
+_generator = np.random.default_rng()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed what draws without an `rng` of its own: initial weights, and dropout outside a Trainer."""
+    global _generator
+    _generator = np.random.default_rng(operator.index(seed))
+
+
+def default_generator() -> np.random.Generator:
+    """The generator that `manual_seed` seeds."""
+    return _generator
+
+
+def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """A Generator as it is, an int as a seed, None as the default generator."""
+    if rng is None:
+        return _generator
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        return np.random.default_rng(operator.index(rng))
+    except TypeError:
+        raise TypeError(f"rng must be a numpy.random.Generator, an int or None, got {rng!r}") from None
