@@ -1,0 +1,23 @@
+.PHONY: build test lint format bench clean
+
+build:            ## compile the kernels in place
+	python setup.py build_ext --inplace
+
+test: build       ## the test suite
+	pytest
+
+lint:             ## style and types, as CI checks them
+	ruff check .
+	ruff format --check .
+	mypy
+	cython-lint fastconv
+
+format:           ## mend what the tools can mend
+	ruff check --fix .
+	ruff format .
+
+bench: build      ## time every operation, forward and backward
+	pytest bench --benchmark-only
+
+clean:
+	rm -rf build dist *.egg-info fastconv/_ext/*.c fastconv/_ext/*.so
