@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 KERNELS = Path("fastconv/_ext")
 OPENMP = ["-fopenmp"]
-COMPILE = ["-O3", "-ffp-contract=fast", "-Wno-unused-function"]
+COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
 
 
 def compiler_has_openmp() -> bool:

@@ -14,7 +14,7 @@ def forward(
     tile: int,
     scratch: ndarray,
 ) -> None: ...
-def backward_weights(
+def gradient_weights(
     x: ndarray,
     dy: ndarray,
     partial: ndarray,
@@ -23,7 +23,7 @@ def backward_weights(
     tile: int,
     scratch: ndarray,
 ) -> None: ...
-def backward_input(
+def gradient_input(
     dy: ndarray,
     w: ndarray,
     dx: ndarray,

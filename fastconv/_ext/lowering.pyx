@@ -47,15 +47,36 @@ cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, Py_ssize_t g
     return g
 
 
-cdef inline void first_taps(const Geometry *g, Py_ssize_t pixel, Py_ssize_t *at) noexcept nogil:
-    """at[0..2] = the input position of the first tap of output pixel `pixel`; at[3] = its image."""
-    cdef Py_ssize_t rest = pixel
-    at[2] = rest % g.out[2] * g.stride[2] - g.before[2]
-    rest //= g.out[2]
-    at[1] = rest % g.out[1] * g.stride[1] - g.before[1]
-    rest //= g.out[1]
-    at[0] = rest % g.out[0] * g.stride[0] - g.before[0]
-    at[3] = rest // g.out[0]
+cdef struct Cursor:
+    Py_ssize_t image
+    Py_ssize_t out[3]   # an output pixel
+    Py_ssize_t at[3]    # the input position of its first tap
+
+
+cdef inline void seek(Cursor *cursor, const Geometry *g, Py_ssize_t pixel) noexcept nogil:
+    """Put the cursor on an output pixel, counted over the batch."""
+    cdef int axis
+    for axis in range(2, -1, -1):
+        cursor.out[axis] = pixel % g.out[axis]
+        cursor.at[axis] = cursor.out[axis] * g.stride[axis] - g.before[axis]
+        pixel //= g.out[axis]
+    cursor.image = pixel
+
+
+cdef inline void advance(Cursor *cursor, const Geometry *g, Py_ssize_t pixels) noexcept nogil:
+    """Move on by `pixels`, at most to the start of the next output line."""
+    cdef int axis = 2
+    cursor.out[2] += pixels
+    cursor.at[2] += pixels * g.stride[2]
+    while cursor.out[axis] == g.out[axis]:
+        cursor.out[axis] = 0
+        cursor.at[axis] = -g.before[axis]
+        if axis == 0:
+            cursor.image += 1
+            return
+        axis -= 1
+        cursor.out[axis] += 1
+        cursor.at[axis] += g.stride[axis]
 
 
 cdef inline void zero(floating *out, Py_ssize_t count) noexcept nogil:
@@ -77,10 +98,11 @@ cdef void im2col_rows(
     cdef Py_ssize_t run = g.kernel[2] * c
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
     cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop
-    cdef Py_ssize_t at[4]
     cdef const floating *line
+    cdef Cursor cursor
+    cdef Py_ssize_t *at = cursor.at
+    seek(&cursor, g, first)
     for pixel in range(first, last):
-        first_taps(g, pixel, at)
         for r0 in range(g.kernel[0]):
             i0 = at[0] + r0 * g.dilation[0]
             for r1 in range(g.kernel[1]):
@@ -89,7 +111,7 @@ cdef void im2col_rows(
                     zero(col, run)
                     col += run
                     continue
-                line = x + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
+                line = x + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
                 if whole:
                     head = min(max(-at[2], 0), g.kernel[2])
                     stop = max(min(g.inp[2] - at[2], g.kernel[2]), head)
@@ -108,6 +130,7 @@ cdef void im2col_rows(
                     else:
                         copy(line + i2 * g.channels, col, c)
                     col += c
+        advance(&cursor, g, 1)
 
 
 cdef void im2col_taps(
@@ -115,16 +138,15 @@ cdef void im2col_taps(
 ) noexcept nogil:
     """The transpose of `im2col_rows` for one group: a row a tap, in runs of output pixels that share an output line."""
     cdef Py_ssize_t pixels = last - first
-    cdef Py_ssize_t done = 0, count, pixel, skip, r0, r1, r2, c, i0, i1, start, head, stop, j
+    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, j
     cdef Py_ssize_t step = g.stride[2] * g.channels
-    cdef Py_ssize_t at[4]
     cdef const floating *line
     cdef floating *out
+    cdef Cursor cursor
+    cdef Py_ssize_t *at = cursor.at
+    seek(&cursor, g, first)
     while done < pixels:
-        pixel = first + done
-        skip = pixel % g.out[2]
-        count = min(g.out[2] - skip, pixels - done)
-        first_taps(g, pixel, at)
+        count = min(g.out[2] - cursor.out[2], pixels - done)
         out = taps + done
         for r0 in range(g.kernel[0]):
             i0 = at[0] + r0 * g.dilation[0]
@@ -135,7 +157,7 @@ cdef void im2col_taps(
                         zero(out, count)
                         out += pixels
                     continue
-                line = x + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels
+                line = x + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels
                 for r2 in range(g.kernel[2]):
                     start = at[2] + r2 * g.dilation[2]  # of the run, in input positions
                     head = 0 if start >= 0 else min(count, (-start + g.stride[2] - 1) // g.stride[2])
@@ -154,6 +176,7 @@ cdef void im2col_taps(
                             zero(out + stop, count - stop)
                         out += pixels
         done += count
+        advance(&cursor, g, count)
 
 
 cdef void col2im_rows(
@@ -164,10 +187,11 @@ cdef void col2im_rows(
     cdef Py_ssize_t c = g.channels // g.groups
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
     cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop, j
-    cdef Py_ssize_t at[4]
     cdef floating *line
+    cdef Cursor cursor
+    cdef Py_ssize_t *at = cursor.at
+    seek(&cursor, g, first)
     for pixel in range(first, last):
-        first_taps(g, pixel, at)
         for r0 in range(g.kernel[0]):
             i0 = at[0] + r0 * g.dilation[0]
             for r1 in range(g.kernel[1]):
@@ -175,7 +199,7 @@ cdef void col2im_rows(
                 if i0 < low[0] or i0 >= high[0] or i1 < low[1] or i1 >= high[1]:
                     col += g.kernel[2] * c
                     continue
-                line = dx + ((at[3] * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
+                line = dx + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
                 if whole:
                     head = max(low[2] - at[2], 0)
                     stop = min(high[2] - at[2], g.kernel[2])
@@ -189,6 +213,7 @@ cdef void col2im_rows(
                         for j in range(c):
                             line[i2 * g.channels + j] += col[j]
                     col += c
+        advance(&cursor, g, 1)
 
 
 def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floating[:, ::1] col):
@@ -266,7 +291,7 @@ cdef void forward_tile(
         )
 
 
-def backward_weights(
+def gradient_weights(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, ::1] partial,
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
 ):
@@ -314,7 +339,7 @@ cdef void weights_chunk(
         beta = 1
 
 
-def backward_input(
+def gradient_input(
     const floating[:, :, :, :, ::1] dy, const floating[:, ::1] w, floating[:, :, :, :, ::1] dx,
     object window, Py_ssize_t groups, Py_ssize_t tile, Py_ssize_t images, Py_ssize_t bands, int axis,
     floating[:, ::1] scratch,

@@ -7,31 +7,33 @@
     b   (K,) or None
     y   (N, K, *output)              output: window.Window.output
 
-A rational stride S2/S1 upsamples x by S1 (S1 - 1 zeros between neighbours) before the convolution with stride S2.
+A rational stride S2/S1 upsamples x by S1 (S1 - 1 zeros between neighbours) before the convolution with stride S2. The
+fast path multiplies none of those zeros: outputs S1 apart see the same taps on input elements, so each of the S1 phases
+along an axis is a convolution of x with every so many-th tap and an integer stride.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
-from fastconv._ext import lowering, rows
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.errors import ShapeError
+from fastconv.ops import im2col
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers
-from fastconv.workspace import allocate, get_workspace_limit, require
-
-TILE_BYTES = 1 << 20  # of a column tile: half of a core's L2
-TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
-HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
+from fastconv.workspace import allocate, require
 
 ALGORITHMS = ("auto", "im2col")
 AXES = ("L", "H W", "D H W")
+ONES = (1, 1, 1)
+
+Parts = list[tuple[tuple[slice, ...], np.ndarray, Window]]  # of each phase: its taps, its dy, its window
 
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -125,19 +127,48 @@ def _planes(array: np.ndarray) -> list[list[list[float]]]:
     return array.reshape(*array.shape[:2], int(np.prod(array.shape[2:]))).tolist()
 
 
-# --- fast: tiles of im2col, one matrix multiply each -----------------------------------------------------------------
+# --- fast ------------------------------------------------------------------------------------------------------------
+
+
+class Phase(NamedTuple):
+    """A convolution with integer stride that yields some of the outputs from some of the taps."""
+
+    outputs: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    window: Window
 
 
 class Saved(NamedTuple):
-    x: np.ndarray  # (N, i0, i1, i2, C), upsampled
-    w: np.ndarray  # (K, width)
-    window: Window  # lifted, integer stride
-    up: tuple[int, ...]
+    x: np.ndarray  # (N, i0, i1, i2, C)
+    w: np.ndarray  # (K, r0, r1, r2, C / groups)
+    phases: list[Phase]
     groups: int
     x_shape: tuple[int, ...]  # (N, C, *spatial)
-    w_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]  # (N, K, *output)
+    w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
     has_bias: bool
+
+
+def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
+    """The phases of a lifted window that have taps and outputs; one, the window itself, for an integer stride."""
+    per_axis = []
+    for axis in range(3):
+        up, stride, dilation = window.up[axis], window.stride[axis], window.dilation[axis]
+        before = window.padding[axis][0]
+        step = up // math.gcd(up, dilation)  # between taps that lie on input elements
+        along = []
+        for first in range(min(up, output[axis])):
+            at = first * stride - before  # of tap 0, in the upsampled input
+            tap = next((t for t in range(min(step, window.kernel[axis])) if (at + t * dilation) % up == 0), None)
+            if tap is not None:
+                kernel = len(range(tap, window.kernel[axis], step))
+                pad = -(at + tap * dilation) // up
+                along.append((slice(first, None, up), slice(tap, None, step), kernel, pad, step * dilation // up))
+        per_axis.append(along)
+    result = []
+    for combination in itertools.product(*per_axis):
+        outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
+        result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
+    return result
 
 
 def forward(
@@ -145,103 +176,62 @@ def forward(
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     x, w, b, window, groups, output = prepare(op, x, w, b, stride, padding, dilation, groups, algorithm)
-    lifted = window.lift()
-    x_last = insert_zeros(op, lift(channels_last(op, x)), lifted.up)
-    filters = w.shape[0]
-    w_last = channels_last(op, w).reshape(filters, -1)  # (K, r0 * r1 * r2 * C / groups)
-    y_last = allocate(op, (x.shape[0], *output, filters), x.dtype)
-    pixels = x.shape[0] * int(np.prod(output))
-    if pixels:
-        bias = None if b is None else np.ascontiguousarray(b)
-        tile = tile_pixels(pixels, w_last.shape[1] * x.itemsize)
-        buffers = thread_buffers(op, tile * w_last.shape[1], -(-pixels // tile), pixels * w_last.size, x.dtype)
-        with runtime.blas_held():
-            lowering.forward(x_last, w_last, bias, lift(y_last), lifted, groups, tile, buffers)
-    y = logical(y_last)
-    return y, Saved(x_last, w_last, lifted, lifted.up, groups, x.shape, w.shape, y.shape, b is not None)
+    window = window.lift()
+    x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
+    bias = None if b is None else np.ascontiguousarray(b)
+    y_last = allocate(op, (x.shape[0], *output, w.shape[0]), x.dtype)
+    y = lift(y_last)
+    parts = phases(window, y.shape[1:4])
+    if window.up == ONES:
+        im2col.forward(op, x_last, w_last, bias, y, parts[0].window, groups)
+    else:
+        y[...] = 0 if bias is None else bias
+        for outputs, taps, part in parts:
+            y_part = allocate(op, y[(slice(None), *outputs)].shape, x.dtype)
+            w_part = np.ascontiguousarray(w_last[(slice(None), *taps)])
+            im2col.forward(op, x_last, w_part, bias, y_part, part, groups)
+            y[(slice(None), *outputs)] = y_part
+    return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    dx = backward_input(op, dy_last, saved) if needs[0] else None
-    dw = backward_weights(op, dy_last, saved) if needs[1] else None
-    db = None
-    if saved.has_bias and needs[2]:
-        db = channel_sums(dy_last).astype(dy.dtype)
+    parts = [
+        (taps, np.ascontiguousarray(dy_last[(slice(None), *outputs)]), window) for outputs, taps, window in saved.phases
+    ]
+    dx = gradient_input(op, parts, saved) if needs[0] else None
+    dw = gradient_weights(op, parts, saved) if needs[1] else None
+    db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
     return dx, dw, db
 
 
-def backward_input(op: str, dy_last: np.ndarray, saved: Saved) -> np.ndarray:
-    """dx = col2im(dy @ w)."""
-    dx_last = allocate(op, saved.x.shape, dy_last.dtype)  # (N, i0, i1, i2, C), upsampled
-    batch, window = dy_last.shape[0], saved.window
-    if dx_last.size:
-        width = saved.w.shape[1]
-        pixels = int(np.prod(dy_last.shape[1:4]))
-        tile = tile_pixels(batch * pixels, width * dx_last.itemsize)
-        axis = next((axis for axis in range(3) if dy_last.shape[1 + axis] > 1), 2)
-        images = max(1, min(tile // pixels, batch // TASKS))
-        lines = saved.x.shape[1 + axis] // (HALO * max(1, window.spans[axis] - 1))
-        bands = max(1, min(-(-TASKS // batch), lines))
-        tasks = -(-batch // images) * bands
-        buffers = thread_buffers(op, tile * width, tasks, batch * pixels * saved.w.size, dx_last.dtype)
-        with runtime.blas_held():
-            lowering.backward_input(
-                dy_last, saved.w, dx_last, window, saved.groups, tile, images, bands, axis, buffers
-            )  # fmt: skip
+def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
+    """The sum over the phases, in order, of what each sends back."""
     n, c, *spatial = saved.x_shape
-    return logical(keep_every(op, dx_last, saved.up).reshape(n, *spatial, c))
+    total = None
+    for taps, dy_part, window in parts:
+        w_part = np.ascontiguousarray(saved.w[(slice(None), *taps)])
+        dx = im2col.gradient_input(op, dy_part, w_part, saved.x.shape, window, saved.groups)
+        total = dx if total is None else np.add(total, dx, out=total)
+    if total is None:
+        total = allocate(op, saved.x.shape, saved.x.dtype)
+        total[...] = 0
+    return logical(total.reshape(n, *spatial, c))
 
 
-def backward_weights(op: str, dy_last: np.ndarray, saved: Saved) -> np.ndarray:
-    """dw = dy.T @ im2col(x), chunk by chunk of tiles; the chunks' sums are added in order."""
-    filters, width = saved.w.shape
-    pixels = dy_last.size // filters
-    dw = allocate(op, saved.w.shape, dy_last.dtype)
-    if not pixels:
-        dw[...] = 0
+def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
+    """Each phase fills its own taps; where a tap falls on inserted zeros only, the gradient is 0."""
+    filters, per_group, *kernel = saved.w_shape
+    if len(parts) == 1 and parts[0][2].kernel == saved.w.shape[1:4]:
+        (_, dy_part, window) = parts[0]
+        dw = im2col.gradient_weights(op, saved.x, dy_part, saved.w.shape, window, saved.groups)
     else:
-        tile = tile_pixels(pixels, width * dw.itemsize)
-        tiles = -(-pixels // tile)
-        chunks = max(1, min(tiles, TASKS, get_workspace_limit() // 4 // dw.nbytes))
-        partial = dw[None] if chunks == 1 else allocate(op, (chunks, *dw.shape), dw.dtype)
-        buffers = thread_buffers(op, tile * width, chunks, pixels * saved.w.size, dw.dtype)
-        with runtime.blas_held():
-            lowering.backward_weights(saved.x, dy_last, partial, saved.window, saved.groups, tile, buffers)
-        if chunks > 1:
-            rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
-    return logical(dw.reshape(filters, *saved.w_shape[2:], saved.w_shape[1]))
-
-
-def tile_pixels(pixels: int, row_bytes: int) -> int:
-    """Output pixels a tile: its columns fill TILE_BYTES, less where the layer is small or the workspace limit low."""
-    by_memory = min(TILE_BYTES, get_workspace_limit() // 8) // row_bytes
-    return max(1, min(by_memory, max(64, -(-pixels // TASKS))))
-
-
-def thread_buffers(op: str, elements: int, tasks: int, multiply_adds: int, dtype: np.dtype) -> np.ndarray:
-    """Scratch of shape (threads, elements): as many rows as threads are worth their while under the workspace limit."""
-    affordable = get_workspace_limit() // (elements * dtype.itemsize)
-    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, affordable))
-    return allocate(op, (threads, elements), dtype)
-
-
-def insert_zeros(op: str, last: np.ndarray, up: tuple[int, ...]) -> np.ndarray:
-    """(N, i0, i1, i2, C) with up - 1 zeros between neighbours."""
-    if up == (1, 1, 1):
-        return last
-    spatial = [(n - 1) * u + 1 if n else 0 for n, u in zip(last.shape[1:4], up, strict=True)]
-    out = allocate(op, (last.shape[0], *spatial, last.shape[4]), last.dtype)
-    out[...] = 0
-    out[:, :: up[0], :: up[1], :: up[2]] = last
-    return out
-
-
-def keep_every(op: str, last: np.ndarray, up: tuple[int, ...]) -> np.ndarray:
-    """The adjoint of `insert_zeros`."""
-    if up == (1, 1, 1):
-        return last
-    return np.ascontiguousarray(last[:, :: up[0], :: up[1], :: up[2]])
+        dw = allocate(op, saved.w.shape, saved.w.dtype)
+        dw[...] = 0
+        for taps, dy_part, window in parts:
+            shape = (filters, *window.kernel, per_group)
+            dw[(slice(None), *taps)] = im2col.gradient_weights(op, saved.x, dy_part, shape, window, saved.groups)
+    return logical(dw.reshape(filters, *kernel, per_group))
 
 
 for _name in ("conv1d", "conv2d", "conv3d"):

@@ -1,0 +1,98 @@
+"""The algorithm "im2col": windows become rows of a column tile, and one BLAS call multiplies the tile.
+
+It serves every shape and dtype, and is the one to read first. All arrays are lifted (three spatial axes) and
+channels-last: x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them.
+
+    forward            y = im2col(x) @ w.T + bias
+    gradient_input     dx = col2im(dy @ w)
+    gradient_weights   dw = dy.T @ im2col(x)
+
+Tiles are runs of output pixels over the whole batch, cut by shape (and workspace limit), never by thread count.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import lowering, rows
+from fastconv.window import Window
+from fastconv.workspace import allocate, get_workspace_limit
+
+__all__ = ["forward", "gradient_input", "gradient_weights"]
+
+TILE_BYTES = 1 << 20  # of a column tile: half of a core's L2
+TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
+HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
+
+
+def forward(
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
+) -> None:
+    """Fill y."""
+    pixels = math.prod(y.shape[:4])
+    if not pixels:
+        return
+    w = w.reshape(w.shape[0], -1)
+    tile = _tile_pixels(pixels, w.shape[1] * x.itemsize)
+    buffers = _thread_buffers(op, tile * w.shape[1], -(-pixels // tile), pixels * w.size, x.dtype)
+    with runtime.blas_held():
+        lowering.forward(x, w, bias, y, window, groups, tile, buffers)
+
+
+def gradient_input(
+    op: str, dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window, groups: int
+) -> np.ndarray:
+    """dx (N, i0, i1, i2, C). A task is some whole images, or a band of one image where the batch is small."""
+    dx = allocate(op, x_shape, dy.dtype)
+    batch, pixels = dy.shape[0], math.prod(dy.shape[1:4])
+    if not dx.size:
+        return dx
+    w = w.reshape(w.shape[0], -1)
+    tile = _tile_pixels(batch * pixels, w.shape[1] * dx.itemsize)
+    images = max(1, min(tile // pixels, batch // TASKS))
+    axis = next((axis for axis in range(3) if dy.shape[1 + axis] > 1), 2)
+    halo = max(1, window.spans[axis] - 1)
+    bands = max(1, min(-(-TASKS // batch), x_shape[1 + axis] // (HALO * halo)))
+    buffers = _thread_buffers(op, tile * w.shape[1], -(-batch // images) * bands, batch * pixels * w.size, dx.dtype)
+    with runtime.blas_held():
+        lowering.gradient_input(dy, w, dx, window, groups, tile, images, bands, axis, buffers)
+    return dx
+
+
+def gradient_weights(
+    op: str, x: np.ndarray, dy: np.ndarray, w_shape: tuple[int, ...], window: Window, groups: int
+) -> np.ndarray:
+    """dw (K, r0, r1, r2, C / groups). Chunks of tiles are summed apart, and the chunks' sums added in order."""
+    dw = allocate(op, w_shape, dy.dtype)
+    pixels = math.prod(dy.shape[:4])
+    if not pixels:
+        dw[...] = 0
+        return dw
+    width = math.prod(w_shape[1:])
+    tile = _tile_pixels(pixels, width * dw.itemsize)
+    chunks = max(1, min(-(-pixels // tile), TASKS, get_workspace_limit() // 4 // dw.nbytes))
+    partial = dw.reshape(1, -1, width)
+    if chunks > 1:
+        partial = allocate(op, (chunks, w_shape[0], width), dw.dtype)
+    buffers = _thread_buffers(op, tile * width, chunks, pixels * dw.size, dw.dtype)
+    with runtime.blas_held():
+        lowering.gradient_weights(x, dy, partial, window, groups, tile, buffers)
+    if chunks > 1:
+        rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
+    return dw
+
+
+def _tile_pixels(pixels: int, row_bytes: int) -> int:
+    """Output pixels a tile: its columns fill TILE_BYTES, less where the layer is small or the workspace limit low."""
+    by_memory = min(TILE_BYTES, get_workspace_limit() // 8) // row_bytes
+    return max(1, min(by_memory, max(64, -(-pixels // TASKS))))
+
+
+def _thread_buffers(op: str, elements: int, tasks: int, multiply_adds: int, dtype: np.dtype) -> np.ndarray:
+    """Scratch (threads, elements): as many rows as threads are worth their while under the workspace limit."""
+    affordable = get_workspace_limit() // (elements * dtype.itemsize)
+    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, affordable))
+    return allocate(op, (threads, elements), dtype)
