@@ -24,7 +24,7 @@ import numpy as np
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.ops import im2col
-from fastconv.ops.naive import windows
+from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers
 from fastconv.workspace import allocate, require
@@ -86,7 +86,7 @@ def reference(
     a = prepare(op, x, w, b, stride, padding, dilation, groups, "auto")
     taps = windows(a.window, a.x.shape[2:], a.output)
     batch, filters, per_group = a.x.shape[0], a.w.shape[0], a.w.shape[1]
-    xs, ws = _planes(a.x), _planes(a.w)
+    xs, ws = planes(a.x), planes(a.w)
     ys = []
     for n in range(batch):
         for k in range(filters):
@@ -104,8 +104,8 @@ def reference(
 def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     a, taps = saved
     batch, filters, per_group = a.x.shape[0], a.w.shape[0], a.w.shape[1]
-    xs, ws, dys = _planes(a.x), _planes(a.w), _planes(dy)
-    dxs, dws, dbs = _planes(np.zeros(a.x.shape)), _planes(np.zeros(a.w.shape)), [0.0] * filters
+    xs, ws, dys = planes(a.x), planes(a.w), planes(dy)
+    dxs, dws, dbs = planes(np.zeros(a.x.shape)), planes(np.zeros(a.w.shape)), [0.0] * filters
     for n in range(batch):
         for k in range(filters):
             first = k // (filters // a.groups) * per_group
@@ -120,11 +120,6 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
     dx = np.array(dxs, a.x.dtype).reshape(a.x.shape)
     dw = np.array(dws, a.x.dtype).reshape(a.w.shape)
     return dx, dw, None if a.b is None else np.array(dbs, a.x.dtype)
-
-
-def _planes(array: np.ndarray) -> list[list[list[float]]]:
-    """(A, B, *spatial) as nested lists with the spatial axes as one."""
-    return array.reshape(*array.shape[:2], int(np.prod(array.shape[2:]))).tolist()
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------

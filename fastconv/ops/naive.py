@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from fastconv.window import Window
 
-__all__ = ["windows"]
+__all__ = ["planes", "windows"]
 
 
 def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> list[list[tuple[int, int]]]:
@@ -39,3 +42,8 @@ def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> li
             inside.append((index, tap))
         result.append(inside)
     return result
+
+
+def planes(array: np.ndarray) -> list[list[list[float]]]:
+    """(A, B, *spatial) as nested lists, with the spatial axes as one."""
+    return array.reshape(*array.shape[:2], math.prod(array.shape[2:])).tolist()

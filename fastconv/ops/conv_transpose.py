@@ -1,0 +1,197 @@
+"""Transposed convolution: what a convolution's backward does to its gradient, as a forward operation of its own.
+
+    y[n, k, i] = b[k] + sum over c, t, o with o * stride - before + t * dilation = i of x[n, c, o] * w[c, k, t]
+
+    x   (N, C, *spatial)
+    w   (C, K / groups, *kernel)     as a convolution's from K to C channels
+    b   (K,) or None
+    y   (N, K, *output)              output = (n - 1) * stride - before - after + dilation * (kernel - 1) + 1
+                                              + output_padding
+
+Hence with that convolution: y is its gradient to the input for dy = x, dx is its forward on dy, dw its gradient to the
+weights with x and dy in each other's place (torch.nn.functional.conv_transpose2d; ONNX ConvTranspose; chapter, "upsampling
+layers").
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.errors import ShapeError
+from fastconv.ops import im2col
+from fastconv.ops.conv import AXES
+from fastconv.ops.naive import planes, windows
+from fastconv.ops.registry import add
+from fastconv.window import Window, integers, pairs
+from fastconv.workspace import allocate, require
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    x: np.ndarray
+    w: np.ndarray
+    b: np.ndarray | None
+    window: Window  # of the convolution from y to x
+    groups: int
+    output: tuple[int, ...]
+
+
+def prepare(
+    op: str, x: Any, w: Any, b: Any, stride: Any, padding: Any, output_padding: Any, output_size: Any, dilation: Any,
+    groups: Any,
+) -> Arguments:  # fmt: skip
+    ndim = int(op[-2])
+    x, w, b = as_floats(op, x=x, w=w, b=b)
+    need_axes(op, "x", x, f"N C {AXES[ndim - 1]}")
+    need_axes(op, "w", w, f"C K/groups {AXES[ndim - 1]}")
+    (groups,) = integers(op, "groups", groups, 1, 1)
+    channels, filters = x.shape[1], w.shape[1] * groups
+    if w.shape[0] != channels:
+        raise ShapeError(f"{op}: w must have as many channels as x on its first axis, got w {w.shape} and x {x.shape}")
+    if channels % groups:
+        raise ShapeError(f"{op}: groups must divide the channels of x, got {groups} for {channels}")
+    if b is not None and b.shape != (filters,):
+        raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
+    kernel = w.shape[2:]
+    strides = integers(op, "stride", stride, ndim, 1)
+    dilations = integers(op, "dilation", dilation, ndim, 1)
+    around = pairs(op, "padding", padding, ndim)
+    smallest = [
+        (n - 1) * s - before - after + d * (k - 1) + 1
+        for n, s, (before, after), d, k in zip(x.shape[2:], strides, around, dilations, kernel, strict=True)
+    ]
+    extra = _extra(op, output_padding, output_size, smallest, strides, dilations)
+    output = tuple(m + e for m, e in zip(smallest, extra, strict=True))
+    if min(output) < 1:
+        raise ShapeError(f"{op}: the output must have at least one element along each axis, got {output}")
+    require(op, x.dtype.itemsize * x.shape[0] * filters * math.prod(output))
+    return Arguments(x, w, b, Window(kernel, strides, around, dilations, (1,) * ndim), groups, output)
+
+
+def _extra(
+    op: str, output_padding: Any, output_size: Any, smallest: list[int], strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> tuple[int, ...]:  # fmt: skip
+    """Output elements after the last that the padding rule gives: several sizes convolve to the same one."""
+    if output_size is not None:
+        sizes = integers(op, "output_size", output_size, len(smallest), 1)
+        extra = tuple(size - m for size, m in zip(sizes, smallest, strict=True))
+        if any(not 0 <= e < s for e, s in zip(extra, strides, strict=True)):
+            largest = [m + s - 1 for m, s in zip(smallest, strides, strict=True)]
+            raise ShapeError(f"{op}: output_size must lie between {smallest} and {largest}, got {list(sizes)}")
+        return extra
+    extra = integers(op, "output_padding", output_padding, len(smallest), 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise ShapeError(
+            f"{op}: output_padding must be smaller than stride or dilation, got {extra} for {strides} and {dilations}"
+        )
+    return extra
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def reference(
+    op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    output_size: Any = None, dilation: Any = 1, groups: int = 1,
+) -> tuple[np.ndarray, Any]:  # fmt: skip
+    a = prepare(op, x, w, b, stride, padding, output_padding, output_size, dilation, groups)
+    taps = windows(a.window, a.output, a.x.shape[2:])  # per position of x: the (y index, tap index) pairs it reaches
+    channels, per_group = a.w.shape[0], a.w.shape[1]
+    xs, ws = planes(a.x), planes(a.w)
+    bias = np.zeros(per_group * a.groups) if a.b is None else a.b
+    ys = [[[float(value)] * math.prod(a.output) for value in bias] for _ in xs]
+    for x_image, y_image in zip(xs, ys, strict=True):
+        for c in range(channels):
+            first = c // (channels // a.groups) * per_group
+            for value, reached in zip(x_image[c], taps, strict=True):
+                for k in range(per_group):
+                    plane, weights = y_image[first + k], ws[c][k]
+                    for i, t in reached:
+                        plane[i] += value * weights[t]
+    return np.array(ys, a.x.dtype).reshape(a.x.shape[0], per_group * a.groups, *a.output), (a, taps)
+
+
+def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    a, taps = saved
+    channels, per_group = a.w.shape[0], a.w.shape[1]
+    xs, ws, dys = planes(a.x), planes(a.w), planes(dy)
+    dxs, dws = planes(np.zeros(a.x.shape)), planes(np.zeros(a.w.shape))
+    for x_image, dx_image, dy_image in zip(xs, dxs, dys, strict=True):
+        for c in range(channels):
+            first = c // (channels // a.groups) * per_group
+            for o, reached in enumerate(taps):
+                for k in range(per_group):
+                    dplane, weights, dweights = dy_image[first + k], ws[c][k], dws[c][k]
+                    for i, t in reached:
+                        dx_image[c][o] += dplane[i] * weights[t]
+                        dweights[t] += dplane[i] * x_image[c][o]
+    dx = np.array(dxs, a.x.dtype).reshape(a.x.shape)
+    dw = np.array(dws, a.x.dtype).reshape(a.w.shape)
+    db = [math.fsum(itertools.chain.from_iterable(image[k] for image in dys)) for k in range(dy.shape[1])]
+    return dx, dw, None if a.b is None else np.array(db, a.x.dtype)
+
+
+# --- fast: the convolution from y to x, run backwards ----------------------------------------------------------------
+
+
+class Saved(NamedTuple):
+    x: np.ndarray  # (N, i0, i1, i2, C)
+    w: np.ndarray  # (C, r0, r1, r2, K / groups)
+    window: Window
+    groups: int
+    x_shape: tuple[int, ...]
+    w_shape: tuple[int, ...]
+    has_bias: bool
+
+
+def forward(
+    op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    output_size: Any = None, dilation: Any = 1, groups: int = 1,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    x, w, b, window, groups, output = prepare(
+        op, x, w, b, stride, padding, output_padding, output_size, dilation, groups
+    )
+    window = window.lift()
+    x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
+    n, filters = x.shape[0], w.shape[1] * groups
+    y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
+    y = im2col.gradient_input(op, x_last, w_last, y_shape, window, groups)
+    if b is not None:
+        y += b
+    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None)
+    return logical(y.reshape(n, *output, filters)), saved
+
+
+def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    dy_last = lift(channels_last(op, dy))
+    dx = dw = db = None
+    if needs[0]:
+        n, c, *spatial = saved.x_shape
+        dx = allocate(op, saved.x.shape, saved.x.dtype)
+        im2col.forward(op, dy_last, saved.w, None, dx, saved.window, saved.groups)
+        dx = logical(dx.reshape(n, *spatial, c))
+    if needs[1]:
+        c, per_group, *kernel = saved.w_shape
+        dw = im2col.gradient_weights(op, dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
+        dw = logical(dw.reshape(c, *kernel, per_group))
+    if saved.has_bias and needs[2]:
+        db = channel_sums(dy_last).astype(dy.dtype)
+    return dx, dw, db
+
+
+for _name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+    add(
+        _name,
+        forward=partial(forward, _name),
+        backward=partial(backward, _name),
+        reference=partial(reference, _name),
+        reference_backward=reference_backward,
+    )
