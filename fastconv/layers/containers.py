@@ -7,10 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.arrays import empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer
+from fastconv.workspace import allocate
 
-__all__ = ["Sequential"]
+__all__ = ["Concat", "Graph", "Residual", "Sequential"]
+
+INPUT = "input"  # the name of a graph's input
+JOINS = ("add", "concat")
+
+
+def named_forward(name: str, layer: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+    """`layer.forward`, whose errors say in which layer."""
+    try:
+        return layer.forward(x, context)
+    except (ShapeError, MemoryError) as error:
+        raise type(error)(f"{error} (in layer {name}, {type(layer).__name__})") from None
+
+
+def with_prefix(name: str, gradients: Gradients) -> Gradients:
+    return {f"{name}.{key}": value for key, value in gradients.items()}
 
 
 class Sequential(Layer):
@@ -47,10 +64,7 @@ class Sequential(Layer):
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, list[Any]]:
         saved = []
         for name, layer in self._layers.items():
-            try:
-                x, kept = layer.forward(x, context)
-            except (ShapeError, MemoryError) as error:
-                raise type(error)(f"{error} (in layer {name}, {type(layer).__name__})") from None
+            x, kept = named_forward(name, layer, x, context)
             saved.append(kept)
         return x, saved
 
@@ -69,7 +83,199 @@ class Sequential(Layer):
                 break
             assert gradient is not None
             gradient, inside = layer.backward(gradient, kept, need)
-            gradients.update({f"{name}.{key}": value for key, value in inside.items()})
+            gradients.update(with_prefix(name, inside))
         if not self._layers:
             return dy, gradients
         return gradient, gradients
+
+
+class Graph(Layer):
+    """Layers joined to any directed acyclic graph.
+
+        Graph({
+            "stem": (Conv2d(3, 16, 3, padding=1), "input"),
+            "left": (Conv2d(16, 16, 3, padding=1), "stem"),
+            "sum": ("add", "stem", "left"),
+            "again": ("left", "sum"),               # the layer of node "left" once more, its weights shared
+            "both": ("concat", "sum", "again"),     # along the channels
+        })
+
+    A node is a layer (or the name of an earlier node, to share its layer) and the node that it reads; or "add" or
+    "concat" and the nodes that it joins. Nodes stand in order: each reads "input" or earlier ones. `output` names the
+    node whose value is the net's; default: the last. Raises ValueError for names that do not fit.
+    """
+
+    def __init__(self, nodes: Mapping[str, Any], output: str | None = None) -> None:
+        self._layers: dict[str, Layer] = {}  # by the node that brought it
+        self._nodes: dict[str, tuple[str, tuple[str, ...]]] = {}  # name: (layer's node or join, nodes read)
+        for name, (what, *sources) in nodes.items():
+            if not isinstance(name, str) or not name or "." in name or name in (INPUT, *JOINS):
+                raise ValueError(f"Graph: a node cannot be called {name!r}")
+            for source in sources:
+                if source != INPUT and source not in self._nodes:
+                    raise ValueError(f"Graph: node {name!r} reads {source!r}, which is no earlier node")
+            if isinstance(what, Layer):
+                self._layers[name] = what
+                what = name
+            elif what not in JOINS and what not in self._layers:
+                raise ValueError(f"Graph: node {name!r} must be a layer, an earlier layer's name, 'add' or 'concat'")
+            if len(sources) < 1 or (what not in JOINS and len(sources) != 1):
+                raise ValueError(
+                    f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
+                )
+            self._nodes[name] = (what, tuple(sources))
+        if not self._nodes:
+            raise ValueError("Graph: there must be at least one node")
+        self._output = output if output is not None else next(reversed(self._nodes))
+        if self._output not in self._nodes:
+            raise ValueError(f"Graph: output {output!r} is no node")
+
+    def children(self) -> dict[str, Layer]:
+        return self._layers
+
+    @property
+    def nodes(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Per node: "add", "concat" or the node whose layer it applies, and the nodes that it reads."""
+        return dict(self._nodes)
+
+    @property
+    def output(self) -> str:
+        """The node whose value is the net's."""
+        return self._output
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        values = {INPUT: x}
+        saved: dict[str, Any] = {}
+        for name, (what, sources) in self._nodes.items():
+            inputs = [values[source] for source in sources]
+            if what == "add":
+                values[name] = add(name, inputs)
+            elif what == "concat":
+                values[name] = concat(name, inputs)
+                saved[name] = [value.shape[1] for value in inputs]
+            else:
+                values[name], saved[name] = named_forward(name, self._layers[what], inputs[0], context)
+        return values[self._output], saved
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        """Nodes in reverse; what a node sends to a value that several nodes read is added in that order."""
+        needed = {INPUT: need_dx}  # whether anything before a value needs its gradient
+        for name, (what, sources) in self._nodes.items():
+            needed[name] = any(needed[s] for s in sources) or (
+                what in self._layers and self._layers[what].is_trainable()
+            )
+        sent: dict[str, np.ndarray] = {self._output: dy}
+        gradients: Gradients = {}
+        for name, (what, sources) in reversed(self._nodes.items()):
+            here = sent.pop(name, None)
+            if here is None or not needed[name]:
+                continue
+            parts: list[np.ndarray | None]
+            if what == "add":
+                parts = [here] * len(sources)
+            elif what == "concat":
+                parts = split(here, saved[name])
+            else:
+                part, inside = self._layers[what].backward(here, saved[name], needed[sources[0]])
+                parts = [part]
+                for key, value in with_prefix(what, inside).items():
+                    gradients[key] = gradients[key] + value if key in gradients else value
+            for source, part in zip(sources, parts, strict=True):
+                if part is not None and needed[source]:
+                    sent[source] = add(name, [sent[source], part]) if source in sent else part
+        dx = sent.get(INPUT)
+        if need_dx and dx is None:  # no path from the input to the output
+            raise ValueError("Graph: the output does not depend on the input")
+        return (dx if need_dx else None), gradients
+
+
+class Residual(Layer):
+    """body(x) + shortcut(x), the shortcut x itself by default (He et al., 2015); no activation after the sum."""
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
+        self._layers = {"body": body} if shortcut is None else {"body": body, "shortcut": shortcut}
+
+    def children(self) -> dict[str, Layer]:
+        return self._layers
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        saved, results = {}, []
+        for name, layer in self._layers.items():
+            result, saved[name] = named_forward(name, layer, x, context)
+            results.append(result)
+        if len(results) == 1:
+            results.append(x)
+        return add("Residual", results), saved
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        gradients: Gradients = {}
+        parts = []
+        for name, layer in self._layers.items():
+            part, inside = layer.backward(dy, saved[name], need_dx)
+            gradients.update(with_prefix(name, inside))
+            parts.append(part)
+        if len(parts) == 1:
+            parts.append(dy)
+        return (add("Residual", parts) if need_dx else None), gradients  # type: ignore[arg-type]
+
+
+class Concat(Layer):
+    """The outputs of several branches on the same input, side by side along the channels."""
+
+    def __init__(self, *layers: Layer) -> None:
+        if not layers:
+            raise ValueError("Concat: there must be at least one branch")
+        self._layers = {str(index): layer for index, layer in enumerate(layers)}
+
+    def children(self) -> dict[str, Layer]:
+        return self._layers
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        results, saved = zip(
+            *(named_forward(name, layer, x, context) for name, layer in self._layers.items()), strict=True
+        )
+        return concat("Concat", list(results)), (saved, [result.shape[1] for result in results])
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        gradients: Gradients = {}
+        parts = []
+        for (name, layer), kept, part in zip(self._layers.items(), saved[0], split(dy, saved[1]), strict=True):
+            dx, inside = layer.backward(part, kept, need_dx)
+            gradients.update(with_prefix(name, inside))
+            parts.append(dx)
+        return (add("Concat", parts) if need_dx else None), gradients  # type: ignore[arg-type]
+
+
+def add(op: str, values: list[np.ndarray]) -> np.ndarray:
+    """The sum of arrays of one shape, in order, in memory of its own."""
+    first = values[0]
+    for value in values[1:]:
+        if value.shape != first.shape:
+            raise ShapeError(f"{op}: what is added must have one shape, got {first.shape} and {value.shape}")
+    total = empty_like(op, first)
+    np.copyto(total, first)
+    for value in values[1:]:
+        total += value
+    return total
+
+
+def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
+    """Arrays (N, C, …) side by side along C, channels-last in memory."""
+    first = values[0]
+    for value in values:
+        if value.ndim < 2 or value.shape[:1] + value.shape[2:] != first.shape[:1] + first.shape[2:]:
+            raise ShapeError(f"{op}: branches must agree in all axes but the channels, got {[v.shape for v in values]}")
+    channels = sum(value.shape[1] for value in values)
+    last = allocate(op, (first.shape[0], *first.shape[2:], channels), first.dtype)
+    joined = logical(last)
+    at = 0
+    for value in values:
+        joined[:, at : at + value.shape[1]] = value
+        at += value.shape[1]
+    return joined
+
+
+def split(dy: np.ndarray, channels: list[int]) -> list[np.ndarray | None]:
+    """The parts of dy that `concat` took from each array; views."""
+    stops = np.cumsum(channels)
+    return [dy[:, stop - count : stop] for stop, count in zip(stops, channels, strict=True)]
