@@ -1,0 +1,120 @@
+/* One pooling window over a run of lanes, in vectors: its maximum, its sum, and the gradient of its maximum.
+
+   Compilers neither vectorise a maximum that also keeps a one-byte tap number nor keep it in registers, so these loops are
+   written with GCC's and Clang's vector types, once (windows_typed.h), and compiled for single elements and for vectors of
+   16, 32 and 64 bytes. The widest that the CPU has and the lanes fill is taken; all give the same bits.
+
+   A window is count[0] * count[1] * count[2] elements x[i0 * step[0] + i1 * step[1] + i2 * step[2]]; tap[a] is what a
+   step along axis a adds to the tap number, `first` the first one's number. Lane j is the window from x[j * across] on and
+   gives y[j * apart]; a last vector that the lanes do not fill overlaps the one before it. */
+
+#include <stddef.h>
+
+typedef struct {
+    ptrdiff_t count[3], step[3], tap[3], first;
+} Box;
+
+#define VECTORS 4 /* at a time */
+#define SHORT 128 /* terms that are summed one by one; so many such sums make one of the next of LEVELS levels */
+#define LEVELS 4
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(name) JOIN(name, REAL, BYTES)
+
+#define REAL float
+#define INTEGER int
+#define BYTES 4
+#include "windows_typed.h"
+#define BYTES 16
+#include "windows_typed.h"
+#if defined(__x86_64__)
+#define BYTES 32
+#include "windows_typed.h"
+#define BYTES 64
+#include "windows_typed.h"
+#endif
+#undef REAL
+#undef INTEGER
+
+#define REAL double
+#define INTEGER long long
+#define BYTES 8
+#include "windows_typed.h"
+#define BYTES 16
+#include "windows_typed.h"
+#if defined(__x86_64__)
+#define BYTES 32
+#include "windows_typed.h"
+#define BYTES 64
+#include "windows_typed.h"
+#endif
+#undef REAL
+#undef INTEGER
+
+/* The vectors for so many lanes of `size` bytes: at most `widest` bytes, and no wider than the lanes; 0 for none. */
+static inline int vector_bytes(ptrdiff_t lanes, ptrdiff_t size, int widest)
+{
+    int bytes = 16;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        bytes = 64;
+    else if (__builtin_cpu_supports("avx2"))
+        bytes = 32;
+#endif
+    while (bytes >= 16 && (bytes > lanes * size || bytes > widest))
+        bytes /= 2;
+    return bytes < 16 ? 0 : bytes;
+}
+
+/* bytes: vector_bytes(…) for these lanes */
+#if defined(__x86_64__)
+#define CHOOSE(name, one, bytes, ...)                                                                                  \
+    ((bytes) == 64   ? name##_64(__VA_ARGS__)                                                                          \
+     : (bytes) == 32 ? name##_32(__VA_ARGS__)                                                                          \
+     : (bytes) == 16 ? name##_16(__VA_ARGS__)                                                                          \
+                     : name##_##one(__VA_ARGS__))
+#else
+#define CHOOSE(name, one, bytes, ...) ((bytes) == 16 ? name##_16(__VA_ARGS__) : name##_##one(__VA_ARGS__))
+#endif
+
+static inline void max_float(
+    int bytes, const float *x, ptrdiff_t across, float *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
+    ptrdiff_t lanes)
+{
+    CHOOSE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes);
+}
+
+static inline void max_double(
+    int bytes, const double *x, ptrdiff_t across, double *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
+    ptrdiff_t lanes)
+{
+    CHOOSE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes);
+}
+
+static inline void put_float(
+    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, ptrdiff_t lanes)
+{
+    CHOOSE(put_float, 4, bytes, y, taps, x, box, lanes);
+}
+
+static inline void put_double(
+    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, ptrdiff_t lanes)
+{
+    CHOOSE(put_double, 8, bytes, y, taps, x, box, lanes);
+}
+
+static inline void sum_float(
+    int bytes, const float *x, ptrdiff_t across, float *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
+    ptrdiff_t lanes)
+{
+    CHOOSE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes);
+}
+
+static inline void sum_double(
+    int bytes, const double *x, ptrdiff_t across, double *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
+    ptrdiff_t lanes)
+{
+    CHOOSE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes);
+}

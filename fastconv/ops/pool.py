@@ -1,0 +1,398 @@
+"""Pooling over one, two or three spatial axes: maximum and average of sliding windows.
+
+    max   y[n, c, o] = max over the taps t inside of x[n, c, o * stride - before + t * dilation]
+    avg   y[n, c, o] = sum over the taps inside of x[...] / divisor
+
+    x   (N, C, *spatial)
+    y   (N, C, *output)     output: window.Window.output; ceil_mode rounds it up
+
+Taps outside the input never win a maximum and add nothing to a sum. The divisor is the number of taps inside the padded
+input (count_include_pad) or inside the input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import pooling
+from fastconv.arrays import as_floats, channels_last, lift, logical, need_axes
+from fastconv.errors import ShapeError
+from fastconv.ops.naive import windows
+from fastconv.ops.registry import add
+from fastconv.window import Window
+from fastconv.workspace import allocate, require
+
+Ints = tuple[int, ...]
+
+AXES = ("L", "H W", "D H W")
+BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
+TASK_ELEMENTS = 1 << 14  # that one task moves at least
+TASKS = 32  # pieces that a layer is cut into where its size allows
+HALO = 4  # overlapping windows: a band has this many times the outputs that its neighbour visits too
+
+PADDED_TAPS, INNER_TAPS = 0, -1  # what a sum is divided by, where that is no number: pooling.pyx
+
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    x: np.ndarray
+    window: Window
+    output: Ints
+
+
+def prepare(
+    op: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, **flags: Any
+) -> Arguments:  # fmt: skip
+    """Check everything that can be wrong with a call of a pool with a sliding window."""
+    x = prepare_input(op, x)
+    for name, value in flags.items():
+        need_flag(op, name, value)
+    window = Window.parse(
+        op, x.shape[2:], kernel_size, kernel_size if stride is None else stride, padding, dilation, flags["ceil_mode"]
+    )
+    if any(up > 1 for up in window.up):
+        raise TypeError(f"{op}: stride must be an integer, got {stride!r}")
+    for axis, (size, around) in enumerate(zip(window.kernel, window.padding, strict=True)):
+        if max(around) > size // 2:
+            raise ShapeError(
+                f"{op}: padding must be at most half of the kernel: on spatial axis {axis} it is {max(around)}, "
+                f"the kernel {size}"
+            )
+    output = window.output(x.shape[2:])
+    require(op, x.dtype.itemsize * x.shape[0] * x.shape[1] * math.prod(output))
+    return Arguments(x, window, output)
+
+
+def prepare_input(op: str, x: Any) -> np.ndarray:
+    (x,) = as_floats(op, x=x)
+    need_axes(op, "x", x, f"N C {AXES[int(op[-2]) - 1]}")
+    return x
+
+
+def need_flag(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def planes(x: np.ndarray) -> list[list[float]]:
+    """(N, C, *spatial) as N * C lists of elements."""
+    return x.reshape(-1, int(np.prod(x.shape[2:]))).tolist()
+
+
+def max_reference(
+    op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
+    return max_of_windows(a.x, windows(a.window, a.x.shape[2:], a.output), a.output, return_indices)
+
+
+def max_of_windows(
+    x: np.ndarray, taps: list[list[tuple[int, int]]], output: tuple[int, ...], return_indices: bool
+) -> tuple[Any, Any]:
+    ys, chosen = [], []
+    for plane in planes(x):
+        for inside in taps:
+            best, where = -float("inf"), inside[0][0] if inside else -1
+            for i, _ in inside:
+                if plane[i] > best or (plane[i] != plane[i] and best == best):
+                    best, where = plane[i], i
+            ys.append(best)
+            chosen.append(where)
+    y = np.array(ys, x.dtype).reshape(*x.shape[:2], *output)
+    indices = np.array(chosen, np.int64).reshape(y.shape)
+    return (y, indices) if return_indices else y, (x, indices.copy())
+
+
+def max_reference_backward(
+    dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
+) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+    x, indices = saved
+    dxs = planes(np.zeros(x.shape))
+    for dx, d, chosen in zip(dxs, planes(dy), planes(indices), strict=True):
+        for value, i in zip(d, chosen, strict=True):
+            if i >= 0:
+                dx[int(i)] += value
+    return np.array(dxs, x.dtype).reshape(x.shape), None
+
+
+def avg_reference(
+    op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> tuple[np.ndarray, Any]:  # fmt: skip
+    a = prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
+    taps = windows(a.window, a.x.shape[2:], a.output)
+    counted = taps
+    if count_include_pad:
+        bare = replace(a.window, padding=((0, 0),) * a.window.ndim)
+        padded = [n + before + after for n, (before, after) in zip(a.x.shape[2:], a.window.padding, strict=True)]
+        counted = windows(bare, padded, a.output)
+    return mean_of_windows(a.x, taps, [len(inside) for inside in counted], a.output)
+
+
+def mean_of_windows(
+    x: np.ndarray, taps: list[list[tuple[int, int]]], divisors: list[int], output: tuple[int, ...]
+) -> tuple[np.ndarray, Any]:
+    ys = []
+    for plane in planes(x):
+        for inside, divisor in zip(taps, divisors, strict=True):
+            ys.append(sum(plane[i] for i, _ in inside) / divisor)
+    return np.array(ys, x.dtype).reshape(*x.shape[:2], *output), (x, taps, divisors)
+
+
+def mean_reference_backward(
+    dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
+) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+    x, taps, divisors = saved
+    dxs = planes(np.zeros(x.shape))
+    for dx, d in zip(dxs, planes(dy), strict=True):
+        for value, inside, divisor in zip(d, taps, divisors, strict=True):
+            for i, _ in inside:
+                dx[i] += value / divisor
+    return np.array(dxs, x.dtype).reshape(x.shape), None
+
+
+# --- fast ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows as the kernels take them, for one shape of x."""
+
+    x_shape: Ints  # (N, C, *spatial)
+    output: Ints
+    window: Window  # lifted
+    adapts: bool = False  # windows are adaptive pooling's; window.kernel is the largest
+    divisor: int = 1  # of a sum: a number, PADDED_TAPS or INNER_TAPS
+
+    @cached_property
+    def x_last(self) -> Ints:
+        """(N, i0, i1, i2, C)"""
+        return (self.x_shape[0], *(1,) * (5 - len(self.x_shape)), *self.x_shape[2:], self.x_shape[1])
+
+    @cached_property
+    def y_last(self) -> Ints:
+        """(N, o0, o1, o2, C)"""
+        return (self.x_shape[0], *(1,) * (3 - len(self.output)), *self.output, self.x_shape[1])
+
+    @cached_property
+    def taps(self) -> int:
+        return math.prod(self.window.kernel)
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether no two windows overlap."""
+        pairs = zip(self.window.spans, self.window.stride, self.y_last[1:4], strict=True)
+        return not self.adapts and all(span <= stride or m == 1 for span, stride, m in pairs)
+
+    @cached_property
+    def work(self) -> int:
+        """What is moved and done, in elements moved."""
+        return math.prod(self.x_last) + math.prod(self.y_last) * (1 + self.taps // 4)
+
+    def starts(self, axis: int) -> np.ndarray:
+        """The input position of every output's tap 0 along a lifted axis."""
+        o = np.arange(self.y_last[1 + axis])
+        if self.adapts:
+            return o * self.x_last[1 + axis] // self.y_last[1 + axis]
+        return o * self.window.stride[axis] - self.window.padding[axis][0]
+
+    def ends(self, axis: int) -> np.ndarray:
+        """One more than the position of every output's last tap, without dilation."""
+        if self.adapts:
+            n, m = self.x_last[1 + axis], self.y_last[1 + axis]
+            return -(-(np.arange(m) + 1) * n // m)
+        return self.starts(axis) + self.window.kernel[axis]
+
+    @cached_property
+    def divisors(self) -> np.ndarray:
+        """What the sums are divided by: one number, or (o0, o1, o2, 1)."""
+        product = np.ones((1, 1, 1, 1), np.int64)
+        if self.divisor > 0:
+            return product * self.divisor
+        for axis in range(3):
+            n, starts, ends = self.x_last[1 + axis], self.starts(axis), self.ends(axis)
+            if self.divisor == INNER_TAPS:
+                counts = np.minimum(ends, n) - np.maximum(starts, 0)
+            else:
+                counts = np.minimum(ends, n + self.window.padding[axis][1]) - starts
+            if (counts == counts[0]).all():
+                counts = counts[:1]
+            product = product * np.expand_dims(counts, tuple(other for other in range(4) if other != axis))
+        return product
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(taps + 1,) positions of the taps from tap 0, in a plane; the last one, of no tap, is before every plane."""
+        steps = np.zeros(1, np.intp)
+        for axis in range(3):
+            taps = np.arange(self.window.kernel[axis]) * self.window.dilation[axis]
+            steps = (steps[:, None] * self.x_last[1 + axis] + taps).reshape(-1)
+        return np.append(steps, -math.prod(self.x_last[1:4]))
+
+    @cached_property
+    def element_offsets(self) -> np.ndarray:
+        return self.offsets * self.x_shape[1]
+
+    @cached_property
+    def bands(self) -> tuple[int, np.ndarray]:
+        """(axis, cuts) of a backward pass: runs of input lines along the first axis that has more than one."""
+        axis = next((axis for axis in range(3) if self.x_last[1 + axis] > 1), 2)
+        n, m = self.x_last[1 + axis], self.y_last[1 + axis]
+        lines = m  # bands of one output line at least, of several where windows overlap
+        if self.adapts:
+            lines = m // HALO
+        elif not self.apart:
+            lines = m // (HALO * -(-self.window.spans[axis] // self.window.stride[axis]))
+        most = min(-(-TASKS // self.x_shape[0]), math.prod(self.x_last[1:]) // TASK_ELEMENTS, lines)
+        bands = max(1, most)
+        cuts = np.clip(np.append(self.starts(axis)[np.arange(bands) * m // bands], n), 0, n).astype(np.intp)
+        cuts[0] = 0
+        return axis, cuts
+
+
+@lru_cache(maxsize=64)
+def sliding(x_shape: Ints, window: Window, output: Ints, divisor: int = 1) -> Plan:
+    """The plan of a sliding window, without the taps that no output has inside and the steps that nobody takes.
+
+    Both can be arbitrarily large with ceil_mode or a single output.
+    """
+    kernel, stride, dilation = [], [], []
+    for axis, (n, m) in enumerate(zip(x_shape[2:], output, strict=True)):
+        reach = -(-(n + sum(window.padding[axis])) // window.dilation[axis])
+        kernel.append(min(window.kernel[axis], reach))
+        stride.append(window.stride[axis] if m > 1 else 1)
+        dilation.append(window.dilation[axis] if kernel[-1] > 1 else 1)
+    tight = replace(window, kernel=tuple(kernel), stride=tuple(stride), dilation=tuple(dilation))
+    return Plan(x_shape, output, tight.lift(), False, divisor)
+
+
+def cut_pixels(plan: Plan, pixels: int) -> int:
+    """The number of tasks, which are runs of pixels of a result."""
+    return max(1, min(TASKS, pixels, plan.work // TASK_ELEMENTS))
+
+
+def unlift(last: np.ndarray, spatial: Ints) -> np.ndarray:
+    """(N, i0, i1, i2, C) seen as (N, C, *spatial)."""
+    return logical(last.reshape(last.shape[0], *spatial, last.shape[-1]))
+
+
+class MaxSaved(NamedTuple):
+    taps: np.ndarray  # (N, o0, o1, o2, C): which tap won
+    plan: Plan
+
+
+def max_forward(
+    op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> tuple[Any, MaxSaved]:  # fmt: skip
+    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
+    return max_by_plan(op, a.x, sliding(a.x.shape, a.window, a.output), return_indices)
+
+
+def max_by_plan(op: str, x: np.ndarray, plan: Plan, return_indices: bool) -> tuple[Any, MaxSaved]:
+    if plan.taps >= 1 << 31:
+        raise ShapeError(f"{op}: a window must have less than 2**31 taps, got {plan.taps}")
+    x_last = lift(channels_last(op, x))
+    y_last = allocate(op, plan.y_last, x.dtype)
+    taps = allocate(op, plan.y_last, BYTE if plan.taps < 256 else INT)
+    if y_last.size:
+        tasks = cut_pixels(plan, y_last.size // x.shape[1])
+        threads = runtime.threads_for(plan.work * x.itemsize)
+        pooling.max_forward(x_last, y_last, taps, plan.window, plan.adapts, tasks, threads)
+    y = unlift(y_last, plan.output)
+    saved = MaxSaved(taps, plan)
+    return (y, indices_of(op, saved)) if return_indices else y, saved
+
+
+def indices_of(op: str, saved: MaxSaved) -> np.ndarray:
+    """(N, C, *output) int64: the winners' positions in the unpadded spatial plane, flat; -1 for a window without taps."""
+    plan = saved.plan
+    require(op, saved.taps.size * 16)
+    first = np.zeros((1, 1, 1, 1), np.int64)
+    for axis in range(3):
+        starts = np.expand_dims(plan.starts(axis), tuple(other for other in range(4) if other != axis))
+        first = first * plan.x_last[1 + axis] + starts
+    indices = plan.offsets.astype(np.int64)[saved.taps]
+    indices += first
+    np.maximum(indices, -1, out=indices)
+    return unlift(indices, plan.output)
+
+
+def max_backward(
+    op: str, dy: np.ndarray, saved: MaxSaved, needs: tuple[bool, ...]
+) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+    plan = saved.plan
+    dy_last = lift(channels_last(op, dy))
+    dx_last = allocate(op, plan.x_last, dy.dtype)
+    if dx_last.size:
+        axis, cuts = plan.bands
+        threads = runtime.threads_for(2 * dx_last.nbytes)
+        pooling.max_backward(
+            dy_last, saved.taps, dx_last, plan.element_offsets, plan.window, plan.adapts, plan.apart, axis, cuts, threads
+        )
+    return unlift(dx_last, plan.x_shape[2:]), None
+
+
+def avg_forward(
+    op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> tuple[np.ndarray, Plan]:  # fmt: skip
+    a = prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
+    plan = sliding(a.x.shape, a.window, a.output, PADDED_TAPS if count_include_pad else INNER_TAPS)
+    return sum_by_plan(op, a.x, plan), plan
+
+
+def sum_by_plan(op: str, x: np.ndarray, plan: Plan) -> np.ndarray:
+    x_last = lift(channels_last(op, x))
+    y_last = allocate(op, plan.y_last, x.dtype)
+    if y_last.size:
+        tasks = cut_pixels(plan, y_last.size // x.shape[1])
+        threads = runtime.threads_for(plan.work * x.itemsize)
+        pooling.sum_forward(x_last, y_last, plan.window, plan.adapts, False, plan.divisor, tasks, threads)
+    return unlift(y_last, plan.output)
+
+
+def sum_backward(
+    op: str, dy: np.ndarray, plan: Plan, needs: tuple[bool, ...]
+) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+    dy_last = lift(channels_last(op, dy))
+    dx_last = allocate(op, plan.x_last, dy.dtype)
+    if dx_last.size:
+        divisor = 1
+        if plan.divisors.size == 1:
+            divisor = plan.divisors.item()
+        else:
+            dy_last = np.divide(dy_last, plan.divisors, out=allocate(op, plan.y_last, dy.dtype), dtype=dy.dtype)
+        tasks = cut_pixels(plan, dx_last.size // plan.x_shape[1])
+        threads = runtime.threads_for(plan.work * dy.itemsize)
+        pooling.sum_forward(dy_last, dx_last, plan.window, plan.adapts, True, divisor, tasks, threads)
+    return unlift(dx_last, plan.x_shape[2:]), None
+
+
+for _axes in ("1d", "2d", "3d"):
+    add(
+        f"max_pool{_axes}",
+        forward=partial(max_forward, f"max_pool{_axes}"),
+        backward=partial(max_backward, f"max_pool{_axes}"),
+        reference=partial(max_reference, f"max_pool{_axes}"),
+        reference_backward=max_reference_backward,
+    )
+    add(
+        f"avg_pool{_axes}",
+        forward=partial(avg_forward, f"avg_pool{_axes}"),
+        backward=partial(sum_backward, f"avg_pool{_axes}"),
+        reference=partial(avg_reference, f"avg_pool{_axes}"),
+        reference_backward=mean_reference_backward,
+    )
