@@ -34,7 +34,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def as_floats(op: str, **arrays: Any) -> list[Any]:
-    """The arrays (None stays None) as ndarrays of one float type, in the order given; names go into the messages.
+    """The arrays (None stays None, but for the first) as ndarrays of one float type, in the order given, named in messages.
 
     float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. Raises
     TypeError for float32 beside float64 and for anything that is no real number, MemoryError for an array whose
@@ -43,8 +43,13 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
     found: dict[np.dtype, str] = {}
     result: list[Any] = []
     for name, array in arrays.items():
+        if array is None and not result:
+            raise TypeError(f"{op}: {name} must hold real numbers, got None")
         if array is not None:
-            array = np.asarray(array)
+            try:
+                array = np.asarray(array)
+            except ValueError:
+                raise ShapeError(f"{op}: {name} must be a rectangular array, got rows of different lengths") from None
             dtype = array.dtype.newbyteorder("=")
             if dtype in _FLOATS:
                 found.setdefault(dtype, name)
@@ -59,8 +64,10 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
     return [None if array is None else array.astype(dtype, copy=False) for array in result]
 
 
-def need_axes(op: str, name: str, array: np.ndarray, axes: str) -> None:
+def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:
     """Raise ShapeError unless `array` has the axes named, e.g. "N C H W"; none but N may have length 0."""
+    if array is None:
+        raise TypeError(f"{op}: {name} must hold real numbers, got None")
     names = axes.split()
     if array.ndim != len(names):
         raise ShapeError(f"{op}: {name} must have {len(names)} axes ({axes}), got {array.ndim}: shape {array.shape}")

@@ -92,6 +92,525 @@ def conv3d(
     )[0]
 
 
+def conv_transpose1d(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    output_padding: Sizes = 0,
+    output_size: Sizes | None = None,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Array:
+    """Transposed convolution: x (N, C, L), w (C, K / groups, R) -> (N, K, L'). See `conv_transpose2d`."""
+    return OPS["conv_transpose1d"].forward(
+        x,
+        w,
+        b,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        output_size=output_size,
+        dilation=dilation,
+        groups=groups,
+    )[0]
+
+
+def conv_transpose2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    output_padding: Sizes = 0,
+    output_size: Sizes | None = None,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Array:
+    """Transposed convolution: the gradient of `conv2d` to its input, as an operation.
+
+    x               (N, C, H, W)
+    w               (C, K / groups, R, S)
+    b               (K,) or None
+    stride          zeros + 1 between the elements of x
+    padding         rows and columns taken off the full result: int, tuple of ints, tuple of (before, after)
+    output_padding  rows and columns added at the end, fewer than stride or dilation
+    output_size     the output's (H', W') instead of output_padding
+
+    Returns (N, K, H', W') with H' = (H - 1) * stride - before - after + dilation * (R - 1) + 1 + output_padding.
+    Source: the chapter's upsampling layers; torch.nn.functional.conv_transpose2d; ONNX ConvTranspose.
+    """
+    return OPS["conv_transpose2d"].forward(
+        x,
+        w,
+        b,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        output_size=output_size,
+        dilation=dilation,
+        groups=groups,
+    )[0]
+
+
+def conv_transpose3d(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    output_padding: Sizes = 0,
+    output_size: Sizes | None = None,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Array:
+    """Transposed convolution: x (N, C, D, H, W), w (C, K / groups, Q, R, S). See `conv_transpose2d`."""
+    return OPS["conv_transpose3d"].forward(
+        x,
+        w,
+        b,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        output_size=output_size,
+        dilation=dilation,
+        groups=groups,
+    )[0]
+
+
+def max_pool1d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum of every window along one axis: x (N, C, L) -> (N, C, L'). See `max_pool2d`."""
+    return OPS["max_pool1d"].forward(
+        x,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        return_indices=return_indices,
+    )[0]
+
+
+def max_pool2d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum of every window.
+
+    x               (N, C, H, W)
+    kernel_size     int or tuple
+    stride          int or tuple; default: kernel_size
+    padding         every form that `conv2d` takes, at most kernel_size // 2 on each side; padding never wins
+    dilation        input steps between neighbouring taps
+    ceil_mode       round output lengths up; the last window must start inside the input or the padding before it
+    return_indices  return (y, indices): int64, each maximum's flat position in its (H, W) plane, the first of equals
+
+    Returns (N, C, H', W') with H' = floor((H + before + after - dilation * (R - 1) - 1) / stride) + 1. A NaN wins, the
+    first one; the gradient goes to the winner. A window without any tap inside the input (dilation and padding only)
+    gives -inf and index -1. Source: torch.nn.functional.max_pool2d.
+    """
+    return OPS["max_pool2d"].forward(
+        x,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        return_indices=return_indices,
+    )[0]
+
+
+def max_pool3d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_pool2d`."""
+    return OPS["max_pool3d"].forward(
+        x,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        return_indices=return_indices,
+    )[0]
+
+
+def avg_pool1d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """The average of every window along one axis: x (N, C, L) -> (N, C, L'). See `avg_pool2d`."""
+    return OPS["avg_pool1d"].forward(
+        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
+    )[0]
+
+
+def avg_pool2d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """The average of every window.
+
+    x                  (N, C, H, W)
+    kernel_size        int or tuple
+    stride             int or tuple; default: kernel_size
+    padding            every form that `conv2d` takes, at most kernel_size // 2 on each side
+    ceil_mode          round output lengths up; the last window must start inside the input or the padding before it
+    count_include_pad  divide by the number of taps inside the padded input, not by those inside the input
+
+    Returns (N, C, H', W') with H' = floor((H + before + after - R) / stride) + 1.
+    Source: torch.nn.functional.avg_pool2d.
+    """
+    return OPS["avg_pool2d"].forward(
+        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
+    )[0]
+
+
+def avg_pool3d(
+    x: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """The average of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `avg_pool2d`."""
+    return OPS["avg_pool3d"].forward(
+        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
+    )[0]
+
+
+def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
+    """Keep the first of every `factor` positions along each spatial axis.
+
+    x       (N, C, *spatial), one to three spatial axes
+    factor  int or tuple
+    phase   the first position that is kept, int or tuple, 0 <= phase < factor
+
+    Returns (N, C, *output) with ceil((n - phase) / factor) positions an axis. Source: the chapter, strides as resampling.
+    """
+    return OPS["downsample"].forward(x, factor, phase=phase)[0]
+
+
+def upsample(x: ArrayLike, factor: Sizes, *, output_size: Sizes | None = None) -> Array:
+    """Put factor - 1 zeros between neighbours along each spatial axis; the adjoint of `downsample`.
+
+    x            (N, C, *spatial), one to three spatial axes
+    factor       int or tuple
+    output_size  int or tuple, at least (n - 1) * factor + 1, the default: what is beyond it are trailing zeros
+
+    Returns (N, C, *output). Source: the chapter, strides as resampling. (`resize` interpolates.)
+    """
+    return OPS["upsample"].forward(x, factor, output_size=output_size)[0]
+
+
+def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
+    """The fully-connected layer: x @ w.T + b.
+
+    x  (N, F), or any (..., F)
+    w  (K, F)
+    b  (K,) or None
+
+    Returns (..., K). Source: torch.nn.functional.linear; ONNX Gemm.
+    """
+    return OPS["linear"].forward(x, w, b)[0]
+
+
+def flatten(x: ArrayLike) -> Array:
+    """(N, ...) -> (N, F): every item's elements in logical order (C, then the spatial axes); always a copy."""
+    return OPS["flatten"].forward(x)[0]
+
+
+def relu(x: ArrayLike) -> Array:
+    """max(x, 0) elementwise; NaN stays NaN. The gradient at 0 is 0. Source: torch.nn.functional.relu."""
+    return OPS["relu"].forward(x)[0]
+
+
+def softmax(x: ArrayLike, *, dim: int = 1) -> Array:
+    """exp(x) / sum(exp(x)), the sum over the axis `dim` (default 1, the classes). Source: torch.nn.functional.softmax."""
+    return OPS["softmax"].forward(x, dim=dim)[0]
+
+
+def log_softmax(x: ArrayLike, *, dim: int = 1) -> Array:
+    """x - log(sum(exp(x))), the sum over the axis `dim`. Source: torch.nn.functional.log_softmax."""
+    return OPS["log_softmax"].forward(x, dim=dim)[0]
+
+
+def batch_norm(
+    x: ArrayLike,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, every channel by its own mean and variance.
+
+    x             (N, C, *spatial) or (N, C)
+    running_mean, running_var   (C,), or None in training
+    weight, bias  (C,) or None: 1 and 0
+    training      True: mean and (biased) variance of this batch, and the running statistics are updated in place, the
+                  only arguments that any function here changes: running = (1 - momentum) * running + momentum * batch's
+                  (variance: unbiased). They must be float arrays then, and x must have more than one value per channel.
+                  False: the running statistics
+
+    Returns an array of x's shape. Source: torch.nn.functional.batch_norm.
+    """
+    return OPS["batch_norm"].forward(
+        x, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps
+    )[0]
+
+
+def dropout(x: ArrayLike, p: float, *, training: bool, rng: np.random.Generator | None) -> Array:
+    """In training every element is zeroed with probability p, the others are scaled by 1 / (1 - p); else a copy of x.
+
+    p    0 to 1 (ValueError otherwise); 1 gives zeros
+    rng  numpy.random.Generator; takes one 64-bit number from it. The mask depends on that number and on x's shape only.
+         May be None outside training
+
+    Source: torch.nn.functional.dropout (there, training defaults to True and the generator is global).
+    """
+    return OPS["dropout"].forward(x, p, training=training, rng=rng)[0]
+
+
+def cross_entropy(
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Array:
+    """-log(softmax(x)[target]): the loss of a classifier whose outputs are x, without a softmax.
+
+    x                logits (N, C) or (N, C, d1, ...)
+    target           class indices (N,) or (N, d1, ...), integers; or probabilities, floats of x's shape
+    weight           (C,): a factor for every class; no gradient
+    ignore_index     rows with this target do not count (class indices only)
+    label_smoothing  s in [0, 1]: the target is (1 - s) * target + s / C
+    reduction        "mean" (over the rows, by their targets' weights), "sum" or "none"
+
+    Returns a 0-d array, or (N, d1, ...) for "none". Raises ValueError for an index out of range. The mean of no rows is
+    NaN. Source: torch.nn.functional.cross_entropy.
+    """
+    return OPS["cross_entropy"].forward(
+        x, target, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
+    )[0]
+
+
+def nll_loss(
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    """-x[target] for log-probabilities x (N, C, ...) and class indices (N, ...); see `cross_entropy`.
+
+    Source: torch.nn.functional.nll_loss.
+    """
+    return OPS["nll_loss"].forward(x, target, weight=weight, ignore_index=ignore_index, reduction=reduction)[0]
+
+
+def mse_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Array:
+    """(x - target)^2 for arrays of one shape; reduction "mean" (over all elements), "sum" or "none".
+
+    Returns a 0-d array, or x's shape for "none". Source: torch.nn.functional.mse_loss.
+    """
+    return OPS["mse_loss"].forward(x, target, reduction=reduction)[0]
+
+
+def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Array:
+    """|x - target|, its gradient 0 where they are equal; otherwise as `mse_loss`. Source: torch.nn.functional.l1_loss."""
+    return OPS["l1_loss"].forward(x, target, reduction=reduction)[0]
+
+
+def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Array:
+    """x where x > 0, else negative_slope * x. Source: torch.nn.functional.leaky_relu."""
+    return OPS["leaky_relu"].forward(x, negative_slope)[0]
+
+
+def prelu(x: ArrayLike, weight: ArrayLike) -> Array:
+    """x where x > 0, else weight[c] * x: x (N, C, *spatial), weight (C,), or (1,) for all channels.
+
+    Source: torch.nn.functional.prelu.
+    """
+    return OPS["prelu"].forward(x, weight)[0]
+
+
+def elu(x: ArrayLike, alpha: float = 1.0) -> Array:
+    """x where x > 0, else alpha * (exp(x) - 1). Source: torch.nn.functional.elu."""
+    return OPS["elu"].forward(x, alpha)[0]
+
+
+def selu(x: ArrayLike) -> Array:
+    """scale * elu(x, alpha) with the constants of self-normalising nets. Source: torch.nn.functional.selu."""
+    return OPS["selu"].forward(x)[0]
+
+
+def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
+    """x * Phi(x), Phi the normal distribution function.
+
+    approximate  "none", or "tanh": x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
+
+    Source: torch.nn.functional.gelu.
+    """
+    return OPS["gelu"].forward(x, approximate=approximate)[0]
+
+
+def silu(x: ArrayLike) -> Array:
+    """x * sigmoid(x), also called swish. Source: torch.nn.functional.silu."""
+    return OPS["silu"].forward(x)[0]
+
+
+def sigmoid(x: ArrayLike) -> Array:
+    """1 / (1 + exp(-x)). Source: torch.nn.functional.sigmoid."""
+    return OPS["sigmoid"].forward(x)[0]
+
+
+def tanh(x: ArrayLike) -> Array:
+    """The hyperbolic tangent, elementwise. Source: torch.nn.functional.tanh."""
+    return OPS["tanh"].forward(x)[0]
+
+
+def softplus(x: ArrayLike, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """log(1 + exp(beta * x)) / beta where beta * x <= threshold, else x. Source: torch.nn.functional.softplus."""
+    return OPS["softplus"].forward(x, beta, threshold)[0]
+
+
+def hardswish(x: ArrayLike) -> Array:
+    """x * min(max(x + 3, 0), 6) / 6. Source: torch.nn.functional.hardswish."""
+    return OPS["hardswish"].forward(x)[0]
+
+
+def instance_norm(
+    x: ArrayLike,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, every channel of every item by its own mean and variance.
+
+    x                (N, C, *spatial), more than one position in space
+    running_mean, running_var   (C,) or None: updated in place by the mean of the items' statistics (see `batch_norm`)
+    weight, bias     (C,) or None: 1 and 0
+    use_input_stats  False: the running statistics are used, and not updated
+
+    Returns an array of x's shape. Source: torch.nn.functional.instance_norm.
+    """
+    return OPS["instance_norm"].forward(
+        x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    )[0]
+
+
+def group_norm(
+    x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, eps: float = 1e-5
+) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, every group of channels of every item by its own mean and variance.
+
+    x             (N, C, *spatial)
+    num_groups    divides C; a group is C / num_groups neighbouring channels
+    weight, bias  (C,) or None: 1 and 0
+
+    Returns an array of x's shape. Source: torch.nn.functional.group_norm.
+    """
+    return OPS["group_norm"].forward(x, num_groups, weight, bias, eps)[0]
+
+
+def layer_norm(
+    x: ArrayLike,
+    normalized_shape: Sizes,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, the mean and the variance over the last axes.
+
+    x                 (..., *normalized_shape)
+    normalized_shape  int or tuple: the lengths of these axes
+    weight, bias      of shape normalized_shape, or None: 1 and 0
+
+    Returns an array of x's shape. Source: torch.nn.functional.layer_norm.
+    """
+    return OPS["layer_norm"].forward(x, normalized_shape, weight, bias, eps)[0]
+
+
+def local_response_norm(x: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    """x / (k + alpha / size * s)^beta, s the sum of x^2 over `size` neighbouring channels at the same position.
+
+    x  (N, C, *spatial); channel c sees c - size // 2 to c + (size - 1) // 2, those that there are
+
+    Returns an array of x's shape. Source: torch.nn.functional.local_response_norm (alpha is divided by size).
+    """
+    return OPS["local_response_norm"].forward(x, size, alpha, beta, k)[0]
+
+
+def bce_with_logits(
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """-(pos_weight * target * log(s) + (1 - target) * log(1 - s)) * weight with s = sigmoid(x), computed without overflow.
+
+    x, target   of one shape; targets are probabilities
+    weight      a factor for every element, pos_weight for the positive part: anything that broadcasts to x's shape; no
+                gradient
+    reduction   "mean" (over all elements), "sum" or "none"
+
+    Returns a 0-d array, or x's shape for "none". Source: torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+    return OPS["bce_with_logits"].forward(x, target, weight=weight, pos_weight=pos_weight, reduction=reduction)[0]
+
+
 def __getattr__(name: str) -> Callable[..., Any]:
     try:
         return FUNCTIONS[name]

@@ -4,7 +4,8 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
+from libc.math cimport log, sqrt
 
 cdef enum:
     ADDED = 4096  # elements of one task of add_in_order
@@ -45,3 +46,706 @@ cdef void add_block(
     for term in range(1, terms):
         for j in range(count):
             out[j] += partial[term * size + j]
+
+
+def add_row(floating[:, ::1] x, const floating[::1] row, int num_threads):
+    """x[i] += row, for every row of x."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, ADDED // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        add_row_block(&x[task * block, 0], &row[0], min(block, n - task * block), c)
+
+
+cdef void add_row_block(floating *x, const floating *row, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(count):
+        for j in range(c):
+            x[i * c + j] += row[j]
+
+
+# --- statistics of channels ------------------------------------------------------------------------------------------
+#
+# x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple of
+# the channels (narrow rows are joined to fill the lanes); the last row may be cut short. Coefficients are (images, width).
+
+
+cdef enum:
+    TOGETHER = 8  # rows whose terms are added in the array's own type before they join the float64 sums
+
+
+def moments(
+    const floating[:, ::1] x, const floating[:, ::1] pivot, double[:, :, :, ::1] sums, Py_ssize_t block_rows,
+    int num_threads,
+):
+    """sums[image, block] (2, width) = the sums of x - pivot and of (x - pivot)^2 over a block of rows."""
+    cdef Py_ssize_t blocks = sums.shape[1], width = sums.shape[3], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t task, first
+    for task in prange(sums.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
+        first = task % blocks * block
+        moments_block(
+            &x[task // blocks, first], &pivot[task // blocks, 0],
+            &sums[task // blocks, task % blocks, 0, 0], &sums[task // blocks, task % blocks, 1, 0],
+            min(block, size - first), width,
+        )
+
+
+cdef void moments_block(
+    const floating *x, const floating *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t j, stop
+    cdef floating m, a, b, c, d, e, f, g, h
+    for j in range(width):
+        sums[j] = squares[j] = 0
+    while count >= TOGETHER * width:
+        for j in range(width):
+            m = pivot[j]
+            a = x[j] - m
+            b = x[width + j] - m
+            c = x[2 * width + j] - m
+            d = x[3 * width + j] - m
+            e = x[4 * width + j] - m
+            f = x[5 * width + j] - m
+            g = x[6 * width + j] - m
+            h = x[7 * width + j] - m
+            sums[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
+            squares[j] += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+        x += TOGETHER * width
+        count -= TOGETHER * width
+    while count > 0:
+        stop = min(width, count)
+        for j in range(stop):
+            m = x[j] - pivot[j]
+            sums[j] += m
+            squares[j] += m * m
+        x += width
+        count -= width
+
+
+def products(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, ::1] mean, double[:, :, :, ::1] sums,
+    Py_ssize_t block_rows, int num_threads,
+):
+    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows."""
+    cdef Py_ssize_t blocks = sums.shape[1], width = sums.shape[3], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t task, first
+    for task in prange(sums.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
+        first = task % blocks * block
+        products_block(
+            &dy[task // blocks, first], &x[task // blocks, first], &mean[task // blocks, 0],
+            &sums[task // blocks, task % blocks, 0, 0], &sums[task // blocks, task % blocks, 1, 0],
+            min(block, size - first), width,
+        )
+
+
+cdef void products_block(
+    const floating *dy, const floating *x, const floating *mean, double *sums, double *products, Py_ssize_t count,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t j, stop
+    cdef floating m, a, b, c, d, e, f, g, h
+    for j in range(width):
+        sums[j] = products[j] = 0
+    while count >= TOGETHER * width:
+        for j in range(width):
+            m = mean[j]
+            a = dy[j]
+            b = dy[width + j]
+            c = dy[2 * width + j]
+            d = dy[3 * width + j]
+            e = dy[4 * width + j]
+            f = dy[5 * width + j]
+            g = dy[6 * width + j]
+            h = dy[7 * width + j]
+            sums[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
+            a *= x[j] - m
+            b *= x[width + j] - m
+            c *= x[2 * width + j] - m
+            d *= x[3 * width + j] - m
+            e *= x[4 * width + j] - m
+            f *= x[5 * width + j] - m
+            g *= x[6 * width + j] - m
+            h *= x[7 * width + j] - m
+            products[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
+        x += TOGETHER * width
+        dy += TOGETHER * width
+        count -= TOGETHER * width
+    while count > 0:
+        stop = min(width, count)
+        for j in range(stop):
+            sums[j] += dy[j]
+            products[j] += dy[j] * (x[j] - mean[j])
+        x += width
+        dy += width
+        count -= width
+
+
+def scale_shift(
+    const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] y, Py_ssize_t block_rows,
+    int num_threads,
+):
+    """y = (x - mean) * scale + shift; coefficients (3, images, width)."""
+    cdef Py_ssize_t width = coefficients.shape[2], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t blocks = (size + block - 1) // block
+    cdef Py_ssize_t task, image, first
+    for task in prange(x.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
+        image = task // blocks
+        first = task % blocks * block
+        scale_shift_block(
+            &x[image, first], &coefficients[0, image, 0], &coefficients[1, image, 0], &coefficients[2, image, 0],
+            &y[image, first], min(block, size - first), width,
+        )
+
+
+cdef void scale_shift_block(
+    const floating *x, const floating *mean, const floating *scale, const floating *shift, floating *y,
+    Py_ssize_t count, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t j, stop
+    while count > 0:
+        stop = min(width, count)
+        for j in range(stop):
+            y[j] = (x[j] - mean[j]) * scale[j] + shift[j]
+        x += width
+        y += width
+        count -= width
+
+
+def scale_shift_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
+    Py_ssize_t block_rows, int num_threads,
+):
+    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width)."""
+    cdef Py_ssize_t width = coefficients.shape[2], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t blocks = (size + block - 1) // block
+    cdef Py_ssize_t task, image, first
+    for task in prange(x.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
+        image = task // blocks
+        first = task % blocks * block
+        scale_shift_backward_block(
+            &dy[image, first], &x[image, first], &coefficients[0, image, 0], &coefficients[1, image, 0],
+            &coefficients[2, image, 0], &coefficients[3, image, 0], &dx[image, first], min(block, size - first), width,
+        )
+
+
+cdef void scale_shift_backward_block(
+    const floating *dy, const floating *x, const floating *mean, const floating *scale, const floating *slope,
+    const floating *shift, floating *dx, Py_ssize_t count, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t j, stop
+    while count > 0:
+        stop = min(width, count)
+        for j in range(stop):
+            dx[j] = dy[j] * scale[j] + (x[j] - mean[j]) * slope[j] + shift[j]
+        dy += width
+        x += width
+        dx += width
+        count -= width
+
+
+# --- rows along which one function is taken --------------------------------------------------------------------------
+
+
+cdef extern from "exponential.h" nogil:
+    float exp_float(float x)
+    double exp_double(double x)
+    float log_float(float x)
+    double log_double(double x)
+
+
+cdef enum:
+    TASK = 4096  # elements of one task, where rows are shorter
+    PART = 512  # elements in hand at a time
+    LANES = 8  # sums side by side
+
+
+cdef inline floating exponential(floating x) noexcept nogil:
+    if floating is float:
+        return exp_float(x)
+    else:
+        return exp_double(x)
+
+
+cdef inline floating logarithm(floating x) noexcept nogil:
+    if floating is float:
+        return log_float(x)
+    else:
+        return log_double(x)
+
+
+cdef inline double add_lanes(const double *lanes) noexcept nogil:
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+
+
+cdef inline floating row_top(const floating *x, Py_ssize_t c) noexcept nogil:
+    """The largest element; any element where NaN is among them."""
+    cdef floating lanes[LANES]
+    cdef Py_ssize_t i, j
+    cdef Py_ssize_t whole = c - c % LANES
+    cdef floating top = x[0]
+    if whole:
+        for j in range(LANES):
+            lanes[j] = x[j]
+        i = LANES
+        while i < whole:
+            for j in range(LANES):
+                lanes[j] = x[i + j] if x[i + j] > lanes[j] else lanes[j]
+            i += LANES
+        for j in range(LANES):
+            top = lanes[j] if lanes[j] > top else top
+    for i in range(whole, c):
+        top = x[i] if x[i] > top else top
+    return top
+
+
+cdef inline double row_sum(const floating *x, Py_ssize_t c) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef Py_ssize_t i = 0, j
+    cdef Py_ssize_t whole = c - c % LANES
+    for j in range(LANES):
+        lanes[j] = 0
+    while i < whole:
+        for j in range(LANES):
+            lanes[j] += x[i + j]
+        i += LANES
+    for j in range(c - whole):
+        lanes[j] += x[whole + j]
+    return add_lanes(lanes)
+
+
+cdef inline double row_dot(const floating *x, const floating *y, Py_ssize_t c) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef Py_ssize_t i = 0, j
+    cdef Py_ssize_t whole = c - c % LANES
+    for j in range(LANES):
+        lanes[j] = 0
+    while i < whole:
+        for j in range(LANES):
+            lanes[j] += x[i + j] * y[i + j]
+        i += LANES
+    for j in range(c - whole):
+        lanes[j] += x[whole + j] * y[whole + j]
+    return add_lanes(lanes)
+
+
+cdef inline double row_square(const floating *x, floating mean, Py_ssize_t c) noexcept nogil:
+    """The sum of (x - mean)^2."""
+    cdef double lanes[LANES]
+    cdef floating d
+    cdef Py_ssize_t i = 0, j
+    cdef Py_ssize_t whole = c - c % LANES
+    for j in range(LANES):
+        lanes[j] = 0
+    while i < whole:
+        for j in range(LANES):
+            d = x[i + j] - mean
+            lanes[j] += d * d
+        i += LANES
+    for j in range(c - whole):
+        d = x[whole + j] - mean
+        lanes[j] += d * d
+    return add_lanes(lanes)
+
+
+cdef inline double row_dot_3(const floating *x, const floating *y, const floating *z, Py_ssize_t c) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef Py_ssize_t i = 0, j
+    cdef Py_ssize_t whole = c - c % LANES
+    for j in range(LANES):
+        lanes[j] = 0
+    while i < whole:
+        for j in range(LANES):
+            lanes[j] += x[i + j] * y[i + j] * z[i + j]
+        i += LANES
+    for j in range(c - whole):
+        lanes[j] += x[whole + j] * y[whole + j] * z[whole + j]
+    return add_lanes(lanes)
+
+
+# --- softmax ---------------------------------------------------------------------------------------------------------
+
+
+def log_sums(const floating[:, ::1] x, double[::1] sums, int num_threads):
+    """sums[i] = log(sum(exp(x[i])))."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        log_sums_block(&x[task * block, 0], &sums[task * block], min(block, n - task * block), c)
+
+
+cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
+    """As many rows at a time as `part` holds; a longer row piece by piece."""
+    cdef floating part[PART]
+    cdef floating top
+    cdef Py_ssize_t together = max(<Py_ssize_t> 1, PART // c)
+    cdef Py_ssize_t first = 0, start, rows, size, i, j
+    while first < count:
+        rows = min(together, count - first)
+        size = min(c, <Py_ssize_t> PART)
+        for i in range(rows):
+            top = row_top(x + i * c, c)
+            sums[first + i] = top
+            for j in range(size):
+                part[i * size + j] = x[i * c + j] - top
+        for j in range(rows * size):
+            part[j] = exponential(part[j])
+        if c <= PART:
+            for i in range(rows):
+                sums[first + i] += log(row_sum(&part[i * c], c))
+        else:
+            sums[first] += log(row_sum(&part[0], PART) + rest_of_sum(x, <floating> sums[first], &part[0], c))
+        x += rows * c
+        first += rows
+
+
+cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssize_t c) noexcept nogil:
+    """The sum of exp(x - top) over a row's elements from PART on."""
+    cdef double total = 0
+    cdef Py_ssize_t start = PART, size, j
+    while start < c:
+        size = min(<Py_ssize_t> PART, c - start)
+        for j in range(size):
+            part[j] = exponential(x[start + j] - top)
+        total += row_sum(part, size)
+        start += PART
+    return total
+
+
+def softmax(const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] y, bint as_logarithm, int num_threads):
+    """y = x - sums (as_logarithm), or exp(x - sums), for the rows' log_sums."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        softmax_block(
+            &x[task * block, 0], &sums[task * block], &y[task * block, 0], min(block, n - task * block), c, as_logarithm
+        )
+
+
+cdef void softmax_block(
+    const floating *x, const double *sums, floating *y, Py_ssize_t count, Py_ssize_t c, bint as_logarithm
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating whole
+    for i in range(count):
+        whole = <floating> sums[i]
+        for j in range(c):
+            y[i * c + j] = x[i * c + j] - whole
+    if not as_logarithm:
+        for j in range(count * c):
+            y[j] = exponential(y[j])
+
+
+def softmax_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] dx, bint as_logarithm,
+    int num_threads,
+):
+    """With p = exp(x - sums): dx = dy - p * sum(dy) (as_logarithm), or (dy - sum(dy * p)) * p, along each row."""
+    cdef Py_ssize_t n = dy.shape[0], c = dy.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        softmax_backward_block(
+            &dy[task * block, 0], &x[task * block, 0], &sums[task * block], &dx[task * block, 0],
+            min(block, n - task * block), c, as_logarithm,
+        )
+
+
+cdef void softmax_backward_block(
+    const floating *dy, const floating *x, const double *sums, floating *dx, Py_ssize_t count, Py_ssize_t c,
+    bint as_logarithm,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating total
+    softmax_block(x, sums, dx, count, c, False)
+    for i in range(count):
+        if as_logarithm:
+            total = <floating> row_sum(dy, c)
+            for j in range(c):
+                dx[j] = dy[j] - dx[j] * total
+        else:
+            total = <floating> row_dot(dy, dx, c)
+            for j in range(c):
+                dx[j] = (dy[j] - total) * dx[j]
+        dy += c
+        dx += c
+
+
+def cross_entropy_backward(
+    const floating[:, ::1] x, const double[::1] sums, const long long[::1] target, const floating[::1] weight,
+    const floating[::1] direct, const floating[::1] smooth, double weight_sum, floating[:, ::1] dx, int num_threads,
+):
+    """The gradient to logits x for class indices `target`, all in range; p = exp(x - sums).
+
+    dx[i, j] = p[i, j] * (direct[i] + smooth[i] * weight_sum) - smooth[i] * weight[j] - (direct[i] if j == target[i])
+    """
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        cross_entropy_block(
+            &x[task * block, 0], &sums[task * block], &target[task * block], &weight[0], &direct[task * block],
+            &smooth[task * block], <floating> weight_sum, &dx[task * block, 0], min(block, n - task * block), c,
+        )
+
+
+cdef void cross_entropy_block(
+    const floating *x, const double *sums, const long long *target, const floating *weight, const floating *direct,
+    const floating *smooth, floating weight_sum, floating *dx, Py_ssize_t count, Py_ssize_t c,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating whole, share
+    softmax_block(x, sums, dx, count, c, False)
+    for i in range(count):
+        share = smooth[i]
+        whole = direct[i] + share * weight_sum
+        if share == 0:
+            for j in range(c):
+                dx[j] *= whole
+        else:
+            for j in range(c):
+                dx[j] = dx[j] * whole - share * weight[j]
+        dx[target[i]] -= direct[i]
+        dx += c
+
+
+# --- layer norm ------------------------------------------------------------------------------------------------------
+
+
+def layer_norm(
+    const floating[:, ::1] x, const floating[::1] weight, const floating[::1] bias, floating[:, ::1] y,
+    double[:, ::1] statistics, double eps, int num_threads,
+):
+    """y = (x - mean) * rstd * weight + bias along each row; statistics (rows, 2) = mean, rstd."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        layer_norm_block(
+            &x[task * block, 0], &weight[0], &bias[0], &y[task * block, 0], &statistics[task * block, 0], eps,
+            min(block, n - task * block), c,
+        )
+
+
+cdef void layer_norm_block(
+    const floating *x, const floating *weight, const floating *bias, floating *y, double *statistics, double eps,
+    Py_ssize_t count, Py_ssize_t c,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef double mean, rstd
+    cdef floating m, r, rest
+    for i in range(count):
+        mean = row_sum(x, c) / c
+        m = <floating> mean
+        rstd = mean - m  # what rounding the mean left over
+        rstd = 1 / sqrt(max(row_square(x, m, c) / c - rstd * rstd, <double> 0) + eps)
+        statistics[0] = mean
+        statistics[1] = rstd
+        r = <floating> rstd
+        rest = <floating> ((m - mean) * rstd)
+        for j in range(c):
+            y[j] = ((x[j] - m) * r + rest) * weight[j] + bias[j]
+        x += c
+        y += c
+        statistics += 2
+
+
+def layer_norm_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[::1] weight, const double[:, ::1] statistics,
+    floating[:, ::1] dx, double[:, :, ::1] sums, Py_ssize_t block_rows, int num_threads,
+):
+    """dx of `layer_norm`; sums[block] (2, c) = dy * normalised x and dy, summed over a block of rows."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t task
+    for task in prange(sums.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
+        layer_norm_backward_block(
+            &dy[task * block_rows, 0], &x[task * block_rows, 0], &weight[0], &statistics[task * block_rows, 0],
+            &dx[task * block_rows, 0], &sums[task, 0, 0], &sums[task, 1, 0], min(block_rows, n - task * block_rows), c,
+        )
+
+
+cdef void layer_norm_backward_block(
+    const floating *dy, const floating *x, const floating *weight, const double *statistics, floating *dx,
+    double *dweight, double *dbias, Py_ssize_t count, Py_ssize_t c,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef double rstd
+    cdef floating m, r, rest, along, level
+    for j in range(c):
+        dweight[j] = dbias[j] = 0
+    for i in range(count):
+        rstd = statistics[1]
+        m = <floating> statistics[0]
+        r = <floating> rstd
+        rest = <floating> ((m - statistics[0]) * rstd)
+        for j in range(c):  # normalised x, for now
+            dx[j] = (x[j] - m) * r + rest
+        for j in range(c):
+            dweight[j] += dy[j] * dx[j]
+            dbias[j] += dy[j]
+        level = <floating> (row_dot(dy, weight, c) / c)
+        along = <floating> (row_dot_3(dy, weight, dx, c) / c)
+        for j in range(c):
+            dx[j] = (dy[j] * weight[j] - level - dx[j] * along) * r
+        dy += c
+        x += c
+        dx += c
+        statistics += 2
+
+
+# --- local response norm ---------------------------------------------------------------------------------------------
+
+
+cdef void powers(
+    const floating *x, floating *level, floating *power, Py_ssize_t c, Py_ssize_t before, Py_ssize_t after,
+    double alpha, double beta, double k,
+) noexcept nogil:
+    """level = k + alpha * the sum of x^2 over channels j - before .. j + after, power = level^-beta."""
+    cdef Py_ssize_t j, offset
+    cdef floating factor = <floating> alpha, exponent = <floating> -beta
+    for j in range(c):
+        power[j] = factor * x[j] * x[j]
+        level[j] = <floating> k
+    for offset in range(-before, after + 1):
+        for j in range(max(-offset, <Py_ssize_t> 0), min(c - offset, c)):
+            level[j] += power[j + offset]
+    for j in range(c):
+        power[j] = exponential(exponent * logarithm(level[j]))
+
+
+def local_response_norm(
+    const floating[:, ::1] x, floating[:, ::1] y, Py_ssize_t before, Py_ssize_t after, double alpha, double beta,
+    double k, floating[:, ::1] scratch,
+):
+    """y = x * (k + alpha * the sum of x^2 over neighbouring channels)^-beta; scratch has a row of 2 * c a thread."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange(
+        (n + block - 1) // block, nogil=True, num_threads=<int> scratch.shape[0], schedule="static"
+    ):
+        response_block(
+            &x[task * block, 0], &y[task * block, 0], &scratch[threadid(), 0], min(block, n - task * block), c, before,
+            after, alpha, beta, k,
+        )
+
+
+cdef void response_block(
+    const floating *x, floating *y, floating *scratch, Py_ssize_t count, Py_ssize_t c, Py_ssize_t before,
+    Py_ssize_t after, double alpha, double beta, double k,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating *power = scratch + c
+    for i in range(count):
+        powers(x, scratch, power, c, before, after, alpha, beta, k)
+        for j in range(c):
+            y[j] = x[j] * power[j]
+        x += c
+        y += c
+
+
+def local_response_norm_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, floating[:, ::1] dx, Py_ssize_t before, Py_ssize_t after,
+    double alpha, double beta, double k, floating[:, ::1] scratch,
+):
+    """dx of `local_response_norm`."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange(
+        (n + block - 1) // block, nogil=True, num_threads=<int> scratch.shape[0], schedule="static"
+    ):
+        response_backward_block(
+            &dy[task * block, 0], &x[task * block, 0], &dx[task * block, 0], &scratch[threadid(), 0],
+            min(block, n - task * block), c, before, after, alpha, beta, k,
+        )
+
+
+cdef void response_backward_block(
+    const floating *dy, const floating *x, floating *dx, floating *scratch, Py_ssize_t count, Py_ssize_t c,
+    Py_ssize_t before, Py_ssize_t after, double alpha, double beta, double k,
+) noexcept nogil:
+    cdef Py_ssize_t i, j, offset
+    cdef floating *level = scratch
+    cdef floating *power = scratch + c
+    cdef floating factor = <floating> (-2 * alpha * beta)
+    for i in range(count):
+        powers(x, level, power, c, before, after, alpha, beta, k)
+        for j in range(c):
+            level[j] = dy[j] * x[j] * power[j] / level[j]
+            dx[j] = 0
+        for offset in range(-after, before + 1):
+            for j in range(max(-offset, <Py_ssize_t> 0), min(c - offset, c)):
+                dx[j] += level[j + offset]
+        for j in range(c):
+            dx[j] = dy[j] * power[j] + factor * x[j] * dx[j]
+        dy += c
+        x += c
+        dx += c
+
+
+# --- prelu -----------------------------------------------------------------------------------------------------------
+
+
+def prelu(const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] y, Py_ssize_t block_rows, int num_threads):
+    """y = x where x > 0, else weight * x; x (1, elements) in rows of `width` = len(weight), as for `moments`."""
+    cdef Py_ssize_t width = weight.shape[0], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t task
+    for task in prange((size + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        prelu_block(&x[0, task * block], &weight[0], &y[0, task * block], min(block, size - task * block), width)
+
+
+cdef void prelu_block(
+    const floating *x, const floating *weight, floating *y, Py_ssize_t count, Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating below
+    while count > 0:
+        for j in range(min(width, count)):
+            below = x[j] * weight[j]
+            y[j] = x[j] if x[j] > 0 else below
+        x += width
+        y += width
+        count -= width
+
+
+def prelu_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] dx,
+    double[:, :, :, ::1] sums, Py_ssize_t block_rows, int num_threads,
+):
+    """dx of `prelu`; sums[0, block, 0] (width,) = the sums of dy * x where x is not > 0."""
+    cdef Py_ssize_t width = weight.shape[0], size = x.shape[1]
+    cdef Py_ssize_t block = block_rows * width
+    cdef Py_ssize_t task
+    for task in prange((size + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        prelu_backward_block(
+            &dy[0, task * block], &x[0, task * block], &weight[0], &dx[0, task * block], &sums[0, task, 0, 0],
+            min(block, size - task * block), width,
+        )
+
+
+cdef void prelu_backward_block(
+    const floating *dy, const floating *x, const floating *weight, floating *dx, double *sums, Py_ssize_t count,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating below, product, d
+    for j in range(width):
+        sums[j] = 0
+    while count > 0:
+        for j in range(min(width, count)):
+            d = dy[j]
+            below = d * weight[j]
+            product = d * x[j]
+            dx[j] = d if x[j] > 0 else below
+            sums[j] += 0 if x[j] > 0 else product
+        dy += width
+        x += width
+        dx += width
+        count -= width

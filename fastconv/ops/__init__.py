@@ -4,7 +4,8 @@ A file holds, in this order: the maths and shapes (its docstring), the shape rul
 backward. `conv.py` is the worked example.
 """
 
-from fastconv.ops import conv
+from fastconv.ops import conv, conv_transpose, pool, resample
+from fastconv.ops import activation, dropout, linear, loss, norm  # noqa: F401, I001
 from fastconv.ops.registry import OPS, Op, register
 
-__all__ = ["OPS", "Op", "conv", "register"]
+__all__ = ["OPS", "Op", "register"]

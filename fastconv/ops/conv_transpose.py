@@ -9,8 +9,8 @@
                                               + output_padding
 
 Hence with that convolution: y is its gradient to the input for dy = x, dx is its forward on dy, dw its gradient to the
-weights with x and dy in each other's place (torch.nn.functional.conv_transpose2d; ONNX ConvTranspose; chapter, "upsampling
-layers").
+weights with x and dy in each other's place (torch.nn.functional.conv_transpose2d; ONNX ConvTranspose; chapter,
+"upsampling layers").
 """
 
 from __future__ import annotations

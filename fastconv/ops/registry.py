@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,31 +50,49 @@ def register(
 
     name      a Python identifier that no operation has yet; files that use the operation name it so
     forward   forward(*arrays, **options) -> (output, saved)
-    backward  backward(dy, saved) -> the gradient, or a tuple with one per positional array, None where there is none
+    backward  backward(dy, saved) -> the gradient to the first array, or a tuple with one per positional array, None where
+              there is none
 
     The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer
     and a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
     cannot be called.
     """
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+    from fastconv import functional
+
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise ValueError(f"register: name must be a public Python identifier, got {name!r}")
     if name in OPS:
         raise ValueError(f"register: an operation is already named {name!r}")
+    if hasattr(functional, name):
+        raise ValueError(f"register: fastconv.functional has a {name!r} already")
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function):
             raise TypeError(f"register: {role} must be callable, got {function!r}")
 
     def backward_with_needs(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
         gradients = backward(dy, saved)
-        return gradients if isinstance(gradients, tuple) else (gradients,)
+        if not isinstance(gradients, tuple):
+            gradients = (gradients, *(None,) * (len(needs) - 1))
+        asked, beyond = gradients[: len(needs)], gradients[len(needs) :]  # beyond: arguments that were left out
+        if len(asked) < len(needs) or any(gradient is not None for gradient in beyond):
+            raise ValueError(
+                f"{name}: backward must give one gradient per positional argument, got {len(gradients)} for {len(needs)}"
+            )
+        return asked
+
+    def checked_forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        result = forward(*arrays, **options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"{name}: forward must return (output, saved), got {type(result).__name__}")
+        return result
 
     def call(*arrays: Any, **options: Any) -> Any:
-        return forward(*arrays, **options)[0]
+        return checked_forward(*arrays, **options)[0]
 
     call.__name__ = call.__qualname__ = name
     call.__module__ = "fastconv.functional"
     call.__doc__ = forward.__doc__
-    OPS[name] = Op(name, forward, backward_with_needs)
+    OPS[name] = Op(name, checked_forward, backward_with_needs)
     FUNCTIONS[name] = call
     return call
 

@@ -1,0 +1,184 @@
+"""The fully-connected layer's arithmetic, and the way from images to it.
+
+    linear     y[..., k] = b[k] + sum over f of x[..., f] * w[k, f]
+
+    x   (..., F)
+    w   (K, F)
+    b   (K,) or None
+    y   (..., K)
+
+    flatten    y[n] = the elements of x[n] in logical order (C, then the spatial axes)
+
+    x   (N, ...)
+    y   (N, F)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import blas, rows
+from fastconv.arrays import as_floats, channel_sums, logical, need_axes
+from fastconv.errors import ShapeError
+from fastconv.ops.common import contiguous, copied, need_entries
+from fastconv.ops.registry import add
+from fastconv.workspace import allocate, require
+
+TASKS = 16  # blocks that a product is cut into where its size allows
+NARROWEST = 48  # rows or columns of a block: below, packing costs as much as multiplying
+SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
+LONGEST = 1 << 30  # rows or columns of a block: BLAS counts in 32 bits
+
+
+Gradients = tuple["np.ndarray | None", ...]
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+def prepare(x: Any, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    x, w, b = as_floats("linear", x=x, w=w, b=b)
+    need_axes("linear", "w", w, "K F")
+    if x.ndim < 2:
+        raise ShapeError(f"linear: x must have at least 2 axes (N F), got {x.ndim}: shape {x.shape}")
+    if x.shape[-1] != w.shape[1]:
+        raise ShapeError(f"linear: x must have as many features as w, got x {x.shape} and w {w.shape}")
+    need_entries("linear", "row of w", w.shape[:1], b=b)
+    require("linear", x.dtype.itemsize * w.shape[0] * math.prod(x.shape[:-1]))
+    return x, w, b
+
+
+def prepare_flatten(x: Any) -> tuple[np.ndarray, int]:
+    """x and the features of a row of y."""
+    (x,) = as_floats("flatten", x=x)
+    if x.ndim < 1:
+        raise ShapeError(f"flatten: x must have at least 1 axis (N), got a single number of shape {x.shape}")
+    return x, math.prod(x.shape[1:])
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def reference(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Any]:
+    x, w, b = prepare(x, w, b)
+    ws, bs = w.tolist(), [0.0] * len(w) if b is None else b.tolist()
+    ys = []
+    for row in x.reshape(-1, x.shape[-1]).tolist():
+        for weights, total in zip(ws, bs, strict=True):
+            for value, weight in zip(row, weights, strict=True):
+                total += value * weight
+            ys.append(total)
+    return np.array(ys, x.dtype).reshape(*x.shape[:-1], len(ws)), (x, w, b)
+
+
+def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
+    x, w, b = saved
+    filters, features = w.shape
+    ws, xs, dys = w.tolist(), x.reshape(-1, features).tolist(), dy.reshape(-1, filters).tolist()
+    dxs = [[0.0] * features for _ in xs]
+    dws, dbs = [[0.0] * features for _ in ws], [0.0] * filters
+    for n, row in enumerate(xs):
+        for k, d in enumerate(dys[n]):
+            dbs[k] += d
+            for f in range(features):
+                dxs[n][f] += d * ws[k][f]
+                dws[k][f] += d * row[f]
+    db = None if b is None else np.array(dbs, dy.dtype)
+    return np.array(dxs, dy.dtype).reshape(x.shape), np.array(dws, dy.dtype), db
+
+
+def flatten_reference(x: Any) -> tuple[np.ndarray, Any]:
+    x, features = prepare_flatten(x)
+    return np.array(list(x.flat), x.dtype).reshape(len(x), features), x.shape
+
+
+def flatten_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
+    return (np.array(list(dy.flat), dy.dtype).reshape(saved),)
+
+
+# --- fast: one BLAS call a block of the output -----------------------------------------------------------------------
+
+
+class Saved(NamedTuple):
+    x: np.ndarray  # (..., F)
+    w: np.ndarray  # (K, F)
+    has_bias: bool
+
+
+def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
+    x, w, b = prepare(x, w, b)
+    y = product(x.reshape(-1, x.shape[-1]), w.T)
+    if b is not None and y.size:
+        rows.add_row(y, np.ascontiguousarray(b), runtime.threads_for(2 * y.nbytes))
+    return y.reshape(*x.shape[:-1], len(w)), Saved(x, w, b is not None)
+
+
+def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
+    x, w, has_bias = saved
+    dy_rows = dy.reshape(-1, len(w))  # (rows, K)
+    dx = product(dy_rows, w).reshape(x.shape) if needs[0] else None  # y = x @ w.T
+    dw = product(dy_rows.T, x.reshape(-1, x.shape[-1])) if needs[1] else None
+    db = None
+    if has_bias and len(needs) > 2 and needs[2]:
+        db = channel_sums(np.ascontiguousarray(dy_rows)).astype(dy.dtype)
+    return dx, dw, db
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b; a matrix whose transpose is contiguous goes to BLAS as it is."""
+    (m, k), n = a.shape, b.shape[1]
+    y = allocate("linear", (m, n), a.dtype)
+    if not k:
+        y[...] = 0
+        return y
+    pieces = 1 if m * n * k < SMALL else max(1, min(TASKS, max(m, n) // NARROWEST))
+    row_block, column_block = min(m, LONGEST), min(n, LONGEST)
+    if m > n:
+        row_block = -(-row_block // pieces)
+    else:
+        column_block = -(-column_block // pieces)
+    a, a_turned = _matrix(a)
+    b, b_turned = _matrix(b)
+    with runtime.blas_held():
+        blas.matmul(
+            a, a_turned, b, b_turned, y, max(1, row_block), max(1, column_block), runtime.threads_for(m * n * k // 4)
+        )  # fmt: skip
+    return y
+
+
+def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
+    """`a` or its transpose, C-contiguous, and whether it is the transpose."""
+    if a.flags.c_contiguous:
+        return a, False
+    if a.flags.f_contiguous:
+        return a.T, True
+    return contiguous("linear", a), False
+
+
+# --- flatten: a copy in logical order --------------------------------------------------------------------------------
+
+
+class Flattened(NamedTuple):
+    shape: tuple[int, ...]
+    channels_last: bool  # in memory
+
+
+def flatten_forward(x: Any) -> tuple[np.ndarray, Flattened]:
+    x, features = prepare_flatten(x)
+    last = x.ndim > 2 and not x.flags.c_contiguous and x.transpose(0, *range(2, x.ndim), 1).flags.c_contiguous
+    return copied("flatten", x).reshape(len(x), features), Flattened(x.shape, last)
+
+
+def flatten_backward(dy: np.ndarray, saved: Flattened, needs: tuple[bool, ...]) -> Gradients:
+    """dy in x's shape, and channels-last where x was."""
+    dx = contiguous("flatten", dy).reshape(saved.shape)
+    if saved.channels_last:
+        return (logical(copied("flatten", dx.transpose(0, *range(2, dx.ndim), 1))),)
+    return (copied("flatten", dx) if np.may_share_memory(dx, dy) else dx,)
+
+
+add("linear", forward, backward, reference, reference_backward)
+add("flatten", flatten_forward, flatten_backward, flatten_reference, flatten_reference_backward)
