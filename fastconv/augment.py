@@ -1,0 +1,299 @@
+"""Random changes to a batch of images, for training: `aug(x, rng) -> a new array`.
+
+    augment = Compose(Shift(2), Flip(), Noise(0.02))
+    trainer.fit(X, y, epochs=10, augment=augment)
+
+x is (N, C, H, W), of a float type or of integers (uint8 pixels); the type stays, `Normalize` apart, and integers are
+rounded and kept in their range. What is random comes from `rng` alone, each image on its own, and what an image moves
+away from is filled with zeros. Each augmentation is a small frozen object; `config` gives it as data, `from_config`
+rebuilds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from fastconv.errors import ShapeError
+from fastconv.random import as_generator
+from fastconv.window import integers
+
+__all__ = ["Affine", "Augment", "Compose", "Crop", "CutOut", "Flip", "Noise", "Normalize", "Shift", "from_config"]
+
+CHUNK = 1 << 14  # elements that are interpolated at a time: their intermediate values stay in the cache
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Base of the augmentations."""
+
+    def __call__(self, x: Any, rng: np.random.Generator | int | None = None) -> np.ndarray:
+        """A changed copy of the batch x (N, C, H, W). Raises ShapeError for other axes, TypeError for no numbers."""
+        x = np.asarray(x)
+        if x.ndim != 4:
+            raise ShapeError(f"{self._name}: x must have 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
+        if x.dtype.kind not in "fiu":
+            raise TypeError(f"{self._name}: x must hold floats or integers, got {x.dtype}")
+        return self._apply(x, as_generator(rng))
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def config(self) -> dict[str, Any]:
+        """The augmentation as data, for JSON."""
+        return {"augment": self._name, **dataclasses.asdict(self)}
+
+    def _check(self, name: str, low: float, high: float = np.inf) -> None:
+        value = getattr(self, name)
+        if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+            raise TypeError(f"{self._name}: {name} must be a number, got {value!r}")
+        if not low <= value <= high or not np.isfinite(value):
+            bounds = f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
+            raise ValueError(f"{self._name}: {name} must be finite and {bounds}, got {value!r}")
+        object.__setattr__(self, name, value.item() if isinstance(value, np.number) else value)
+
+    def _integer(self, name: str, low: int) -> None:
+        object.__setattr__(self, name, integers(self._name, name, getattr(self, name), 1, low)[0])
+
+
+def _windows(x: np.ndarray, top: np.ndarray, left: np.ndarray, size: tuple[int, int], padding: int) -> np.ndarray:
+    """From each image, with `padding` zeros around it, the window of `size` whose corner is at (top, left)."""
+    n, c, h, w = x.shape
+    padded = np.zeros((n, c, h + 2 * padding, w + 2 * padding), x.dtype)
+    padded[:, :, padding : padding + h, padding : padding + w] = x
+    views = sliding_window_view(padded, size, axis=(2, 3))  # (N, C, tops, lefts, *size)
+    return views[np.arange(n), :, top, left]
+
+
+@dataclass(frozen=True)
+class Shift(Augment):
+    """Move by up to `pixels` whole pixels along each axis, every distance alike."""
+
+    pixels: int = 1
+
+    def __post_init__(self) -> None:
+        self._integer("pixels", 0)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left = rng.integers(0, 2 * self.pixels + 1, (2, len(x)))
+        return _windows(x, top, left, x.shape[2:], self.pixels)
+
+
+@dataclass(frozen=True)
+class Crop(Augment):
+    """A window of `size` (an int or (height, width); default: the image's own) at a random place of the image with
+    `padding` zeros around it."""
+
+    size: int | tuple[int, int] | None = None
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        self._integer("padding", 0)
+        if self.size is not None:
+            object.__setattr__(self, "size", integers("Crop", "size", self.size, 2, 1))
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width = self.size or x.shape[2:]  # type: ignore[misc]
+        tops, lefts = (n + 2 * self.padding - s for n, s in zip(x.shape[2:], (height, width), strict=True))
+        if min(tops, lefts) < 0:
+            raise ShapeError(
+                f"Crop: size {(height, width)} must fit the image {x.shape[2:]} with padding {self.padding}"
+            )
+        top, left = rng.integers(0, tops + 1, len(x)), rng.integers(0, lefts + 1, len(x))
+        return _windows(x, top, left, (height, width), self.padding)
+
+
+@dataclass(frozen=True)
+class Flip(Augment):
+    """Mirror left to right with probability `p` (and, where `vertical`, top to bottom, on its own)."""
+
+    p: float = 0.5
+    horizontal: bool = True
+    vertical: bool = False
+
+    def __post_init__(self) -> None:
+        self._check("p", 0, 1)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        y = x.copy()
+        for wanted, turned in ((self.horizontal, np.s_[..., ::-1]), (self.vertical, np.s_[..., ::-1, :])):
+            if wanted:
+                chosen = rng.random(len(x)) < self.p
+                y[chosen] = y[chosen][turned]
+        return y
+
+
+@dataclass(frozen=True)
+class Affine(Augment):
+    """Rotate by up to `rotate` degrees, scale by a factor in [1 - scale, 1 + scale] and move by up to `shift` pixels,
+    about the image's centre, with bilinear interpolation."""
+
+    rotate: float = 10.0
+    scale: float = 0.1
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("rotate", 0, 180)
+        self._check("scale", 0, 0.9)
+        self._check("shift", 0)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        angle, factor, down, right = rng.uniform(-1, 1, (4, len(x), 1))
+        angle, factor = np.deg2rad(self.rotate) * angle, 1 + self.scale * factor
+        matrix = np.stack([np.cos(angle) / factor, np.sin(angle) / factor, self.shift * down, self.shift * right])
+        y = np.empty(x.shape, x.dtype)
+        images = max(1, CHUNK // max(1, x[0].size)) if len(x) else 1
+        for at in range(0, len(x), images):
+            y[at : at + images] = _affine(x[at : at + images], *matrix[:, at : at + images])
+        return y
+
+
+def _affine(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Each image turned by its angle and moved; cos and sin (N, 1) are divided by the factor of its size."""
+    n, c, h, w = x.shape
+    rows, columns = np.arange(h) - (h - 1) / 2, np.arange(w) - (w - 1) / 2
+    # where each output pixel comes from, (N, H, 1) + (N, 1, W), counted in the image with one zero around it
+    i = (cos * rows + (h + 1) / 2 - down)[:, :, None] - (sin * columns)[:, None, :]
+    j = (sin * rows + (w + 1) / 2 - right)[:, :, None] + (cos * columns)[:, None, :]
+    dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    i, j = np.clip(i, 0, h + 1).astype(dtype), np.clip(j, 0, w + 1).astype(dtype)
+    top, left = i.astype(np.intp), j.astype(np.intp)  # floor: neither is negative
+    below, beside = (i - top).astype(dtype)[:, None], (j - left).astype(dtype)[:, None]
+    padded = np.zeros((n, c, h + 3, w + 3), dtype)
+    padded[:, :, 1 : h + 1, 1 : w + 1] = x
+    index = (top * (w + 3) + left)[:, None] + np.arange(n * c).reshape(n, c, 1, 1) * ((h + 3) * (w + 3))
+    flat = padded.reshape(-1)
+    corners = [flat[offset:].take(index) for offset in (0, 1, w + 3, w + 4)]  # (N, C, H, W)
+    upper = corners[0] + (corners[1] - corners[0]) * beside
+    lower = corners[2] + (corners[3] - corners[2]) * beside
+    return _as(upper + (lower - upper) * below, x.dtype)
+
+
+@dataclass(frozen=True)
+class Noise(Augment):
+    """Add normal noise with standard deviation `std`, in the units of x."""
+
+    std: float = 0.05
+
+    def __post_init__(self) -> None:
+        self._check("std", 0)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        noise = rng.standard_normal(x.shape, np.float64 if x.dtype == np.float64 else np.float32)
+        noise *= self.std
+        noise += x
+        return _as(noise, x.dtype)
+
+
+@dataclass(frozen=True)
+class CutOut(Augment):
+    """Zeros in a square of `size` pixels about a random pixel, cut off at the border (DeVries and Taylor, 2017)."""
+
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        self._integer("size", 1)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        inside = []  # (N, H) and (N, W)
+        for length in x.shape[2:]:
+            start = rng.integers(0, length, (len(x), 1)) - self.size // 2
+            at = np.arange(length)
+            inside.append((at >= start) & (at < start + self.size))
+        keep = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])  # (N, 1, H, W)
+        return np.where(keep, x, x.dtype.type(0))
+
+
+@dataclass(frozen=True)
+class Normalize(Augment):
+    """(x - mean) / std, numbers or one per channel; integers become float32.
+
+    Nothing here is random: what is trained with it must be evaluated with it. Where x cannot be normalised beforehand,
+    a first layer BatchNorm2d(channels, affine=False) does it in training and inference alike.
+    """
+
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = np.asarray(getattr(self, name))
+            if values.dtype.kind not in "fiu" or values.ndim > 1 or not np.isfinite(values).all():
+                raise ValueError(
+                    f"Normalize: {name} must be a finite number or one per channel, got {values.tolist()!r}"
+                )
+            object.__setattr__(self, name, tuple(values.tolist()) if values.ndim else values.item())
+        if not np.all(np.asarray(self.std) > 0):
+            raise ValueError(f"Normalize: std must be positive, got {self.std!r}")
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float32)
+        mean, std = (np.asarray(value, dtype).reshape(1, -1, 1, 1) for value in (self.mean, self.std))
+        if {mean.shape[1], std.shape[1]} - {1, x.shape[1]}:
+            raise ShapeError(
+                f"Normalize: mean and std must be one number or {x.shape[1]}, one per channel of {x.shape}"
+            )
+        y = x - mean if x.dtype.kind == "f" else x.astype(dtype) - mean
+        y /= std
+        return y
+
+
+@dataclass(frozen=True, init=False)
+class Compose(Augment):
+    """One after the other: `Compose(Shift(1), Noise(0.1))`."""
+
+    parts: tuple[Augment, ...]
+
+    def __init__(self, *parts: Augment) -> None:
+        for part in parts:
+            if not isinstance(part, Augment):
+                raise TypeError(f"Compose: its parts must be augmentations, got {part!r}")
+        object.__setattr__(self, "parts", parts)
+
+    def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.parts:
+            return x.copy()
+        for part in self.parts:
+            x = part(x, rng)
+        return x
+
+    def config(self) -> dict[str, Any]:
+        return {"augment": "Compose", "parts": [part.config() for part in self.parts]}
+
+
+def _as(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats as `dtype`; integers are rounded and kept in its range."""
+    if dtype.kind == "f":
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    np.rint(values, out=values)
+    np.clip(values, limits.min, limits.max, out=values)
+    return values.astype(dtype)
+
+
+AUGMENTS: dict[str, type[Augment]] = {
+    cls.__name__: cls for cls in (Affine, Compose, Crop, CutOut, Flip, Noise, Normalize, Shift)
+}
+
+
+def from_config(config: Any) -> Augment:
+    """Build an augmentation from `Augment.config`'s data; ValueError or TypeError for anything else."""
+    cls = AUGMENTS.get(str(config.get("augment"))) if isinstance(config, dict) else None
+    if cls is None:
+        raise ValueError(f"no augmentation is configured by {str(config)[:80]!r}")
+    options = {name: value for name, value in config.items() if name != "augment"}
+    if cls is Compose:
+        parts = options.get("parts")
+        if not isinstance(parts, list) or len(options) != 1:
+            raise ValueError("Compose is configured by its list of parts")
+        return Compose(*map(from_config, parts))
+    return cls(**options)

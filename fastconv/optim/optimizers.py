@@ -1,0 +1,423 @@
+"""Optimisers: torch.optim's update rules, one fused pass over each parameter's memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastconv import arrays, runtime
+from fastconv._ext import update
+from fastconv.optim.schedules import Schedule, as_rate, number, rate_from_data
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "from_config", "global_norm"]
+
+BLOCK = 16384  # elements that one partial sum of squares covers
+
+
+def global_norm(gradients: Mapping[str, np.ndarray]) -> float:
+    """The Euclidean norm of all gradients as one vector: summed in float64, in a fixed order."""
+    sums = np.empty(sum(-(-g.size // BLOCK) for g in gradients.values()))
+    at = 0
+    for g in gradients.values():
+        if g.size:
+            blocks = -(-g.size // BLOCK)
+            flat = arrays.flat(arrays.dense("global_norm", g))
+            update.squares(flat, sums[at : at + blocks], BLOCK, runtime.threads_for(g.nbytes))
+            at += blocks
+    return math.sqrt(sums.sum())
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What a step needs of one parameter."""
+
+    parameter: np.ndarray
+    dense: np.ndarray  # the parameter itself, or a C-contiguous copy where its elements do not fill one run of memory
+    flat: np.ndarray  # the memory of `dense`
+    flats: dict[str, np.ndarray]  # the slots' memory, in the order of `dense`
+    options: dict[str, Any]
+
+
+class Optimizer:
+    """Base of the optimisers.
+
+    steps        how many steps were taken
+    total_steps  the steps of the whole run, for schedules that do not say it themselves; a Trainer sets it
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()  # names of the arrays kept for each parameter
+    kernel_passes: ClassVar[int] = 4  # arrays that a step reads and writes, about
+
+    def __init__(self, options: dict[str, Any], clip_norm: float | None, groups: Sequence[Mapping[str, Any]]) -> None:
+        self._options = self._checked(options)
+        self._groups = [self._group(group) for group in groups]
+        self.clip_norm = clip_norm if clip_norm is None else number(self._name, "clip_norm", clip_norm)
+        self.steps = 0
+        self.total_steps: int | None = None
+        self._memory: dict[str, dict[str, np.ndarray]] = {}
+        self._updates: dict[str, int] = {}  # steps that each parameter took part in
+        self._plans: dict[str, _Plan] = {}
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    # --- to be written by each optimiser
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options given, as what they must be; raises for what they must not."""
+        checked: dict[str, Any] = {}
+        for name, value in options.items():
+            if name == "lr":
+                checked[name] = as_rate(self._name, value)
+            elif name == "betas":
+                if not isinstance(value, (tuple, list)) or len(value) != 2:
+                    raise TypeError(f"{self._name}: betas must be two numbers, got {value!r}")
+                checked[name] = tuple(number(self._name, "betas", beta, 0, 1) for beta in value)
+                if max(checked[name]) == 1:
+                    raise ValueError(f"{self._name}: betas must be below 1, got {value!r}")
+            elif name in ("nesterov", "centered"):
+                if not isinstance(value, (bool, np.bool_)):
+                    raise TypeError(f"{self._name}: {name} must be True or False, got {value!r}")
+                checked[name] = bool(value)
+            else:
+                checked[name] = number(self._name, name, value, 0, 1 if name == "alpha" else math.inf)
+        return checked
+
+    def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
+        """The slots in use with these options."""
+        return self.slots
+
+    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+        raise NotImplementedError
+
+    def _threads(self, g: np.ndarray) -> int:
+        return runtime.threads_for(self.kernel_passes * g.nbytes)
+
+    # --- options
+
+    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """A group as {"match": tuple, "ndim": int or None, "options": dict}."""
+        if not isinstance(group, Mapping):
+            raise TypeError(f"{self._name}: a group must be a dict, got {group!r}")
+        options = {name: value for name, value in group.items() if name not in ("match", "ndim")}
+        for name in options:
+            if name not in self._options:
+                known = ", ".join(["match", "ndim", *self._options])
+                raise ValueError(f"{self._name}: a group has no option {name!r} (it may have {known})")
+        match, ndim = group.get("match", "*"), group.get("ndim")
+        patterns = tuple(match) if isinstance(match, (tuple, list)) else (match,)
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError(f"{self._name}: a group's match must be a name pattern or a list of them, got {match!r}")
+        if ndim is not None and (isinstance(ndim, bool) or not isinstance(ndim, int)):
+            raise TypeError(f"{self._name}: a group's ndim must be an int, got {ndim!r}")
+        return {"match": patterns, "ndim": ndim, "options": self._checked(options)}
+
+    def options_of(self, name: str, ndim: int) -> dict[str, Any]:
+        """The options that hold for the parameter called `name` with `ndim` axes."""
+        for group in self._groups:
+            fits = any(fnmatchcase(name, pattern) for pattern in group["match"])
+            if fits and group["ndim"] in (None, ndim):
+                return {**self._options, **group["options"]}
+        return self._options
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate, a number or a schedule; may be set. Groups with one of their own keep it."""
+        return self._options["lr"]
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        self._options["lr"] = as_rate(self._name, value)
+        self._plans.clear()
+
+    def learning_rate(self, step: int | None = None) -> float:
+        """The rate of step number `step`, counted from 0; default: of the next step."""
+        return self._rate(self.lr, self.steps if step is None else step)
+
+    def _rate(self, rate: float | Schedule, step: int) -> float:
+        return rate(step, self.total_steps) if isinstance(rate, Schedule) else rate
+
+    # --- the step
+
+    def step(
+        self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray], *, norm: float | None = None
+    ) -> None:
+        """Update the parameters in place; the gradients stay as they are.
+
+        parameters, gradients   dicts with the same keys and shapes (`net.parameters()`, `value_and_grad`)
+        norm                    `global_norm(gradients)` where it is known already
+
+        Raises ValueError, before anything is changed, where the two do not fit.
+        """
+        if parameters.keys() != gradients.keys():
+            odd = sorted(map(str, parameters.keys() ^ gradients.keys()))
+            raise ValueError(
+                f"{self._name}.step: parameters and gradients must have the same keys, but only one of them has "
+                f"{', '.join(odd[:6])}{' …' if len(odd) > 6 else ''}"
+            )
+        work = [(name, *self._prepare(name, p, gradients[name])) for name, p in parameters.items()]
+        scale = 1.0
+        if self.clip_norm is not None:
+            norm = global_norm(gradients) if norm is None else norm
+            scale = min(1.0, self.clip_norm / (norm + 1e-6))
+        rates = {id(plan.options["lr"]): plan.options["lr"] for _, plan, _ in work}
+        now = {key: self._rate(rate, self.steps) for key, rate in rates.items()}
+        for name, plan, g in work:
+            updates = self._updates[name] = self._updates.get(name, 0) + 1
+            if plan.dense is not plan.parameter:
+                np.copyto(plan.dense, plan.parameter)
+            self._update(plan, g, scale, now[id(plan.options["lr"])], updates)
+            if plan.dense is not plan.parameter:
+                np.copyto(plan.parameter, plan.dense)
+        self.steps += 1
+
+    def _prepare(self, name: str, p: np.ndarray, g: np.ndarray) -> tuple[_Plan, np.ndarray]:
+        """The plan for a parameter, and its gradient as one run in the same memory order."""
+        plan = self._plans.get(name)
+        if plan is None or plan.parameter is not p:
+            plan = self._plans[name] = self._plan(name, p)
+        if g.shape != p.shape:
+            raise ValueError(f"{self._name}.step: {name} has shape {p.shape}, its gradient {g.shape}")
+        if g.dtype != p.dtype:
+            g = g.astype(p.dtype)
+        return plan, arrays.flat(arrays.like(self._name, g, plan.dense))
+
+    def _plan(self, name: str, p: np.ndarray) -> _Plan:
+        owner = f"{self._name}.step"
+        if not isinstance(p, np.ndarray) or p.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{owner}: {name} must be a float32 or float64 array, got {getattr(p, 'dtype', type(p))}")
+        if not p.flags.writeable:
+            raise ValueError(f"{owner}: {name} is read-only")
+        dense = arrays.dense(owner, p)
+        options = self.options_of(name, p.ndim)
+        slots = self._slots(options)
+        memory = self._memory.setdefault(name, {})
+        for slot in list(memory):
+            if slot not in slots:
+                del memory[slot]
+        for slot in slots:
+            kept = memory.get(slot)
+            if kept is not None and kept.shape != p.shape:
+                raise ValueError(f"{owner}: {name} has shape {p.shape}, its {slot} {kept.shape}")
+            if kept is None or kept.dtype != p.dtype or kept.strides != dense.strides:
+                memory[slot] = arrays.empty_like(owner, dense)
+                memory[slot][...] = 0 if kept is None else kept
+        flats = {slot: arrays.flat(array) for slot, array in memory.items()}
+        return _Plan(p, dense, arrays.flat(dense), flats, options)
+
+    # --- as data
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """The steps that each parameter took part in, by name."""
+        return dict(self._updates)
+
+    def _state(self) -> Iterator[tuple[str, str, np.ndarray]]:
+        """(slot, parameter's name, the array itself)."""
+        for slot in self.slots:
+            for name, memory in self._memory.items():
+                if slot in memory:
+                    yield slot, name, memory[slot]
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"steps": int, "updates": {name: int}, slot: {name: copy of the array}, …}: numbers and arrays only."""
+        state: dict[str, Any] = {"steps": self.steps, "updates": self.updates}
+        for slot in self.slots:
+            state[slot] = {}
+        for slot, name, array in self._state():
+            state[slot][name] = np.array(array, order="C")
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; ValueError for what is no such thing, and then nothing is changed."""
+        owner = f"{self._name}.load_state_dict"
+        if not isinstance(state, Mapping) or state.keys() != {"steps", "updates", *self.slots}:
+            raise ValueError(
+                f"{owner}: the entries must be {', '.join(['steps', 'updates', *self.slots])}, all of them"
+            )
+        steps = _count(owner, "steps", state["steps"])
+        updates = {str(name): _count(owner, f"updates of {name}", value) for name, value in state["updates"].items()}
+        memory: dict[str, dict[str, np.ndarray]] = {}
+        for slot in self.slots:
+            for name, value in state[slot].items():
+                array = np.array(value)
+                if array.dtype not in (np.float32, np.float64):
+                    raise ValueError(f"{owner}: {slot} of {name} must be float32 or float64, got {array.dtype}")
+                memory.setdefault(name, {})[slot] = array
+        self.steps, self._updates, self._memory = steps, updates, memory
+        self._plans.clear()
+
+    def config(self) -> dict[str, Any]:
+        """The optimiser's arguments as data, for JSON; `from_config` rebuilds it (without its state)."""
+        groups = [
+            {"match": list(group["match"]), "ndim": group["ndim"], **_as_data(group["options"])}
+            for group in self._groups
+        ]
+        return {"optimizer": self._name, **_as_data(self._options), "clip_norm": self.clip_norm, "groups": groups}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items() if name != "optimizer")
+        return f"{self._name}({arguments})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent.
+
+    lr            the learning rate, a number or a schedule
+    momentum      u = momentum * u + g in place of the gradient g (default 0)
+    nesterov      g + momentum * u in place of u; needs a momentum
+    weight_decay  this times the parameter is added to its gradient (default 0)
+    clip_norm     scale all gradients so that their global norm is at most this (default None: do not)
+    groups        options of their own for some parameters: see `fastconv.optim`
+
+    Raises ValueError or TypeError for values out of range.
+    """
+
+    slots = ("momentum",)
+    kernel_passes = 5
+
+    def __init__(
+        self,
+        lr: float | Schedule,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(options, clip_norm, groups)
+        for group in ({"options": {}}, *self._groups):
+            merged = {**self._options, **group["options"]}
+            if merged["nesterov"] and not merged["momentum"]:
+                raise ValueError("SGD: nesterov needs a momentum above 0")
+
+    def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
+        return self.slots if options["momentum"] else ()
+
+    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+        o = plan.options
+        update.sgd(
+            plan.flat, g, plan.flats.get("momentum"), scale, o["weight_decay"], lr, o["momentum"], o["nesterov"],
+            self._threads(g),
+        )  # fmt: skip
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015), weight decay added to the gradient. Arguments as torch's; see `SGD` for the rest."""
+
+    slots = ("mean", "square")
+    kernel_passes = 7
+    decoupled: ClassVar[bool] = False  # weight decay shrinks the parameter itself
+
+    def __init__(
+        self,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, clip_norm, groups)
+
+    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+        o = plan.options
+        beta1, beta2 = o["betas"]
+        decay = o["weight_decay"]
+        keep = 1.0
+        if self.decoupled:
+            decay, keep = 0.0, 1 - lr * decay
+        update.adam(
+            plan.flat, g, plan.flats["mean"], plan.flats["square"], scale, decay, keep, beta1, beta2,
+            lr / (1 - beta1**updates), math.sqrt(1 - beta2**updates), o["eps"], self._threads(g),
+        )  # fmt: skip
+
+
+class AdamW(Adam):
+    """Adam whose weight decay shrinks the parameters themselves (Loshchilov and Hutter, 2019)."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        clip_norm: float | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(lr, betas, eps, weight_decay, clip_norm=clip_norm, groups=groups)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Hinton's lecture 6e): gradients over the root of their running mean square. Arguments as torch's."""
+
+    slots = ("square", "average", "momentum")
+    kernel_passes = 5
+
+    def __init__(
+        self,
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        clip_norm: float | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        options = {
+            "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
+            "centered": centered,
+        }  # fmt: skip
+        super().__init__(options, clip_norm, groups)
+
+    def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
+        used = {"square": True, "average": options["centered"], "momentum": options["momentum"]}
+        return tuple(slot for slot in self.slots if used[slot])
+
+    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+        o, flats = plan.options, plan.flats
+        update.rmsprop(
+            plan.flat, g, flats["square"], flats.get("average"), flats.get("momentum"), scale, o["weight_decay"], lr,
+            o["alpha"], o["eps"], o["momentum"], self._threads(g),
+        )  # fmt: skip
+
+
+# --- from data -------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {cls.__name__: cls for cls in (SGD, Adam, AdamW, RMSprop)}
+
+
+def _count(owner: str, name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{owner}: {name} must be a count, got {value!r}")
+    return value
+
+
+def _as_data(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.config() if isinstance(value, Schedule) else value for name, value in options.items()}
+
+
+def from_config(config: Any) -> Optimizer:
+    """Build an optimiser from `Optimizer.config`'s data; ValueError or TypeError for anything else."""
+    if not isinstance(config, dict) or config.get("optimizer") not in OPTIMIZERS:
+        raise ValueError(f"no optimiser is configured by {str(config)[:80]!r}")
+    options = {name: value for name, value in config.items() if name != "optimizer"}
+    groups = options.get("groups", [])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("an optimiser's groups must be a list of dicts")
+    options["groups"] = [rate_from_data(group) for group in groups]
+    return OPTIMIZERS[config["optimizer"]](**rate_from_data(options))

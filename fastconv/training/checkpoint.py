@@ -1,0 +1,342 @@
+"""Files that hold arrays and data, never code: the safetensors format, and nets in it.
+
+Source: https://huggingface.co/docs/safetensors, "Format". A file is
+
+    8 bytes      n, the header's length, little-endian
+    n bytes      JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …,
+                 "__metadata__": {text: text}}; spaces may follow
+    the rest     the arrays' bytes, little-endian, in C order; offsets count from here, without holes or overlaps
+
+Whatever is wrong with a file is one FormatError that begins with its path. No byte is allocated because a header claims
+it: the header is held against the file's size before it is read, and the arrays before they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastconv import workspace
+from fastconv.datasets.files import open_regular
+from fastconv.errors import FormatError
+from fastconv.layers.base import LAYERS, Layer, from_config
+
+__all__ = ["as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "save_net", "write"]
+
+MAX_HEADER = 16 << 20  # bytes; Python objects take some 25 times the text they were parsed from
+MAX_LAYERS = 10_000  # of a net that a file describes
+UNCOUNTED = 1024  # channels of a layer whose weights are not drawn
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+
+Tensors = dict[str, np.ndarray]
+Pathlike = str | os.PathLike[str]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(path: Pathlike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; whoever reads `path`, at whatever moment, finds the old file or the new one, whole.
+
+    The bytes go to `path` + ".tmp", in the same folder, and reach the disk before the name changes hands. Raises
+    OSError where the system refuses, TypeError for dtypes that the format does not have; the old file then stays.
+    """
+    target = Path(os.path.realpath(path))
+    plain = {name: _little_endian(name, tensor) for name, tensor in tensors.items()}
+    names = sorted(plain, key=lambda name: (-plain[name].dtype.itemsize, name))  # each aligned to its own itemsize
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        begin, end = end, end + plain[name].nbytes
+        header[name] = {"dtype": CODES[plain[name].dtype], "shape": plain[name].shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"{path}: the header would have {len(text):,} bytes, more than {MAX_HEADER:,}")
+    temporary = target.with_name(f"{target.name}.tmp")  # one name: what a killed process left is overwritten
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in names:
+                file.write(np.ascontiguousarray(plain[name]).data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _little_endian(name: str, tensor: np.ndarray) -> np.ndarray:
+    tensor = np.asarray(tensor)
+    tensor = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+    if tensor.dtype not in CODES:
+        raise TypeError(f"{name}: safetensors holds no arrays of {tensor.dtype}")
+    return tensor
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's new entry reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system can
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Pathlike) -> tuple[Tensors, dict[str, str]]:
+    """The arrays and the metadata of a safetensors file.
+
+    Raises FormatError for anything that is no such file, or has dtypes that NumPy has not, MemoryError for more than
+    this process's memory, and OSError.
+    """
+    path = Path(path)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            _refuse(path, f"is no safetensors file: it has {size} bytes")
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
+            _refuse(path, f"is no safetensors file: its header would have {length:,} bytes, the file has {size:,}")
+        if length > MAX_HEADER:
+            _refuse(path, f"has a header of {length:,} bytes, more than {MAX_HEADER:,}")
+        header = parse_json(path, "the header", file.read(length))
+        if not isinstance(header, dict):
+            _refuse(path, "is no safetensors file: its header is no JSON object")
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            _refuse(path, "its __metadata__ must map text to text")
+        entries = sorted(_entry(path, name, fields) for name, fields in header.items())
+        end = 0
+        for begin, stop, name, _, _ in entries:
+            if begin != end:
+                _refuse(
+                    path, f"the data of {_short(name)} must begin where the array before ends, at {end}, not {begin}"
+                )
+            end = stop
+        if end != size - 8 - length:
+            _refuse(path, f"its arrays end at byte {end:,} of the data, but {size - 8 - length:,} bytes are there")
+        try:
+            workspace.require("reading", end)
+        except MemoryError as error:
+            raise MemoryError(f"{path}: {error}") from None
+        tensors = {}
+        for _, _, name, dtype, shape in entries:
+            try:
+                tensor = np.empty(shape, dtype)
+            except ValueError:  # zero elements, but one axis too long for NumPy
+                _refuse(path, f"{_short(name)} has a shape that NumPy cannot hold")
+            if tensor.size and file.readinto(tensor.reshape(-1).view(np.uint8).data) != tensor.nbytes:
+                _refuse(path, f"ends within the data of {_short(name)}")
+            if dtype == "|b1" and (tensor.view(np.uint8) > 1).any():
+                _refuse(path, f"{_short(name)} is BOOL but holds other bytes than 0 and 1")
+            tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
+    return {name: tensors[name] for name in header}, metadata
+
+
+def _entry(path: Path, name: str, fields: Any) -> tuple[int, int, str, str, tuple[int, ...]]:
+    """(begin, end, name, dtype, shape) of one array, proven to agree with each other."""
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        _refuse(path, f"{_short(name)} must have exactly dtype, shape and data_offsets")
+    shape, offsets = fields["shape"], fields["data_offsets"]
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        _refuse(path, f"{_short(name)} has dtype {_short(fields['dtype'])}; read are {', '.join(DTYPES)}")
+    for role, numbers in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+            _refuse(path, f"the {role} of {_short(name)} must be a list of integers, none negative")
+    if len(offsets) != 2 or len(shape) > 32:
+        _refuse(path, f"{_short(name)} must have two data_offsets and at most 32 axes")
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if offsets[1] - offsets[0] != nbytes:
+        _refuse(path, f"{_short(name)} needs {_short(nbytes)} bytes, its data_offsets are {_short(offsets)}")
+    return offsets[0], offsets[1], name, dtype, tuple(shape)
+
+
+def parse_json(path: Pathlike, what: str, text: bytes | str) -> Any:
+    """JSON by the letter: UTF-8, no name twice in an object, no NaN; FormatError for anything else."""
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        text.encode("utf-8")
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        _refuse(path, f"{what} is nested too deeply")
+    except (ValueError, MemoryError) as error:
+        _refuse(path, f"{what} is no valid JSON: {_short(error)}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:80]!r} stands there twice")
+    for name in entries:
+        name.encode("utf-8")  # no half of a surrogate pair
+    return entries
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+def _short(value: Any) -> str:
+    """`value` for a message: one line, not for ever."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _refuse(path: Pathlike, text: str) -> NoReturn:
+    raise FormatError(f"{path}: {text}")
+
+
+@contextlib.contextmanager
+def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
+    """Whatever a file's contents make our own constructors raise inside is the file's fault: one FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise FormatError(f"{path}: {what}: {_short(reason)}") from None
+
+
+# --- nets ------------------------------------------------------------------------------------------------------------
+
+
+def net_data(net: Layer) -> dict[str, Any]:
+    """A net without its arrays: its configuration, float type and frozen parameters. ValueError names a layer that is
+    no data."""
+    names: dict[int, str] = {}
+    for name, layer, attribute in net._state():
+        first = names.setdefault(id(getattr(layer, attribute)), name)
+        if first != name:
+            raise ValueError(f"{type(layer).__name__}: {first} and {name} are one array, which a file cannot say")
+    trainable = net.parameters()
+    frozen = [name for name, _, _ in net._named(trainable=False) if name not in trainable]
+    return {"config": net.config(), "dtype": None if net.dtype is None else str(net.dtype), "frozen": frozen}
+
+
+def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) -> Layer:
+    """The net that `net_data` described, with the arrays `tensors` (by `state_dict`'s names).
+
+    The configuration may not ask for more memory than `tensors` fill, and only fastconv's own layers are ever named.
+    Raises FormatError for everything that does not fit.
+    """
+    with as_format_error(path, "the net cannot be rebuilt"):
+        config, dtype, frozen = data["config"], data["dtype"], data["frozen"]
+        if dtype not in (None, "float32", "float64") or not isinstance(frozen, list):
+            raise ValueError("its dtype must be float32 or float64, its frozen names a list")
+        granted = _Granted(2 * sum(tensor.size for tensor in tensors.values()))
+        net = from_config(granted.within(config))
+        if dtype == "float64":
+            net = net.astype(np.float64)
+        for name, layer, attribute in net._state():
+            own = getattr(layer, attribute).dtype
+            if name in tensors and tensors[name].dtype != own:
+                raise ValueError(f"{name} must be {own}, got {tensors[name].dtype}")
+        net.load_state_dict(tensors)
+        for name in frozen:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"frozen parameters are given by name, got {name!r}")
+            net.freeze(name)
+    return net
+
+
+class _Granted:
+    """The elements that the layers of a configuration may ask for, all together, and what counts them."""
+
+    def __init__(self, elements: int) -> None:
+        self.elements = elements
+        self.layers = MAX_LAYERS
+        self.rng = _Zeros(self)
+
+    def take(self, elements: int) -> None:
+        self.elements -= elements
+        if self.elements < 0:
+            raise ValueError("its layers ask for more weights than the file holds")
+
+    def within(self, data: Any) -> Any:
+        """The configuration, each layer that draws weights with an `rng` that counts them and draws nothing.
+
+        Other layers with parameters or buffers have one number for each channel: their integers are counted.
+        """
+        if isinstance(data, list):
+            return [self.within(entry) for entry in data]
+        if not isinstance(data, dict):
+            return data
+        entries = {name: self.within(value) for name, value in data.items()}
+        cls = LAYERS.get(data["layer"]) if isinstance(data.get("layer"), str) else None
+        if cls is not None:
+            self.layers -= 1
+            if self.layers < 0:
+                raise ValueError(f"it has more than {MAX_LAYERS:,} layers")
+            if "rng" in inspect.signature(cls.__init__).parameters:
+                entries["rng"] = self.rng
+            elif cls.parameter_names or cls.buffer_names:
+                most = max(map(_product, data.values()))
+                self.take(most if most > UNCOUNTED else 0)
+        return entries
+
+
+def _product(value: Any) -> int:
+    """An integer, or the product of a list of them; 0 for anything else."""
+    entries = value if isinstance(value, list) else [value]
+    return abs(math.prod(entries)) if all(isinstance(entry, int) for entry in entries) else 0
+
+
+class _Zeros(np.random.Generator):
+    """Draws zeros, and no more of them than granted: the weights that a file brings along take their place."""
+
+    granted: _Granted
+
+    def __init__(self, granted: _Granted) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.granted = granted
+
+    def _zeros(self, size: Any) -> np.ndarray:
+        self.granted.take(math.prod(size) if isinstance(size, tuple) else int(size or 1))
+        return np.zeros(size or ())
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        return self._zeros(size)
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
+        return self._zeros(size)
+
+    def standard_normal(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        return self._zeros(size)
+
+
+def save_net(path: Pathlike, net: Layer) -> None:
+    """Write a net, its configuration and its weights by torch's names, as one safetensors file. See `write`."""
+    metadata = {"format": "fastconv.net/1", "net": json.dumps(net_data(net), allow_nan=False)}
+    write(path, {name: getattr(layer, attribute) for name, layer, attribute in net._state()}, metadata)
+
+
+def load_net(path: Pathlike) -> Layer:
+    """The net that `save_net` wrote. Raises FormatError for anything else."""
+    tensors, metadata = read(path)
+    if metadata.get("format") != "fastconv.net/1" or "net" not in metadata:
+        _refuse(path, "holds no net that fastconv wrote")
+    return net_from_data(path, parse_json(path, "the net", metadata["net"]), tensors)

@@ -1,0 +1,43 @@
+"""Ctrl-C at the right moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Holds Ctrl-C back between `begin` and `end` (a second one is raised at once), where Python's own handler is in
+    charge and this is the main thread."""
+
+    def __init__(self) -> None:
+        self.inside = self.pending = self.installed = False
+
+    def __enter__(self) -> Interrupts:
+        own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if own and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_signal)
+            self.installed = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.installed = False
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if not self.inside or self.pending:
+            raise KeyboardInterrupt
+        self.pending = True
+
+    def begin(self) -> None:
+        self.inside = True
+
+    def end(self) -> None:
+        self.inside = False
+        if self.pending:
+            self.pending = False
+            raise KeyboardInterrupt

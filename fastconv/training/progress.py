@@ -1,0 +1,63 @@
+"""How a Trainer shows where it is: a bar on a terminal, a line an epoch elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+__all__ = ["Progress"]
+
+REFRESH = 0.1  # seconds between two looks at the loss
+
+
+class Progress:
+    """`wanted`: True (a tqdm bar where tqdm is installed and standard error is a terminal, else a line an epoch), False
+    (nothing), None (the bar on a terminal, else nothing)."""
+
+    def __init__(self, wanted: bool | None, epochs: int) -> None:
+        self.epochs = epochs
+        self.bar: Any = None
+        self.tqdm: Any = None
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        if terminal and wanted is not False:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                pass
+            else:
+                self.tqdm = tqdm
+        self.lines = self.tqdm is None and (terminal if wanted is None else wanted)
+        self.shown = 0.0
+
+    def start(self, epoch: int, steps: int | None, done: int) -> None:
+        """Epoch number `epoch`, from 1, begins, `done` of its `steps` behind it."""
+        if self.tqdm is not None:
+            label = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+            self.bar = self.tqdm(total=steps, initial=done, desc=label, unit="step", dynamic_ncols=True)
+
+    def step(self, loss: float) -> None:
+        """One more step; `loss` is the epoch's mean so far."""
+        if self.bar is not None:
+            now = time.perf_counter()
+            if now - self.shown > REFRESH:
+                self.shown = now
+                self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self.bar.update()
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """The epoch is over."""
+        names = ("loss", "accuracy", "val_loss", "val_accuracy")
+        parts = [f"{name} {record[name]:.4f}" for name in names if name in record]
+        if self.bar is not None:
+            self.bar.set_postfix_str("  ".join(parts))
+        if self.lines:
+            epoch = f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
+            print("  ".join([epoch, *parts, f"{record['seconds']:.1f} s"]), file=sys.stderr, flush=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,308 @@
+"""Optimisers against torch.optim, schedules against their formulas, and both as data."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import optim
+
+SHAPES = {"0.weight": (6, 3, 3, 3), "0.bias": (6,), "3.weight": (4, 24), "scale": ()}
+OPTIMIZERS = {
+    "sgd": ("SGD", {}),
+    "sgd decay": ("SGD", {"weight_decay": 0.1}),
+    "momentum": ("SGD", {"momentum": 0.9, "weight_decay": 0.01}),
+    "nesterov": ("SGD", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
+    "adam": ("Adam", {}),
+    "adam decay": ("Adam", {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
+    "adamw": ("AdamW", {}),
+    "adamw decay": ("AdamW", {"betas": (0.5, 0.9), "weight_decay": 0.3}),
+    "rmsprop": ("RMSprop", {}),
+    "rmsprop centred": ("RMSprop", {"alpha": 0.9, "centered": True, "weight_decay": 0.1}),
+    "rmsprop momentum": ("RMSprop", {"eps": 1e-4, "momentum": 0.7}),
+    "rmsprop both": ("RMSprop", {"momentum": 0.7, "centered": True}),
+}
+SCHEDULES = {
+    "constant": optim.Constant(0.1, warmup=3),
+    "step": optim.Step(0.1, (4, 0.5, 8), gamma=0.5),
+    "linear": optim.Linear(0.1, final=0.01),
+    "cosine": optim.Cosine(0.1, warmup=0.2),
+    "exponential": optim.Exponential(0.1, final=0.001),
+    "one cycle": optim.OneCycle(0.1),
+}
+
+
+def channels_last(array):
+    """The same numbers, as the layers keep kernels: channels last in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if array.ndim == 4 else array
+
+
+def draws(rng, dtype=np.float32):
+    """Arrays of SHAPES."""
+    return {name: channels_last(np.asarray(rng.standard_normal(shape), dtype)) for name, shape in SHAPES.items()}
+
+
+def copies(arrays):
+    return {name: array.copy(order="K") for name, array in arrays.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def make(name, **more):
+    kind, options = OPTIMIZERS[name]
+    return getattr(optim, kind)(**{"lr": 0.01, **options, **more})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equals_torch(name, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    ours = draws(rng, dtype)
+    theirs = {key: torch.nn.Parameter(torch.tensor(array)) for key, array in ours.items()}
+    optimizer = make(name, clip_norm=5.0)
+    kind, options = OPTIMIZERS[name]
+    twin = getattr(torch.optim, kind)(theirs.values(), lr=0.01, **options)
+    for step in range(20):
+        gradients = draws(rng, dtype)
+        if step % 4 == 0:  # sometimes small enough not to be clipped
+            gradients = {key: gradient * dtype(0.1) for key, gradient in gradients.items()}
+        optimizer.step(ours, gradients)
+        for key, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradients[key])
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 5.0)
+        twin.step()
+    for key, parameter in theirs.items():
+        np.testing.assert_allclose(ours[key], parameter.detach().numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_in_place_and_gradients_untouched(name):
+    rng = np.random.default_rng(1)
+    parameters, gradients = draws(rng), draws(rng)
+    before, kept = copies(gradients), dict(parameters)
+    optimizer = make(name, clip_norm=0.1)
+    for _ in range(3):
+        optimizer.step(parameters, gradients)
+    assert same(gradients, before)
+    assert all(parameters[key] is kept[key] for key in kept)
+    assert optimizer.steps == 3 and optimizer.updates == dict.fromkeys(SHAPES, 3)
+
+
+@pytest.mark.parametrize("name", ["nesterov", "adamw decay", "rmsprop both"])
+def test_memory_order_and_threads_do_not_matter(name):
+    """Channels-last, C order, a strided view and read-only gradients; one thread and two: the same bits."""
+    rng = np.random.default_rng(2)
+    shape = (96, 64, 3, 3)
+    start, gradients = rng.standard_normal(shape, np.float32), rng.standard_normal((4, *shape), np.float32)
+    gradients.flags.writeable = False
+
+    def run(parameter, order, threads):
+        fastconv.set_num_threads(threads)
+        parameter[...] = start
+        optimizer = make(name, clip_norm=1.0)
+        for gradient in gradients:
+            optimizer.step({"w": parameter}, {"w": order(gradient)})
+        return parameter.copy(), optimizer.state_dict()
+
+    expected, state = run(np.empty(shape, np.float32), lambda g: g, 1)
+    norms = {optim.global_norm({"w": order(gradients[0])}) for order in (np.asarray, channels_last)}
+    assert max(norms) == pytest.approx(min(norms), rel=1e-14)
+    strided = np.empty((96, 64, 3, 6), np.float32)[..., ::2]
+    for parameter, order, threads in (
+        (np.empty(shape, np.float32), lambda g: g, 2),
+        (channels_last(np.empty(shape, np.float32)), lambda g: g, 2),
+        (strided, lambda g: g, 1),
+        (strided, lambda g: np.repeat(g, 2, axis=0)[::2], 1),
+    ):
+        actual, memory = run(parameter, order, threads)
+        np.testing.assert_array_equal(actual, expected)
+        for slot in optim.SGD.slots if name == "nesterov" else ("square",):
+            np.testing.assert_array_equal(memory[slot]["w"], state[slot]["w"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_and_config_continue_the_run(name):
+    """Rebuilt from JSON and arrays half-way, in C order: the same bits as the undisturbed optimiser."""
+    rng = np.random.default_rng(3)
+    start, gradients = draws(rng), [draws(rng) for _ in range(10)]
+    lr = optim.Cosine(0.1, warmup=2, total=10)
+    straight, first = make(name, lr=lr), make(name, lr=lr)
+    a, b = copies(start), copies(start)
+    for gradient in gradients:
+        straight.step(a, gradient)
+    for gradient in gradients[:5]:
+        first.step(b, gradient)
+    state = first.state_dict()
+    assert not any(
+        np.shares_memory(x, y) for slot in first.slots for x in state[slot].values() for _, _, y in first._state()
+    )
+    second = optim.from_config(json.loads(json.dumps(first.config())))
+    second.load_state_dict(state)
+    for gradient in gradients[5:]:
+        second.step(b, gradient)
+    assert same(a, b)
+    assert second.config() == straight.config()
+
+
+def test_groups():
+    groups = [
+        {"match": ["0.b*", "nothing"], "lr": 0.0},
+        {"ndim": 0, "lr": optim.Constant(1.0), "weight_decay": 0},
+        {"match": "3.*", "ndim": 2, "momentum": 0.0},
+    ]
+    optimizer = optim.SGD(0.1, momentum=0.9, weight_decay=0.5, groups=groups)
+    assert optimizer.options_of("0.weight", 4)["momentum"] == 0.9
+    assert optimizer.options_of("3.weight", 2)["momentum"] == 0
+    rng = np.random.default_rng(4)
+    parameters, gradients = draws(rng), draws(rng)
+    before = copies(parameters)
+    optimizer.step(parameters, gradients)
+    np.testing.assert_array_equal(parameters["0.bias"], before["0.bias"])
+    np.testing.assert_allclose(parameters["scale"], before["scale"] - gradients["scale"], rtol=1e-6)
+    expected = before["3.weight"] - 0.1 * (gradients["3.weight"] + 0.5 * before["3.weight"])
+    np.testing.assert_allclose(parameters["3.weight"], expected, rtol=1e-4, atol=1e-6)
+    assert set(optimizer.state_dict()["momentum"]) == {"0.weight", "0.bias", "scale"}
+    again = optim.from_config(json.loads(json.dumps(optimizer.config())))
+    assert again.config() == optimizer.config()
+    optimizer.lr = 0.0
+    before = copies(parameters)
+    optimizer.step(parameters, gradients)
+    np.testing.assert_array_equal(parameters["3.weight"], before["3.weight"])
+    assert not np.array_equal(parameters["scale"], before["scale"])
+
+
+def test_parameters_that_come_and_go():
+    """Adam counts each parameter's own updates, as torch does."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    ours = {"a": rng.standard_normal(5, np.float32), "b": rng.standard_normal(5, np.float32)}
+    theirs = {key: torch.nn.Parameter(torch.tensor(array)) for key, array in ours.items()}
+    optimizer, twin = optim.Adam(0.1), torch.optim.Adam(theirs.values(), 0.1)
+    for step in range(6):
+        gradients = {key: rng.standard_normal(5, np.float32) for key in ("ab" if step > 2 else "a")}
+        optimizer.step({key: ours[key] for key in gradients}, gradients)
+        for key, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradients[key]) if key in gradients else None
+        twin.step()
+    for key, parameter in theirs.items():
+        np.testing.assert_allclose(ours[key], parameter.detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_global_norm():
+    rng = np.random.default_rng(6)
+    gradients = {**draws(rng), "large": rng.standard_normal((100, 1000)), "empty": np.zeros((0, 3), np.float32)}
+    exact = math.sqrt(math.fsum(float(x) ** 2 for g in gradients.values() for x in g.flat))
+    assert optim.global_norm(gradients) == pytest.approx(exact, rel=1e-13)
+    assert optim.global_norm({}) == 0
+    assert optim.global_norm({"a": np.full(4, 1e30, np.float32)}) == pytest.approx(2e30)
+    assert math.isnan(optim.global_norm({"a": np.array([1, np.nan], np.float32)}))
+    fastconv.set_num_threads(1)
+    one = optim.global_norm(gradients)
+    fastconv.set_num_threads(2)
+    assert optim.global_norm(gradients) == one
+
+
+def test_mismatches_change_nothing():
+    rng = np.random.default_rng(7)
+    parameters, gradients = draws(rng), draws(rng)
+    before = copies(parameters)
+    optimizer = optim.SGD(0.1, momentum=0.9)
+    wrong = {key: gradient for key, gradient in gradients.items() if key != "0.bias"}
+    with pytest.raises(ValueError, match=r"SGD\.step: .* same keys, but only one of them has 0\.bias$"):
+        optimizer.step(parameters, wrong)
+    with pytest.raises(ValueError, match=r"scale has shape \(\), its gradient \(2,\)"):
+        optimizer.step(parameters, {**gradients, "scale": np.zeros(2, np.float32)})
+    with pytest.raises(ValueError, match="scale must be a float32 or float64 array, got int64"):
+        optimizer.step({**parameters, "scale": np.zeros((), np.int64)}, gradients)
+    fixed = parameters["scale"].copy()
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="scale is read-only"):
+        optimizer.step({**parameters, "scale": fixed}, gradients)
+    assert same(parameters, before) and optimizer.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optim.SGD(-1), "SGD: lr must be finite and at least 0, got -1"),
+        (lambda: optim.SGD(math.nan), "lr must be finite"),
+        (lambda: optim.SGD("0.1"), "lr must be a number, got '0.1'"),
+        (lambda: optim.SGD(0.1, nesterov=True), "nesterov needs a momentum"),
+        (lambda: optim.SGD(0.1, 0.9, True, groups=[{"match": "a", "momentum": 0}]), "nesterov needs a momentum"),
+        (lambda: optim.SGD(0.1, nesterov="yes"), "nesterov must be True or False"),
+        (lambda: optim.Adam(betas=(0.9, 1)), "betas must be below 1"),
+        (lambda: optim.Adam(betas=0.9), "betas must be two numbers"),
+        (lambda: optim.RMSprop(alpha=2), r"alpha must be finite and in \[0, 1\], got 2"),
+        (lambda: optim.SGD(0.1, clip_norm=-2), "clip_norm must be finite and at least 0"),
+        (lambda: optim.SGD(0.1, groups=[{"match": "a", "betas": 1}]), "a group has no option 'betas'"),
+        (lambda: optim.SGD(0.1, groups=[{"match": 3}]), "match must be a name pattern"),
+        (lambda: optim.SGD(0.1, groups=["a"]), "a group must be a dict"),
+        (lambda: optim.Cosine(0.1, warmup=-1), "warmup must be a number of steps or a part"),
+        (lambda: optim.Cosine(0.1, warmup=1.5), r"warmup must be finite and in \[0, 1\]"),
+        (lambda: optim.Cosine(0.1, total=0), "total must be at least 1"),
+        (lambda: optim.Exponential(0.1, final=0), "lr and final must be positive"),
+        (lambda: optim.from_config({"optimizer": "os.system"}), "no optimiser is configured by"),
+        (lambda: optim.from_config({"optimizer": "SGD", "lr": {"schedule": "x"}}), "no learning-rate schedule"),
+        (lambda: optim.SGD(0.1).load_state_dict({"steps": 0}), "the entries must be steps, updates, momentum"),
+        (
+            lambda: optim.SGD(0.1).load_state_dict({"steps": -1, "updates": {}, "momentum": {}}),
+            "steps must be a count, got -1",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_is_a_pure_function_and_data(name):
+    schedule = SCHEDULES[name]
+    rates = [schedule(step, 20) for step in range(20)]
+    assert rates == [schedule(step, 20) for step in range(20)]
+    assert all(0 < rate <= 0.1 for rate in rates)
+    optimizer = optim.SGD(schedule)
+    assert optim.from_config(json.loads(json.dumps(optimizer.config()))).lr == schedule
+    optimizer.total_steps = 20
+    assert [optimizer.learning_rate(step) for step in range(20)] == rates
+    if name != "constant":
+        with pytest.raises(ValueError, match="the total number of steps is not known"):
+            optim.SGD(schedule).learning_rate(15)
+    schedule(1000, 20)  # beyond the end: the last rate, or a smaller one
+    assert 0 <= schedule(1000, 20) <= 0.1
+
+
+def test_schedule_values():
+    assert [optim.Constant(1.0, warmup=4)(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [optim.Step(1.0, (0.5, 3), 0.1)(step, 4) for step in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [optim.Linear(1.0, total=4)(step) for step in range(6)] == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])
+    assert [optim.Exponential(1.0, 0.01, total=2)(step) for step in range(3)] == pytest.approx([1, 0.1, 0.01])
+    warm = optim.Cosine(1.0, final=0.2, warmup=0.5)
+    assert [warm(step, 4) for step in range(5)] == pytest.approx([0.5, 1, 1, 0.6, 0.2])
+
+
+def test_schedules_equal_torch():
+    torch = pytest.importorskip("torch")
+
+    def rates(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+        scheduler = make(optimizer)
+        for _ in range(40):
+            yield optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            scheduler.step()
+
+    schedulers = torch.optim.lr_scheduler
+    for schedule, twin in (
+        (optim.OneCycle(0.3), lambda o: schedulers.OneCycleLR(o, 0.3, total_steps=41, cycle_momentum=False)),
+        (optim.Cosine(0.3, 0.01), lambda o: schedulers.CosineAnnealingLR(o, 41, 0.01)),
+        (optim.Step(0.3, (10, 30)), lambda o: schedulers.MultiStepLR(o, [10, 30])),
+        (optim.Linear(0.3, 0.03), lambda o: schedulers.LinearLR(o, 1.0, 0.1, 41)),
+    ):
+        np.testing.assert_allclose([schedule(step, 41) for step in range(40)], list(rates(twin)), rtol=1e-9)

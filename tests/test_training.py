@@ -1,0 +1,934 @@
+"""The Trainer: that it learns, that a killed run is resumed to the bit, its data, history, errors and files."""
+
+import functools
+import io
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv import Trainer, augment, optim
+from fastconv.ops import registry
+from fastconv.training import checkpoint
+from fastconv.training import trainer as trainer_module
+from fastconv.training.data import ArrayBatches
+from fastconv.training.history import History
+from fastconv.training.step import Loss
+
+RNG = np.random.default_rng(0)
+X = RNG.random((90, 1, 8, 8)).astype(np.float32)
+Y = RNG.integers(0, 4, 90)
+X += 0.5 * Y[:, None, None, None]  # something to learn
+HELD_OUT = (X[:24] + 0.01, Y[:24])
+
+
+def make_net(dropout=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    return fc.Sequential(
+        fc.Conv2d(1, 4, 3, rng=rng),
+        fc.BatchNorm2d(4),
+        fc.ReLU(),
+        fc.MaxPool2d(2),
+        fc.Flatten(),
+        fc.Dropout(dropout),
+        fc.Linear(36, 4, rng=rng),
+    )
+
+
+def linear_net():
+    return fc.Sequential(fc.Flatten(), fc.Linear(64, 4, rng=0))
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optim.SGD(
+        optim.OneCycle(0.1), momentum=0.9, nesterov=True, weight_decay=1e-3, clip_norm=1.0,
+        groups=[{"ndim": 1, "weight_decay": 0}],
+    ),
+    "adam": lambda: optim.AdamW(optim.Cosine(0.01, warmup=3), clip_norm=0.5),
+}  # fmt: skip
+
+
+def run(path, optimizer="sgd", **options):
+    """The run that is killed, resumed and compared: from its checkpoint where there is one."""
+    if path is not None and Path(path).exists():
+        trainer = Trainer.resume(path)
+    else:
+        loss = functools.partial(
+            fc.functional.cross_entropy, label_smoothing=0.1, weight=np.array([1, 2, 1, 1.0], "f4")
+        )
+        trainer = Trainer(make_net(), OPTIMIZERS[optimizer](), loss, seed=5, checkpoint=path, checkpoint_every=2)
+        trainer.net.freeze("0.bias")
+    aug = augment.Compose(augment.Shift(1), augment.Noise(0.05))
+    trainer.fit(X, Y, epochs=3, batch_size=16, validation_data=HELD_OUT, augment=aug, **options)
+    return trainer
+
+
+def without_times(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+def assert_same_run(a, b):
+    """Weights, buffers, the optimiser's memory, the best weights and the history: the same bits."""
+    assert without_times(a.history) == without_times(b.history)
+    assert (a.epoch, a.step, a.best_epoch) == (b.epoch, b.step, b.best_epoch)
+    pairs = [(a.net.state_dict(), b.net.state_dict()), (a.best_state or {}, b.best_state or {})]
+    ours, theirs = a.optimizer.state_dict(), b.optimizer.state_dict()
+    for slot in a.optimizer.slots:
+        pairs.append((ours.pop(slot), theirs.pop(slot)))
+    assert ours == theirs
+    for mine, other in pairs:
+        assert mine.keys() == other.keys()
+        for name, array in mine.items():
+            assert array.tobytes() == other[name].tobytes(), name
+    assert a.net.parameters().keys() == b.net.parameters().keys()
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return {name: run(None, name) for name in OPTIMIZERS}
+
+
+# --- exact resume ----------------------------------------------------------------------------------------------------
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before_call(owner, name, number, action=kill):
+    """Have the `number`-th call of owner.name begin with `action`."""
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    @functools.wraps(original)
+    def wrapped(*args, **kwargs):
+        if next(calls) == number:
+            action(*args)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def half_written(descriptor):
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    kill()
+
+
+MOMENTS = {
+    "before the first step": lambda: before_call(Trainer, "_step", 1),
+    "in the first checkpoint": lambda: before_call(os, "fsync", 1, half_written),
+    "forward": lambda: before_call(fc.layers.base.OpLayer, "forward", 60),
+    "backward": lambda: before_call(fc.layers.base.OpLayer, "backward", 33),
+    "half-way through an update": lambda: before_call(optim.SGD, "_update", 43),
+    "half-written checkpoint": lambda: before_call(os, "fsync", 13, half_written),
+    "before the rename": lambda: before_call(Path, "replace", 5),
+    "validation": lambda: before_call(Trainer, "_evaluate", 2),
+    "end of an epoch": lambda: before_call(Trainer, "_finish_epoch", 2),
+    "after the last epoch": lambda: before_call(Trainer, "_finish_epoch", 3),
+}
+
+
+def child(moment, path):
+    """What the subprocess does."""
+    if moment in MOMENTS:
+        MOMENTS[moment]()
+    else:
+        before_call(Trainer, "_step", 1, lambda *_: print("ready", flush=True))
+    run(path)
+
+
+def start_child(moment, path):
+    code = "import sys, test_training; test_training.child(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, moment, str(path)],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed(moment, tmp_path, undisturbed):
+    path = tmp_path / "checkpoint"
+    with start_child(moment, path) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert path.exists() == (moment != "in the first checkpoint")
+    if path.exists() and moment != "before the first step":
+        assert 0 < Trainer.resume(path).step <= 18
+    trainer = run(path)
+    assert_same_run(trainer, undisturbed["sgd"])
+    assert list(tmp_path.iterdir()) == [path]
+    assert_same_run(Trainer.resume(path), undisturbed["sgd"])
+
+
+def test_killed_again_and_again(tmp_path, undisturbed):
+    path = tmp_path / "checkpoint"
+    for delay in (0.0, 0.01, 0.02):
+        with start_child("some time", path) as process:
+            process.stdout.readline()
+            time.sleep(delay)
+            process.kill()
+    assert_same_run(run(path), undisturbed["sgd"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_resumed_in_every_step(optimizer, threads, tmp_path, undisturbed):
+    """Every checkpoint of a run, each resumed in this process; the number of threads does not show."""
+    fc.set_num_threads(threads)
+    path = tmp_path / "checkpoint"
+    copies = []
+    with pytest.MonkeyPatch.context() as patch:
+        write = checkpoint.write
+
+        def write_and_keep(target, *arguments):
+            write(target, *arguments)
+            copies.append(Path(target).read_bytes())
+
+        patch.setattr(checkpoint, "write", write_and_keep)
+        run(path, optimizer)
+    assert len(copies) == 11
+    for copy in copies:
+        path.write_bytes(copy)
+        trainer = Trainer.resume(path)
+        assert isinstance(trainer.optimizer, type(OPTIMIZERS[optimizer]()))
+        trainer.fit(X, Y, validation_data=HELD_OUT)  # the rest is in the file
+        assert_same_run(trainer, undisturbed[optimizer])
+
+
+def test_saved_between_two_calls_of_fit(tmp_path):
+    straight = Trainer(make_net(), optim.Adam(0.01))
+    straight.fit(X, Y, epochs=4, batch_size=32)
+    halves = Trainer(make_net(), optim.Adam(0.01))
+    halves.fit(X, Y, epochs=2, batch_size=32)
+    halves.save(tmp_path / "file")
+    again = Trainer.resume(tmp_path / "file")
+    assert again.checkpoint is None
+    assert again.fit(X, Y) is again.history  # it is complete
+    assert again.step == 6
+    again.fit(X, Y, epochs=4)
+    assert_same_run(again, straight)
+    assert_same_run(halves, Trainer.resume(tmp_path / "file"))
+    halves.fit(X, Y, epochs=4)
+    assert_same_run(halves, straight)
+
+
+def test_float64_and_streams_resume(tmp_path):
+    path = tmp_path / "checkpoint"
+    calls = []
+
+    def source(epoch):
+        calls.append(epoch)
+        order = np.random.default_rng(epoch).permutation(80)
+        return ((X[part], Y[part]) for part in order.reshape(5, 16))
+
+    def fresh(target):
+        net = make_net().astype(np.float64)
+        return Trainer(net, optim.SGD(optim.Cosine(0.1), momentum=0.5), checkpoint=target, checkpoint_every=3)
+
+    straight = fresh(None)
+    straight.fit(source, epochs=3, steps_per_epoch=5)
+    stopped = fresh(path)
+    before_step = Trainer._step
+
+    def stop(self, *arguments):
+        if self.step == 8:
+            raise RuntimeError("the power is gone")
+        before_step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="the power is gone"):
+        patch.setattr(Trainer, "_step", stop)
+        stopped.fit(source, epochs=3, steps_per_epoch=5)
+    calls.clear()
+    resumed = Trainer.resume(path)
+    assert resumed.net.dtype == np.float64 and resumed.step == 6
+    resumed.fit(source)
+    assert calls == [1, 2]
+    assert_same_run(resumed, straight)
+
+
+def test_resume_with_something_else_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path)
+    trainer.fit(X, Y, epochs=3, batch_size=20, validation_data=HELD_OUT, callbacks=[lambda *_: True])
+    assert trainer.epoch == 1
+    interrupted = path.read_bytes()
+    other_values = X.copy()
+    other_values[0, 0, 0, 0] += 1
+    for message, arguments, options in (
+        ("began with data .*'samples': 90.*, now it is .*'samples': 80", (X[:80], Y[:80]), {}),
+        (r"'shape': \[1, 8, 8\].*'shape': \[1, 8, 7\]", (X[..., 1:], Y), {}),
+        ("'dtype': 'float32'.*'dtype': 'float64'", (X.astype(float), Y), {}),
+        ("'checksum': ", (other_values, Y), {}),
+        ("'checksum': ", (X, Y[::-1]), {}),
+        ("began with data .*, now it is {'batches': 1}", ([(X, Y)],), {}),
+        ("began with batch_size 20, now it is 30", (X, Y), {"batch_size": 30}),
+        ("began with drop_last False, now it is True", (X, Y), {"drop_last": True}),
+        ("interrupted with validation_data .*, now it is None", (X, Y), {"validation_data": None}),
+        ("interrupted with augment None, now it is Shift", (X, Y), {"augment": augment.Shift(1)}),
+    ):
+        path.write_bytes(interrupted)
+        resumed = Trainer.resume(path)
+        with pytest.raises(ValueError, match=message) as caught:
+            resumed.fit(*arguments, **{"validation_data": HELD_OUT, **options})
+        assert "\n" not in str(caught.value)
+        assert len(resumed.fit(X, Y, validation_data=HELD_OUT)) == 3  # the right ones still work
+
+
+# --- learning, evaluating --------------------------------------------------------------------------------------------
+
+
+def test_learns_digits():
+    (train, labels), (test, answers) = fc.datasets.load_digits()
+    rng = np.random.default_rng(1)
+    net = fc.Sequential(
+        fc.Conv2d(1, 8, 3, padding=1, rng=rng), fc.ReLU(), fc.MaxPool2d(2), fc.Flatten(), fc.Linear(128, 10, rng=rng)
+    )
+    trainer = Trainer(net, optim.Adam(optim.OneCycle(0.02)))
+    history = trainer.fit(train, labels, epochs=5, batch_size=32, validation_data=(test, answers))
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4, 5]
+    assert history[-1]["accuracy"] > 0.97 and history[-1]["val_accuracy"] > 0.9
+    assert history["loss"] == sorted(history["loss"], reverse=True)
+    result = trainer.evaluate(test, answers)
+    assert result == (history[-1]["val_loss"], history[-1]["val_accuracy"])
+    right = net.predict(test).argmax(axis=1) == answers
+    assert result.accuracy == right.mean()
+    torch_like = fc.functional.cross_entropy(net.predict(test).astype(float), answers)
+    assert result.loss == pytest.approx(float(torch_like), rel=1e-6)
+
+
+def test_a_step_is_value_and_grad_and_the_optimiser():
+    by_hand, net = make_net(dropout=0), make_net(dropout=0)
+    Trainer(net, optim.SGD(0.1, 0.9)).fit([(X[:30], Y[:30]), (X[30:], Y[30:])], epochs=2)
+    optimizer = optim.SGD(0.1, 0.9)
+    for _ in range(2):
+        for part in (slice(30), slice(30, None)):
+            _, gradients = fc.value_and_grad(by_hand, "cross_entropy", X[part], Y[part])
+            optimizer.step(by_hand.parameters(), gradients)
+    for name, array in by_hand.state_dict().items():
+        np.testing.assert_array_equal(array, net.state_dict()[name])
+
+
+def test_regression_has_no_accuracy():
+    trainer = Trainer(fc.Sequential(fc.Flatten(), fc.Linear(64, 1, rng=0)), optim.Adam(0.01), "mse_loss")
+    targets = X.mean(axis=(2, 3)).astype(np.float64)  # cast to the net's type
+    history = trainer.fit(X, targets, epochs=20, batch_size=30, validation_data=(X, targets))
+    assert set(history.columns()) == {"epoch", "step", "lr", "loss", "val_loss", "seconds"}
+    assert history[-1]["loss"] < history[0]["loss"] / 3
+    assert trainer.evaluate(X, targets).accuracy is None
+
+
+def test_frozen_parameters_stay():
+    net = make_net()
+    before = net.state_dict()
+    net.freeze("0").freeze("6.bias")
+    Trainer(net, optim.SGD(0.1, momentum=0.9, weight_decay=0.1)).fit(X, Y, epochs=1)
+    after = net.state_dict()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"1.weight", "1.bias", "6.weight", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    with pytest.raises(ValueError, match="fit: the net has no trainable parameters"):
+        Trainer(net.freeze(), optim.SGD(0.1)).fit(X, Y, epochs=1)
+
+
+def test_evaluating_changes_nothing():
+    trainer = Trainer(make_net(), optim.SGD(0.1))
+    before = trainer.net.state_dict()
+    assert trainer.evaluate(X, Y) == trainer.evaluate(X, Y)
+    for name, array in trainer.net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    parts = [(X[:50], Y[:50]), (X[50:], Y[50:])]
+    assert trainer.evaluate(iter(parts)).loss == pytest.approx(trainer.evaluate(X, Y).loss, rel=1e-6)
+    assert trainer.evaluate(X, Y, batch_size=7).accuracy == trainer.evaluate(X, Y).accuracy
+    with pytest.raises(ValueError, match="evaluate: the data yielded no samples"):
+        trainer.evaluate([])
+
+
+def test_best_weights():
+    net = linear_net()
+    trainer = Trainer(net, optim.SGD(0.05))
+    with pytest.raises(ValueError, match="no epoch was validated yet"):
+        trainer.restore_best()
+    states = []
+
+    def worse_after_two(trainer, record):
+        states.append(trainer.net.state_dict())
+        if record["epoch"] == 2:
+            trainer.optimizer.lr = 5.0
+
+    history = trainer.fit(X, Y, epochs=5, validation_data=HELD_OUT, callbacks=[worse_after_two])
+    scores = [(record["val_accuracy"], -record["val_loss"]) for record in history]
+    assert trainer.best_epoch == 1 + scores.index(max(scores)) < 5
+    trainer.restore_best()
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, states[trainer.best_epoch - 1][name])
+    assert trainer.evaluate(*HELD_OUT) == (-max(scores)[1], max(scores)[0])
+
+
+def test_schedule_spans_the_run():
+    rates = []
+    optimizer = optim.SGD(optim.Linear(1e-3))
+    before_call(optimizer, "step", 0)
+
+    class Watch(optim.SGD):
+        def step(self, *arguments, **options):
+            rates.append(self.learning_rate())
+            super().step(*arguments, **options)
+
+    trainer = Trainer(linear_net(), Watch(optim.Linear(1e-3)))
+    history = trainer.fit(X, Y, epochs=2, batch_size=30)
+    np.testing.assert_allclose(rates, 1e-3 * (1 - np.arange(6) / 6))
+    assert history["lr"] == [rates[2], rates[5]]
+    trainer.fit(X, Y, epochs=4)  # as if twelve steps had been planned
+    np.testing.assert_allclose(rates[6:], 1e-3 * (1 - np.arange(6, 12) / 12))
+    trainer = Trainer(linear_net(), optim.SGD(optim.Cosine(0.1)))
+    with pytest.raises(ValueError, match="Cosine: the total number of steps is not known"):
+        trainer.fit(lambda: iter([(X, Y)]), epochs=2)
+    trainer.fit(lambda: iter([(X, Y)]), epochs=2, steps_per_epoch=1)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def orders(samples, batch_size, epoch, seed=0, drop_last=False):
+    source = ArrayBatches("fit", np.arange(samples), np.arange(samples), batch_size, seed, drop_last)
+    return [x for x, _ in source.epoch(epoch)]
+
+
+def test_shuffling():
+    first = orders(10, 4, 0)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(np.concatenate(first)) == list(range(10))
+    assert not np.array_equal(np.concatenate(first), np.arange(10))
+    for other in (orders(10, 4, 1), orders(10, 4, 0, seed=1)):
+        assert not np.array_equal(np.concatenate(first), np.concatenate(other))
+    source = ArrayBatches("fit", np.arange(10), np.arange(10), 4, 0, False)
+    np.testing.assert_array_equal(next(iter(source.epoch(0, start=2)))[0], first[2])
+    assert [len(batch) for batch in orders(10, 4, 0, drop_last=True)] == [4, 4]
+    assert [len(batch) for batch in orders(9, 4, 0)] == [4, 4]  # no last batch of one sample …
+    assert [len(batch) for batch in orders(3, 1, 0)] == [1, 1, 1]  # … unless that is what was asked for
+    assert [len(batch) for batch in orders(1, 4, 0)] == [1]
+    assert [len(batch) for batch in orders(3, 4, 0, drop_last=True)] == [3]
+    assert [len(batch) for batch in orders(9, 4, 0, seed=None)] == [4, 4, 1]
+
+
+def test_a_last_batch_of_one_sample():
+    net = fc.Sequential(fc.Flatten(), fc.Linear(64, 4, rng=0), fc.BatchNorm1d(4))
+    trainer = Trainer(net, optim.SGD(0.1))
+    trainer.fit(X[:65], Y[:65], epochs=2, batch_size=16, validation_data=(X[:17], Y[:17]))
+    assert trainer.step == 8
+
+
+class Rows:
+    """An array that, as HDF5's, is read in ascending rows only."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, index):
+        assert isinstance(index, slice) or (np.diff(index) > 0).all()
+        return self.array[index]
+
+
+def test_kinds_of_arrays(tmp_path):
+    pixels = (X * 60).astype(np.uint8)
+    mapped = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=pixels.shape)
+    mapped[...] = pixels
+    mapped = np.memmap(tmp_path / "pixels", np.uint8, "r", shape=pixels.shape)
+    states = []
+    for data, targets in (
+        (pixels, Y),
+        (mapped, Y.astype(np.uint8)),
+        (pixels.tolist(), Y.tolist()),
+        (Rows(pixels), Rows(Y)),
+        (np.asfortranarray(pixels), Y),
+        (pixels.astype(np.float64), Y),
+    ):
+        net = make_net()
+        Trainer(net, optim.SGD(1e-3)).fit(data, targets, epochs=2, batch_size=32, validation_data=(data, targets))
+        states.append(net.state_dict())
+    for state in states[1:]:
+        for name, array in state.items():
+            np.testing.assert_array_equal(array, states[0][name])
+
+
+def test_kinds_of_iterables():
+    parts = [(X[i : i + 30], Y[i : i + 30]) for i in range(0, 90, 30)]
+
+    class Loader:
+        def __iter__(self):
+            return iter(parts)
+
+        def __len__(self):
+            return 3
+
+    states = []
+    for source in (
+        parts,
+        tuple(parts),
+        Loader(),
+        lambda: iter(parts),
+        lambda epoch: iter(parts),
+        lambda *_: iter(parts),
+    ):
+        net = linear_net()
+        trainer = Trainer(net, optim.SGD(0.01, 0.9))
+        trainer.fit(source, epochs=2, validation_data=source)
+        assert trainer.step == 6
+        states.append(net.state_dict())
+    for state in states[1:]:
+        np.testing.assert_array_equal(state["1.weight"], states[0]["1.weight"])
+    once = Trainer(linear_net(), optim.SGD(0.01))
+    assert len(once.fit(iter(parts), epochs=1)) == 1
+    with pytest.raises(ValueError, match="fit: X can be iterated once only, and 2 epochs are to come"):
+        once.fit(iter(parts), epochs=3)
+    with pytest.raises(ValueError, match="fit: validation_data can be iterated once only"):
+        Trainer(linear_net(), optim.SGD(0.01)).fit(X, Y, epochs=2, validation_data=iter(parts))
+
+
+def test_torch_loader():
+    torch = pytest.importorskip("torch")
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y)), batch_size=32, shuffle=True
+    )
+    trainer = Trainer(make_net(), optim.SGD(0.01))
+    trainer.fit(loader, epochs=2, validation_data=loader)
+    trainer.fit(loader, epochs=3, validation_data=(torch.tensor(X), torch.tensor(Y)))
+    assert trainer.step == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X,), {}, TypeError, "fit: y is missing"),
+        ((X, Y[:5]), {}, ValueError, "fit: X and y must have as many samples, got 90 and 5"),
+        ((X[:0], Y[:0]), {}, ValueError, "fit: X has no samples"),
+        ((3, Y), {}, ValueError, "fit: X must be an array of samples, got a single number"),
+        ((3,), {}, TypeError, r"fit: X must be an array or yield \(x, y\) batches, got int"),
+        (([],), {}, ValueError, "fit: X yielded no batches for epoch 1"),
+        (([X],), {}, TypeError, r"fit: X must yield pairs \(x, y\), got ndarray"),
+        (([(X[:0], Y[:0])],), {}, ValueError, "fit: a batch has no samples"),
+        ((X, Y), {"epochs": 0}, ValueError, "fit: epochs must be at least 1, got 0"),
+        ((X, Y), {"epochs": 1.5}, TypeError, "fit: epochs must be an integer, got 1.5"),
+        ((X, Y), {"epochs": None}, TypeError, "fit: epochs must be given"),
+        ((X, Y), {"batch_size": 0}, ValueError, "fit: batch_size must be at least 1"),
+        ((X, Y), {"augment": "flip"}, TypeError, "fit: augment must be a function"),
+        ((X, Y), {"validation_data": (X, Y[:3])}, ValueError, "fit: validation_data: X and y must have as many"),
+        ((X.astype(complex), Y), {}, TypeError, "the input must hold real numbers, got complex128"),
+        ((X, Y + 9), {}, ValueError, "cross_entropy"),
+    ],
+)
+def test_bad_calls(arguments, options, error, message):
+    net = make_net()
+    before = net.state_dict()
+    with pytest.raises(error, match=message) as caught:
+        Trainer(net, optim.SGD(0.1)).fit(*arguments, **{"epochs": 2, **options})
+    assert "\n" not in str(caught.value)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trainer("net", optim.SGD(0.1)), "Trainer: net must be a layer"),
+        (lambda: Trainer(make_net(), 0.1), "Trainer: optimizer must be one of fastconv.optim's"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), lambda y, t: 0), "loss must be the name of an operation"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), "cross"), "loss must be the name of an operation"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), seed=-1), "Trainer: seed must be at least 0"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), checkpoint_every=0), "checkpoint_every must be at least 1"),
+    ],
+)
+def test_bad_trainers(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def anonymous_memory():
+    """Bytes of this process that no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    pytest.skip("the kernel does not tell")
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it, no more."""
+    peaks = []
+    for samples in (1_000, 40_000):
+        path = tmp_path / str(samples)
+        with path.open("wb") as file:
+            file.truncate(samples * 3072)  # a hole: it takes no room on the disk
+        data = np.memmap(path, np.uint8, "r", shape=(samples, 3, 32, 32))
+        seen = []
+
+        def watch(x, rng, seen=seen):
+            seen.append(anonymous_memory())
+            return x
+
+        net = fc.Sequential(fc.MaxPool2d(8), fc.Flatten(), fc.Linear(48, 2, rng=0))
+        trainer = Trainer(net, optim.SGD(0.1))
+        trainer.fit(data, np.zeros(samples, np.int64), epochs=1, batch_size=1000, augment=watch)
+        trainer.evaluate(data, np.zeros(samples, np.int64))
+        peaks.append(max([*seen, anonymous_memory()]))
+    assert peaks[1] - peaks[0] < 16 << 20
+
+
+# --- what can happen on the way --------------------------------------------------------------------------------------
+
+
+def test_stops_when_the_loss_is_not_finite():
+    net = make_net()
+    trainer = Trainer(net, optim.SGD(0.1))
+    poisoned = X.copy()
+    parts = [(X[:30], Y[:30]), (X[30:60], Y[30:60]), (poisoned[60:], Y[60:])]
+    trainer.fit(parts, epochs=1)
+    expected = trainer.net.state_dict()
+    poisoned[70, 0, 3, 3] = np.nan
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.fit(parts, epochs=2)
+    text = str(caught.value)
+    assert text.startswith(
+        "fit: the loss is nan in step 6 (epoch 2, learning rate 0.1); the weights are those from before"
+    )
+    assert "the batch itself holds NaN" in text and "\n" not in text
+    assert trainer.step == 5 and trainer.optimizer.steps == 5
+    after = trainer.net.state_dict()
+    assert all(np.isfinite(array).all() for array in after.values())
+    assert after["1.num_batches_tracked"] == expected["1.num_batches_tracked"] + 2
+    poisoned[70, 0, 3, 3] = 1
+    trainer.fit(parts, epochs=2)  # goes on with the step that failed
+    assert trainer.step == 6
+
+
+def test_stops_when_training_diverges():
+    net = fc.Sequential(fc.Flatten(), fc.Linear(64, 1, rng=0))
+    trainer = Trainer(net, optim.SGD(1e9), "mse_loss")
+    with pytest.raises(FloatingPointError, match="try a lower learning rate, clip_norm=1, or inputs scaled"):
+        trainer.fit(X, np.zeros((90, 1), np.float32), epochs=50)
+    assert all(np.isfinite(array).all() for array in net.state_dict().values())
+
+
+def own_square(x, t):
+    d = np.asarray(x) - t
+    with np.errstate(all="ignore"):
+        return np.float32((d * d).sum()), d
+
+
+def own_square_backward(dy, d):
+    return 2 * dy * d * np.float32(np.inf), None
+
+
+def registered(name, backward):
+    if name not in fc.ops.OPS:
+        fc.register(name, own_square, backward)
+    return getattr(fc.functional, name)
+
+
+def test_stops_when_a_gradient_is_not_finite():
+    trainer = Trainer(
+        fc.Sequential(fc.Flatten(), fc.Linear(64, 1)), optim.SGD(0.1), registered("inf_gradient", own_square_backward)
+    )
+    before = trainer.net.state_dict()
+    with pytest.raises(FloatingPointError, match=r"fit: the gradient's norm is (inf|nan) in step 1"):
+        trainer.fit(X, np.ones((90, 1), np.float32), epochs=1)
+    np.testing.assert_array_equal(trainer.net.state_dict()["1.weight"], before["1.weight"])
+
+
+def test_interrupt_waits_for_the_step_and_saves(tmp_path, undisturbed):
+    path = tmp_path / "checkpoint"
+    for moment in (
+        (optim.SGD, "_update", 30),
+        (fc.layers.base.OpLayer, "forward", 50),
+        (augment.Shift, "_apply", 4),
+        (Trainer, "_finish_epoch", 1),
+        (Trainer, "_evaluate", 2),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*moment[:2], getattr(*moment[:2]))  # put back afterwards
+            before_call(*moment, lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                run(path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        resumed = Trainer.resume(path)
+        assert resumed.step > 0
+        assert_same_run(run(path), undisturbed["sgd"])
+        path.unlink()
+
+
+def test_interrupted_twice_in_an_update(tmp_path):
+    """The second Ctrl-C ends the step in its middle: the last whole checkpoint stays."""
+    path = tmp_path / "checkpoint"
+
+    def twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim.SGD, "_update", optim.SGD._update)
+        before_call(optim.SGD, "_update", 32, twice)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    assert Trainer.resume(path).step == 6
+
+
+def test_callbacks(tmp_path):
+    seen = []
+
+    def callback(trainer, record):
+        seen.append((trainer.epoch, record["epoch"], trainer.history[-1] is record))
+        return record["epoch"] == 2
+
+    path = tmp_path / "checkpoint"
+    trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path)
+    trainer.fit(X, Y, epochs=5, callbacks=[callback])
+    assert seen == [(1, 1, True), (2, 2, True)]
+    assert Trainer.resume(path).epoch == 2
+    trainer.fit(X, Y, epochs=3)
+    assert trainer.epoch == 3
+
+    def fail(trainer, record):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        trainer.fit(X, Y, epochs=5, callbacks=[fail])
+    assert trainer.epoch == 4 and Trainer.resume(path).epoch == 3
+
+
+def test_checkpoint_rhythm(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(Trainer, "_write", lambda self, path, automatic: steps.append(self.step))
+    for every, expected in ((None, [0, 3, 6]), (2, [0, 2, 4, 6, 6]), (100, [0, 6])):
+        steps.clear()
+        trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=tmp_path / "x", checkpoint_every=every)
+        trainer.fit(X, Y, epochs=2, batch_size=30)
+        assert steps == expected
+    steps.clear()
+    Trainer(linear_net(), optim.SGD(0.01)).fit(X, Y, epochs=2)
+    assert steps == []
+
+
+def test_progress(capsys, monkeypatch):
+    def fit(progress):
+        Trainer(linear_net(), optim.SGD(0.01)).fit(X, Y, epochs=2, validation_data=HELD_OUT, progress=progress)
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    assert fit(False) == fit(None) == ""
+    lines = fit(True).splitlines()
+    assert len(lines) == 2 and lines[1].startswith("epoch 2/2  loss ") and "val_accuracy" in lines[1]
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    pytest.importorskip("tqdm")
+    for progress in (True, None):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        fit(progress)
+        assert "epoch 1/2: 100%" in terminal.getvalue() and "val_accuracy" in terminal.getvalue()
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fit(True)
+    assert terminal.getvalue().startswith("epoch 1/2  loss ")
+
+
+def test_history(tmp_path):
+    history = History([{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": math.inf, "val_loss": math.nan}])
+    assert history["epoch"] == [1, 2] and history["val_loss"][0] is None
+    assert history[0]["epoch"] == 1 and history[-1:] == [history[1]]
+    with pytest.raises(KeyError, match="accuracy"):
+        history["accuracy"]
+    history.to_csv(tmp_path / "h.csv")
+    assert (tmp_path / "h.csv").read_text().splitlines() == ["epoch,loss,val_loss", f"1,{0.1 + 0.2!r},", "2,inf,nan"]
+    history.to_json(tmp_path / "h.json")
+    rows = json.loads((tmp_path / "h.json").read_text())
+    assert rows == [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": None, "val_loss": None}]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_checkpoint_holds(tmp_path, undisturbed):
+    path = tmp_path / "file"
+    undisturbed["sgd"].save(path)
+    tensors, metadata = checkpoint.read(path)
+    assert metadata["format"] == "fastconv.trainer/1"
+    kinds = {name.split(".")[0] for name in tensors}
+    assert kinds == {"net", "optimizer", "best", "loss"}
+    np.testing.assert_array_equal(tensors["loss.weight"], [1, 2, 1, 1])
+    resumed = Trainer.resume(path)
+    assert resumed.loss.name == "cross_entropy" and resumed.loss.options["label_smoothing"] == 0.1
+    assert resumed.seed == 5 and resumed.checkpoint_every == 2 and resumed.checkpoint is None
+    assert resumed.optimizer.config() == undisturbed["sgd"].optimizer.config()
+    assert resumed.net.parameters().keys() == undisturbed["sgd"].net.parameters().keys()
+    for name, parameter in resumed.net.parameters().items():
+        assert parameter.flags.writeable
+        assert parameter.strides == undisturbed["sgd"].net.parameters()[name].strides
+
+
+def test_saved_before_any_training(tmp_path):
+    trainer = Trainer(make_net(), optim.Adam(), seed=3)
+    trainer.save(tmp_path / "file")
+    again = Trainer.resume(tmp_path / "file")
+    again.fit(X, Y, epochs=1)
+    trainer.fit(X, Y, epochs=1)
+    assert_same_run(again, trainer)
+
+
+def test_history_that_is_not_finite_is_kept(tmp_path):
+    trainer = Trainer(linear_net(), optim.SGD(0.1))
+    wrong = X.copy()
+    wrong[:] = np.inf
+    trainer.fit(X, Y, epochs=1, validation_data=(wrong, Y))
+    assert not math.isfinite(trainer.history[0]["val_loss"])
+    trainer.save(tmp_path / "file")
+    again = Trainer.resume(tmp_path / "file")
+    np.testing.assert_equal(again.history, trainer.history)
+
+
+def double(x, rng):
+    return 2 * x
+
+
+def test_functions_of_ones_own(tmp_path):
+    path = tmp_path / "file"
+    trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path)
+    with pytest.raises(ValueError, match=r"save: augment <function double at .* has no name for a file"):
+        trainer.fit(X, Y, epochs=1, augment=double)
+    assert trainer.step == 0 and not path.exists()
+    trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path, functions={"twice": double})
+    trainer.fit(X, Y, epochs=1, augment=double)
+    with pytest.raises(fc.FormatError, match="its augmentation is a function called 'twice': give functions="):
+        Trainer.resume(path)
+    resumed = Trainer.resume(path, functions={"twice": double})
+    assert resumed.fit(X, Y, epochs=2)[1]["loss"] == trainer.fit(X, Y, epochs=2)[1]["loss"]
+
+    loss = registered("own_square", lambda dy, d: (2 * dy * d, None))
+    net = fc.Sequential(fc.Flatten(), fc.Linear(64, 1, rng=0), fc.Function("relu"))
+    trainer = Trainer(net, optim.SGD(1e-5), loss)
+    trainer.fit(X, np.ones((90, 1), np.float32), epochs=1)
+    trainer.save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        op = fc.ops.OPS["own_square"]
+        for names in (fc.ops.OPS, registry.FUNCTIONS):  # as in a process that has never heard of it
+            patch.delitem(names, "own_square")
+        with pytest.raises(fc.FormatError, match="its loss 'own_square' is not registered"):
+            Trainer.resume(path)
+        again = Trainer.resume(path, functions={"own_square": (op.forward, lambda dy, d: (2 * dy * d, None))})
+        again.fit(X, np.ones((90, 1), np.float32), epochs=2)
+        for names in (fc.ops.OPS, registry.FUNCTIONS):
+            names.pop("own_square")
+    trainer.fit(X, np.ones((90, 1), np.float32), epochs=2)
+    assert_same_run(again, trainer)
+
+
+def test_layers_that_are_no_data_are_refused(tmp_path):
+    class Own(fc.Flatten):
+        pass
+
+    trainer = Trainer(fc.Sequential(Own(), fc.Linear(64, 4)), optim.SGD(0.1), checkpoint=tmp_path / "x")
+    with pytest.raises(ValueError, match="Own: only fastconv's own layers can be saved"):
+        trainer.fit(X, Y, epochs=1)
+    assert trainer.step == 0 and not list(tmp_path.iterdir())
+    trainer = Trainer(linear_net(), optim.SGD(0.1), Loss("cross_entropy", {"reduction": object()}))
+    with pytest.raises(ValueError, match="the loss cross_entropy has an option reduction that is no data"):
+        trainer.save(tmp_path / "x")
+
+
+def edits():
+    """What a hostile file could say, each as a change of (data, tensors)."""
+
+    def setting(*keys, value):
+        def change(data, tensors):
+            for key in keys[:-1]:
+                data = data[key]
+            data[keys[-1]] = value
+
+        return change
+
+    for key in (
+        "net", "optimizer", "loss", "seed", "checkpoint_every", "automatic", "settings", "augment", "position", "sums",
+        "history", "best_epoch",
+    ):  # fmt: skip
+        yield lambda data, tensors, key=key: data.pop(key)
+        for value in ({}, [], "x", -1, 1.5, [[[]]], {"x": {}}):
+            yield setting(key, value=value)
+    for value in (-1, 2.5, True, None, "3", 1e400):
+        yield setting("position", "batch", value=value)
+        yield setting("position", "seconds", value="x" if value is None else [value])
+        yield setting("sums", "samples", value=value)
+        yield setting("optimizer", "steps", value=value)
+        yield setting("optimizer", "updates", value=value)
+        yield setting("settings", "batch_size", value=0 if value is True else value)
+    yield setting("position", "epoch", value=2)
+    yield setting("history", value=[{"loss": "x"}] * 3)
+    yield setting("history", value=[[]] * 3)
+    yield setting("loss", "name", value="__import__")
+    yield setting("loss", "options", value=[1])
+    yield setting("optimizer", "config", "lr", value={"schedule": "eval"})
+    yield setting("optimizer", "config", "lr", value={"schedule": "Cosine", "x": 1})
+    yield setting("optimizer", "config", "groups", value=[{"ndim": []}])
+    yield setting("augment", value={"augment": "Shift", "pixels": "x"})
+    yield setting("augment", value={"augment": "Compose", "parts": [{"augment": "Compose"}]})
+    yield setting("augment", value={"function": []})
+    yield lambda data, tensors: tensors.pop("net.6.bias")
+    yield lambda data, tensors: tensors.pop("best.6.bias")
+    yield lambda data, tensors: tensors.update({"best.6.bias": np.zeros(9, np.float32)})
+    yield lambda data, tensors: tensors.update({"optimizer.momentum.6.bias": np.zeros(9, np.float32)})
+    yield lambda data, tensors: tensors.update({"optimizer.momentum.6.bias": np.zeros(4, np.float64)})
+    yield lambda data, tensors: tensors.update({"optimizer.momentum.x": np.zeros(4, np.float32)})
+    yield lambda data, tensors: tensors.update({"optimizer.speed.6.bias": np.zeros(4, np.float32)})
+    yield lambda data, tensors: tensors.update({"other.x": np.zeros(4, np.float32)})
+    yield lambda data, tensors: tensors.update({"x": np.zeros(4, np.float32)})
+
+
+def test_hostile_checkpoints(tmp_path, undisturbed):
+    path = tmp_path / "file"
+    undisturbed["sgd"].save(path)
+    tensors, metadata = checkpoint.read(path)
+    count = 0
+    for edit in edits():
+        data, arrays = json.loads(metadata["trainer"]), dict(tensors)
+        edit(data, arrays)
+        checkpoint.write(path, arrays, {**metadata, "trainer": json.dumps(data).replace("Infinity", "1e400")})
+        harmless = data.get("augment", 0) is None or data.get("checkpoint_every", 0) is None
+        if harmless:
+            Trainer.resume(path)
+        else:
+            with pytest.raises(fc.FormatError) as caught:
+                Trainer.resume(path)
+            assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+            count += 1
+    assert count > 120
+    for change in (
+        {"format": "fastconv.trainer/2"},
+        {"trainer": "{"},
+        {"trainer": '{"a": NaN}'},
+        {"trainer": "[" * 10**5},
+    ):
+        checkpoint.write(path, tensors, {**metadata, **change})
+        with pytest.raises(fc.FormatError, match="file: "):
+            Trainer.resume(path)
+    checkpoint.write(path, tensors)
+    with pytest.raises(fc.FormatError, match="is no checkpoint that a fastconv Trainer wrote"):
+        Trainer.resume(path)
+    with pytest.raises(FileNotFoundError):
+        Trainer.resume(tmp_path / "none")
+
+
+def test_lazy_name():
+    assert fc.Trainer is trainer_module.Trainer
