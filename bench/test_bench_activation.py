@@ -1,0 +1,5 @@
+"""Activation functions."""
+
+from harness import benchmarks
+
+test_activation = benchmarks("activation")

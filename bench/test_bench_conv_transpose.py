@@ -1,0 +1,5 @@
+"""Transposed convolution."""
+
+from harness import benchmarks
+
+test_conv_transpose = benchmarks("conv_transpose")

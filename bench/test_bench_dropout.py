@@ -1,0 +1,5 @@
+"""Dropout."""
+
+from harness import benchmarks
+
+test_dropout = benchmarks("dropout")

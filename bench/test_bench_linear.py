@@ -1,0 +1,5 @@
+"""Linear layers and flatten."""
+
+from harness import benchmarks
+
+test_linear = benchmarks("linear")

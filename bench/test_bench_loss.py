@@ -1,0 +1,5 @@
+"""Losses."""
+
+from harness import benchmarks
+
+test_loss = benchmarks("loss")

@@ -1,0 +1,5 @@
+"""Normalisation."""
+
+from harness import benchmarks
+
+test_norm = benchmarks("norm")

@@ -1,0 +1,5 @@
+"""Max and average pooling."""
+
+from harness import benchmarks
+
+test_pool = benchmarks("pool")

@@ -1,0 +1,5 @@
+"""Downsampling and upsampling."""
+
+from harness import benchmarks
+
+test_resample = benchmarks("resample")

@@ -1,0 +1,287 @@
+"""Every operation as one writes it in plain NumPy: what `fastconv compare` and the benchmarks stand beside.
+
+No tricks, and none left out that every NumPy user knows: windows by `sliding_window_view`, one matrix multiply on them,
+whole-array arithmetic, a Python loop over taps at most. Each function takes what its namesake in fastconv.functional
+takes (the options that the benchmarks use) and returns (y, pullback); pullback(dy) gives a gradient per array, None
+where there is none. Convolution keeps its columns for the backward pass, as such code does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+__all__ = ["PLAIN"]
+
+Pullback = Callable[[np.ndarray], tuple["np.ndarray | None", ...]]
+Result = tuple[np.ndarray, Pullback]
+
+
+def _pad(x: np.ndarray, padding: int, value: float = 0) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, 0), *((padding, padding),) * (x.ndim - 2)), constant_values=value)
+
+
+def _crop(x: np.ndarray, padding: int) -> np.ndarray:
+    return x[(..., *(slice(padding, n - padding) for n in x.shape[2:]))]
+
+
+def _windows(x: np.ndarray, kernel: tuple[int, ...], stride: int, dilation: int = 1) -> np.ndarray:
+    """(N, C, *spatial) -> (N, C, *output, *kernel), a view."""
+    spans = [(r - 1) * dilation + 1 for r in kernel]
+    windows = sliding_window_view(x, spans, axis=tuple(range(2, x.ndim)))
+    return windows[(..., *(slice(None, None, stride) for _ in kernel), *(slice(None, None, dilation) for _ in kernel))]
+
+
+def _taps(
+    kernel: tuple[int, ...], output: tuple[int, ...], stride: int, dilation: int = 1
+) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
+    """Every tap with the slice of the padded input that it meets."""
+    for tap in itertools.product(*map(range, kernel)):
+        starts = [t * dilation for t in tap]
+        yield tap, (..., *(slice(s, s + (m - 1) * stride + 1, stride) for s, m in zip(starts, output, strict=True)))
+
+
+def _columns(x: np.ndarray, kernel: tuple[int, ...], stride: int, dilation: int, groups: int) -> np.ndarray:
+    """im2col of padded x: (groups, N * pixels, C / groups * taps), one window a row."""
+    windows = _windows(x, kernel, stride, dilation)
+    n, c, ndim = *x.shape[:2], len(kernel)
+    split = windows.reshape(n, groups, c // groups, *windows.shape[2:]) if groups > 1 else windows[:, None]
+    # (N, G, C / G, *output, *kernel) -> (G, N, *output, C / G, *kernel)
+    rows = split.transpose(1, 0, *range(3, 3 + ndim), 2, *range(3 + ndim, 3 + 2 * ndim))
+    return rows.reshape(groups, -1, c // groups * int(np.prod(kernel)))
+
+
+def _add_columns(columns: np.ndarray, dx: np.ndarray, output: tuple[int, ...], kernel: tuple[int, ...], *step: int) -> None:
+    """col2im: add columns (groups, N * pixels, C / groups * taps) to padded dx (N, C, *spatial), tap by tap."""
+    n, c = dx.shape[:2]
+    groups, ndim = columns.shape[0], len(kernel)
+    split = columns.reshape(groups, n, *output, c // groups, *kernel)
+    # (G, N, *output, C / G, *kernel) -> (N, G, C / G, *output, *kernel)
+    split = split.transpose(1, 0, 2 + ndim, *range(2, 2 + ndim), *range(3 + ndim, 3 + 2 * ndim))
+    grouped = dx.reshape(n, groups, c // groups, *dx.shape[2:])
+    for tap, where in _taps(kernel, output, *step):
+        grouped[where] += split[(..., *tap)]
+
+
+def _to_rows(y: np.ndarray, groups: int) -> np.ndarray:
+    """(N, K, *output) -> (groups, N * pixels, K / groups)."""
+    split = y.reshape(y.shape[0], groups, y.shape[1] // groups, -1)
+    return split.transpose(1, 0, 3, 2).reshape(groups, -1, y.shape[1] // groups)
+
+
+def _from_rows(rows: np.ndarray, batch: int, output: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `_to_rows`, C-contiguous."""
+    groups, _, filters = rows.shape
+    split = rows.reshape(groups, batch, -1, filters).transpose(1, 0, 3, 2)
+    return split.reshape(batch, groups * filters, *output)
+
+
+def conv(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, *, stride: int = 1, padding: int = 0, dilation: int = 1,
+    groups: int = 1,
+) -> Result:  # fmt: skip
+    kernel = w.shape[2:]
+    padded = _pad(x, padding)
+    output = _windows(padded, kernel, stride, dilation).shape[2 : x.ndim]
+    columns = _columns(padded, kernel, stride, dilation, groups)
+    matrix = w.reshape(groups, w.shape[0] // groups, -1)  # (G, K / G, C / G * taps)
+    rows = columns @ matrix.transpose(0, 2, 1)
+    if b is not None:
+        rows += b.reshape(groups, 1, -1)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        drows = _to_rows(dy, groups)
+        dw = (drows.transpose(0, 2, 1) @ columns).reshape(w.shape)
+        dpadded = np.zeros_like(padded)
+        _add_columns(drows @ matrix, dpadded, output, kernel, stride, dilation)
+        dx = _crop(dpadded, padding)
+        return (dx, dw) if b is None else (dx, dw, drows.sum(axis=1).ravel())
+
+    return _from_rows(rows, x.shape[0], output), pullback
+
+
+def conv_transpose(x: np.ndarray, w: np.ndarray, *, stride: int = 1, padding: int = 0) -> Result:
+    """The adjoint of `conv`; w (C, K, *kernel), one group."""
+    kernel, spatial = w.shape[2:], x.shape[2:]
+    matrix = w.reshape(1, w.shape[0], -1)  # (1, C, K * taps)
+    rows = _to_rows(x, 1)
+    full = [(n - 1) * stride + r for n, r in zip(spatial, kernel, strict=True)]
+    padded = np.zeros((x.shape[0], w.shape[1], *full), x.dtype)
+    _add_columns(rows @ matrix, padded, spatial, kernel, stride)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        columns = _columns(_pad(dy, padding), kernel, stride, 1, 1)
+        dx = _from_rows(columns @ matrix.transpose(0, 2, 1), x.shape[0], spatial)
+        return dx, (rows.transpose(0, 2, 1) @ columns).reshape(w.shape)
+
+    return np.ascontiguousarray(_crop(padded, padding)), pullback
+
+
+def max_pool(x: np.ndarray, *, kernel_size: int, stride: int | None = None, padding: int = 0) -> Result:
+    kernel, stride = (kernel_size,) * (x.ndim - 2), stride or kernel_size
+    padded = _pad(x, padding, -np.inf)
+    windows = _windows(padded, kernel, stride)
+    output = windows.shape[2 : x.ndim]
+    flat = windows.reshape(*windows.shape[: x.ndim], -1)
+    winners = flat.argmax(axis=-1)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dpadded = np.zeros_like(padded)
+        for index, (_, where) in enumerate(_taps(kernel, output, stride)):
+            dpadded[where] += dy * (winners == index)
+        return (_crop(dpadded, padding),)
+
+    return np.take_along_axis(flat, winners[..., None], axis=-1)[..., 0], pullback
+
+
+def avg_pool(x: np.ndarray, *, kernel_size: int, stride: int | None = None, padding: int = 0) -> Result:
+    kernel, stride = (kernel_size,) * (x.ndim - 2), stride or kernel_size
+    padded = _pad(x, padding)
+    windows = _windows(padded, kernel, stride)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dpadded = np.zeros_like(padded)
+        share = dy / np.float32(np.prod(kernel))
+        for _, where in _taps(kernel, dy.shape[2:], stride):
+            dpadded[where] += share
+        return (_crop(dpadded, padding),)
+
+    return windows.mean(axis=tuple(range(x.ndim, windows.ndim))), pullback
+
+
+def downsample(x: np.ndarray, *, factor: int, phase: int = 0) -> Result:
+    where = (..., *(slice(phase, None, factor) for _ in x.shape[2:]))
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx = np.zeros_like(x)
+        dx[where] = dy
+        return (dx,)
+
+    return x[where].copy(), pullback
+
+
+def upsample(x: np.ndarray, *, factor: int) -> Result:
+    where = (..., *(slice(None, None, factor) for _ in x.shape[2:]))
+    y = np.zeros((*x.shape[:2], *((n - 1) * factor + 1 for n in x.shape[2:])), x.dtype)
+    y[where] = x
+    return y, lambda dy: (dy[where].copy(),)
+
+
+def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> Result:
+    return x @ w.T + b, lambda dy: (dy @ w, dy.T @ x, dy.sum(axis=0))
+
+
+def flatten(x: np.ndarray) -> Result:
+    return x.reshape(x.shape[0], -1).copy(), lambda dy: (dy.reshape(x.shape).copy(),)
+
+
+def relu(x: np.ndarray) -> Result:
+    return np.maximum(x, 0), lambda dy: (dy * (x > 0),)
+
+
+def softmax(x: np.ndarray) -> Result:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    y = e / e.sum(axis=1, keepdims=True)
+    return y, lambda dy: (y * (dy - (dy * y).sum(axis=1, keepdims=True)),)
+
+
+def log_softmax(x: np.ndarray) -> Result:
+    shifted = x - x.max(axis=1, keepdims=True)
+    y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return y, lambda dy: (dy - np.exp(y) * dy.sum(axis=1, keepdims=True),)
+
+
+def batch_norm(
+    x: np.ndarray, running_mean: np.ndarray, running_var: np.ndarray, weight: np.ndarray, bias: np.ndarray, *,
+    training: bool, momentum: float = 0.1, eps: float = 1e-5,
+) -> Result:  # fmt: skip
+    axes = (0, *range(2, x.ndim))
+    per_channel = (1, -1, *(1,) * (x.ndim - 2))
+    if training:
+        mean, var = x.mean(axis=axes), x.var(axis=axes)
+        count = x.size // x.shape[1]
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (var * (count / (count - 1)) - running_var)
+    else:
+        mean, var = running_mean.copy(), running_var.copy()
+    rstd = 1 / np.sqrt(var + np.float32(eps))
+    normed = (x - mean.reshape(per_channel)) * rstd.reshape(per_channel)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dbias, dweight = dy.sum(axis=axes), (dy * normed).sum(axis=axes)
+        scale = (weight * rstd).reshape(per_channel)
+        if not training:
+            return dy * scale, None, None, dweight, dbias
+        count = np.float32(x.size // x.shape[1])
+        inner = dy - (dbias / count).reshape(per_channel) - normed * (dweight / count).reshape(per_channel)
+        return scale * inner, None, None, dweight, dbias
+
+    return normed * weight.reshape(per_channel) + bias.reshape(per_channel), pullback
+
+
+def dropout(x: np.ndarray, *, p: float, training: bool, rng: np.random.Generator) -> Result:
+    """Other zeros than fastconv's: the same law, not the same draws."""
+    mask = (rng.random(x.shape, dtype=np.float32) >= p) / np.float32(1 - p)
+    return x * mask, lambda dy: (dy * mask,)
+
+
+def cross_entropy(x: np.ndarray, target: np.ndarray) -> Result:
+    log_p, log_softmax_pullback = log_softmax(x)
+    loss, nll_pullback = nll_loss(log_p, target)
+    return loss, lambda dy: (log_softmax_pullback(nll_pullback(dy)[0])[0], None)  # type: ignore[arg-type]
+
+
+def nll_loss(x: np.ndarray, target: np.ndarray) -> Result:
+    where = (np.arange(x.shape[0]), target)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx = np.zeros_like(x)
+        dx[where] = -dy / x.shape[0]
+        return dx, None
+
+    return -x[where].mean(), pullback
+
+
+def mse_loss(x: np.ndarray, target: np.ndarray) -> Result:
+    error = x - target
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx = error * (2 * dy / error.size)
+        return dx, -dx
+
+    return np.square(error).mean(), pullback
+
+
+def l1_loss(x: np.ndarray, target: np.ndarray) -> Result:
+    error = x - target
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx = np.sign(error) * (dy / error.size)
+        return dx, -dx
+
+    return np.abs(error).mean(), pullback
+
+
+PLAIN: dict[str, Callable[..., Result]] = {
+    **{f"conv{ndim}d": conv for ndim in (1, 2, 3)},
+    **{f"conv_transpose{ndim}d": conv_transpose for ndim in (1, 2, 3)},
+    **{f"max_pool{ndim}d": max_pool for ndim in (1, 2, 3)},
+    **{f"avg_pool{ndim}d": avg_pool for ndim in (1, 2, 3)},
+    "downsample": downsample,
+    "upsample": upsample,
+    "linear": linear,
+    "flatten": flatten,
+    "relu": relu,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "batch_norm": batch_norm,
+    "dropout": dropout,
+    "cross_entropy": cross_entropy,
+    "nll_loss": nll_loss,
+    "mse_loss": mse_loss,
+    "l1_loss": l1_loss,
+}

@@ -1,0 +1,261 @@
+"""Named shapes of real nets, shared by the tests, the benchmarks and `fastconv.compare`.
+
+CONVOLUTIONS   ConvShape by name: the convolutional layers of LeNet, VGG, ResNet and others
+CASES          Case by operation: one call of it on such a shape; a test walks OPS and fails where an operation has none
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fastconv.window import Window
+
+__all__ = ["CASES", "CONVOLUTIONS", "Case", "ConvShape"]
+
+Ints = tuple[int, ...]
+SMALL = 1  # batch of the cases that the naive loops can run too
+
+
+@dataclass(frozen=True, slots=True)
+class ConvShape:
+    """A convolutional layer and what goes in: x (batch, channels, *spatial), w (filters, channels / groups, *kernel)."""
+
+    name: str
+    batch: int
+    channels: int
+    spatial: Ints
+    filters: int
+    kernel: Ints
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def op(self) -> str:
+        return f"conv{len(self.spatial)}d"
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The keyword arguments of fastconv.functional.conv…d, and of torch's."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def x_shape(self) -> Ints:
+        return (self.batch, self.channels, *self.spatial)
+
+    @property
+    def w_shape(self) -> Ints:
+        return (self.filters, self.channels // self.groups, *self.kernel)
+
+    @property
+    def y_shape(self) -> Ints:
+        window = Window.parse(self.op, self.spatial, self.kernel, self.stride, self.padding, self.dilation)
+        return (self.batch, self.filters, *window.output(self.spatial))
+
+    def flops(self) -> int:
+        """Of the forward pass done directly, padding taps included; either gradient costs as much again."""
+        return 2 * math.prod(self.y_shape) * math.prod(self.w_shape[1:])
+
+    def with_batch(self, batch: int) -> ConvShape:
+        return replace(self, batch=batch)
+
+
+def _named(*shapes: ConvShape) -> dict[str, ConvShape]:
+    return {shape.name: shape for shape in shapes}
+
+
+CONVOLUTIONS = _named(
+    ConvShape("3x3 64-64 @32", 64, 64, (32, 32), 64, (3, 3), padding=1),  # VGG on CIFAR: the one that all quote
+    ConvShape("3x3 3-64 @32", 64, 3, (32, 32), 64, (3, 3), padding=1),
+    ConvShape("3x3 128-128 @16", 64, 128, (16, 16), 128, (3, 3), padding=1),
+    ConvShape("3x3 256-256 @8", 64, 256, (8, 8), 256, (3, 3), padding=1),
+    ConvShape("5x5 1-6 @28", 64, 1, (28, 28), 6, (5, 5), padding=2),  # LeNet-5
+    ConvShape("5x5 6-16 @14", 64, 6, (14, 14), 16, (5, 5)),
+    ConvShape("3x3 1-32 @28", 128, 1, (28, 28), 32, (3, 3), padding=1),  # the MNIST CNN
+    ConvShape("3x3 32-64 @28", 128, 32, (28, 28), 64, (3, 3), padding=1),
+    ConvShape("5x5 32-64 @14", 64, 32, (14, 14), 64, (5, 5), padding=2),
+    ConvShape("3x3 16-16 @32", 128, 16, (32, 32), 16, (3, 3), padding=1),  # ResNet-20
+    ConvShape("3x3 32-32 @16", 128, 32, (16, 16), 32, (3, 3), padding=1),
+    ConvShape("3x3/2 16-32 @32", 128, 16, (32, 32), 32, (3, 3), stride=2, padding=1),
+    ConvShape("7x7/2 3-64 @224", 8, 3, (224, 224), 64, (7, 7), stride=2, padding=3),  # ResNet-18 and -50
+    ConvShape("3x3 64-64 @56", 8, 64, (56, 56), 64, (3, 3), padding=1),
+    ConvShape("3x3/2 64-128 @56", 8, 64, (56, 56), 128, (3, 3), stride=2, padding=1),
+    ConvShape("1x1/2 64-128 @56", 8, 64, (56, 56), 128, (1, 1), stride=2),
+    ConvShape("3x3 512-512 @7", 16, 512, (7, 7), 512, (3, 3), padding=1),
+    ConvShape("1x1 256-64 @56", 8, 256, (56, 56), 64, (1, 1)),
+    ConvShape("1x1 512-512 @14", 16, 512, (14, 14), 512, (1, 1)),
+    ConvShape("3x3/2 64-128 @32", 64, 64, (32, 32), 128, (3, 3), stride=2, padding=1),
+    ConvShape("3x3 depthwise 64 @32", 64, 64, (32, 32), 64, (3, 3), padding=1, groups=64),  # MobileNet
+    ConvShape("3x3 grouped 128-128/32 @28", 8, 128, (28, 28), 128, (3, 3), padding=1, groups=32),  # ResNeXt
+    ConvShape("3x3 dilated 64-64 @28", 8, 64, (28, 28), 64, (3, 3), padding=2, dilation=2),  # segmentation
+    ConvShape("80/4 1-32 @16000", 32, 1, (16000,), 32, (80,), stride=4, padding=38),  # a 1-D audio CNN (M5)
+    ConvShape("3 32-64 @1000", 32, 32, (1000,), 64, (3,), padding=1),
+    ConvShape("3x3x3 1-16 @32", 8, 1, (32, 32, 32), 16, (3, 3, 3), padding=1),  # a 3-D CNN
+    ConvShape("3x3x3 16-32 @16", 8, 16, (16, 16, 16), 32, (3, 3, 3), padding=1),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operation.
+
+    op        its name in OPS
+    name      what a table calls it
+    batch     items in it
+    build     build(rng, batch) -> the positional arrays, float32, C-contiguous
+    options   the keyword arguments; one that is callable is called afresh for every call (a random generator)
+    flops     of the forward pass of one item, where arithmetic and not memory bounds the operation; else 0
+    naive     whether it is small enough for the naive loops
+    """
+
+    op: str
+    name: str
+    batch: int
+    build: Callable[[np.random.Generator, int], tuple[Any, ...]] = field(repr=False, compare=False)
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    flops: int = 0
+    naive: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.op} {self.name}, batch {self.batch}"
+
+    def arrays(self, seed: int = 0) -> tuple[Any, ...]:
+        return self.build(np.random.default_rng(seed), self.batch)
+
+    def keywords(self) -> dict[str, Any]:
+        return {name: value() if callable(value) else value for name, value in self.options.items()}
+
+    def with_batch(self, batch: int) -> Case:
+        """The same on a batch that is not for the naive loops."""
+        return replace(self, batch=batch, naive=False)
+
+    def small(self, batch: int = SMALL) -> Case:
+        """The same on so few items that the naive loops can run it."""
+        return replace(self, batch=batch, naive=True)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def conv_case(shape: ConvShape) -> Case:
+    """The convolution of a ConvShape, without bias."""
+
+    def build(rng: np.random.Generator, batch: int) -> tuple[Any, ...]:
+        fan_in = math.prod(shape.w_shape[1:])
+        w = _normal(rng, *shape.w_shape) / np.float32(math.sqrt(fan_in))
+        return _normal(rng, batch, *shape.x_shape[1:]), w
+
+    return Case(shape.op, shape.name, shape.batch, build, shape.options, shape.with_batch(1).flops())
+
+
+def transposed_case(op: str, name: str, batch: int, x: Ints, w: Ints, **options: Any) -> Case:
+    """A transposed convolution: x (C, *spatial), w (C, K, *kernel); every input element meets every weight of its channel."""
+
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        return _normal(rng, n, *x), _normal(rng, *w) / np.float32(math.sqrt(w[0]))
+
+    return Case(op, name, batch, build, options, 2 * math.prod(x) * math.prod(w[1:]))
+
+
+def map_case(op: str, name: str, batch: int, *item: int, **options: Any) -> Case:
+    """An operation on one array (batch, *item)."""
+    return Case(op, name, batch, lambda rng, n: (_normal(rng, n, *item),), options)
+
+
+def linear_case(batch: int, features: int, outputs: int) -> Case:
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        w = _normal(rng, outputs, features) / np.float32(math.sqrt(features))
+        return _normal(rng, n, features), w, _normal(rng, outputs)
+
+    return Case("linear", f"{features}-{outputs}", batch, build, {}, 2 * features * outputs)
+
+
+def norm_case(name: str, batch: int, channels: int, *spatial: int, training: bool = True) -> Case:
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        mean, var = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        return _normal(rng, n, channels, *spatial), mean, var, _normal(rng, channels), _normal(rng, channels)
+
+    return Case("batch_norm", name, batch, build, {"training": training})
+
+
+def class_case(op: str, batch: int, classes: int) -> Case:
+    """A classifier's loss: x (batch, classes) and the right classes."""
+
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        return _normal(rng, n, classes), rng.integers(0, classes, n)
+
+    return Case(op, f"{classes} classes", batch, build)
+
+
+def pair_case(op: str, batch: int, *item: int) -> Case:
+    """A loss of two arrays of one shape."""
+    return Case(op, "x".join(map(str, item)), batch, lambda rng, n: (_normal(rng, n, *item), _normal(rng, n, *item)))
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# The first case of an operation is the one that `compare` shows.
+_ALL = [
+    *(conv_case(shape) for shape in list(CONVOLUTIONS.values())[:1]),
+    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in list(CONVOLUTIONS.values())[1:]),
+    *(
+        conv_case(CONVOLUTIONS[name]).small()
+        for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32", "3 32-64 @1000")
+    ),
+    conv_case(ConvShape("3x3x3 4-4 @8", 1, 4, (8, 8, 8), 4, (3, 3, 3), padding=1)).small(),
+    transposed_case("conv_transpose1d", "16/8 64-32 @250", 16, (64, 250), (64, 32, 16), stride=8, padding=4),
+    transposed_case("conv_transpose1d", "4/2 4-4 @100", 1, (4, 100), (4, 4, 4), stride=2, padding=1).small(),
+    transposed_case("conv_transpose2d", "4x4/2 64-32 @16", 64, (64, 16, 16), (64, 32, 4, 4), stride=2, padding=1),
+    transposed_case("conv_transpose2d", "4x4/2 8-8 @8", 1, (8, 8, 8), (8, 8, 4, 4), stride=2, padding=1).small(),
+    transposed_case("conv_transpose3d", "2x2x2/2 32-16 @8", 8, (32, 8, 8, 8), (32, 16, 2, 2, 2), stride=2),
+    transposed_case("conv_transpose3d", "2x2x2/2 4-4 @4", 1, (4, 4, 4, 4), (4, 4, 2, 2, 2), stride=2).small(),
+    map_case("max_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
+    map_case("max_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
+    map_case("max_pool2d", "3x3/2 64 @112", 8, 64, 112, 112, kernel_size=3, stride=2, padding=1),
+    map_case("max_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
+    map_case("avg_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
+    map_case("avg_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
+    map_case("avg_pool2d", "8x8 64 @8", 128, 64, 8, 8, kernel_size=8),
+    map_case("avg_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
+    map_case("downsample", "2 64 @32", 64, 64, 32, 32, factor=2),
+    map_case("upsample", "2 64 @32", 64, 64, 32, 32, factor=2),
+    linear_case(128, 12544, 128),  # the MNIST CNN
+    linear_case(64, 512, 10),
+    map_case("flatten", "64 @14", 128, 64, 14, 14),
+    map_case("relu", "64 @32", 64, 64, 32, 32),
+    map_case("softmax", "1000 classes", 128, 1000),
+    map_case("log_softmax", "1000 classes", 128, 1000),
+    norm_case("64 @32", 64, 64, 32, 32),
+    norm_case("512 @7", 16, 512, 7, 7),
+    norm_case("64 @32, inference", 64, 64, 32, 32, training=False),
+    map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=_generator),
+    class_case("cross_entropy", 128, 10),
+    class_case("cross_entropy", 128, 1000),
+    class_case("nll_loss", 128, 1000),
+    pair_case("mse_loss", 64, 3, 32, 32),
+    pair_case("l1_loss", 64, 3, 32, 32),
+]
+
+
+def _by_operation() -> dict[str, list[Case]]:
+    """The cases of every operation; where none is small, the first one's small version is added."""
+    cases: dict[str, list[Case]] = {}
+    for case in _ALL:
+        cases.setdefault(case.op, []).append(case)
+    for found in cases.values():
+        if not any(case.naive for case in found):
+            found.append(found[0].small(max(1, found[0].batch // 64)))
+    return cases
+
+
+CASES = _by_operation()
