@@ -42,7 +42,7 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
         raise TypeError(f"{name}: {error}") from None
     output, saved = forward(*bound.args, **bound.kwargs)
     values = output[0] if isinstance(output, tuple) else output
-    needs = (True,) * len(arrays)
+    needs = (True,) * len(arrays) + (False,) * (len(bound.args) - len(arrays))
 
     def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
         return backward(as_gradient(name, dy, values), saved, needs)[: len(arrays)]
@@ -57,7 +57,7 @@ def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:
         raise ShapeError(f"{name}: dy must have the output's shape {np.shape(values)}, got {dy.shape}")
     if dy.dtype.kind not in "fbiu":
         raise TypeError(f"{name}: dy must hold real numbers, got {dy.dtype}")
-    return dy.astype(values.dtype, copy=False)
+    return dy.astype(np.result_type(values), copy=False)
 
 
 def _pair(function: Callable[..., Any]) -> tuple[str, Forward, Backward]:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastconv import cgroup
+
 __all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "threads_for"]
 
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
@@ -66,48 +68,13 @@ finally:
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
-def _cgroup_cpus() -> float:
-    """The CPUs that this process's cgroup grants by quota (version 2, then 1); infinite without one."""
-    try:
-        folder = Path("/proc/self/cgroup").read_text()
-    except OSError:
-        return math.inf
-    paths = [line.split(":", 2)[2].strip("/") for line in folder.splitlines() if line.count(":") >= 2]
-    granted = math.inf
-    for path in {"", *paths}:
-        parts = Path(path).parts
-        for depth in range(len(parts) + 1):
-            here = Path(*parts[:depth])
-            granted = min(
-                granted, _quota_v2(Path("/sys/fs/cgroup") / here), _quota_v1(Path("/sys/fs/cgroup/cpu") / here)
-            )
-    return granted
-
-
-def _quota_v2(folder: Path) -> float:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return math.inf
-
-
-def _quota_v1(folder: Path) -> float:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return quota / period if quota > 0 else math.inf
-    except (OSError, ValueError, ZeroDivisionError):
-        return math.inf
-
-
 def _usable_cpus() -> int:
     """CPUs that this process may use: its affinity, bounded by its cgroup's quota (rounded up)."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:
         cpus = os.cpu_count() or 1
-    quota = _cgroup_cpus()
+    quota = cgroup.cpus()
     return max(1, cpus if quota == math.inf else min(cpus, math.ceil(quota)))
 
 

@@ -6,11 +6,12 @@ import math
 import operator
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fastconv import cgroup
 from fastconv._ext import memory
 
 __all__ = ["allocate", "available_bytes", "get_workspace_limit", "require", "set_workspace_limit"]
@@ -65,7 +66,9 @@ def require(op: str, nbytes: int) -> None:
 def available_bytes() -> int:
     """Bytes that this process may still use: the system's, the cgroup's and the address-space limit's least."""
     bounds = [_system_available()]
-    bounds.extend(_cgroup_available())
+    group = cgroup.memory()
+    if group != math.inf:
+        bounds.append(int(group))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         bounds.append(soft - _pages_in_use(0))
@@ -80,20 +83,6 @@ def _system_available() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cgroup_available() -> Iterator[int]:
-    """The room left in this process's memory cgroup (version 2, then 1), where there is one."""
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            bound = Path(limit).read_text().strip()
-            if bound.isdigit():
-                yield int(bound) - int(Path(usage).read_text())
-        except OSError:
-            continue
 
 
 def _pages_in_use(field: int) -> int:

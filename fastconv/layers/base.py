@@ -73,6 +73,10 @@ class Layer:
         layer._arguments = arguments
         return layer
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies are made without the constructor."""
+        return object.__new__, (type(self),), self.__dict__
+
     def __init_subclass__(cls) -> None:
         if cls.__module__.startswith("fastconv.") and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls

@@ -1,0 +1,263 @@
+"""Image files for a trained net: any size, any mode, dark on light or light on dark.
+
+`digit_ink` finds the ink of a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of the
+two data sets, by the recipes that made them. `as_trained` only resizes, for nets that were trained on pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastconv.datasets.files import open_regular
+from fastconv.datasets.folder import DECODERS
+from fastconv.errors import FormatError
+
+__all__ = ["PREPARATIONS", "as_digits", "as_mnist", "as_trained", "digit_ink", "read_image"]
+
+LONGEST = 1024  # pixels; a larger picture of a digit is reduced before its ink is looked for
+CONTRAST = 0.06  # of the whole range; below it there is nothing to read
+SPECK = 0.03  # of the largest piece of ink; smaller pieces are dirt
+EDGE = 0.35  # of full ink: where a stroke's edge is taken to be
+FINE = 160  # pixels of a digit's longer side while its strokes are worked on
+MARGIN = 24
+PEN = (1.5, 4.0)  # pixels of a box of 20: the widths of MNIST's strokes, but for the outermost tenth
+INK = 31  # per cent of the pixels of 32x32: what every class of the digits set has
+
+Gray = np.ndarray  # (H, W) float64
+Shape = tuple[int, int, int]
+
+
+@contextmanager
+def read_image(path: Path) -> Iterator[Any]:
+    """The file as a Pillow image, upright; what its header or its decoding raises inside becomes a FormatError.
+
+    Raises FileNotFoundError and other OSErrors for a file that cannot be opened, ImportError without Pillow.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError('predict needs Pillow: pip install "fastconv[plot]"') from error
+    with open_regular(path) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(stream, formats=DECODERS) as image:
+                yield ImageOps.exif_transpose(image)
+        except (MemoryError, FormatError):
+            raise
+        except Exception as error:  # decoders raise almost anything on hostile bytes
+            raise FormatError(f"{path}: no image that can be read: {error or type(error).__name__}") from error
+
+
+def gray_levels(image: Any) -> Gray:
+    """A Pillow image as gray levels in [0, 1]; what is transparent takes the shade that contrasts with the rest."""
+    if image.mode[0] in "IF":  # 16 or 32 bits
+        levels = np.nan_to_num(np.asarray(_reduced(image.convert("F")), np.float64))
+        low, high = levels.min(), levels.max()
+        return (levels - low) / max(high - low, 1e-12) if high > 255 or low < 0 or high <= 1 else levels / 255
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        planes = np.asarray(_reduced(image.convert("RGBA")), np.float64) / 255
+        luminance, alpha = planes[..., :3] @ (0.299, 0.587, 0.114), planes[..., 3]
+        behind = 0.0 if (luminance * alpha).sum() > alpha.sum() / 2 else 1.0
+        return luminance * alpha + behind * (1 - alpha)
+    if image.mode != "L":
+        image = image.convert("RGB").convert("L")
+    return np.asarray(_reduced(image), np.float64) / 255
+
+
+def _reduced(image: Any) -> Any:
+    factor = -(-max(image.size) // LONGEST)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def digit_ink(levels: Gray) -> Gray:
+    """How much ink each pixel holds, 0 to 1: light from dark told apart, uneven lighting, noise and specks removed.
+
+    Raises ValueError for an image that shows nothing.
+    """
+    if np.ptp(levels) < CONTRAST:
+        raise ValueError("the image is blank: nothing to read")
+    ink = levels if _dark_background(levels) else 1 - levels
+    ink = ink - _background(ink)
+    strokes = ink > _otsu(ink)
+    full = np.quantile(ink[strokes], 0.75)
+    floor = 4 * _noise(ink, strokes)
+    if full - floor < CONTRAST / 2:
+        raise ValueError("the image is blank: nothing to read")
+    return _without_specks(np.clip((ink - floor) / (full - floor), 0, 1))
+
+
+def _noise(ink: Gray, strokes: np.ndarray) -> float:
+    """The standard deviation of the paper's pixels, away from the strokes' soft edges."""
+    from scipy import ndimage
+
+    paper = ink[~ndimage.binary_dilation(strokes, iterations=2 + max(ink.shape) // 50)]
+    return float(1.4826 * np.median(np.abs(paper - np.median(paper)))) if paper.size >= 64 else 0.0
+
+
+def _dark_background(levels: Gray) -> bool:
+    """Whether the background, which is what most of the rim shows, is the darker of the two shades."""
+    dark = levels <= _otsu(levels)
+    rim = np.concatenate([dark[0], dark[-1], dark[1:-1, 0], dark[1:-1, -1]]).mean()
+    share = rim if abs(rim - 0.5) > 0.1 else dark.mean()
+    return bool(share > 0.5)
+
+
+def _otsu(levels: Gray) -> float:
+    """The threshold that parts the values into the two most compact groups (Otsu, 1979)."""
+    counts, edges = np.histogram(levels, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    sums = np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(invalid="ignore", divide="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    best = np.nan_to_num(between, nan=-1.0)
+    ties = np.flatnonzero(best >= best.max() * (1 - 1e-9))
+    return float(edges[1:][ties[len(ties) // 2]])
+
+
+def _background(ink: Gray) -> Gray:
+    """The shade of the paper: a quadratic surface through what is no ink, so that shadows and vignettes go."""
+    rows, columns = (np.linspace(-1, 1, n) for n in ink.shape)
+    step = max(1, max(ink.shape) // 64)
+    y, x = np.meshgrid(rows[::step], columns[::step], indexing="ij")
+    sample = ink[::step, ::step].ravel()
+    terms = [np.ones(y.size), *(t.ravel() for t in (y, x, y * y, x * y, x * x))]
+    paper = sample <= _otsu(ink)
+    fit = np.median(sample[paper]) if paper.any() else float(ink.min())
+    if paper.sum() < 64 or np.ptp(sample[paper]) < 0.02:
+        return np.full_like(ink, fit)
+    design = np.stack(terms, axis=1)
+    surface = np.full(sample.shape, fit)
+    for _ in range(8):
+        near = np.abs(sample - surface) < 0.15
+        if near.sum() < 64:
+            return np.full_like(ink, fit)
+        weights = np.linalg.lstsq(design[near], sample[near], rcond=None)[0]
+        surface = design @ weights
+    c, cy, cx, cyy, cxy, cxx = weights
+    y, x = rows[:, np.newaxis], columns[np.newaxis]
+    return c + cy * y + cx * x + cyy * y * y + cxy * x * y + cxx * x * x
+
+
+def _without_specks(ink: Gray) -> Gray:
+    from scipy import ndimage
+
+    pieces, count = ndimage.label(ink > EDGE, np.ones((3, 3)))
+    if count < 2:
+        return ink
+    sizes = np.bincount(pieces.ravel())[1:]
+    kept = ndimage.binary_dilation(np.isin(pieces, 1 + np.flatnonzero(sizes >= SPECK * sizes.max())), iterations=2)
+    return np.where(kept, ink, 0.0)
+
+
+def _cropped(ink: Gray) -> Gray:
+    """The box around the ink."""
+    rows, columns = (np.flatnonzero((ink > EDGE).any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _resized(ink: Gray, height: int, width: int) -> Gray:
+    from PIL import Image
+
+    image = Image.fromarray(ink.astype(np.float32))
+    return np.clip(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float64), 0, 1)
+
+
+def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
+    """MNIST's form (LeCun, 1998): white on black, in a box of 20x20, the centre of mass in the middle of 28x28.
+
+    Pens much thinner or thicker than MNIST's are brought nearer to them.
+    """
+    ink = digit_ink(levels)
+    if levels.shape == shape[1:]:
+        return ink.astype(np.float32)[np.newaxis]
+    glyph = _scaled(_cropped(ink), FINE, FINE)
+    mask = glyph > 0.5
+    width = _pen_width(mask)
+    wanted = float(np.clip(width, *(limit * FINE / 20 for limit in PEN)))
+    if width != wanted:
+        glyph = _cropped(_depth(mask) > (width - wanted) / 2)
+    inside = (20 * shape[1] // 28, 20 * shape[2] // 28)
+    glyph = _scaled(glyph, *inside)
+    image = np.zeros(shape[1:])
+    at = []
+    for axis, (length, extent) in enumerate(zip(glyph.shape, image.shape, strict=True)):
+        weights = glyph.sum(axis=1 - axis)
+        centre = (weights @ np.arange(length)) / weights.sum()
+        at.append(int(np.clip(np.rint((extent - 1) / 2 - centre), 0, extent - length)))
+    image[at[0] : at[0] + glyph.shape[0], at[1] : at[1] + glyph.shape[1]] = glyph
+    return image.astype(np.float32)[np.newaxis]
+
+
+def as_digits(levels: Gray, shape: Shape) -> np.ndarray:
+    """The digits set's form (Alpaydin and Kaynak, 1998): the digit upright in a bitmap of 32 rows, which it fills, and at
+    most 20 columns, drawn with the same amount of ink as any other; then the ink of each block of 4x4.
+
+    An image that is in this form already is only reduced.
+    """
+    ink = digit_ink(levels)
+    height, width = shape[1:]
+    framed = _cropped(ink).shape[0] >= 0.95 * len(ink) and abs(ink.shape[0] - ink.shape[1]) <= 0.02 * len(ink)
+    if levels.shape == (height, width) or (framed and 0.2 < ink.mean() < 0.4):
+        return _resized(ink, height, width).astype(np.float32)[np.newaxis]
+    glyph = _filling(_upright(_filling(ink, 4 * FINE)), 20 * FINE // 32) > 0.5
+    depth = _depth(glyph)
+    level = np.partition(depth.ravel(), -INK * FINE * FINE // 100)[-INK * FINE * FINE // 100]
+    glyph = _filling(depth >= level, 20 * FINE // 32) > 0.5
+    left = (FINE - glyph.shape[1]) // 2
+    bitmap = np.zeros((FINE, FINE))
+    bitmap[: len(glyph), left : left + glyph.shape[1]] = glyph
+    return _resized(bitmap, height, width).astype(np.float32)[np.newaxis]
+
+
+def as_trained(image: Any, shape: Shape) -> np.ndarray:
+    """The picture resized to the net's input, as `load_folder` does it: for nets that were trained on pictures."""
+    raise NotImplementedError
+
+
+def _scaled(ink: Gray, height: int, width: int) -> Gray:
+    """As large as fits."""
+    factor = min(height / ink.shape[0], width / ink.shape[1])
+    return _resized(ink, *(max(1, round(n * factor)) for n in ink.shape))
+
+
+def _filling(ink: Gray, widest: int) -> Gray:
+    """The box around the ink, FINE pixels high; squeezed where it would be wider than `widest`."""
+    ink = _cropped(ink)
+    return _resized(ink, FINE, min(widest, max(1, round(ink.shape[1] * FINE / ink.shape[0]))))
+
+
+def _upright(ink: Gray) -> Gray:
+    """Slanted strokes put upright: sheared until the ink's columns do not depend on its rows."""
+    from scipy import ndimage
+
+    y, x = np.indices(ink.shape)
+    mass = ink.sum()
+    y, x = y - (y * ink).sum() / mass, x - (x * ink).sum() / mass
+    slant = (x * y * ink).sum() / max((y * y * ink).sum(), 1e-12)
+    margin = math.ceil(abs(slant) * len(ink)) + 1
+    wide = np.pad(ink, ((0, 0), (margin, margin)))
+    return ndimage.affine_transform(wide, [[1, 0], [slant, 1]], offset=[0, slant * y[0, 0]], order=1)
+
+
+def _depth(mask: np.ndarray) -> Gray:
+    """How far inside the strokes a pixel lies; below zero outside, in a margin that leaves room to grow."""
+    from scipy import ndimage
+
+    wide = np.pad(mask, MARGIN)
+    return ndimage.distance_transform_edt(wide) - ndimage.distance_transform_edt(~wide)
+
+
+def _pen_width(mask: np.ndarray) -> float:
+    """The mean width of the strokes: in a bar, four times the mean distance to its edge."""
+    depth = _depth(mask)
+    return 4 * float(depth[depth > 0].mean() - 0.5)

@@ -1,0 +1,92 @@
+"""How each data set is trained by default: what `fastconv train` does when it is not told otherwise.
+
+A recipe is data, in the form that `optim.from_config` and `augment.from_config` read; it is copied into the run folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["RECIPES", "Recipe"]
+
+NO_DECAY = {"ndim": 1, "weight_decay": 0.0}  # biases and batch norm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A net of `fastconv.models` by name, and how it is trained.
+
+    validation   images taken out of the training part where there is no test part: a number, or a share below 1
+    """
+
+    net: str
+    epochs: int
+    batch_size: int
+    optimizer: dict[str, Any]
+    augment: dict[str, Any] | None = None
+    label_smoothing: float = 0.0
+    validation: float = 0.1
+
+
+RECIPES: dict[str, Recipe] = {
+    # 18 settings compared on 4 folds of the training images, 3 seeds each; of 20 seeds on the test part all passed 98.8 %
+    "digits": Recipe(
+        net="digits_cnn",
+        epochs=40,
+        batch_size=64,
+        optimizer={
+            "optimizer": "SGD",
+            "lr": {"schedule": "Cosine", "lr": 0.05, "warmup": 0.15},
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 0.01,
+        },
+        augment={"augment": "Affine", "rotate": 10.0, "scale": 0.1, "shift": 1.0},
+        label_smoothing=0.1,
+    ),
+    # chosen on 5,000 of the training images
+    "mnist": Recipe(
+        net="mnist_cnn",
+        epochs=5,
+        batch_size=128,
+        optimizer={
+            "optimizer": "SGD",
+            "lr": {"schedule": "Cosine", "lr": 0.1, "warmup": 0.2},
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+        },
+        augment={"augment": "Shift", "pixels": 2},
+    ),
+    "cifar10": Recipe(
+        net="vgg_cifar",
+        epochs=20,
+        batch_size=128,
+        optimizer={
+            "optimizer": "SGD",
+            "lr": {"schedule": "OneCycle", "peak": 0.1},
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "groups": [NO_DECAY],
+        },
+        augment={
+            "augment": "Compose",
+            "parts": [{"augment": "Crop", "padding": 4}, {"augment": "Flip"}],
+        },
+    ),
+    "folder": Recipe(
+        net="folder_cnn",
+        epochs=30,
+        batch_size=32,
+        optimizer={
+            "optimizer": "AdamW",
+            "lr": {"schedule": "OneCycle", "peak": 2e-3},
+            "weight_decay": 0.01,
+            "groups": [NO_DECAY],
+        },
+        augment={"augment": "Affine", "rotate": 10.0, "scale": 0.1, "shift": 2.0},
+        label_smoothing=0.05,
+    ),
+}

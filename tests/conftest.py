@@ -1,0 +1,30 @@
+"""What every test shares: settings of the machine are put back, hypothesis draws the same examples every time."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before libgomp is loaded: waiting threads of small layers spin
+
+from fastconv import get_num_threads, get_workspace_limit, set_num_threads, set_workspace_limit
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz", type=int, default=200, help="random cases per operation that are held against PyTorch (default 200)"
+    )
+
+
+@pytest.fixture(autouse=True)
+def machine_settings():
+    """Threads and workspace limit as they were before the test."""
+    threads, limit = get_num_threads(), get_workspace_limit()
+    yield
+    set_num_threads(threads)
+    set_workspace_limit(limit)

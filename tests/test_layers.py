@@ -1,0 +1,523 @@
+"""Layers and nets, the loss and its gradients: by definition, by finite differences, and against torch.nn."""
+
+import copy
+import functools
+import json
+import math
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from gradient_check import check_gradients
+
+import fastconv as fc
+from fastconv.layers import LAYERS, from_config
+from fastconv.layers.base import Context, Layer
+from fastconv.layers.containers import Concat, Graph, Residual
+
+RNG = np.random.default_rng(0)
+
+
+def full_net(rng=0):
+    """One of everything that has weights, on (N, 2, 8, 8)."""
+    rng = np.random.default_rng(rng)
+    return fc.Sequential(
+        fc.Conv2d(2, 4, 3, padding=1, rng=rng),
+        fc.BatchNorm2d(4),
+        fc.ReLU(),
+        fc.MaxPool2d(2),
+        fc.Sequential({"conv": fc.Conv2d(4, 6, 3, groups=2, bias=False, rng=rng), "pool": fc.AvgPool2d(2)}),
+        fc.Flatten(),
+        fc.Linear(6, 5, rng=rng),
+        fc.BatchNorm1d(5),
+        fc.ReLU(),
+        fc.Linear(5, 3, bias=False, rng=rng),
+    )
+
+
+def data(dtype=np.float64, n=6):
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((n, 2, 8, 8)).astype(dtype), rng.integers(0, 3, n)
+
+
+def torch_net(torch):
+    nn = torch.nn
+    inner = nn.Sequential()
+    inner.add_module("conv", nn.Conv2d(4, 6, 3, groups=2, bias=False))
+    inner.add_module("pool", nn.AvgPool2d(2))
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), inner, nn.Flatten(),
+        nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3, bias=False),
+    )  # fmt: skip
+
+
+# --- one layer at a time ---------------------------------------------------------------------------------------------
+
+TWINS = {  # layer: (class name, arguments, options, input shape)
+    "conv1d": ("Conv1d", (4, 6, 3), {"stride": 2, "padding": 1, "dilation": 2, "groups": 2}, (3, 4, 11)),
+    "conv2d": ("Conv2d", (3, 5, (3, 2)), {"stride": (2, 1), "padding": (1, 0)}, (2, 3, 9, 8)),
+    "conv2d same": ("Conv2d", (3, 5, 3), {"padding": "same", "bias": False}, (2, 3, 9, 8)),
+    "conv3d": ("Conv3d", (2, 3, 2), {"stride": 2}, (2, 2, 5, 6, 4)),
+    "max_pool1d": ("MaxPool1d", (3, 2), {"padding": 1}, (2, 3, 9)),
+    "max_pool2d": ("MaxPool2d", (3,), {"stride": 2, "ceil_mode": True}, (2, 3, 8, 9)),
+    "max_pool3d": ("MaxPool3d", (2,), {"dilation": 2}, (2, 3, 6, 6, 6)),
+    "avg_pool1d": ("AvgPool1d", (2,), {}, (2, 3, 9)),
+    "avg_pool2d": ("AvgPool2d", (3, 2, 1), {"count_include_pad": False}, (2, 3, 8, 9)),
+    "avg_pool3d": ("AvgPool3d", ((1, 2, 2),), {"ceil_mode": True}, (2, 3, 5, 5, 5)),
+    "linear": ("Linear", (7, 4), {}, (5, 7)),
+    "linear no bias": ("Linear", (7, 4), {"bias": False}, (5, 7)),
+    "batch_norm1d": ("BatchNorm1d", (4,), {"momentum": 0.3, "eps": 1e-2}, (6, 4)),
+    "batch_norm1d of signals": ("BatchNorm1d", (4,), {}, (3, 4, 5)),
+    "batch_norm2d": ("BatchNorm2d", (4,), {}, (3, 4, 5, 2)),
+    "batch_norm2d not affine": ("BatchNorm2d", (4,), {"affine": False}, (3, 4, 5, 2)),
+    "batch_norm2d without statistics": ("BatchNorm2d", (4,), {"track_running_stats": False}, (3, 4, 5, 2)),
+    "batch_norm2d cumulative": ("BatchNorm2d", (4,), {"momentum": None}, (3, 4, 5, 2)),
+    "batch_norm3d": ("BatchNorm3d", (2,), {}, (3, 2, 3, 2, 2)),
+    "flatten": ("Flatten", (), {}, (3, 4, 2, 5)),
+    "relu": ("ReLU", (), {"inplace": False}, (3, 4)),
+    "softmax": ("Softmax", (1,), {}, (3, 4, 5)),
+    "dropout": ("Dropout", (0.0,), {}, (3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_layer_equals_torch(name):
+    """state_dict, three calls in training, gradients, running statistics, one call in inference."""
+    torch = pytest.importorskip("torch")
+    kind, arguments, options, shape = TWINS[name]
+    ours = getattr(fc, kind)(*arguments, **options).astype(np.float64)
+    theirs = getattr(torch.nn, kind)(*arguments, **options).double()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for key, tensor in theirs.state_dict().items():
+        assert ours.state_dict()[key].shape == tuple(tensor.shape)
+        assert str(ours.state_dict()[key].dtype) == str(tensor.dtype).removeprefix("torch.")
+    ours.load_state_dict({key: tensor.numpy() for key, tensor in theirs.state_dict().items()})
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        x = rng.standard_normal(shape)
+        t = torch.tensor(x, requires_grad=True)
+        expected = theirs(t)
+        y, saved = ours.forward(x, Context())
+        np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-9, atol=1e-12)
+        dy = rng.standard_normal(y.shape)
+        parameters = dict(theirs.named_parameters())
+        gradients = torch.autograd.grad(expected, [t, *parameters.values()], torch.tensor(dy))
+        dx, inside = ours.backward(dy, saved, True)
+        np.testing.assert_allclose(dx, gradients[0].numpy(), rtol=1e-8, atol=1e-10)
+        assert inside.keys() == parameters.keys() == ours.parameters().keys()
+        for key, gradient in zip(parameters, gradients[1:], strict=True):
+            np.testing.assert_allclose(inside[key], gradient.numpy(), rtol=1e-8, atol=1e-10)
+        assert ours.backward(dy, saved, False)[0] is None
+    for key, tensor in theirs.state_dict().items():
+        np.testing.assert_allclose(ours.state_dict()[key], tensor.numpy(), rtol=1e-9)
+    np.testing.assert_allclose(ours.eval()(x), theirs.eval()(torch.tensor(x)).detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_layer_is_data(name):
+    kind, arguments, options, _ = TWINS[name]
+    layer = getattr(fc, kind)(*arguments, **options)
+    again = from_config(json.loads(json.dumps(layer.config())))
+    assert repr(again) == repr(layer) and type(again) is type(layer)
+    assert again.config() == layer.config()
+    assert [array.shape for array in again.state_dict().values()] == [a.shape for a in layer.state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("make", "fan_in"),
+    [
+        (lambda rng: fc.Conv2d(16, 32, 3, groups=2, rng=rng), 72),
+        (lambda rng: fc.Conv1d(16, 64, 5, rng=rng), 80),
+        (lambda rng: fc.Conv3d(8, 64, 2, rng=rng), 64),
+        (lambda rng: fc.Linear(50, 100, rng=rng), 50),
+    ],
+)
+def test_initialisation_is_torchs(make, fan_in):
+    """Uniform in +-1 / sqrt(fan_in), weights and biases."""
+    layer = make(3)
+    bound = 1 / math.sqrt(fan_in)
+    for array in (layer.weight, layer.bias):
+        assert array.dtype == np.float32
+        assert np.abs(array).max() <= bound < np.abs(array).max() * 1.2
+        assert abs(array.mean()) < 4 * bound / math.sqrt(3 * array.size)
+        assert np.mean(array.astype(float) ** 2) == pytest.approx(bound**2 / 3, rel=0.3)
+    np.testing.assert_array_equal(make(3).weight, layer.weight)
+    assert not np.array_equal(make(4).weight, layer.weight)
+    generator = np.random.default_rng(3)
+    np.testing.assert_array_equal(make(generator).weight, layer.weight)
+    assert not np.array_equal(make(generator).weight, layer.weight)
+    fc.manual_seed(5)
+    first = make(None).weight
+    assert not np.array_equal(make(None).weight, first)
+    fc.manual_seed(5)
+    np.testing.assert_array_equal(make(None).weight, first)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fc.Conv2d(3), TypeError, "Conv2d: missing a required argument: 'out_channels'"),
+        (
+            lambda: fc.Conv2d(3, 4, 3, padding_mode="reflect"),
+            TypeError,
+            "padding_mode is accepted at its default 'zeros'",
+        ),
+        (lambda: fc.Conv2d(3, 4, 3, colour=1), TypeError, "Conv2d: unexpected keyword argument 'colour'"),
+        (lambda: fc.Conv2d(3, 4, 3, device="cpu"), TypeError, "device is accepted at its default None only"),
+        (lambda: fc.Conv2d(3, 4, 3, groups=2), fc.ShapeError, "groups must divide in_channels and out_channels, got 2"),
+        (lambda: fc.Conv2d(3, 4, 0), fc.ShapeError, "Conv2d: kernel_size must be at least 1, got 0"),
+        (lambda: fc.Linear(0, 4), fc.ShapeError, "Linear: in_features must be at least 1, got 0"),
+        (lambda: fc.Linear(2**40, 2**40), MemoryError, "Linear: needs .* bytes of memory"),
+        (lambda: fc.BatchNorm2d(2**50), MemoryError, "BatchNorm2d: needs"),
+        (lambda: fc.ReLU(inplace=True), TypeError, "ReLU: inplace is accepted at its default False only, got True"),
+        (
+            lambda: fc.MaxPool2d(2, return_indices=True),
+            TypeError,
+            "return_indices is accepted at its default False only",
+        ),
+        (
+            lambda: fc.AvgPool2d(2, divisor_override=3),
+            TypeError,
+            "divisor_override is accepted at its default None only",
+        ),
+        (lambda: fc.Flatten(0), TypeError, "start_dim is accepted at its default 1 only"),
+        (lambda: fc.Dropout(1.5), ValueError, r"Dropout: p must lie in \[0, 1\], got 1.5"),
+        (lambda: fc.Function("nothing"), ValueError, "Function: no operation is called 'nothing'"),
+        (lambda: fc.Sequential(3), TypeError, "Sequential: '0' must be a layer, got 3"),
+        (lambda: fc.Sequential({"a.b": fc.ReLU()}), ValueError, "must not be empty or hold a dot, got 'a.b'"),
+        (lambda: fc.Conv2d(1, 1, 1, rng="seed"), TypeError, "rng must be a numpy.random.Generator, an int or None"),
+        (lambda: full_net()(np.zeros((2, 3, 8, 8))), fc.ShapeError, r"conv2d: w must have .* \(in layer 0, Conv2d\)"),
+        (lambda: full_net()(np.zeros((2, 8, 8))), fc.ShapeError, "conv2d: x must have 4 axes"),
+        (
+            lambda: full_net()(np.zeros((2, 2, 8, 8), complex)),
+            TypeError,
+            "the input must hold real numbers, got complex128",
+        ),
+        (lambda: fc.BatchNorm1d(4)(np.zeros((2, 4, 3, 3))), fc.ShapeError, "BatchNorm1d takes 2 or 3 axes"),
+        (lambda: fc.BatchNorm2d(4)(np.zeros((2, 4))), fc.ShapeError, "BatchNorm2d takes 4 axes"),
+        (lambda: full_net().freeze("7.wait"), ValueError, "no parameter or layer with parameters is called '7.wait'"),
+        (lambda: full_net().freeze("2"), ValueError, "no parameter or layer with parameters is called '2'"),
+        (lambda: full_net().predict(data()[0], batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
+        (lambda: full_net().astype(np.float16), TypeError, "a net is float32 or float64, got float16"),
+    ],
+)
+def test_bad_calls(make, error, message):
+    with pytest.raises(error, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_dropout():
+    x = np.ones((50, 40), np.float32)
+    layer = fc.Dropout(0.3)
+    fc.manual_seed(1)
+    y = layer(x)
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.7)} and abs((y == 0).mean() - 0.3) < 0.05
+    assert not np.array_equal(layer(x), y)
+    fc.manual_seed(1)
+    np.testing.assert_array_equal(layer(x), y)
+    np.testing.assert_array_equal(layer.eval()(x), x)
+    rng = np.random.default_rng(3)
+    first = layer.forward(x, Context(training=True, rng=rng))[0]
+    again = layer.forward(x, Context(training=True, rng=np.random.default_rng(3)))[0]
+    np.testing.assert_array_equal(first, again)
+
+
+def test_function_layers():
+    x = data()[0]
+    net = fc.Sequential(fc.Function("relu"), fc.Function("max_pool2d", kernel_size=2, stride=Fraction(2)))
+    np.testing.assert_array_equal(net(x), fc.functional.max_pool2d(fc.functional.relu(x), 2))
+    again = from_config(json.loads(json.dumps(net.config())))
+    np.testing.assert_array_equal(again(x), net(x))
+    assert again[1]._arguments["stride"] == Fraction(2)
+
+
+# --- nets ------------------------------------------------------------------------------------------------------------
+
+
+def test_net_equals_torch_through_three_steps():
+    torch = pytest.importorskip("torch")
+    theirs, ours = torch_net(torch).double(), full_net().astype(np.float64)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert list(ours.parameters()) == [name for name, _ in theirs.named_parameters()]
+    ours.load_state_dict({key: tensor.numpy() for key, tensor in theirs.state_dict().items()})
+    x, y = data()
+    optimizer, twin = fc.optim.SGD(0.1, 0.9), torch.optim.SGD(theirs.parameters(), 0.1, 0.9)
+    for _ in range(3):
+        twin.zero_grad()
+        loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(x)), torch.tensor(y), label_smoothing=0.1)
+        loss.backward()
+        twin.step()
+        smooth = functools.partial(fc.functional.cross_entropy, label_smoothing=0.1)
+        value, gradients = fc.value_and_grad(ours, smooth, x, y)
+        assert value == pytest.approx(float(loss.detach()), rel=1e-10)
+        for name, parameter in theirs.named_parameters():
+            np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), rtol=1e-7, atol=1e-10)
+        optimizer.step(ours.parameters(), gradients)
+    theirs.load_state_dict({key: torch.tensor(array) for key, array in ours.state_dict().items()})  # and back
+    np.testing.assert_allclose(ours.predict(x), theirs.eval()(torch.tensor(x)).detach().numpy(), rtol=1e-9)
+
+
+NETS = {
+    "sequential": full_net,
+    "residual": lambda: fc.Sequential(
+        Residual(
+            fc.Sequential(fc.Conv2d(2, 3, 3, padding=1, rng=1), fc.BatchNorm2d(3)),
+            fc.Conv2d(2, 3, 1, rng=2),
+        ),
+        Residual(fc.Conv2d(3, 3, 3, padding="same", rng=3)),
+        fc.Flatten(),
+        fc.Linear(192, 3, rng=4),
+    ),
+    "concat": lambda: fc.Sequential(
+        Concat(fc.Conv2d(2, 3, 1, rng=1), fc.Conv2d(2, 2, 3, padding=1, rng=2)), fc.Flatten(), fc.Linear(320, 3, rng=4)
+    ),
+    "graph": lambda: Graph({
+        "stem": (fc.Conv2d(2, 3, 3, padding=1, rng=1), "input"),
+        "left": (fc.Conv2d(3, 3, 3, padding=1, rng=2), "stem"),
+        "sum": ("add", "stem", "left"),
+        "again": ("left", "sum"),
+        "both": ("concat", "sum", "again"),
+        "flat": (fc.Flatten(), "both"),
+        "out": (fc.Linear(384, 3, rng=3), "flat"),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_value_and_grad_by_finite_differences(name):
+    net = NETS[name]().astype(np.float64)
+    x, y = data()
+    names = list(net.parameters())
+    value, gradients = fc.value_and_grad(net, "cross_entropy", x, y)
+    assert list(gradients) == names or gradients.keys() == set(names)
+    buffers = {key: array for key, array in net.state_dict().items() if key not in names}
+
+    def loss(*arrays):
+        moved = copy.deepcopy(net)
+        moved.load_state_dict({**dict(zip(names, arrays, strict=True)), **buffers})
+        return np.asarray(fc.value_and_grad(moved, fc.functional.cross_entropy, x, y)[0])
+
+    arrays = [net.parameters()[key].copy() for key in names]
+    assert loss(*arrays) == value
+    check_gradients(loss, arrays, np.ones(()), [gradients[key] for key in names], range(len(names)))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_vjp_of_a_net(name):
+    """The gradient to the input, with the weights and in the mode of the call, however often and late it is asked for."""
+    net = NETS[name]().astype(np.float64)
+    x, _ = data()
+    net(x)  # some running statistics
+    for training in (False, True):
+        net.train(training)
+        y, pullback = fc.vjp(net, x)
+        dy = RNG.standard_normal(y.shape)
+        (dx,) = pullback(dy)
+        check_gradients(lambda x: net(x), [x], dy, [dx], [0])
+        for parameter in net.parameters().values():
+            parameter *= 1.5
+        (again,) = pullback(dy)
+        np.testing.assert_array_equal(again, dx)
+        again[...] = 0
+        y[...] = 0
+        np.testing.assert_array_equal(pullback(dy)[0], dx)
+        with pytest.raises(fc.ShapeError, match="dy must have the output's shape"):
+            pullback(dy[:1])
+        for parameter in net.parameters().values():
+            parameter /= 1.5
+
+
+def test_frozen_parameters():
+    """What is not frozen has the same gradient to the bit, what is frozen has none."""
+    x, y = data(np.float32)
+    expected_loss, expected = fc.value_and_grad(full_net(), "cross_entropy", x, y)
+    for frozen in (["0"], ["9"], ["0.weight", "6.bias"], ["0", "1", "4"], ["4.conv", "7.weight"], list(expected)):
+        net = full_net()
+        for name in frozen:
+            assert net.freeze(name) is net
+        left = [key for key in expected if not any(key == name or key.startswith(f"{name}.") for name in frozen)]
+        assert list(net.parameters()) == left and net.is_trainable() == bool(left)
+        loss, gradients = fc.value_and_grad(net, "cross_entropy", x, y)
+        assert loss == expected_loss and gradients.keys() == set(left)
+        for name in left:
+            np.testing.assert_array_equal(gradients[name], expected[name])
+        assert net.state_dict().keys() == full_net().state_dict().keys()
+        (dx,) = fc.vjp(net, x)[1](np.ones((6, 3), np.float32))
+        np.testing.assert_array_equal(dx, fc.vjp(full_net(), x)[1](np.ones((6, 3), np.float32))[0])
+        net.unfreeze()
+        assert list(net.parameters()) == list(expected)
+
+
+def test_load_state_dict_is_all_or_nothing():
+    net = full_net()
+    before, kept = net.state_dict(), net.parameters()
+    other = {name: array + 1 for name, array in full_net(7).state_dict().items()}
+    for change, error, message in (
+        ({"9.weight": other["9.weight"][:2]}, fc.ShapeError, r"9.weight must have shape \(3, 5\), got \(2, 5\)"),
+        ({"9.weight": other["9.weight"] + 0j}, TypeError, "9.weight must hold real numbers, got complex128"),
+        ({"x": 1}, ValueError, "missing none; unknown x"),
+    ):
+        with pytest.raises(error, match=message):
+            net.load_state_dict({**other, **change})
+    with pytest.raises(ValueError, match=r"missing 9\.weight; unknown none"):
+        net.load_state_dict({name: array for name, array in other.items() if name != "9.weight"})
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    net.load_state_dict({"9.weight": other["9.weight"], "x": 1}, strict=False)
+    np.testing.assert_array_equal(net.state_dict()["9.weight"], other["9.weight"])
+    np.testing.assert_array_equal(net.state_dict()["0.weight"], before["0.weight"])
+    net.load_state_dict({name: array.astype(np.float64).tolist() for name, array in other.items()})
+    for name, parameter in net.parameters().items():
+        assert parameter is kept[name]  # in place
+        np.testing.assert_array_equal(parameter, other[name])
+    assert not any(np.shares_memory(a, b) for a in net.state_dict().values() for b in kept.values())
+    assert all(array.flags.c_contiguous for array in net.state_dict().values())
+
+
+def test_weights_changed_in_place_are_seen():
+    net = fc.Sequential(fc.Flatten(), fc.Linear(4, 2, rng=0))
+    x = np.ones((1, 4), np.float32)
+    net.parameters()["1.weight"][...] = 0
+    net.parameters()["1.bias"][...] = (1, 2)
+    np.testing.assert_array_equal(net(x), [[1, 2]])
+
+
+def test_dtypes():
+    x, y = data(np.float32)
+    net = full_net().eval()
+    expected = net(x)
+    assert net.dtype == expected.dtype == np.float32
+    for other in (
+        x.astype(np.float64),
+        x.astype(np.float32).newbyteorder() if hasattr(x, "newbyteorder") else x.astype(">f4"),
+    ):
+        np.testing.assert_array_equal(net(other), expected)
+    pixels = (x * 20).astype(np.uint8)
+    np.testing.assert_array_equal(net(pixels), net(pixels.astype(np.float32)))
+    double = net.astype(np.float64)
+    assert double.dtype == double(x).dtype == double(pixels).dtype == np.float64
+    assert net.dtype == np.float32 and not any(layer.training for _, layer in double.walk())
+    assert double.state_dict()["1.num_batches_tracked"].dtype == np.int64
+    np.testing.assert_allclose(double(x), expected, rtol=1e-3, atol=1e-5)
+    for name, parameter in net.parameters().items():
+        assert double.parameters()[name].strides == tuple(2 * n for n in parameter.strides)
+        assert not np.shares_memory(double.parameters()[name], parameter)
+    for gradient in fc.value_and_grad(double, "cross_entropy", pixels, y)[1].values():
+        assert gradient.dtype == np.float64
+    no_weights = fc.Sequential(fc.MaxPool2d(2), fc.ReLU())
+    assert no_weights.dtype is None
+    assert no_weights(x.astype(np.float64)).dtype == np.float64
+    assert no_weights(pixels).dtype == no_weights(x.astype(np.float16)).dtype == np.float32
+
+
+def test_modes_and_predict():
+    net = full_net()
+    x, _ = data(np.float32, n=11)
+    assert net.train() is net and all(layer.training for _, layer in net.walk())
+    before = net.state_dict()
+    y = net.predict(x)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert net.training
+    np.testing.assert_array_equal(net.eval()(x), y)
+    assert not any(layer.training for _, layer in net.walk())
+    for size in (1, 4, 11, 100):
+        np.testing.assert_allclose(net.predict(x, batch_size=size), y, rtol=1e-5, atol=1e-6)
+    assert net.predict(x[:0]).shape == (0, 3)
+    net.train()
+    net(x)
+    assert net.state_dict()["1.num_batches_tracked"] == 1
+
+
+def test_containers():
+    inner = [fc.Linear(4, 3, rng=0), fc.ReLU(), fc.Linear(3, 2, rng=1)]
+    net = fc.Sequential(*inner)
+    assert len(net) == 3 and list(net) == inner and net[0] is inner[0] and net[-1] is inner[2] and net["1"] is inner[1]
+    assert list(net[:2]) == inner[:2] and net[:2][0].weight is inner[0].weight
+    assert [name for name, _ in net.walk()] == ["", "0", "1", "2"]
+    assert repr(net) == (
+        "Sequential(\n  (0): Linear(in_features=4, out_features=3)\n  (1): ReLU()\n"
+        "  (2): Linear(in_features=3, out_features=2)\n)"
+    )
+    named = fc.Sequential({"first": inner[0], "second": inner[2]})
+    assert list(named.parameters()) == ["first.weight", "first.bias", "second.weight", "second.bias"]
+    x = np.ones((2, 4))
+    np.testing.assert_array_equal(fc.Sequential()(x), x.astype(np.float64))
+    assert list(NETS["residual"]().parameters())[:4] == [
+        "0.body.0.weight", "0.body.0.bias", "0.body.1.weight", "0.body.1.bias",
+    ]  # fmt: skip
+    assert "left.weight" in NETS["graph"]().parameters() and "again.weight" not in NETS["graph"]().parameters()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_are_data_and_can_be_copied(name):
+    net = NETS[name]()
+    x = data(np.float32)[0]
+    rebuilt = from_config(json.loads(json.dumps(net.config())))
+    rebuilt.load_state_dict(net.state_dict())
+    for other in (rebuilt, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert repr(other) == repr(net)
+        np.testing.assert_array_equal(other.predict(x), net.predict(x))
+        for parameter, mine in zip(other.parameters().values(), net.parameters().values(), strict=True):
+            assert parameter is not mine and parameter.strides == mine.strides
+
+
+def test_what_files_may_name():
+    assert "Conv2d" in LAYERS and "Layer" not in LAYERS and "OpLayer" not in LAYERS
+
+    class Mine(Layer):
+        pass
+
+    assert "Mine" not in LAYERS
+    with pytest.raises(ValueError, match="Mine: only fastconv's own layers can be saved"):
+        Mine().config()
+    with pytest.raises(ValueError, match="argument kernel_size=<object .* is no data and cannot be saved"):
+        fc.MaxPool2d(object()).config()
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_losses():
+    net = full_net().astype(np.float64)
+    x, y = data()
+    weight = np.array([1.0, 2.0, 0.5])
+    by_name = fc.value_and_grad(net, "cross_entropy", x, y)
+    by_function = fc.value_and_grad(net, fc.functional.cross_entropy, x, y)
+    assert by_name[0] == by_function[0] and isinstance(by_name[0], float)
+    weighted = functools.partial(fc.functional.cross_entropy, weight=weight, reduction="sum")
+    output = net(x)
+    assert fc.value_and_grad(net, weighted, x, y)[0] == fc.functional.cross_entropy(
+        output, y, weight=weight, reduction="sum"
+    )
+    target = np.zeros((6, 3))
+    assert fc.value_and_grad(net, "mse_loss", x, target)[0] == pytest.approx(float((output**2).mean()))
+    for loss in (
+        "no such",
+        lambda y, t: 0,
+        functools.partial(fc.functional.cross_entropy, 1),
+        fc.reference.mse_loss,
+        3,
+    ):
+        with pytest.raises(TypeError, match="loss must be the name of an operation"):
+            fc.value_and_grad(net, loss, x, y)
+    with pytest.raises(ValueError, match=r"mse_loss: a loss must be one number, got shape \(6, 3\)"):
+        fc.value_and_grad(net, functools.partial(fc.functional.mse_loss, reduction="none"), x, target)
+
+
+def test_value_and_grad_is_training_mode_and_pure():
+    net = fc.Sequential(fc.Flatten(), fc.Dropout(0.5), fc.Linear(128, 3, rng=0), fc.BatchNorm1d(3)).eval()
+    x, y = data(np.float32)
+    kept = x.copy()
+    first = fc.value_and_grad(net, "cross_entropy", x, y, rng=np.random.default_rng(1))
+    again = fc.value_and_grad(net, "cross_entropy", x, y, rng=np.random.default_rng(1))
+    other = fc.value_and_grad(net, "cross_entropy", x, y, rng=np.random.default_rng(2))
+    assert first[0] == again[0] != other[0]
+    assert net.state_dict()["3.num_batches_tracked"] == 3
+    np.testing.assert_array_equal(x, kept)
+    for name, gradient in first[1].items():
+        np.testing.assert_array_equal(gradient, again[1][name])
+        gradient[...] = 0  # it belongs to the caller
+    assert not any(np.shares_memory(a, b) for a in first[1].values() for b in net.state_dict().values())

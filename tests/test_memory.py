@@ -1,0 +1,296 @@
+"""Memory: results are the caller's for good, freed blocks are reused, and what does not fit is refused beforehand."""
+
+import concurrent.futures
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+from test_runtime import printed
+
+import fastconv
+from fastconv import functional, vjp, workspace
+from fastconv._ext import memory
+
+FLOAT = np.dtype(np.float32)
+
+
+@pytest.fixture
+def empty_pool():
+    """A free list with nothing on it, of the usual limit afterwards."""
+    limit = memory.cached()  # read first: importing must not have changed it
+    assert limit >= 0
+    gc.collect()
+    memory.trim()
+    yield
+    memory.set_limit(1 << 40)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def block(nbytes):
+    return np.frombuffer(memory.Block(nbytes), np.uint8)
+
+
+# --- the free list ---------------------------------------------------------------------------------------------------
+
+
+def test_a_freed_block_is_used_again(empty_pool):
+    first = workspace.allocate("op", (1000, 1000), FLOAT)
+    where = address(first)
+    del first
+    assert address(workspace.allocate("op", (500, 2000), FLOAT)) == where
+    assert address(workspace.allocate("op", (999, 1000), FLOAT)) == where  # the same size class
+
+
+def test_a_view_keeps_its_block(empty_pool):
+    array = workspace.allocate("op", (1000, 1000), FLOAT)
+    array[...] = 5
+    view = array[::7, 3:9].T
+    del array
+    gc.collect()
+    other = workspace.allocate("op", (1000, 1000), FLOAT)
+    other[...] = 6
+    assert not np.shares_memory(view, other)
+    assert (view == 5).all()
+
+
+@pytest.mark.parametrize(
+    "nbytes", [1, 4095, 4096, 4097, 65536, 70000, 1 << 20, (1 << 20) + 1, 5_000_000, (9 << 20) + 7]
+)
+def test_a_block_is_large_enough_aligned_and_little_is_wasted(empty_pool, nbytes):
+    array = block(nbytes)
+    assert array.size == nbytes
+    assert address(array) % 64 == 0
+    array[...] = 1
+    del array
+    assert nbytes <= memory.cached() <= max(4096, nbytes * 9 // 8 + 512)
+
+
+def test_blocks_in_use_never_overlap(empty_pool):
+    """Blocks come and go at random; each keeps what was written into it."""
+    rng = np.random.default_rng(0)
+    held = {}
+    for step in range(2000):
+        if held and rng.random() < 0.5:
+            key = int(rng.choice([*held]))
+            assert (held.pop(key) == key % 251).all()
+        else:
+            array = block(int(rng.choice([3000, 4096, 10_000, 70_000, 200_000])))
+            array[...] = step % 251
+            held[step] = array
+        if step % 300 == 299:
+            memory.trim()
+    for key, array in held.items():
+        assert (array == key % 251).all()
+
+
+def test_threads_never_get_the_same_block(empty_pool):
+    def work(number):
+        for _ in range(200):
+            array = workspace.allocate("op", (40_000,), FLOAT)
+            array[...] = number
+            assert (array == number).all()
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+
+
+def test_the_limit_bounds_what_is_kept(empty_pool):
+    memory.set_limit(1 << 20)
+    arrays = [block(300_000) for _ in range(10)]
+    del arrays
+    assert 0 < memory.cached() <= 1 << 20
+    large = block(2 << 20)
+    kept = memory.cached()
+    del large
+    assert memory.cached() == kept  # larger than the limit: given back at once
+    memory.set_limit(0)
+    assert memory.cached() == 0
+    array = block(10_000)
+    del array
+    assert memory.cached() == 0
+
+
+def test_trim_gives_everything_back(empty_pool):
+    array = block(1 << 20)
+    del array
+    assert memory.cached() >= 1 << 20
+    memory.trim()
+    assert memory.cached() == 0
+
+
+def test_a_block_that_cannot_be_had_is_a_memory_error():
+    with pytest.raises(MemoryError, match="could not allocate"):
+        memory.Block(2**62)
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def layer(seed, batch=8):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-4, 5, (batch, 8, 24, 24)).astype(np.float32)
+    w = rng.integers(-4, 5, (16, 8, 3, 3)).astype(np.float32)
+    return vjp(functional.conv2d, x, w, padding=1)
+
+
+def test_results_survive_later_calls():
+    y, pullback = layer(0)
+    gradients = pullback(y)
+    kept = [array.copy() for array in (y, *gradients[:2])]
+    for seed in range(1, 6):
+        other, other_pullback = layer(seed)
+        other_pullback(other)
+        assert not np.shares_memory(other, y)
+    gc.collect()
+    for array, copy in zip((y, *gradients), kept, strict=False):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_results_that_are_alive_share_nothing():
+    alive = []
+    for seed in range(5):
+        y, pullback = layer(seed)
+        alive += [y, *pullback(y), *pullback(y)]
+    alive = [array for array in alive if array is not None]
+    for i, a in enumerate(alive):
+        assert not any(np.shares_memory(a, b) for b in alive[:i])
+
+
+def test_a_pullback_survives_its_output():
+    y, pullback = layer(0)
+    dy = np.ones_like(y)
+    expected = [gradient.copy() for gradient in pullback(dy)[:2]]
+    del y
+    for seed in range(1, 4):
+        layer(seed)[0][...] = 7
+    for a, b in zip(pullback(dy), expected, strict=False):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_training_step_allocates_nothing_new(empty_pool):
+    def step():
+        y, pullback = layer(0)
+        pullback(y)
+
+    step()
+    kept = memory.cached()
+    for _ in range(5):
+        step()
+    assert memory.cached() == kept
+
+
+# --- scratch ---------------------------------------------------------------------------------------------------------
+
+
+def scratch(batch, backward):
+    """Bytes that a call borrows beyond its results: what is on the free list afterwards, and NumPy's peak."""
+    x = np.zeros((batch, 28, 28, 16), np.float32).transpose(0, 3, 1, 2)  # channels-last: nothing to convert
+    w = np.zeros((32, 3, 3, 16), np.float32).transpose(0, 3, 1, 2)
+    y, pullback = vjp(functional.conv2d, x, w, padding=1)
+    gc.collect()
+    memory.trim()
+    tracemalloc.start()
+    try:
+        results = pullback(y) if backward else functional.conv2d(x, w, padding=1)
+        return memory.cached() + tracemalloc.get_traced_memory()[1], results
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_scratch_does_not_grow_with_the_batch(backward):
+    fastconv.set_num_threads(2)
+    small, large = scratch(32, backward)[0], scratch(256, backward)[0]
+    columns = 256 * 28 * 28 * 16 * 9 * 4  # of the whole batch
+    assert large <= small + (1 << 20)
+    assert large < columns / 20
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 4 << 20])
+def test_the_workspace_limit_bounds_scratch(limit):
+    fastconv.set_num_threads(2)
+    fastconv.set_workspace_limit(limit)
+    for backward in (False, True):
+        assert scratch(64, backward)[0] <= limit + (1 << 19)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_bad_workspace_limits(limit):
+    with pytest.raises(ValueError, match=rf"^set_workspace_limit: the limit must be at least 1 byte, got {limit}$"):
+        fastconv.set_workspace_limit(limit)
+
+
+@pytest.mark.parametrize("limit", [1.5, "64M", None])
+def test_workspace_limits_that_are_no_integer(limit):
+    with pytest.raises(TypeError):
+        fastconv.set_workspace_limit(limit)
+
+
+def test_the_workspace_limit_is_what_was_set():
+    fastconv.set_workspace_limit(np.int64(123))
+    assert workspace.get_workspace_limit() == fastconv.get_workspace_limit() == 123
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(workspace, "available_bytes", lambda: 100 << 20)
+    workspace.require("op", 100 << 20)
+    with pytest.raises(MemoryError, match=r"^op: needs 104,857,601 bytes of memory, this process may use 104,857,600$"):
+        workspace.require("op", (100 << 20) + 1)
+    with pytest.raises(MemoryError, match=r"^conv2d: needs"):
+        functional.conv2d(np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32), padding=3000)
+
+
+def test_memory_available_is_plausible():
+    assert 1 << 20 < workspace.available_bytes() < 1 << 50
+
+
+REFUSED = """
+import json, resource
+from pathlib import Path
+import numpy as np
+import fastconv
+from fastconv import functional, reference
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmPeak"))
+
+tiny = np.zeros((1, 1, 1, 1), np.float32)
+functional.conv2d(np.zeros((4, 8, 32, 32), np.float32), np.zeros((8, 8, 3, 3), np.float32))  # threads and their stacks
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
+before = peak()
+messages = []
+for module in functional, reference:
+    for arrays, options in (
+        ((tiny, tiny), {"padding": 20000}),
+        ((np.broadcast_to(tiny, (2**31, 1, 1, 1)), tiny), {}),
+        ((np.broadcast_to(np.int8(1), (2**29, 1, 1, 1)), tiny), {}),
+        ((np.broadcast_to(tiny, (1, 1, 2**16, 2**16)), np.broadcast_to(tiny, (1, 1, 2**16, 2**16))), {}),
+        ((tiny, np.broadcast_to(tiny, (2**30, 1, 1, 1))), {}),
+    ):
+        try:
+            module.conv2d(*arrays, **options)
+            messages.append("no error")
+        except MemoryError as error:
+            messages.append(str(error))
+y = functional.conv2d(np.ones((4, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32))  # still works
+print(json.dumps([messages, peak() - before, float(y[0, 0, 0, 0])]))
+"""
+
+
+def test_nothing_is_allocated_before_the_refusal():
+    messages, grown, value = printed(REFUSED)
+    for message in messages:
+        assert message.startswith("conv2d: needs ")
+        assert "\n" not in message
+    assert grown < 64 << 20
+    assert value == 72

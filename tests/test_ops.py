@@ -1,0 +1,543 @@
+"""Every operation against its naive reference, on every awkward input: walks OPS and tests/cases."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import numpy as np
+import pytest
+from cases import BAD_CASES, CASES, LARGE, RANDOM, TORCH, Draw
+from gradient_check import check_gradients
+from support import (
+    AWKWARD,
+    DTYPES,
+    assert_same,
+    cases_of,
+    fast,
+    float_positions,
+    is_floats,
+    naive,
+    own_ops,
+    run,
+    small_integers,
+)
+
+import fastconv
+from fastconv import _ext, functional, reference, runtime, vjp
+from fastconv.ops import OPS
+
+each_op = pytest.mark.parametrize("op", own_ops())
+tried_op = pytest.mark.parametrize("op", [op for op in own_ops() if cases_of(op)])  # the others fail test_has_cases
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=str)
+
+
+# --- the lists are complete ------------------------------------------------------------------------------------------
+
+
+@each_op
+def test_has_cases(op):
+    assert cases_of(op), f"{op} has no case: add some to tests/cases"
+    assert any(case.op == op for case in BAD_CASES), f"{op} has no bad case: add some to tests/cases"
+
+
+@each_op
+def test_has_an_empty_batch_among_its_cases(op):
+    shapes = [[np.shape(array) for array in case.arrays(Draw(0))] for case in cases_of(op)]
+    assert any(0 in shape for arrays in shapes for shape in arrays), f"{op} has no case with N = 0"
+
+
+def test_cases_name_operations():
+    assert {case.op for case in [*CASES, *BAD_CASES]} <= set(own_ops())
+    assert set(RANDOM) | set(TORCH) <= set(own_ops())
+    assert set(TORCH) <= set(RANDOM)
+
+
+@pytest.mark.parametrize("cases", [CASES, BAD_CASES], ids=["good", "bad"])
+def test_case_names_are_unique(cases):
+    names = [str(case) for case in cases]
+    assert sorted(set(names)) == sorted(names)
+
+
+# --- fast against naive ----------------------------------------------------------------------------------------------
+
+
+@each_case
+@each_dtype
+def test_equals_reference(case, dtype):
+    arrays = case.arrays(Draw(1, dtype))
+    expected = run(case, naive(case), arrays)
+    actual = run(case, fast(case), arrays, expected.dy)
+    assert actual.outputs[0].dtype == dtype
+    assert_same(case, actual, expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.exact], ids=str)
+@each_dtype
+def test_equals_reference_on_floats(case, dtype):
+    arrays = case.arrays(Draw(2, dtype, "floats"))
+    expected = run(case, naive(case), arrays)
+    assert_same(case, run(case, fast(case), arrays, expected.dy), expected)
+
+
+@pytest.mark.parametrize("op", sorted(RANDOM))
+@each_dtype
+def test_random_cases_equal_reference(op, dtype):
+    rng = np.random.default_rng(17)
+    for trial in range(12):
+        case = RANDOM[op](rng)
+        arrays = case.arrays(Draw(trial, dtype))
+        expected = run(case, naive(case), arrays)
+        assert_same(case, run(case, fast(case), arrays, expected.dy), expected)
+
+
+@tried_op
+def test_reference_uses_no_kernel(op, monkeypatch):
+    def failing(*arguments):
+        raise RuntimeError("a kernel was called")
+
+    for info in pkgutil.iter_modules(_ext.__path__):
+        module = importlib.import_module(f"fastconv._ext.{info.name}")
+        for name, value in vars(module).items():
+            if callable(value) and not name.startswith("_") and info.name != "memory":
+                monkeypatch.setattr(module, name, failing)
+    for case in cases_of(op):
+        run(case, naive(case), case.arrays(Draw(1, np.float32)))
+
+
+@differentiable
+def test_gradients(case):
+    arrays = case.arrays(Draw(5, np.float64, "floats"))
+    output = run(case, fast(case), arrays).outputs[0]
+    dy = np.random.default_rng(6).uniform(-1, 1, output.shape)
+    result = run(case, fast(case), arrays, dy)
+    positions = [i for i in float_positions(arrays) if i not in case.written + case.constant]
+
+    def call(*moved):
+        values = case.call(fast(case), moved)
+        return values[0] if isinstance(values, tuple) else values
+
+    check_gradients(call, arrays, dy, result.gradients, positions)
+
+
+@differentiable
+@each_dtype
+def test_one_gradient_per_argument(case, dtype):
+    arrays = case.arrays(Draw(1, dtype))
+    for function in (fast(case), naive(case)):
+        gradients = run(case, function, arrays).gradients
+        assert isinstance(gradients, tuple)
+        assert len(gradients) == len(arrays)
+        for i, (array, gradient) in enumerate(zip(arrays, gradients, strict=True)):
+            if is_floats(array) and i not in case.written + case.constant:
+                assert gradient.shape == array.shape
+                assert gradient.dtype == dtype
+                assert gradient.flags.writeable
+            else:
+                assert gradient is None
+
+
+# --- awkward input ---------------------------------------------------------------------------------------------------
+
+
+@each_case
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_awkward_memory(case, kind):
+    arrays = case.arrays(Draw(7, np.float32))
+    expected = run(case, fast(case), arrays)
+    awkward = tuple(
+        AWKWARD[kind](array) if is_floats(array) and i not in case.written else array for i, array in enumerate(arrays)
+    )
+    assert_same(case, run(case, fast(case), awkward, AWKWARD[kind](expected.dy)), expected)
+
+
+@each_case
+def test_awkward_integer_arguments(case):
+    """Targets and indices in any memory and any integer type."""
+    arrays = case.arrays(Draw(7, np.float32))
+    if not any(isinstance(array, np.ndarray) and array.dtype.kind == "i" for array in arrays):
+        return
+    expected = run(case, fast(case), arrays)
+    for change in (*AWKWARD.values(), lambda array: array.astype(np.int32), lambda array: array.astype(">i2")):
+        awkward = tuple(
+            change(array) if isinstance(array, np.ndarray) and array.dtype.kind == "i" else array for array in arrays
+        )
+        assert_same(case, run(case, fast(case), awkward, expected.dy), expected)
+
+
+@each_case
+def test_zero_strides(case):
+    arrays = case.arrays(Draw(7, np.float32))
+    flat = tuple(
+        np.broadcast_to(array.dtype.type(2), array.shape) if is_floats(array) and i not in case.written else array
+        for i, array in enumerate(arrays)
+    )
+    plain = tuple(array.copy() if isinstance(array, np.ndarray) else array for array in flat)
+    expected = run(case, fast(case), plain)
+    dy = np.broadcast_to(expected.dy.dtype.type(3), expected.dy.shape)
+    assert_same(case, run(case, fast(case), flat, dy), run(case, fast(case), plain, dy.copy()))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16, np.int64, np.bool_], ids=str)
+def test_other_numbers_become_float32(case, dtype):
+    arrays = tuple(
+        np.abs(array).astype(dtype) if is_floats(array) and i not in case.written else array
+        for i, array in enumerate(case.arrays(Draw(8, np.float32)))
+    )
+    same = tuple(
+        array.astype(np.float32)
+        if isinstance(array, np.ndarray) and array.dtype == dtype and is_floats(original)
+        else array
+        for array, original in zip(arrays, case.arrays(Draw(8, np.float32)), strict=True)
+    )
+    expected = run(case, fast(case), same)
+    assert expected.outputs[0].dtype == np.float32
+    assert_same(case, run(case, fast(case), arrays, expected.dy), expected)
+
+
+@each_case
+def test_other_numbers_take_the_float_type_beside_them(case):
+    arrays = case.arrays(Draw(8, np.float64))
+    positions = [i for i in float_positions(arrays) if i not in case.written]
+    expected = run(case, fast(case), arrays)
+    for kept in positions:
+        mixed = tuple(
+            array.astype(np.int64 if i % 2 else np.float16) if i in positions and i != kept else array
+            for i, array in enumerate(arrays)
+        )
+        assert_same(case, run(case, fast(case), mixed, expected.dy), expected)
+
+
+@each_case
+def test_nested_lists(case):
+    arrays = case.arrays(Draw(8, np.float64))
+    expected = run(case, fast(case), arrays)
+    if any(isinstance(array, np.ndarray) and array.size == 0 for array in arrays):
+        return  # a list has no shape (0, 3)
+    lists = tuple(
+        array.tolist() if isinstance(array, np.ndarray) and i not in case.written else array
+        for i, array in enumerate(arrays)
+    )
+    assert_same(case, run(case, fast(case), lists, expected.dy.tolist()), expected)
+
+
+@each_case
+def test_inputs_are_not_modified(case):
+    arrays = case.arrays(Draw(9, np.float32, "floats"))
+    before = [array.copy() if isinstance(array, np.ndarray) else array for array in arrays]
+    result = run(case, fast(case), arrays)
+    dy = result.dy.copy()
+    for i, (array, copied) in enumerate(zip(arrays, before, strict=True)):
+        if i not in case.written:
+            np.testing.assert_array_equal(array, copied)
+    np.testing.assert_array_equal(result.dy, dy)
+
+
+@each_case
+@pytest.mark.parametrize("kind", ["nan", "inf", "-inf", "mixed", "all nan", "all -inf"])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_what_is_not_finite_agrees_with_the_reference(case, kind):
+    """In x alone: what meets the padding's zeros may be nan instead of absent (0 * inf), here as in PyTorch.
+
+    That is w in a convolution, and in a transposed one x itself, on the way to the weights' gradient.
+    """
+    arrays = case.arrays(Draw(10, np.float32))
+    x = arrays[0]
+    if not is_floats(x) or 0 in case.written:
+        return
+    values = [np.nan, np.inf, -np.inf] if kind == "mixed" else [float(kind.split()[-1])]
+    rng = np.random.default_rng(11)
+    hit = rng.random(x.shape) < (2 if kind.startswith("all") else 0.15)
+    x[hit] = rng.choice(values, int(hit.sum()))
+    expected = run(case, naive(case), arrays)
+    actual = run(case, fast(case), arrays, expected.dy)
+    if case.op.startswith("conv_transpose"):
+        actual, expected = (result._replace(gradients=result.gradients[:1]) for result in (actual, expected))
+    assert_same(case, actual, expected)
+
+
+# --- ownership -------------------------------------------------------------------------------------------------------
+
+
+def assert_apart(*arrays):
+    for i, a in enumerate(arrays):
+        for b in arrays[:i]:
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+                assert not np.shares_memory(a, b)
+
+
+@each_case
+@pytest.mark.parametrize("memory", ["fortran", "channels_last", "contiguous"])
+def test_results_belong_to_the_caller(case, memory):
+    """Writing into what a call returned changes neither its arguments nor what its pullback gives."""
+    arrange = AWKWARD.get(memory, np.ascontiguousarray)
+    arrays = tuple(arrange(a) if is_floats(a) else a for a in case.copies(case.arrays(Draw(12, np.float32))))
+    output, pullback = vjp(fast(case), *arrays, **case.keywords())
+    outputs = output if isinstance(output, tuple) else (output,)
+    assert_apart(*outputs, *arrays)
+    if not case.gradients:
+        return
+    dy = arrange(small_integers(np.asarray(outputs[0])))
+    gradients = pullback(dy)
+    assert_apart(*gradients, *outputs, *arrays, dy)
+    kept = [None if gradient is None else gradient.copy() for gradient in gradients]
+    for array in (*outputs, *gradients):
+        if isinstance(array, np.ndarray):
+            assert array.flags.writeable
+            array[...] = 113
+    again = pullback(dy)
+    assert_apart(*again, *gradients, *outputs, *arrays, dy)
+    for a, b in zip(again, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@differentiable
+def test_a_pullback_is_linear_and_keeps_nothing(case):
+    result = run(case, fast(case), case.arrays(Draw(13, np.float64)))
+    result.pullback(small_integers(result.dy, 1))
+    for a, b in zip(result.pullback(result.dy), result.gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(result.pullback(2 * result.dy), result.gradients, strict=True):
+        np.testing.assert_array_equal(a, None if b is None else 2 * b)
+
+
+@each_case
+def test_later_calls_leave_earlier_results_alone(case):
+    first = case.arrays(Draw(14, np.float32))
+    results = run(case, fast(case), first)
+    kept = [None if array is None else array.copy() for array in results.everything()]
+    for seed in range(3):
+        run(case, fast(case), case.arrays(Draw(15 + seed, np.float32)))
+    for a, b in zip(results.everything(), kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def assert_one_line(op, error):
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.startswith(f"{op}:"), text
+
+
+@pytest.mark.parametrize("case", BAD_CASES, ids=str)
+@pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
+def test_bad_cases(case, module):
+    if module is reference and not case.reference:
+        return
+    with pytest.raises(case.error) as error:
+        getattr(module, case.op)(*case.arguments, **case.options)
+    assert error.type is case.error
+    assert_one_line(case.op, error)
+    assert re.search(case.match, str(error.value)), str(error.value)
+
+
+def first_with_floats(op):
+    """The first case of the op that takes arrays of floats, and its arrays."""
+    return next((case, case.arrays(Draw(0, np.float32))) for case in cases_of(op) if case.arrays(Draw(0))[0].size)
+
+
+@tried_op
+@pytest.mark.parametrize("dtype", ["c8", "c16", "O", "U3", "S3", "M8[s]", "m8[s]", "V4"])
+def test_what_holds_no_real_numbers_is_refused(op, dtype):
+    case, arrays = first_with_floats(op)
+    for i in float_positions(arrays):
+        bad = [*arrays]
+        bad[i] = np.zeros(arrays[i].shape, dtype)
+        for function in (fast(case), naive(case)):
+            with pytest.raises(TypeError) as error:
+                case.call(function, tuple(bad))
+            assert_one_line(op, error)
+
+
+@tried_op
+def test_none_in_place_of_x_is_refused(op):
+    case, arrays = first_with_floats(op)
+    for function in (fast(case), naive(case)):
+        with pytest.raises(TypeError) as error:
+            case.call(function, (None, *arrays[1:]))
+        assert_one_line(op, error)
+
+
+@tried_op
+def test_ragged_lists_are_refused(op):
+    case, arrays = first_with_floats(op)
+    for function in (fast(case), naive(case)):
+        with pytest.raises(fastconv.ShapeError, match="rectangular") as error:
+            case.call(function, ([[1, 2], [3]], *arrays[1:]))
+        assert_one_line(op, error)
+
+
+@tried_op
+def test_mixed_float_types_are_refused(op):
+    for case in cases_of(op):
+        arrays = case.arrays(Draw(0, np.float32))
+        positions = float_positions(arrays)
+        for i in positions if len(positions) > 1 else []:
+            bad = [*arrays]
+            bad[i] = arrays[i].astype(np.float64)
+            for function in (fast(case), naive(case)):
+                with pytest.raises(TypeError, match="share one float type") as error:
+                    case.call(function, case.copies(tuple(bad)))
+                assert_one_line(op, error)
+
+
+@tried_op
+def test_unknown_options_are_a_type_error(op):
+    case, arrays = first_with_floats(op)
+    for function in (fast(case), naive(case)):
+        with pytest.raises(TypeError, match="colour"):
+            function(*arrays, **case.keywords(), colour=1)
+
+
+@tried_op
+@pytest.mark.parametrize("dtype", [np.float32, np.int8], ids=str)
+def test_more_elements_than_memory_holds(op, dtype):
+    case, arrays = first_with_floats(op)
+    x = np.broadcast_to(dtype(0), (2**40, *arrays[0].shape[1:]))
+    for function in (fast(case), naive(case)):
+        with pytest.raises(MemoryError) as error:
+            case.call(function, (x, *arrays[1:]))
+        assert_one_line(op, error)
+
+
+# --- names and signatures --------------------------------------------------------------------------------------------
+
+
+def parameters(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@each_op
+def test_fast_and_naive_have_one_signature(op):
+    assert parameters(getattr(functional, op)) == parameters(getattr(reference, op))
+    assert parameters(getattr(functional, op)) == parameters(OPS[op].forward)
+    assert parameters(getattr(functional, op)) == parameters(OPS[op].reference)
+
+
+@each_op
+def test_is_documented(op):
+    for module in (functional, reference):
+        function = getattr(module, op)
+        assert function.__name__ == op
+        assert function.__module__ == module.__name__
+        assert len(function.__doc__) > 40
+
+
+def test_functional_reference_and_ops_have_the_same_names():
+    public = {
+        name
+        for name, value in vars(functional).items()
+        if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == functional.__name__
+    }
+    assert public == set(own_ops())
+    assert set(reference.__all__) == set(own_ops())
+
+
+SIGNATURES = {
+    "conv": "x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, algorithm='auto'",
+    "conv_transpose": "x, w, b=None, *, stride=1, padding=0, output_padding=0, output_size=None, dilation=1, groups=1",
+    "max_pool": "x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
+    "max_unpool": "x, indices, kernel_size, *, stride=None, padding=0, output_size=None",
+    "avg_pool": "x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True",
+    "lp_pool": "x, norm_type, kernel_size, *, stride=None, padding=0, ceil_mode=False",
+    "adaptive_avg_pool": "x, output_size",
+    "adaptive_max_pool": "x, output_size",
+    "function_pool2d": "x, function, kernel_size, *, stride=None, padding=0, vjp=None",
+    "downsample": "x, factor, *, phase=0",
+    "upsample": "x, factor, *, output_size=None",
+    "resize": "x, *, size=None, scale=None, mode='nearest', align_corners=False",
+    "linear": "x, w, b=None",
+    "flatten": "x",
+    "relu": "x",
+    "sigmoid": "x",
+    "tanh": "x",
+    "silu": "x",
+    "hardswish": "x",
+    "softmax": "x, *, dim=1",
+    "log_softmax": "x, *, dim=1",
+    "batch_norm": "x, running_mean, running_var, weight=None, bias=None, *, training=False, momentum=0.1, eps=1e-05",
+    "dropout": "x, p, *, training, rng",
+}
+
+
+@each_op
+def test_signature_is_the_documented_one(op):
+    """The public face: names, order and defaults that others rely on."""
+    family = op[:-2] if op[-2:] in ("1d", "2d", "3d") else op
+    expected = SIGNATURES.get(op, SIGNATURES.get(family))
+    if expected is None:
+        return
+    signature = inspect.signature(getattr(functional, op))
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    assert str(inspect.Signature(plain)) == f"({expected})"
+
+
+# --- threads and memory ----------------------------------------------------------------------------------------------
+
+
+@tried_op
+@each_dtype
+def test_threads_change_no_bit(op, dtype, monkeypatch):
+    """Every kernel runs in parallel, however small: 1, 2, 3 and 7 threads, and once more."""
+    monkeypatch.setattr(runtime, "BYTES_PER_THREAD", 1)
+    for case in cases_of(op):
+        draw = Draw(20, dtype, "floats")
+        arrays = case.arrays(draw)
+        fastconv.set_num_threads(1)
+        expected = run(case, fast(case), arrays)
+        dy = draw(*expected.dy.shape)
+        expected = run(case, fast(case), arrays, dy)
+        for threads in (2, 3, 7, 7, 1):
+            fastconv.set_num_threads(threads)
+            result = run(case, fast(case), arrays, dy)
+            for a, b in zip(result.everything(), expected.everything(), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+LINEAR = ("conv", "linear", "flatten", "downsample", "upsample")
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+@each_dtype
+def test_threads_change_no_bit_of_large_cases(case, dtype):
+    draw = Draw(22, dtype, "floats")
+    arrays = case.arrays(draw)
+    fastconv.set_num_threads(1)
+    expected = run(case, fast(case), arrays)
+    dy = draw(*expected.dy.shape)
+    expected = run(case, fast(case), arrays, dy)
+    for threads in (2, 3, 7, 7):
+        fastconv.set_num_threads(threads)
+        result = run(case, fast(case), arrays, dy)
+        for a, b in zip(result.everything(), expected.everything(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", [case for case in LARGE if case.op.startswith(LINEAR)], ids=str)
+def test_gradients_of_large_cases(case):
+    """Along one direction of integers: of what is linear in every argument, differences of any step are exact."""
+    draw = Draw(23, np.float64)
+    arrays = case.arrays(draw)
+    result = run(case, fast(case), arrays)
+    for i in float_positions(arrays):
+        moved = [*arrays]
+        moved[i] = draw(*arrays[i].shape)
+        there, here = (case.call(fast(case), tuple(these)) for these in (moved, arrays))
+        expected = np.vdot(there - here, result.dy)
+        assert np.vdot(moved[i] - arrays[i], result.gradients[i]) == expected
+
+
+@each_case
+@pytest.mark.parametrize("limit", [1, 300, 4000, 1 << 20])
+def test_another_workspace_limit_gives_the_same(case, limit, monkeypatch):
+    monkeypatch.setattr(runtime, "BYTES_PER_THREAD", 1)
+    arrays = case.arrays(Draw(21, np.float32))
+    expected = run(case, naive(case), arrays)
+    fastconv.set_num_threads(2)
+    fastconv.set_workspace_limit(limit)
+    assert_same(case, run(case, fast(case), arrays, expected.dy), expected)
