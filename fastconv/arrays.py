@@ -34,10 +34,11 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def as_floats(op: str, **arrays: Any) -> list[Any]:
-    """The arrays (None stays None, but for the first) as ndarrays of one float type, in the order given, named in messages.
+    """The arrays as ndarrays of one float type, in the order given (None stays None); names go into the messages.
 
     float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. Raises
-    TypeError for float32 beside float64 and for anything that is no real number, MemoryError for an array whose
+    TypeError for float32 beside float64, for what holds no real numbers and for a first array that is None, ShapeError
+    for rows of different lengths, MemoryError for an array whose
     elements would not fit this process's memory (a zero-stride view, say).
     """
     found: dict[np.dtype, str] = {}

@@ -49,7 +49,9 @@ class Augment:
         return type(self).__name__
 
     def config(self) -> dict[str, Any]:
-        """The augmentation as data, for JSON."""
+        """The augmentation as data, for JSON; ValueError for one that is not fastconv's own."""
+        if AUGMENTS.get(self._name) is not type(self):
+            raise ValueError(f"{self._name}: only fastconv's own augmentations can be saved")
         return {"augment": self._name, **dataclasses.asdict(self)}
 
     def _check(self, name: str, low: float, high: float = np.inf) -> None:

@@ -20,7 +20,7 @@ def cpus(root: Path = ROOT) -> float:
 
 
 def memory(root: Path = ROOT) -> float:
-    """The bytes that the tightest limit leaves, file cache counted as free: it is given up first; infinite without one."""
+    """The bytes that the tightest limit leaves, the cache of files counted as free; infinite without one."""
     left = math.inf
     for folder in _folders():
         left = min(left, _room(root / folder, "memory.max", "memory.current", ""))

@@ -67,7 +67,7 @@ class Versions:
         self.names.append("fastconv")
         self._arrays = case.arrays()
         if layout is not None:
-            self._arrays = tuple(layout(array) for array in self._arrays)
+            self._arrays = tuple(layout(a) if isinstance(a, np.ndarray) else a for a in self._arrays)
         self._pulled: dict[str, tuple[Any, Backward]] = {}
         self._dy: np.ndarray | None = None
 
@@ -80,7 +80,7 @@ class Versions:
     def pull(self, version: str) -> tuple[Any, Backward]:
         """(y, pullback) of a forward pass on fresh copies of the arrays (running statistics are updated in place)."""
         if version not in self._pulled:
-            arrays = [array.copy(order="K") for array in self._arrays]
+            arrays = [a.copy(order="K") if isinstance(a, np.ndarray) else a for a in self._arrays]
             function = getattr(reference if version == "naive" else functional, self.case.op)
             if version == "numpy":
                 self._pulled[version] = PLAIN[self.case.op](*arrays, **self.case.keywords())
@@ -99,10 +99,10 @@ class Versions:
 
     def bytes(self, direction: str) -> int:
         """Bytes that a pass must read and write at least: its arrays and what it returns."""
-        given = sum(array.nbytes for array in self._arrays)
+        given = sum(a.nbytes for a in self._arrays if isinstance(a, np.ndarray))
         if direction == "forward":
             return given + np.asarray(self.pull("fastconv")[0]).nbytes
-        gradients = sum(array.nbytes for array in self.backward("fastconv") if array is not None)
+        gradients = sum(a.nbytes for a in self.backward("fastconv") if a is not None)
         return given + self.dy().nbytes + gradients
 
     def flops(self, direction: str) -> int:
@@ -130,7 +130,9 @@ def verify(versions: Versions) -> None:
             scale = float(np.abs(b).max(initial=0.0))
             error = float(np.abs(a - b).max(initial=0.0))
             if not error <= TOLERANCE * max(scale, 1e-30):
-                raise ArithmeticError(f"{case.label}: {what} differs by {error:.2g} of {scale:.2g} between {name} and fastconv")
+                raise ArithmeticError(
+                    f"{case.label}: {what} differs by {error:.2g} of {scale:.2g} between {name} and fastconv"
+                )
 
 
 # --- timing ----------------------------------------------------------------------------------------------------------
@@ -205,7 +207,8 @@ class Report:
         c = self.config
         lines = [
             f"fastconv {c['fastconv']}: {c['threads']} threads, {c['blas']} ({c['blas_kernels']} kernels)",
-            f"NumPy {c['numpy']}: {c['numpy_blas_threads']} BLAS threads, {c['numpy_blas']} ({c['numpy_blas_kernels']} kernels)",
+            f"NumPy {c['numpy']}: {c['numpy_blas_threads']} threads in BLAS, {c['numpy_blas']} "
+            f"({c['numpy_blas_kernels']} kernels)",
             f"CPU: {c['cpu']}, {c['simd']}; float32, C-contiguous arrays; milliseconds; x: times faster than",
             "",
         ]
@@ -217,7 +220,8 @@ class Report:
         cells = [
             [
                 row.kernel, row.shape, row.direction,
-                str(row.small_batch), _ms(row.naive_seconds), _ms(row.numpy_small_seconds), _ms(row.fastconv_small_seconds),
+                str(row.small_batch),
+                _ms(row.naive_seconds), _ms(row.numpy_small_seconds), _ms(row.fastconv_small_seconds),
                 _times(row.naive_ratio), _times(row.numpy_small_ratio),
                 str(row.batch), _ms(row.numpy_seconds), _ms(row.fastconv_seconds), _times(row.numpy_ratio),
                 f"{row.gflops:.0f} GFLOP/s" if row.gflops is not None else f"{row.gbytes:.1f} GB/s",

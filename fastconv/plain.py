@@ -9,7 +9,9 @@ where there is none. Convolution keeps its columns for the backward pass, as suc
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ __all__ = ["PLAIN"]
 
 Pullback = Callable[[np.ndarray], tuple["np.ndarray | None", ...]]
 Result = tuple[np.ndarray, Pullback]
+Index = tuple[Any, ...]
 
 
 def _pad(x: np.ndarray, padding: int, value: float = 0) -> np.ndarray:
@@ -26,23 +29,27 @@ def _pad(x: np.ndarray, padding: int, value: float = 0) -> np.ndarray:
 
 
 def _crop(x: np.ndarray, padding: int) -> np.ndarray:
-    return x[(..., *(slice(padding, n - padding) for n in x.shape[2:]))]
+    inside: Index = (..., *(slice(padding, n - padding) for n in x.shape[2:]))
+    return x[inside]
 
 
 def _windows(x: np.ndarray, kernel: tuple[int, ...], stride: int, dilation: int = 1) -> np.ndarray:
     """(N, C, *spatial) -> (N, C, *output, *kernel), a view."""
     spans = [(r - 1) * dilation + 1 for r in kernel]
     windows = sliding_window_view(x, spans, axis=tuple(range(2, x.ndim)))
-    return windows[(..., *(slice(None, None, stride) for _ in kernel), *(slice(None, None, dilation) for _ in kernel))]
+    strides, dilations = [slice(None, None, stride)] * len(kernel), [slice(None, None, dilation)] * len(kernel)
+    where: Index = (..., *strides, *dilations)
+    return windows[where]
 
 
 def _taps(
     kernel: tuple[int, ...], output: tuple[int, ...], stride: int, dilation: int = 1
-) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
-    """Every tap with the slice of the padded input that it meets."""
+) -> Iterator[tuple[Index, Index]]:
+    """Every tap, as an index into the last axes, with the slice of the padded input that it meets."""
     for tap in itertools.product(*map(range, kernel)):
         starts = [t * dilation for t in tap]
-        yield tap, (..., *(slice(s, s + (m - 1) * stride + 1, stride) for s, m in zip(starts, output, strict=True)))
+        where = [slice(s, s + (m - 1) * stride + 1, stride) for s, m in zip(starts, output, strict=True)]
+        yield (..., *tap), (..., *where)
 
 
 def _columns(x: np.ndarray, kernel: tuple[int, ...], stride: int, dilation: int, groups: int) -> np.ndarray:
@@ -55,7 +62,9 @@ def _columns(x: np.ndarray, kernel: tuple[int, ...], stride: int, dilation: int,
     return rows.reshape(groups, -1, c // groups * int(np.prod(kernel)))
 
 
-def _add_columns(columns: np.ndarray, dx: np.ndarray, output: tuple[int, ...], kernel: tuple[int, ...], *step: int) -> None:
+def _add_columns(
+    columns: np.ndarray, dx: np.ndarray, output: tuple[int, ...], kernel: tuple[int, ...], *step: int
+) -> None:  # fmt: skip
     """col2im: add columns (groups, N * pixels, C / groups * taps) to padded dx (N, C, *spatial), tap by tap."""
     n, c = dx.shape[:2]
     groups, ndim = columns.shape[0], len(kernel)
@@ -64,7 +73,7 @@ def _add_columns(columns: np.ndarray, dx: np.ndarray, output: tuple[int, ...], k
     split = split.transpose(1, 0, 2 + ndim, *range(2, 2 + ndim), *range(3 + ndim, 3 + 2 * ndim))
     grouped = dx.reshape(n, groups, c // groups, *dx.shape[2:])
     for tap, where in _taps(kernel, output, *step):
-        grouped[where] += split[(..., *tap)]
+        grouped[where] += split[tap]
 
 
 def _to_rows(y: np.ndarray, groups: int) -> np.ndarray:
@@ -154,7 +163,7 @@ def avg_pool(x: np.ndarray, *, kernel_size: int, stride: int | None = None, padd
 
 
 def downsample(x: np.ndarray, *, factor: int, phase: int = 0) -> Result:
-    where = (..., *(slice(phase, None, factor) for _ in x.shape[2:]))
+    where: Index = (..., *(slice(phase, None, factor) for _ in x.shape[2:]))
 
     def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
         dx = np.zeros_like(x)
@@ -165,7 +174,7 @@ def downsample(x: np.ndarray, *, factor: int, phase: int = 0) -> Result:
 
 
 def upsample(x: np.ndarray, *, factor: int) -> Result:
-    where = (..., *(slice(None, None, factor) for _ in x.shape[2:]))
+    where: Index = (..., *(slice(None, None, factor) for _ in x.shape[2:]))
     y = np.zeros((*x.shape[:2], *((n - 1) * factor + 1 for n in x.shape[2:])), x.dtype)
     y[where] = x
     return y, lambda dy: (dy[where].copy(),)
@@ -193,6 +202,143 @@ def log_softmax(x: np.ndarray) -> Result:
     shifted = x - x.max(axis=1, keepdims=True)
     y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return y, lambda dy: (dy - np.exp(y) * dy.sum(axis=1, keepdims=True),)
+
+
+def _elementwise(
+    function: Callable[[np.ndarray], np.ndarray], derivative: Callable[[np.ndarray], np.ndarray]
+) -> Callable[..., Result]:
+    return lambda x: (function(x), lambda dy: (dy * derivative(x),))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _silu_derivative(x: np.ndarray) -> np.ndarray:
+    s = _sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+def _hardswish_derivative(x: np.ndarray) -> np.ndarray:
+    return np.where(x <= -3, np.float32(0), np.where(x < 3, x / 3 + np.float32(0.5), np.float32(1)))
+
+
+def leaky_relu(x: np.ndarray, *, negative_slope: float = 0.01) -> Result:
+    slope = np.where(x > 0, np.float32(1), np.float32(negative_slope))
+    return x * slope, lambda dy: (dy * slope,)
+
+
+def elu(x: np.ndarray, *, alpha: float = 1.0, scale: float = 1.0) -> Result:
+    y = scale * np.where(x > 0, x, alpha * np.expm1(x))
+    return y, lambda dy: (dy * np.where(x > 0, np.float32(scale), y + scale * alpha),)
+
+
+def gelu(x: np.ndarray, *, approximate: str) -> Result:
+    """The tanh form only: NumPy has no error function."""
+    c = math.sqrt(2 / math.pi)
+    t = np.tanh(c * (x + 0.044715 * x**3))
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        slope = c * (1 + 3 * 0.044715 * x**2)
+        return (dy * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * slope),)
+
+    return 0.5 * x * (1 + t), pullback
+
+
+def prelu(x: np.ndarray, weight: np.ndarray) -> Result:
+    per_channel = weight.reshape(1, -1, *(1,) * (x.ndim - 2))
+    axes = (0, *range(2, x.ndim))
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        return np.where(x > 0, dy, per_channel * dy), (dy * np.minimum(x, 0)).sum(axis=axes)
+
+    return np.where(x > 0, x, per_channel * x), pullback
+
+
+def _standardise(x: np.ndarray, axes: tuple[int, ...], eps: float) -> Result:
+    """x minus its mean over its standard deviation, both over `axes`."""
+    rstd = 1 / np.sqrt(x.var(axis=axes, keepdims=True) + np.float32(eps))
+    normed = (x - x.mean(axis=axes, keepdims=True)) * rstd
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        along = (dy * normed).mean(axis=axes, keepdims=True)
+        return (rstd * (dy - dy.mean(axis=axes, keepdims=True) - normed * along),)
+
+    return normed, pullback
+
+
+def _scaled(x: np.ndarray, standardised: Result, weight: np.ndarray, bias: np.ndarray, axes: tuple[int, ...]) -> Result:
+    """weight * standardised + bias; both have x's shape but for `axes`, over which their gradients are summed."""
+    normed, inner = standardised[0].reshape(x.shape), standardised[1]
+    shape = [1 if axis in axes else n for axis, n in enumerate(x.shape)]
+    w, b = weight.reshape(shape), bias.reshape(shape)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        (dx,) = inner((dy * w).reshape(standardised[0].shape))
+        assert dx is not None
+        dweight, dbias = (dy * normed).sum(axis=axes), dy.sum(axis=axes)
+        return dx.reshape(x.shape), dweight.reshape(weight.shape), dbias.reshape(bias.shape)
+
+    return normed * w + b, pullback
+
+
+def instance_norm(
+    x: np.ndarray, running_mean: None, running_var: None, weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5
+) -> Result:
+    y, pullback = _scaled(
+        x, _standardise(x, tuple(range(2, x.ndim)), eps), weight, bias, (0, *range(2, x.ndim))
+    )  # fmt: skip
+
+    def whole_pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx, dweight, dbias = pullback(dy)
+        return dx, None, None, dweight, dbias
+
+    return y, whole_pullback
+
+
+def group_norm(x: np.ndarray, num_groups: int, weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5) -> Result:
+    grouped = x.reshape(x.shape[0], num_groups, -1)
+    y, pullback = _scaled(x, _standardise(grouped, (2,), eps), weight, bias, (0, *range(2, x.ndim)))
+
+    def whole_pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx, dweight, dbias = pullback(dy)
+        return dx, None, dweight, dbias
+
+    return y, whole_pullback
+
+
+def layer_norm(
+    x: np.ndarray, normalized_shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5
+) -> Result:
+    front = x.ndim - len(normalized_shape)
+    y, pullback = _scaled(
+        x, _standardise(x, tuple(range(front, x.ndim)), eps), weight, bias, tuple(range(front))
+    )  # fmt: skip
+
+    def whole_pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx, dweight, dbias = pullback(dy)
+        return dx, None, dweight, dbias
+
+    return y, whole_pullback
+
+
+def local_response_norm(
+    x: np.ndarray, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Result:  # fmt: skip
+    before, after = size // 2, (size - 1) // 2
+
+    def channel_sums(a: np.ndarray, before: int, after: int) -> np.ndarray:
+        padded = np.pad(a, ((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
+        return sliding_window_view(padded, size, axis=1).sum(axis=-1)
+
+    base = k + alpha / size * channel_sums(x**2, before, after)
+    scale = base**-beta
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        spread = channel_sums(dy * x * scale / base, after, before)
+        return (dy * scale - 2 * alpha * beta / size * x * spread,)
+
+    return x * scale, pullback
 
 
 def batch_norm(
@@ -266,6 +412,16 @@ def l1_loss(x: np.ndarray, target: np.ndarray) -> Result:
     return np.abs(error).mean(), pullback
 
 
+def bce_with_logits(x: np.ndarray, target: np.ndarray) -> Result:
+    losses = np.maximum(x, 0) - x * target + np.log1p(np.exp(-np.abs(x)))
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        share = dy / x.size
+        return (_sigmoid(x) - target) * share, -x * share
+
+    return losses.mean(), pullback
+
+
 PLAIN: dict[str, Callable[..., Result]] = {
     **{f"conv{ndim}d": conv for ndim in (1, 2, 3)},
     **{f"conv_transpose{ndim}d": conv_transpose for ndim in (1, 2, 3)},
@@ -276,12 +432,27 @@ PLAIN: dict[str, Callable[..., Result]] = {
     "linear": linear,
     "flatten": flatten,
     "relu": relu,
+    "leaky_relu": leaky_relu,
+    "prelu": prelu,
+    "elu": elu,
+    "selu": partial(elu, alpha=1.6732632423543772, scale=1.0507009873554805),
+    "gelu": gelu,
+    "silu": _elementwise(lambda x: x * _sigmoid(x), _silu_derivative),
+    "sigmoid": _elementwise(_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x))),
+    "tanh": _elementwise(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "softplus": _elementwise(lambda x: np.log1p(np.exp(x)), _sigmoid),
+    "hardswish": _elementwise(lambda x: x * np.clip(x + 3, 0, 6) / 6, _hardswish_derivative),
     "softmax": softmax,
     "log_softmax": log_softmax,
     "batch_norm": batch_norm,
+    "instance_norm": instance_norm,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
+    "local_response_norm": local_response_norm,
     "dropout": dropout,
     "cross_entropy": cross_entropy,
     "nll_loss": nll_loss,
     "mse_loss": mse_loss,
     "l1_loss": l1_loss,
+    "bce_with_logits": bce_with_logits,
 }

@@ -23,7 +23,7 @@ SMALL = 1  # batch of the cases that the naive loops can run too
 
 @dataclass(frozen=True, slots=True)
 class ConvShape:
-    """A convolutional layer and what goes in: x (batch, channels, *spatial), w (filters, channels / groups, *kernel)."""
+    """A convolutional layer and its input: x (batch, channels, *spatial), w (filters, channels / groups, *kernel)."""
 
     name: str
     batch: int
@@ -108,7 +108,7 @@ class Case:
     op        its name in OPS
     name      what a table calls it
     batch     items in it
-    build     build(rng, batch) -> the positional arrays, float32, C-contiguous
+    build     build(rng, batch) -> the positional arguments; arrays of floats are float32 and C-contiguous
     options   the keyword arguments; one that is callable is called afresh for every call (a random generator)
     flops     of the forward pass of one item, where arithmetic and not memory bounds the operation; else 0
     naive     whether it is small enough for the naive loops
@@ -157,7 +157,7 @@ def conv_case(shape: ConvShape) -> Case:
 
 
 def transposed_case(op: str, name: str, batch: int, x: Ints, w: Ints, **options: Any) -> Case:
-    """A transposed convolution: x (C, *spatial), w (C, K, *kernel); every input element meets every weight of its channel."""
+    """A transposed convolution, x (C, *spatial), w (C, K, *kernel): each input meets every weight of its channel."""
 
     def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
         return _normal(rng, n, *x), _normal(rng, *w) / np.float32(math.sqrt(w[0]))
@@ -184,6 +184,22 @@ def norm_case(name: str, batch: int, channels: int, *spatial: int, training: boo
         return _normal(rng, n, channels, *spatial), mean, var, _normal(rng, channels), _normal(rng, channels)
 
     return Case("batch_norm", name, batch, build, {"training": training})
+
+
+def scaled_case(op: str, name: str, batch: int, item: Ints, scale: Ints, *between: Any, **options: Any) -> Case:
+    """An operation on x (batch, *item), what stands between, and weight and bias of shape `scale`."""
+
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        return (_normal(rng, n, *item), *between, _normal(rng, *scale), _normal(rng, *scale))
+
+    return Case(op, name, batch, build, options)
+
+
+def prelu_case(batch: int, channels: int, *spatial: int) -> Case:
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        return _normal(rng, n, channels, *spatial), _normal(rng, channels)
+
+    return Case("prelu", f"{channels} @{spatial[-1]}", batch, build)
 
 
 def class_case(op: str, batch: int, classes: int) -> Case:
@@ -233,17 +249,28 @@ _ALL = [
     linear_case(64, 512, 10),
     map_case("flatten", "64 @14", 128, 64, 14, 14),
     map_case("relu", "64 @32", 64, 64, 32, 32),
+    prelu_case(64, 64, 32, 32),
+    *(
+        map_case(op, "64 @32", 16, 64, 32, 32)
+        for op in ("leaky_relu", "elu", "selu", "silu", "sigmoid", "tanh", "softplus", "hardswish")
+    ),
+    map_case("gelu", "64 @32, tanh", 16, 64, 32, 32, approximate="tanh"),
     map_case("softmax", "1000 classes", 128, 1000),
     map_case("log_softmax", "1000 classes", 128, 1000),
     norm_case("64 @32", 64, 64, 32, 32),
     norm_case("512 @7", 16, 512, 7, 7),
     norm_case("64 @32, inference", 64, 64, 32, 32, training=False),
+    scaled_case("instance_norm", "64 @32", 16, (64, 32, 32), (64,), None, None),
+    scaled_case("group_norm", "64 @32", 16, (64, 32, 32), (64,), 8),
+    scaled_case("layer_norm", "512", 1024, (512,), (512,), (512,)),
+    map_case("local_response_norm", "64 @27", 16, 64, 27, 27, size=5),
     map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=_generator),
     class_case("cross_entropy", 128, 10),
     class_case("cross_entropy", 128, 1000),
     class_case("nll_loss", 128, 1000),
     pair_case("mse_loss", 64, 3, 32, 32),
     pair_case("l1_loss", 64, 3, 32, 32),
+    pair_case("bce_with_logits", 128, 1000),
 ]
 
 

@@ -99,6 +99,8 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, relative: float) -> N
 
 
 def _gaps(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 0:
+        return array.copy()
     wide = np.full([2 * n + 1 for n in array.shape], 77, array.dtype)
     view = wide[tuple(slice(1, 2 * n, 2) for n in array.shape)]
     view[...] = array
@@ -107,7 +109,7 @@ def _gaps(array: np.ndarray) -> np.ndarray:
 
 def _negative_strides(array: np.ndarray) -> np.ndarray:
     everywhere = (slice(None, None, -1),) * array.ndim
-    return np.ascontiguousarray(array[everywhere])[everywhere]
+    return array[everywhere].copy(order="C")[everywhere] if array.ndim else array.copy()
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -130,7 +132,7 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 AWKWARD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gaps": _gaps,
     "negative_strides": _negative_strides,
-    "fortran": np.asfortranarray,
+    "fortran": lambda array: array.copy(order="F"),
     "channels_last": _channels_last,
     "read_only": _read_only,
     "byte_swapped": lambda array: array.astype(array.dtype.newbyteorder()),

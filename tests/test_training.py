@@ -374,8 +374,6 @@ def test_best_weights():
 
 def test_schedule_spans_the_run():
     rates = []
-    optimizer = optim.SGD(optim.Linear(1e-3))
-    before_call(optimizer, "step", 0)
 
     class Watch(optim.SGD):
         def step(self, *arguments, **options):
@@ -679,7 +677,31 @@ def test_interrupted_twice_in_an_update(tmp_path):
         before_call(optim.SGD, "_update", 32, twice)
         with pytest.raises(KeyboardInterrupt):
             run(path)
+        trainer = Trainer(make_net(), optim.SGD(0.1))
+        before_call(optim.SGD, "_update", 3, twice)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(X, Y, epochs=1)
     assert Trainer.resume(path).step == 6
+    with pytest.raises(RuntimeError, match="an update was interrupted in its middle; go on from a file"):
+        trainer.fit(X, Y, epochs=1)
+
+
+def test_an_optimiser_that_refuses_changes_nothing():
+    trainer = Trainer(make_net(), optim.SGD(0.1, momentum=0.9))
+    before = trainer.net.state_dict()
+
+    class Short(fc.Linear):
+        def backward(self, dy, saved, need_dx):
+            dx, gradients = super().backward(dy, saved, need_dx)
+            return dx, {"weight": gradients["weight"]}
+
+    trainer.net._layers["6"].__class__ = Short
+    with pytest.raises(ValueError, match=r"same keys, but only one of them has 6\.bias"):
+        trainer.fit(X, Y, epochs=1)
+    for name, array in trainer.net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    trainer.net._layers["6"].__class__ = fc.Linear
+    assert len(trainer.fit(X, Y, epochs=1)) == 1
 
 
 def test_callbacks(tmp_path):
@@ -879,6 +901,7 @@ def edits():
     yield setting("history", value=[[]] * 3)
     yield setting("loss", "name", value="__import__")
     yield setting("loss", "options", value=[1])
+    yield setting("loss", "options", value={"weigth": 1})
     yield setting("optimizer", "config", "lr", value={"schedule": "eval"})
     yield setting("optimizer", "config", "lr", value={"schedule": "Cosine", "x": 1})
     yield setting("optimizer", "config", "groups", value=[{"ndim": []}])

@@ -1,9 +1,9 @@
 """Convolution lowered to matrix multiply: im2col, col2im and the loops that run BLAS on their tiles.
 
-Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / groups).
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g).
 A tile is a run of output pixels, counted over the whole batch; its columns hold one window a row, taps in w's order:
 
-    col (pixels, r0 * r1 * r2 * c / groups)      y = col @ w.T      dw = dy.T @ col      dcol = dy @ w, dx = col2im(dcol)
+    col (pixels, r0 * r1 * r2 * c / g)     y = col @ w.T     dw = dy.T @ col     dcol = dy @ w, dx = col2im(dcol)
 
 With one channel the rows are turned into columns, `taps` (r0 * r1 * r2, pixels): whole runs of x are copied then.
 Tiles, and the chunks of tiles whose partial dw are added in order, are cut by shape; threads only take them in turn.
@@ -97,12 +97,12 @@ cdef void im2col_rows(
     cdef Py_ssize_t c = g.channels // g.groups
     cdef Py_ssize_t run = g.kernel[2] * c
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop
+    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
     cdef const floating *line
     cdef Cursor cursor
     cdef Py_ssize_t *at = cursor.at
     seek(&cursor, g, first)
-    for pixel in range(first, last):
+    for _pixel in range(first, last):
         for r0 in range(g.kernel[0]):
             i0 = at[0] + r0 * g.dilation[0]
             for r1 in range(g.kernel[1]):
@@ -138,7 +138,7 @@ cdef void im2col_taps(
 ) noexcept nogil:
     """The transpose of `im2col_rows` for one group: a row a tap, in runs of output pixels that share an output line."""
     cdef Py_ssize_t pixels = last - first
-    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, j
+    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, j, _j
     cdef Py_ssize_t step = g.stride[2] * g.channels
     cdef const floating *line
     cdef floating *out
@@ -153,7 +153,7 @@ cdef void im2col_taps(
             for r1 in range(g.kernel[1]):
                 i1 = at[1] + r1 * g.dilation[1]
                 if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
-                    for j in range(g.kernel[2] * g.channels):
+                    for _j in range(g.kernel[2] * g.channels):
                         zero(out, count)
                         out += pixels
                     continue
@@ -186,12 +186,12 @@ cdef void col2im_rows(
     """The adjoint of `im2col_rows`: add each row to the taps it came from, those inside the box low..high-1 only."""
     cdef Py_ssize_t c = g.channels // g.groups
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t pixel, r0, r1, r2, i0, i1, i2, head, stop, j
+    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop, j
     cdef floating *line
     cdef Cursor cursor
     cdef Py_ssize_t *at = cursor.at
     seek(&cursor, g, first)
-    for pixel in range(first, last):
+    for _pixel in range(first, last):
         for r0 in range(g.kernel[0]):
             i0 = at[0] + r0 * g.dilation[0]
             for r1 in range(g.kernel[1]):

@@ -1,7 +1,8 @@
 """Blocks of memory that go back to a free list when the last array on them is collected.
 
 Fresh pages cost more than the arithmetic of a ReLU: a training step asks for the same sizes again and again, so a freed
-block is kept for the next request of its size class. A block belongs to whoever holds an array on it; nobody else sees it.
+block is kept for the next request of its size class. A block belongs to whoever holds an array on it; nobody else sees
+it.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo

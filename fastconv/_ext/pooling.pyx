@@ -32,14 +32,23 @@ cdef extern from "windows.h" nogil:
     int vector_bytes(Py_ssize_t lanes, Py_ssize_t size, int widest)
     void max_float(int, const float *, Py_ssize_t, float *, void *, int, Py_ssize_t, const Box *, Py_ssize_t)
     void max_double(int, const double *, Py_ssize_t, double *, void *, int, Py_ssize_t, const Box *, Py_ssize_t)
-    void put_float(int, const float *, const uchar *, float *, const Box *, Py_ssize_t)
-    void put_double(int, const double *, const uchar *, double *, const Box *, Py_ssize_t)
+    void put_float(int, const float *, const uchar *, float *, const Box *, int, Py_ssize_t)
+    void put_double(int, const double *, const uchar *, double *, const Box *, int, Py_ssize_t)
+    void scatter_bytes_float(
+        const float *, const uchar *, float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void scatter_bytes_double(
+        const double *, const uchar *, double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void scatter_ints_float(
+        const float *, const int *, float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void scatter_ints_double(
+        const double *, const int *, double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void sum_float(int, const float *, Py_ssize_t, float *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t)
     void sum_double(int, const double *, Py_ssize_t, double *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t)
 
 cdef enum:
     WIDEST = 64  # bytes of a vector
     GATHERED = 16  # of one whose lanes lie apart
+    PUT = 16  # windows of at most so many taps compare the taps' numbers, larger ones look their offsets up
     PADDED_TAPS = 0
     INNER_TAPS = -1
 
@@ -267,51 +276,43 @@ def sum_forward(
 # --- the adjoint of maxima -------------------------------------------------------------------------------------------
 
 
-cdef inline void window_put(
-    int bytes, const floating *dy, const tap_t *taps, floating *dx, const Box *box, Py_ssize_t c
+cdef inline void put(
+    int bytes, const floating *dy, const tap_t *taps, floating *dx, const Box *box, bint apart, Py_ssize_t c
 ) noexcept nogil:
     if floating is float and tap_t is uchar:
-        put_float(bytes, dy, taps, dx, box, c)
+        put_float(bytes, dy, taps, dx, box, apart, c)
     elif floating is double and tap_t is uchar:
-        put_double(bytes, dy, taps, dx, box, c)
+        put_double(bytes, dy, taps, dx, box, apart, c)
 
 
 cdef inline void scatter(
-    const floating *dy, const tap_t *taps, floating *dx, const Py_ssize_t *offsets, Py_ssize_t c
-) noexcept nogil:
-    """dx at every channel's winning tap += dy; dx is where tap 0 lies or would."""
-    cdef Py_ssize_t j
-    for j in range(c):
-        dx[offsets[taps[j]] + j] += dy[j]
-
-
-cdef inline void scatter_inside(
     const floating *dy, const tap_t *taps, floating *dx, const Py_ssize_t *offsets, Py_ssize_t begin, Py_ssize_t end,
     Py_ssize_t c,
 ) noexcept nogil:
-    """`scatter` of the taps at offsets begin..end-1 only."""
-    cdef Py_ssize_t j, at
-    for j in range(c):
-        at = offsets[taps[j]]
-        if begin <= at < end:
-            dx[at + j] += dy[j]
+    if floating is float and tap_t is uchar:
+        scatter_bytes_float(dy, taps, dx, offsets, begin, end, c)
+    elif floating is double and tap_t is uchar:
+        scatter_bytes_double(dy, taps, dx, offsets, begin, end, c)
+    elif floating is float and tap_t is int:
+        scatter_ints_float(dy, taps, dx, offsets, begin, end, c)
+    elif floating is double and tap_t is int:
+        scatter_ints_double(dy, taps, dx, offsets, begin, end, c)
 
 
 cdef void scatter_band(
-    const floating *dy, const tap_t *taps, floating *dx, const Geometry *g, const Py_ssize_t *offsets, bint puts,
+    const floating *dy, const tap_t *taps, floating *dx, const Geometry *g, const Py_ssize_t *offsets, bint apart,
     int axis, Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:
-    """One image's lines low..high-1 of dx along `axis`, before which every axis has length 1: zeroed, then written.
+    """One image's lines low..high-1 of dx along `axis`, before which every axis has length 1: zeroed, then added to.
 
     Lines are zeroed shortly before a window first reaches them, while they are written from the cache.
     """
     cdef Py_ssize_t c = g.channels
-    cdef Py_ssize_t line_size = c, zeroed = low, pixel, o0, o1, o2, origin, needed
+    cdef Py_ssize_t line_size = c, zeroed = low, pixel = -c, o0, o1, o2, origin, needed
     cdef Py_ssize_t lows[3]
     cdef Py_ssize_t highs[3]
-    cdef Py_ssize_t at[3]
     cdef int index, bytes = vector_bytes(c, sizeof(floating), WIDEST)
-    cdef bint part = high - low < g.inp[axis]
+    cdef bint compares = tap_t is uchar and bytes > 0 and g.taps <= PUT
     cdef Span s[3]
     cdef Box box
     set_steps(&box, g)
@@ -322,13 +323,13 @@ cdef void scatter_band(
             line_size *= g.inp[index]
     for o0 in range(g.out[0]):
         s[0] = span(g, 0, o0, lows[0], highs[0])
-        if s[0].count == 0:
-            continue
         for o1 in range(g.out[1]):
             s[1] = span(g, 1, o1, lows[1], highs[1])
-            if s[1].count == 0:
+            if s[0].count == 0 or s[1].count == 0:
+                pixel += g.out[2] * c
                 continue
             for o2 in range(g.out[2]):
+                pixel += c
                 s[2] = span(g, 2, o2, lows[2], highs[2])
                 if s[2].count == 0:
                     continue
@@ -336,26 +337,21 @@ cdef void scatter_band(
                 if needed > zeroed:
                     memset(dx + zeroed * line_size, 0, (needed - zeroed) * line_size * sizeof(floating))
                     zeroed = needed
-                pixel = ((o0 * g.out[1] + o1) * g.out[2] + o2) * c
-                if puts:
+                if compares:
                     box.first = (s[0].tap * g.kernel[1] + s[1].tap) * g.kernel[2] + s[2].tap
                     for index in range(3):
                         box.count[index] = s[index].count
-                    window_put(
-                        bytes, dy + pixel, taps + pixel, dx + position(g, s[0].at, s[1].at, s[2].at), &box, c
+                    origin = position(g, s[0].at, s[1].at, s[2].at)
+                    put(bytes, dy + pixel, taps + pixel, dx + origin, &box, apart, c)
+                else:
+                    origin = position(
+                        g, s[0].at - s[0].tap * g.dilation[0], s[1].at - s[1].tap * g.dilation[1],
+                        s[2].at - s[2].tap * g.dilation[2],
                     )
-                    continue
-                for index in range(3):
-                    at[index] = s[index].at - s[index].tap * g.dilation[index]
-                origin = position(g, at[0], at[1], at[2])
-                at[0], at[1], at[2] = o0, o1, o2
-                if part and span(g, axis, at[axis], 0, g.inp[axis]).count > s[axis].count:
-                    scatter_inside(
+                    scatter(
                         dy + pixel, taps + pixel, dx + origin, offsets, low * line_size - origin,
                         high * line_size - origin, c,
                     )
-                else:
-                    scatter(dy + pixel, taps + pixel, dx + origin, offsets, c)
     if zeroed < high:
         memset(dx + zeroed * line_size, 0, (high - zeroed) * line_size * sizeof(floating))
 
@@ -375,11 +371,52 @@ def max_backward(
     cdef Py_ssize_t bands = cuts.shape[0] - 1
     cdef Py_ssize_t x_size = position(&g, g.inp[0], 0, 0)
     cdef Py_ssize_t y_size = dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4]
-    cdef bint puts = apart and tap_t is uchar and 2 * g.taps <= vector_bytes(g.channels, dy.itemsize, WIDEST)
     cdef Py_ssize_t task
     for task in prange(dy.shape[0] * bands, nogil=True, num_threads=num_threads, schedule="dynamic"):
         scatter_band(
             &dy[0, 0, 0, 0, 0] + task // bands * y_size, &taps[0, 0, 0, 0, 0] + task // bands * y_size,
-            &dx[0, 0, 0, 0, 0] + task // bands * x_size, &g, &offsets[0], puts, axis, cuts[task % bands],
+            &dx[0, 0, 0, 0, 0] + task // bands * x_size, &g, &offsets[0], apart, axis, cuts[task % bands],
             cuts[task % bands + 1],
         )
+
+
+# --- unpooling -------------------------------------------------------------------------------------------------------
+
+
+def unpool(
+    const floating[:, :, ::1] x, const long long[:, :, ::1] indices, floating[:, :, ::1] y, int num_threads
+):
+    """y (n, plane, c) = 0 but for y[n, indices[n, o, c], c] = x[n, o, c], later o over earlier ones."""
+    cdef Py_ssize_t image
+    for image in prange(x.shape[0], nogil=True, num_threads=num_threads, schedule="dynamic"):
+        unpool_image(
+            &x[image, 0, 0], &indices[image, 0, 0], &y[image, 0, 0], x.shape[1], y.shape[1], x.shape[2]
+        )
+
+
+cdef void unpool_image(
+    const floating *x, const long long *indices, floating *y, Py_ssize_t pixels, Py_ssize_t size, Py_ssize_t c
+) noexcept nogil:
+    cdef Py_ssize_t o, j
+    memset(y, 0, size * c * sizeof(floating))
+    for o in range(pixels):
+        for j in range(c):
+            y[indices[o * c + j] * c + j] = x[o * c + j]
+
+
+def unpool_backward(
+    const floating[:, :, ::1] dy, const long long[:, :, ::1] indices, floating[:, :, ::1] dx, int num_threads
+):
+    """dx[n, o, c] = dy[n, indices[n, o, c], c]."""
+    cdef Py_ssize_t image
+    for image in prange(dx.shape[0], nogil=True, num_threads=num_threads, schedule="dynamic"):
+        gather_image(&dy[image, 0, 0], &indices[image, 0, 0], &dx[image, 0, 0], dx.shape[1], dx.shape[2])
+
+
+cdef void gather_image(
+    const floating *dy, const long long *indices, floating *dx, Py_ssize_t pixels, Py_ssize_t c
+) noexcept nogil:
+    cdef Py_ssize_t o, j
+    for o in range(pixels):
+        for j in range(c):
+            dx[o * c + j] = dy[indices[o * c + j] * c + j]

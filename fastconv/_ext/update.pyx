@@ -118,7 +118,8 @@ def adam(
 
 cdef void adam_run(
     floating *p, const floating *g, floating *mean, floating *square, Py_ssize_t count, floating scale, floating decay,
-    floating keep, floating rate1, floating beta2, floating rate2, floating step_size, floating correction, floating eps,
+    floating keep, floating rate1, floating beta2, floating rate2, floating step_size, floating correction,
+    floating eps,
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef floating d, m, v

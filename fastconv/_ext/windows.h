@@ -94,15 +94,15 @@ static inline void max_double(
 }
 
 static inline void put_float(
-    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, ptrdiff_t lanes)
+    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, int apart, ptrdiff_t lanes)
 {
-    CHOOSE(put_float, 4, bytes, y, taps, x, box, lanes);
+    CHOOSE(put_float, 4, bytes, y, taps, x, box, apart, lanes);
 }
 
 static inline void put_double(
-    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, ptrdiff_t lanes)
+    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, int apart, ptrdiff_t lanes)
 {
-    CHOOSE(put_double, 8, bytes, y, taps, x, box, lanes);
+    CHOOSE(put_double, 8, bytes, y, taps, x, box, apart, lanes);
 }
 
 static inline void sum_float(
@@ -118,3 +118,23 @@ static inline void sum_double(
 {
     CHOOSE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes);
 }
+
+/* x at the taps that `taps` names += y, tap by its offset: for windows of many taps, and for those of which only the
+   offsets begin .. end - 1 are to be written. */
+#define SCATTER(real, small, name)                                                                                     \
+    static __attribute__((noinline)) void name(                                                                        \
+        const real *y, const small *taps, real *x, const ptrdiff_t *offsets, ptrdiff_t begin, ptrdiff_t end,           \
+        ptrdiff_t lanes)                                                                                               \
+    {                                                                                                                  \
+        const size_t size = end - begin;                                                                               \
+        for (ptrdiff_t j = 0; j < lanes; j++) {                                                                        \
+            const ptrdiff_t at = offsets[taps[j]];                                                                     \
+            if ((size_t)(at - begin) < size)                                                                           \
+                x[at + j] += y[j];                                                                                     \
+        }                                                                                                              \
+    }
+
+SCATTER(float, unsigned char, scatter_bytes_float)
+SCATTER(float, int, scatter_ints_float)
+SCATTER(double, unsigned char, scatter_bytes_double)
+SCATTER(double, int, scatter_ints_double)

@@ -106,37 +106,55 @@ TARGET static void NAME(max)(
     }
 }
 
-/* x = y at the tap that `taps` names, 0 at the window's others: the gradient of a window that overlaps no other */
+/* x at the tap that `taps` names += y: the gradient of a maximum. `apart`: no window overlaps another, and what stands in
+   x need not be read. The first `done` lanes are left as they are. */
 TARGET INLINE void NAME(put_step)(
-    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, const int vectors)
+    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, ptrdiff_t done, const int apart,
+    const int vectors)
 {
     const Integers zero = {0};
     Integers gradient[VECTORS], where[VECTORS];
     for (int v = 0; v < vectors; v++) {
         gradient[v] = (Integers) * (const Reals *)(y + v * LANES);
         where[v] = __builtin_convertvector(*(const Bytes *)(taps + v * LANES), Integers);
+        for (ptrdiff_t lane = 0; lane < done; lane++)
+            where[v][lane] = -1;
     }
     for (ptrdiff_t i0 = 0; i0 < box->count[0]; i0++)
         for (ptrdiff_t i1 = 0; i1 < box->count[1]; i1++) {
             REAL *line = x + i0 * box->step[0] + i1 * box->step[1];
             Integers tap = zero + (INTEGER)(box->first + i0 * box->tap[0] + i1 * box->tap[1]);
             for (ptrdiff_t i2 = 0; i2 < box->count[2]; i2++) {
-                for (int v = 0; v < vectors; v++)
-                    *(Reals *)(line + v * LANES) = (Reals)((where[v] == tap) & gradient[v]);
+                for (int v = 0; v < vectors; v++) {
+                    Reals value = (Reals)((where[v] == tap) & gradient[v]);
+                    if (!apart)
+                        value += *(const Reals *)(line + v * LANES);
+                    *(Reals *)(line + v * LANES) = value;
+                }
                 line += box->step[2];
                 tap += 1;
             }
         }
 }
 
-TARGET static void NAME(put)(const REAL *y, const unsigned char *taps, REAL *x, const Box *box, ptrdiff_t lanes)
+TARGET static void NAME(put)(
+    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, int apart, ptrdiff_t lanes)
 {
     ptrdiff_t j = 0;
+    if (apart) {
+        for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
+            NAME(put_step)(y + j, taps + j, x + j, box, 0, 1, VECTORS);
+        for (; j < lanes; j += LANES) {
+            const ptrdiff_t at = LAST(j, lanes);
+            NAME(put_step)(y + at, taps + at, x + at, box, 0, 1, 1);
+        }
+        return;
+    }
     for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
-        NAME(put_step)(y + j, taps + j, x + j, box, VECTORS);
+        NAME(put_step)(y + j, taps + j, x + j, box, 0, 0, VECTORS);
     for (; j < lanes; j += LANES) {
         const ptrdiff_t at = LAST(j, lanes);
-        NAME(put_step)(y + at, taps + at, x + at, box, 1);
+        NAME(put_step)(y + at, taps + at, x + at, box, j - at, 0, 1);
     }
 }
 

@@ -78,7 +78,7 @@ class Layer:
         return object.__new__, (type(self),), self.__dict__
 
     def __init_subclass__(cls) -> None:
-        if cls.__module__.startswith("fastconv.") and not cls.__name__.startswith("_"):
+        if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
 
     # --- to be written by each layer
@@ -173,11 +173,21 @@ class Layer:
         for name, child in self.children().items():
             yield from child.walk(f"{prefix}.{name}" if prefix else name)
 
-    def _named(self, trainable: bool) -> Iterator[tuple[str, Layer, str]]:
+    def named_arrays(self, buffers: bool = True) -> Iterator[tuple[str, Layer, str]]:
+        """Per parameter (and buffer): its full name, its layer, the attribute; of a shared layer the first name."""
+        seen: set[int] = set()
         for prefix, layer in self.walk():
-            for name in layer.parameter_names:
-                if getattr(layer, name) is not None and not (trainable and name in layer._frozen):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            for name in (*layer.parameter_names, *(layer.buffer_names if buffers else ())):
+                if getattr(layer, name) is not None:
                     yield (f"{prefix}.{name}" if prefix else name), layer, name
+
+    def _named(self, trainable: bool) -> Iterator[tuple[str, Layer, str]]:
+        for full, layer, name in self.named_arrays(buffers=False):
+            if not (trainable and name in layer._frozen):
+                yield full, layer, name
 
     def parameters(self) -> Gradients:
         """The trainable parameters by name: the arrays themselves; change them in place."""
@@ -194,15 +204,9 @@ class Layer:
             return getattr(layer, name).dtype
         return None
 
-    def _state(self) -> Iterator[tuple[str, Layer, str]]:
-        for prefix, layer in self.walk():
-            for name in (*layer.parameter_names, *layer.buffer_names):
-                if getattr(layer, name) is not None:
-                    yield (f"{prefix}.{name}" if prefix else name), layer, name
-
     def state_dict(self) -> Gradients:
         """Copies of all parameters and buffers by torch's names, in C order."""
-        return {full: np.array(getattr(layer, name), order="C") for full, layer, name in self._state()}
+        return {full: np.array(getattr(layer, name), order="C") for full, layer, name in self.named_arrays()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy arrays into the parameters and buffers of the same names; nothing is changed unless all of them fit.
@@ -210,7 +214,7 @@ class Layer:
         Raises ValueError for names that are missing or unknown (`strict=False` passes over both) and ShapeError for
         shapes that differ.
         """
-        own = {full: getattr(layer, name) for full, layer, name in self._state()}
+        own = {full: getattr(layer, name) for full, layer, name in self.named_arrays()}
         missing, unknown = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
         if strict and (missing or unknown):
             raise ValueError(f"load_state_dict: missing {_listing(missing)}; unknown {_listing(unknown)}")
@@ -231,7 +235,7 @@ class Layer:
         if dtype not in (np.float32, np.float64):
             raise TypeError(f"astype: a net is float32 or float64, got {dtype}")
         net = copy.deepcopy(self)
-        for _, layer, name in net._state():
+        for _, layer, name in net.named_arrays():
             array = getattr(layer, name)
             if array.dtype.kind == "f":
                 setattr(layer, name, array.astype(dtype, order="K"))

@@ -26,8 +26,11 @@ def named_forward(name: str, layer: Layer, x: np.ndarray, context: Context) -> t
         raise type(error)(f"{error} (in layer {name}, {type(layer).__name__})") from None
 
 
-def with_prefix(name: str, gradients: Gradients) -> Gradients:
-    return {f"{name}.{key}": value for key, value in gradients.items()}
+def gather(gradients: Gradients, name: str, inside: Gradients) -> None:
+    """Put the gradients of the layer called `name` to the others; a layer that was applied twice has their sum."""
+    for key, value in inside.items():
+        full = f"{name}.{key}"
+        gradients[full] = gradients[full] + value if full in gradients else value
 
 
 class Sequential(Layer):
@@ -77,13 +80,14 @@ class Sequential(Layer):
             need = need or layer.is_trainable()
         gradients: Gradients = {}
         gradient: np.ndarray | None = dy
-        for (name, layer), kept, need in reversed(list(zip(self._layers.items(), saved, wanted, strict=True))):
+        names = {id(layer): name for name, layer in reversed(self._layers.items())}  # its first, where it is shared
+        for layer, kept, need in reversed(list(zip(self._layers.values(), saved, wanted, strict=True))):
             if not need and not layer.is_trainable():
                 gradient = None
                 break
             assert gradient is not None
             gradient, inside = layer.backward(gradient, kept, need)
-            gradients.update(with_prefix(name, inside))
+            gather(gradients, names[id(layer)], inside)
         if not self._layers:
             return dy, gradients
         return gradient, gradients
@@ -174,18 +178,20 @@ class Graph(Layer):
             if what == "add":
                 parts = [here] * len(sources)
             elif what == "concat":
-                parts = split(here, saved[name])
+                parts = [*split(here, saved[name])]
             else:
                 part, inside = self._layers[what].backward(here, saved[name], needed[sources[0]])
                 parts = [part]
-                for key, value in with_prefix(what, inside).items():
-                    gradients[key] = gradients[key] + value if key in gradients else value
+                gather(gradients, what, inside)
             for source, part in zip(sources, parts, strict=True):
                 if part is not None and needed[source]:
                     sent[source] = add(name, [sent[source], part]) if source in sent else part
         dx = sent.get(INPUT)
         if need_dx and dx is None:  # no path from the input to the output
             raise ValueError("Graph: the output does not depend on the input")
+        for name, parameter in self.parameters().items():
+            if name not in gradients:  # of a branch that does not reach the output
+                gradients[name] = np.zeros_like(parameter)
         return (dx if need_dx else None), gradients
 
 
@@ -212,7 +218,7 @@ class Residual(Layer):
         parts = []
         for name, layer in self._layers.items():
             part, inside = layer.backward(dy, saved[name], need_dx)
-            gradients.update(with_prefix(name, inside))
+            gather(gradients, name, inside)
             parts.append(part)
         if len(parts) == 1:
             parts.append(dy)
@@ -241,7 +247,7 @@ class Concat(Layer):
         parts = []
         for (name, layer), kept, part in zip(self._layers.items(), saved[0], split(dy, saved[1]), strict=True):
             dx, inside = layer.backward(part, kept, need_dx)
-            gradients.update(with_prefix(name, inside))
+            gather(gradients, name, inside)
             parts.append(dx)
         return (add("Concat", parts) if need_dx else None), gradients  # type: ignore[arg-type]
 
@@ -275,7 +281,7 @@ def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def split(dy: np.ndarray, channels: list[int]) -> list[np.ndarray | None]:
+def split(dy: np.ndarray, channels: list[int]) -> list[np.ndarray]:
     """The parts of dy that `concat` took from each array; views."""
     stops = np.cumsum(channels)
     return [dy[:, stop - count : stop] for stop, count in zip(stops, channels, strict=True)]

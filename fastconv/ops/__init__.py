@@ -4,8 +4,7 @@ A file holds, in this order: the maths and shapes (its docstring), the shape rul
 backward. `conv.py` is the worked example.
 """
 
-from fastconv.ops import conv, conv_transpose, pool, resample
-from fastconv.ops import activation, dropout, linear, loss, norm  # noqa: F401, I001
+from fastconv.ops import activation, conv, conv_transpose, dropout, linear, loss, norm, pool, resample  # noqa: F401
 from fastconv.ops.registry import OPS, Op, register
 
 __all__ = ["OPS", "Op", "register"]

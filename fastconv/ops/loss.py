@@ -166,7 +166,7 @@ def naive_shares(dy: np.ndarray, reduction: str, denominator: float, count: int)
         return dy.ravel().tolist()
     if reduction == "sum":
         return [float(dy)] * count
-    return [float(dy) / denominator if denominator else 0.0] * count
+    return [float(dy) / denominator if denominator else math.nan] * count
 
 
 def reference(
@@ -179,8 +179,17 @@ def reference(
     logs = [naive_log_softmax(row) for row in xs] if op == "cross_entropy" else xs
     goals, denominator = naive_goals(op, a, weights)
     losses = []
-    for row, goal in zip(logs, goals, strict=True):
-        losses.append(-sum(g * value for g, value in zip(goal, row, strict=True) if g or a.probabilities))
+    for i, (row, goal) in enumerate(zip(logs, goals, strict=True)):
+        if a.probabilities:
+            losses.append(-sum(g * value for g, value in zip(goal, row, strict=True)))
+        elif a.valid is not None and not a.valid[i]:
+            losses.append(0.0)
+        else:
+            loss = -weights[a.target[i]] * row[a.target[i]]
+            if a.smoothing:
+                spread = -sum(w * value for w, value in zip(weights, row, strict=True)) / len(row)
+                loss = (1 - a.smoothing) * loss + a.smoothing * spread
+            losses.append(loss)
     y = naive_reduce(losses, reduction, denominator, a.x, (a.x.shape[0], *a.x.shape[2:]))
     return y, (op, a, weights, logs, goals, denominator, reduction)
 
@@ -207,12 +216,15 @@ def naive_goals(op: str, a: Arguments, weights: list[float]) -> tuple[list[list[
 def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
     op, a, weights, logs, goals, denominator, reduction = saved
     dxs, dtargets = [], []
-    for row, goal, share in zip(logs, goals, naive_shares(dy, reduction, denominator, len(goals)), strict=True):
+    shares = naive_shares(dy, reduction, denominator, len(goals))
+    for i, (row, goal, share) in enumerate(zip(logs, goals, shares, strict=True)):
         whole = sum(goal)
+        if a.valid is not None and not a.valid[i]:
+            share = 0.0
         if op == "cross_entropy":
             dxs.append([share * (math.exp(value) * whole - g) for value, g in zip(row, goal, strict=True)])
         else:
-            dxs.append([-share * g for g in goal])
+            dxs.append([-share * g if g else 0.0 for g in goal])
         dtargets.append([-share * w * (1 - a.smoothing) * value for w, value in zip(weights, row, strict=True)])
     dx, dtarget = (from_rows(np.array(d, dy.dtype), a.x.shape, 1) for d in (dxs, dtargets))
     return dx, dtarget if a.probabilities else None
@@ -259,7 +271,7 @@ def bce_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) 
         elements, naive_shares(dy, reduction, len(elements), len(elements)), strict=True
     ):  # fmt: skip
         dxs.append(share * w * ((1 - t) - (1 + (p - 1) * t) * naive_sigmoid(-v)))
-        dtargets.append(share * w * ((p - 1) * naive_softplus(-v) - v if p != 1 else -v))
+        dtargets.append(share * w * (p * naive_softplus(-v) - naive_softplus(v) if p != 1 else -v))
     dx, dtarget = (np.array(ds, dy.dtype).reshape(shape) for ds in (dxs, dtargets))
     return dx, dtarget
 
@@ -466,7 +478,7 @@ def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) ->
         dx = shares * ((1 - target) - _positive(target, pos_weight) / (1 + np.exp(x)))
         dtarget = None
         if len(needs) > 1 and needs[1]:
-            inner = -x if pos_weight is None else (pos_weight - 1) * _softplus(-x) - x
+            inner = -x if pos_weight is None else pos_weight * _softplus(-x) - _softplus(x)
             dtarget = np.asarray(shares * inner, x.dtype)
     return np.asarray(dx, x.dtype), dtarget
 

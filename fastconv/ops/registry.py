@@ -50,8 +50,8 @@ def register(
 
     name      a Python identifier that no operation has yet; files that use the operation name it so
     forward   forward(*arrays, **options) -> (output, saved)
-    backward  backward(dy, saved) -> the gradient to the first array, or a tuple with one per positional array, None where
-              there is none
+    backward  backward(dy, saved) -> the gradient to the first array, or a tuple with one per positional array, None
+              where there is none
 
     The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer
     and a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
@@ -76,7 +76,8 @@ def register(
         asked, beyond = gradients[: len(needs)], gradients[len(needs) :]  # beyond: arguments that were left out
         if len(asked) < len(needs) or any(gradient is not None for gradient in beyond):
             raise ValueError(
-                f"{name}: backward must give one gradient per positional argument, got {len(gradients)} for {len(needs)}"
+                f"{name}: backward must give one gradient per positional argument, got {len(gradients)} "
+                f"for {len(needs)}"
             )
         return asked
 

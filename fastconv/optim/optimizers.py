@@ -254,7 +254,15 @@ class Optimizer:
         self._plans.clear()
 
     def config(self) -> dict[str, Any]:
-        """The optimiser's arguments as data, for JSON; `from_config` rebuilds it (without its state)."""
+        """The optimiser's arguments as data, for JSON; `from_config` rebuilds it (without its state).
+
+        Raises ValueError for an optimiser or a schedule that is not fastconv's own.
+        """
+        if OPTIMIZERS.get(self._name) is not type(self):
+            raise ValueError(f"{self._name}: only fastconv's own optimisers can be saved")
+        return self._arguments()
+
+    def _arguments(self) -> dict[str, Any]:
         groups = [
             {"match": list(group["match"]), "ndim": group["ndim"], **_as_data(group["options"])}
             for group in self._groups
@@ -262,7 +270,7 @@ class Optimizer:
         return {"optimizer": self._name, **_as_data(self._options), "clip_norm": self.clip_norm, "groups": groups}
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items() if name != "optimizer")
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items() if name != "optimizer")
         return f"{self._name}({arguments})"
 
 

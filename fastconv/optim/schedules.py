@@ -96,7 +96,9 @@ class Schedule:
         return part * self._total(total) if isinstance(part, float) else part
 
     def config(self) -> dict[str, Any]:
-        """The schedule as data, for JSON."""
+        """The schedule as data, for JSON; ValueError for one that is not fastconv's own."""
+        if SCHEDULES.get(self._name) is not type(self):
+            raise ValueError(f"{self._name}: only fastconv's own schedules can be saved")
         return {"schedule": self._name, **dataclasses.asdict(self)}
 
 

@@ -228,7 +228,7 @@ def net_data(net: Layer) -> dict[str, Any]:
     """A net without its arrays: its configuration, float type and frozen parameters. ValueError names a layer that is
     no data."""
     names: dict[int, str] = {}
-    for name, layer, attribute in net._state():
+    for name, layer, attribute in net.named_arrays():
         first = names.setdefault(id(getattr(layer, attribute)), name)
         if first != name:
             raise ValueError(f"{type(layer).__name__}: {first} and {name} are one array, which a file cannot say")
@@ -251,7 +251,7 @@ def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) 
         net = from_config(granted.within(config))
         if dtype == "float64":
             net = net.astype(np.float64)
-        for name, layer, attribute in net._state():
+        for name, layer, attribute in net.named_arrays():
             own = getattr(layer, attribute).dtype
             if name in tensors and tensors[name].dtype != own:
                 raise ValueError(f"{name} must be {own}, got {tensors[name].dtype}")
@@ -331,7 +331,7 @@ class _Zeros(np.random.Generator):
 def save_net(path: Pathlike, net: Layer) -> None:
     """Write a net, its configuration and its weights by torch's names, as one safetensors file. See `write`."""
     metadata = {"format": "fastconv.net/1", "net": json.dumps(net_data(net), allow_nan=False)}
-    write(path, {name: getattr(layer, attribute) for name, layer, attribute in net._state()}, metadata)
+    write(path, {name: getattr(layer, attribute) for name, layer, attribute in net.named_arrays()}, metadata)
 
 
 def load_net(path: Pathlike) -> Layer:

@@ -45,8 +45,7 @@ class ArrayBatches:
     """
 
     def __init__(self, owner: str, x: Any, y: Any, batch_size: int, seed: int | None, drop_last: bool) -> None:
-        self.x = x if hasattr(x, "shape") and hasattr(x, "__getitem__") else np.asarray(x)
-        self.y = y if hasattr(y, "shape") and hasattr(y, "__getitem__") else np.asarray(y)
+        self.x, self.y = _as_rows(x), _as_rows(y)
         for name, array in (("X", self.x), ("y", self.y)):
             if not len(array.shape):
                 raise ValueError(f"{owner}: {name} must be an array of samples, got a single number")
@@ -86,6 +85,13 @@ class ArrayBatches:
             "dtype": str(self.x.dtype),
             "checksum": checksum,
         }
+
+
+def _as_rows(array: Any) -> Any:
+    """What is asked for rows by their numbers: arrays of any library, but pandas' tables have labels."""
+    if hasattr(array, "shape") and hasattr(array, "__getitem__") and not hasattr(array, "iloc"):
+        return array
+    return np.asarray(array)
 
 
 def _rows(array: Any, index: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ A checkpoint is a safetensors file (`training.checkpoint`):
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import operator
@@ -166,7 +167,7 @@ class Trainer:
                           short; a last batch of one sample is left out
         validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
                           epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment`
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
         callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
         drop_last         leave out a short last batch (default False)
@@ -191,9 +192,11 @@ class Trainer:
             data=source.fingerprint(),
             validation=None if validation is None else validation.fingerprint(),
         )
-        self._adopt(settings, total, augment)
+        given = self._augmentation(augment)
+        self._need_the_same(settings, given)
         if self.epoch >= total:
             return self.history
+        self._settings, self._augment = settings, given
         for name, data in (("X", source), ("validation_data", validation)):
             if isinstance(data, StreamBatches) and data.once and total - self.epoch > 1:
                 raise ValueError(
@@ -242,13 +245,17 @@ class Trainer:
             raise TypeError("fit: epochs must be given")
         return self._settings["epochs"]
 
-    def _adopt(self, settings: dict[str, Any], total: int, given: AugmentLike | None) -> None:
-        """Make `settings` those of the run; ValueError where it has begun with others."""
-        before = self._settings
-        if given is None and before is not None:
-            given = self._augment
+    def _augmentation(self, given: Any) -> AugmentLike | None:
+        """What was given, or what the run had before (`Compose()` does nothing)."""
         if given is not None and not callable(given):
             raise TypeError(f"fit: augment must be a function augment(x, rng), got {given!r}")
+        return self._augment if given is None else given
+
+    def _need_the_same(self, settings: dict[str, Any], given: AugmentLike | None) -> None:
+        """ValueError where the run has begun with other settings."""
+        if self._torn:
+            raise RuntimeError("fit: an update was interrupted in its middle; go on from a file, by Trainer.resume")
+        before = self._settings
         if before is not None and (self.step or self.epoch):
             for name in ("data", "batch_size", "drop_last"):
                 if settings[name] != before[name]:
@@ -266,8 +273,6 @@ class Trainer:
                     raise ValueError(
                         f"fit: this run was interrupted with augment {self._augment!r}, now it is {given!r}"
                     )
-        self._settings = settings
-        self._augment = given
 
     def _epoch(self, source: Batches, validation: Batches | None, shown: Progress) -> Record:
         """The rest of an epoch and what follows it."""
@@ -311,17 +316,20 @@ class Trainer:
                 gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
-        except BaseException:
-            for array, before in buffers:
-                np.copyto(array, before)
+            self._torn = True
+            self.optimizer.step(parameters, gradients, norm=norm)
+            self._sums.add(loss, output, y)
+            self._position.step += 1
+            self._position.batch += 1
+            self._torn = False
+        except BaseException as error:
+            if isinstance(error, (ValueError, TypeError)):  # the optimiser refuses before it changes anything
+                self._torn = False
+            if not self._torn:
+                for array, before in buffers:
+                    np.copyto(array, before)
             self._interrupts.inside = False
             raise
-        self._torn = True
-        self.optimizer.step(parameters, gradients, norm=norm)
-        self._sums.add(loss, output, y)
-        self._position.step += 1
-        self._position.batch += 1
-        self._torn = False
         self._interrupts.end()
 
     def _need_finite(self, what: str, value: float, x: np.ndarray) -> None:
@@ -425,7 +433,7 @@ class Trainer:
             self._write(self.checkpoint, automatic=True)
 
     def _write(self, path: str | os.PathLike[str], automatic: bool) -> None:
-        tensors = {f"net.{name}": getattr(layer, attribute) for name, layer, attribute in self.net._state()}
+        tensors = {f"net.{name}": getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays()}
         tensors.update((f"optimizer.{slot}.{name}", array) for slot, name, array in self.optimizer._state())
         tensors.update((f"best.{name}", array) for name, array in (self.best_state or {}).items())
         options = {}
@@ -468,7 +476,8 @@ class Trainer:
         cls, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any] | tuple[Any, Any]] | None = None
     ) -> Trainer:
         """The trainer that wrote the file: its net (`.net`), optimiser, history and position are rebuilt from it, and
-        `fit` with the same data goes on to the bit.
+        `fit` with the same data goes on to the bit (on the same machine, with the same versions and workspace limit; an
+        iterable must yield the batches of an epoch as it did before).
 
         functions   {name: function} for what the file names and fastconv does not know: a pair (forward, backward) is
                     registered as an operation (see `fastconv.register`), anything else is an augmentation
@@ -494,6 +503,7 @@ class Trainer:
             name, options = data["loss"]["name"], data["loss"]["options"]
             if name not in OPS:
                 raise ValueError(f"its loss {name!r} is not registered: fastconv.register it, or give functions=")
+            inspect.signature(OPS[name].forward).bind_partial(**options, **parts["loss"])
             if type(data["automatic"]) is not bool:
                 raise ValueError(f"automatic must be true or false, got {data['automatic']!r}")
             trainer = cls(
@@ -555,7 +565,7 @@ def _optimizer_from_data(
 
 def _buffers(net: Layer) -> list[np.ndarray]:
     """What the layers change by themselves in training: batch norm's running statistics."""
-    return [getattr(layer, name) for _, layer, name in net._state() if name in layer.buffer_names]
+    return [getattr(layer, name) for _, layer, name in net.named_arrays() if name in layer.buffer_names]
 
 
 def _as_target(y: np.ndarray, output: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ CASES = [
     conv("pointwise", (2, 5, 4, 3), (3, 5, 1, 1)),
     conv("pointwise_stride", (2, 3, 5, 5), (4, 3, 1, 1), stride=2),
     conv("pointwise_padding", (2, 3, 3, 4), (2, 3, 1, 1), padding=1),
+    conv("pointwise_padding_after", (2, 3, 3, 4), (2, 3, 1, 1), padding=((0, 1), (0, 2))),
     conv("pointwise_groups", (2, 4, 3, 3), (6, 2, 1, 1), groups=2),
     conv("stride", (2, 2, 8, 9), (3, 2, 3, 3), stride=2),
     conv("stride_beyond_kernel", (2, 2, 8, 9), (3, 2, 2, 2), stride=(3, 4)),

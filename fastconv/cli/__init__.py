@@ -1,0 +1,95 @@
+"""The command line: `fastconv COMMAND …`, each command a module with NAME, `add_arguments(parser)` and `run(args)`.
+
+    train     train a net on a data set, into a run folder        compare   naive loops, plain NumPy and fastconv, timed
+    predict   read image files with a trained net                 bench     the benchmark suite as a table and a picture
+    info      what the kernels run on
+
+Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fastconv import __version__
+from fastconv.cli import bench, compare, info, predict, train
+from fastconv.cli.common import Failure, UsageError, one_line
+
+__all__ = ["main"]
+
+COMMANDS = (train, predict, compare, bench, info)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line; no abbreviated options, which would change their meaning when another is added."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastconv", description="Train convolutional networks on the CPU.")
+    parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        summary = (command.__doc__ or "").strip().splitlines()[0]
+        own = commands.add_parser(command.NAME, help=summary.rstrip("."), description=summary)
+        command.add_arguments(own)
+        own.set_defaults(run=command.run, prog=own.prog)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. `argv`: the arguments, default the process's."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        status = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:  # nobody reads standard output any more, or it cannot be written
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):
+            _complain("fastconv", error)
+        return 1
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse: help, version, or an error that was told
+        return end.code if isinstance(end.code, int) else 2
+    try:
+        return args.run(args)
+    except UsageError as error:
+        _complain(args.prog, error)
+        return 2
+    except BrokenPipeError:
+        raise
+    except (Failure, OSError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
+        _complain(args.prog, error)
+        return 1
+    except KeyboardInterrupt as stop:
+        _complain(args.prog, f"interrupted{stop}")
+        return 130
+
+
+def _complain(prog: str, error: object) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        print(f"{prog}: {one_line(error)}", file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Have the interpreter's last flush of standard output go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,75 @@
+"""What several commands need: errors, argument types, output."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+__all__ = ["Failure", "UsageError", "add_threads", "count", "one_line", "picture", "rate", "set_threads", "whole"]
+
+
+class UsageError(Exception):
+    """The call is wrong: exit status 2."""
+
+
+class Failure(Exception):
+    """The work failed: exit status 1."""
+
+
+def one_line(error: object) -> str:
+    """An error as one line of text; what the system says of a file with the file first."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        error = f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def whole(text: str) -> int:
+    """An argument that is an integer, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """An argument that is a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """An argument that is a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def picture(text: str) -> Path:
+    """An argument that names a picture to be written."""
+    from fastconv.plots import FORMATS
+
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FORMATS)}, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
+    return path
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option --threads."""
+    parser.add_argument("--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)")
+
+
+def set_threads(args: argparse.Namespace) -> None:
+    """Follow --threads."""
+    from fastconv import set_num_threads
+
+    if args.threads is not None:
+        set_num_threads(args.threads)

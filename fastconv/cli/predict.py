@@ -1,0 +1,86 @@
+"""Read image files with a trained net: any size and mode, dark on light or light on dark.
+
+What a net of the digits or of MNIST reads is looked for in the picture, cut out and brought to that set's form; for other
+nets a picture is only resized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastconv.cli.common import Failure, add_threads, count, one_line, set_threads
+
+__all__ = ["NAME", "add_arguments", "run"]
+
+NAME = "predict"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files: PNG, JPEG, TIFF, WEBP, GIF, BMP, PNM")
+    parser.add_argument("--top", type=count, default=3, metavar="N", help="how many classes to name (default: 3)")
+    parser.add_argument(
+        "--as-is", action="store_true", help="only resize: the pictures are in the form that the net was trained on"
+    )
+    add_threads(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object with all probabilities")
+
+
+def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from fastconv import functional
+    from fastconv.cli import rundir
+    from fastconv.cli.data import SETS
+    from fastconv.cli.preparation import prepare
+    from fastconv.training.checkpoint import load_net
+
+    set_threads(args)
+    folder = args.run_folder
+    config = rundir.Config.read(folder)
+    weights = folder / rundir.WEIGHTS
+    if not weights.exists():
+        raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
+    net = load_net(weights)
+    preparation = "picture" if args.as_is else SETS[config.data].preparation
+
+    answers: list[dict[str, Any]] = []
+    failed = False
+    for name in args.images:
+        try:
+            image = prepare(Path(name), preparation, config.image_shape)
+            probabilities = functional.softmax(net.predict(image[np.newaxis]))[0]
+            answers.append(_answer(name, probabilities.tolist(), config.classes))
+        except (OSError, ValueError, MemoryError) as error:
+            failed = True
+            message = one_line(error)
+            message = message if name in message else f"{name}: {message}"
+            answers.append({"image": name, "error": message})
+            print(f"{args.prog}: {message}", file=sys.stderr, flush=True)
+            continue
+        if not args.json:
+            print(_line(answers[-1], args.top), flush=True)
+    if args.json:
+        print(json.dumps({"run": str(folder), "images": answers}))
+    return 1 if failed else 0
+
+
+def _answer(name: str, probabilities: list[float], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The classes from the likeliest on."""
+    order = sorted(range(len(classes)), key=lambda k: -probabilities[k])
+    return {
+        "image": name,
+        "label": classes[order[0]],
+        "probability": probabilities[order[0]],
+        "probabilities": {classes[k]: probabilities[k] for k in order},
+    }
+
+
+def _line(answer: dict[str, Any], top: int) -> str:
+    (label, sure), *others = list(answer["probabilities"].items())[:top]
+    rest = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in others)
+    return f"{answer['image']}: {label} {100 * sure:.1f} %" + (f" ({rest})" if rest else "")

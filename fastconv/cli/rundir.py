@@ -1,0 +1,134 @@
+"""A run's folder: what is in it, and that no two processes write to it.
+
+    config.json               what was asked for: the data, the recipe, the seed
+    checkpoint.safetensors    where the training is; `train --resume` goes on from it
+    history.csv, history.json one record an epoch
+    weights.safetensors       the net as it was trained to the end, with its configuration
+    best.safetensors          the net of the best validated epoch, where there was validation
+    result.json               what was measured, as `train --json` prints it
+    curve.png, confusion.png, mistakes.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastconv import __version__
+from fastconv.cli.common import Failure, UsageError
+from fastconv.cli.data import SETS
+from fastconv.recipes import Recipe
+from fastconv.training.checkpoint import as_format_error, parse_json
+from fastconv.training.history import History
+
+__all__ = ["Config", "check_unused", "create", "locked", "write_history", "write_json"]
+
+CONFIG = "config.json"
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+BEST = "best.safetensors"
+RESULT = "result.json"
+HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
+CURVE, CONFUSION, MISTAKES = "curve.png", "confusion.png", "mistakes.png"
+FORMAT = "fastconv.run/1"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a run's outcome. `path`: the folder of the data; `validation`: images split off the training part."""
+
+    data: str
+    path: str | None
+    size: tuple[int, int] | None
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    recipe: Recipe
+    validation: int
+    seed: int
+
+    def write(self, folder: Path) -> None:
+        """Write config.json, whole or not at all."""
+        write_json(folder / CONFIG, {"format": FORMAT, "fastconv": __version__, **dataclasses.asdict(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Config:
+        """The configuration in a run's folder; UsageError where it is none, FormatError where it is damaged."""
+        path = folder / CONFIG
+        if not path.is_file():
+            raise UsageError(f"{folder}: is no run folder: it has no {CONFIG}")
+        data = parse_json(path, "the configuration", path.read_bytes())
+        with as_format_error(path, "is no configuration of a run"):
+            if data.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            data.pop("fastconv")
+            recipe = Recipe(**data.pop("recipe"))
+            lists = {name: value and tuple(value) for name, value in data.items() if name in _TUPLES}
+            config = cls(**{**data, **lists}, recipe=recipe)
+            if config.data not in SETS or not all(isinstance(name, str) for name in config.classes):
+                raise ValueError(f"no data set is called {config.data!r}")
+            if len(config.image_shape) != 3 or not all(type(n) is int and n > 0 for n in config.image_shape):
+                raise ValueError(f"image_shape must be three sizes, got {config.image_shape}")
+        return config
+
+
+_TUPLES = ("size", "classes", "image_shape")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON: whoever reads `path` finds the old file or the new one, whole."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def create(data: str, out: Path | None) -> Path:
+    """A new folder: `out`, or the first of runs/<data>-1, -2 … that nobody has. Never one that holds something."""
+    if out is None:
+        number = 1
+        while True:
+            folder = Path("runs", f"{data}-{number}")
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                number += 1
+    check_unused(out)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def check_unused(out: Path) -> None:
+    """UsageError unless `out` may become a run's folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = f"; to go on with this run: --resume {out}" if (out / CONFIG).is_file() else ""
+        raise UsageError(f"--out {out}: exists already and is never overwritten{hint}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, until the end or the death of this process. Failure where another one holds it."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"{folder}: another process is training this run") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write history.csv and history.json."""
+    history.to_csv(folder / HISTORY_CSV)
+    history.to_json(folder / HISTORY_JSON)

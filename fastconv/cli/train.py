@@ -1,0 +1,398 @@
+"""Train a net on a data set and leave a run folder: weights, history, pictures.
+
+The recipe of the data set (fastconv/recipes.py) says how, unless options say otherwise. All training images are trained
+on, unless there is no test part or --validation is given; the test images are looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import shlex
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastconv import plots
+from fastconv.cli import rundir
+from fastconv.cli.common import UsageError, add_threads, count, rate, set_threads, whole
+from fastconv.recipes import RECIPES, Recipe
+
+__all__ = ["NAME", "add_arguments", "run"]
+
+NAME = "train"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", choices=RECIPES, metavar="{" + ",".join(RECIPES) + "}",
+        help="the data set; folder: images in one subfolder per class. May be left out with --resume",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data set's files")
+    where = parser.add_argument_group("the run")
+    where.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
+    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits")
+    where.add_argument(
+        "--checkpoint-every", type=count, metavar="STEPS", help="write a checkpoint so often (default: each epoch)"
+    )
+    how = parser.add_argument_group("the recipe")
+    how.add_argument("--net", metavar="NAME", help="a net of fastconv.models")
+    how.add_argument("--epochs", type=count, metavar="N", help="in all, also after --resume")
+    how.add_argument("--batch-size", type=count, metavar="N", help="images a step")
+    how.add_argument("--lr", type=rate, metavar="RATE", help="the learning rate, or the highest of its schedule")
+    how.add_argument("--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
+    how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    how.add_argument(
+        "--validation", type=_validation, metavar="N",
+        help="training images kept apart and evaluated after each epoch: a number, or a share below 1",
+    )  # fmt: skip
+    how.add_argument("--size", type=_size, metavar="HxW", help="folder: resize all images to this size")
+    add_threads(parser)
+    shown = parser.add_argument_group("what is shown")
+    shown.add_argument("--report", action="store_true", help="first say what is suspicious in the data")
+    shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
+    shown.add_argument("--json", action="store_true", help="one JSON object as the last line, the rest on standard error")
+    shown.add_argument("--quiet", action="store_true", help="no progress, only the result")
+
+
+def _validation(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 <= value < 1 or (1 <= value < math.inf and value.is_integer())):
+        raise argparse.ArgumentTypeError(f"must be a number of images or a share below 1, got {text!r}")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        return count(height), count(width or height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH, e.g. 32x32, got {text!r}") from None
+
+
+def run(args: argparse.Namespace) -> int:
+    set_threads(args)
+    say = _Speaker(args)
+    if args.resume is None:
+        config, data = _begun(args, say)
+        folder = rundir.create(config.data, args.out)
+    else:
+        config, data = _resumed(args, say)
+        folder = args.resume
+    with rundir.locked(folder):
+        try:
+            _train_and_report(config, data, folder, args, say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"; to go on: fastconv train --resume {shlex.quote(str(folder))}") from None
+    return 0
+
+
+class _Speaker:
+    """Says things on standard output, or on standard error where that is kept for JSON."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.stream = sys.stderr if args.json else sys.stdout
+        self.quiet = args.quiet
+
+    def __call__(self, text: str, always: bool = False) -> None:
+        if always or not self.quiet:
+            print(text, file=self.stream, flush=True)
+
+
+def _can_plot() -> bool:
+    try:
+        plots.need_matplotlib("a picture")
+    except ImportError:
+        return False
+    return True
+
+
+# --- what is to be done ----------------------------------------------------------------------------------------------
+
+
+def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]:
+    """A new run's configuration and its data; what cannot work is found before there is a folder."""
+    from fastconv.cli.data import load
+
+    if args.name is None:
+        raise UsageError(f"which data set: {', '.join(RECIPES)}?")
+    if args.out is not None:
+        rundir.check_unused(args.out)
+    recipe = _recipe(args)
+    path = None if args.data is None else args.data.absolute()
+    data = load(args.name, path, args.size)
+    config = rundir.Config(
+        data=args.name,
+        path=None if path is None else str(path),
+        size=args.size,
+        classes=data.classes,
+        image_shape=data.image_shape,
+        recipe=recipe,
+        validation=_validation_images(args.validation, recipe, data),
+        seed=args.seed or 0,
+    )
+    try:
+        net = _net(config)
+    except ValueError as error:
+        raise UsageError(f"--net: {error}") from None
+    _describe(config, data, net, args, say)
+    return config, data
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """The data set's recipe with what the options change."""
+    from fastconv.models import MODELS
+
+    recipe = RECIPES[args.name]
+    net = recipe.net if args.net is None else args.net.replace("-", "_")
+    if net not in MODELS:
+        raise UsageError(f"no net is called {args.net!r}; there are {', '.join(MODELS)}")
+    optimizer = dict(recipe.optimizer)
+    if args.lr is not None:
+        lr = optimizer["lr"]
+        optimizer["lr"] = {**lr, _peak(lr): args.lr} if isinstance(lr, dict) else args.lr
+    return dataclasses.replace(
+        recipe,
+        net=net,
+        epochs=args.epochs or recipe.epochs,
+        batch_size=args.batch_size or recipe.batch_size,
+        optimizer=optimizer,
+        augment=None if args.no_augment else recipe.augment,
+    )
+
+
+def _peak(schedule: dict[str, Any]) -> str:
+    """The name of a schedule's highest rate."""
+    return "peak" if "peak" in schedule else "lr"
+
+
+def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
+    """How many training images are kept apart."""
+    total = len(data.train[1])
+    share = wanted if wanted is not None else recipe.validation if data.test is None else 0
+    images = int(share) if share >= 1 else math.ceil(share * total)
+    if images >= total:
+        raise UsageError(f"--validation: {images:,} of {total:,} training images would leave none to train on")
+    return images
+
+
+def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]:
+    """The configuration of the run in a folder, which options cannot change (the epochs apart), and its data."""
+    from fastconv.cli.data import load
+
+    folder = args.resume
+    config = rundir.Config.read(folder)
+    recipe = config.recipe
+    lr = recipe.optimizer["lr"]
+    for option, given, own in (
+        ("the data set", args.name, config.data),
+        ("--net", args.net and args.net.replace("-", "_"), recipe.net),
+        ("--batch-size", args.batch_size, recipe.batch_size),
+        ("--lr", args.lr, lr[_peak(lr)] if isinstance(lr, dict) else lr),
+        ("--seed", args.seed, config.seed),
+        ("--size", args.size, config.size),
+        ("--no-augment", args.no_augment or None, recipe.augment is None),
+        ("--out", args.out and args.out.resolve(), folder.resolve()),
+    ):
+        if given is not None and given != own:
+            raise UsageError(f"{option}: the run in {folder} has {own}, which cannot be changed to {given}")
+    if args.epochs is not None:
+        config = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=args.epochs))
+    if args.data is not None:
+        config = dataclasses.replace(config, path=str(args.data.absolute()))
+    data = load(config.data, None if config.path is None else Path(config.path), config.size)
+    if (data.classes, data.image_shape) != (config.classes, config.image_shape):
+        raise UsageError(f"{config.path or config.data}: these are other classes or image sizes than the run began with")
+    if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
+        raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
+    _describe(config, data, _net(config), args, say)
+    return config, data
+
+
+def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespace, say: _Speaker) -> None:
+    from fastconv import get_num_threads
+
+    recipe = config.recipe
+    training = len(data.train[1]) - config.validation
+    parts = [f"{training:,} training images"]
+    if config.validation:
+        parts.append(f"{config.validation:,} for validation")
+    parts.append("no test part" if data.test is None else f"{len(data.test[1]):,} for the test")
+    size = "x".join(map(str, config.image_shape))
+    say(f"{config.data}: {', '.join(parts)}; {len(config.classes)} classes, {size}")
+    weights = sum(array.size for array in net.parameters().values())
+    threads = get_num_threads()
+    say(
+        f"{recipe.net}: {weights:,} weights; {recipe.epochs} epochs in batches of {recipe.batch_size}, "
+        f"{recipe.optimizer['optimizer']}, {threads} {'thread' if threads == 1 else 'threads'}"
+    )
+    if args.report:
+        from fastconv.datasets import report
+
+        say(str(report(*data.train, config.classes, test=data.test)), always=True)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def _net(config: rundir.Config) -> Any:
+    """The net with its first weights."""
+    from fastconv import models
+
+    return models.build(config.recipe.net, config.image_shape, len(config.classes), rng=config.seed)
+
+
+def _trainer(config: rundir.Config, folder: Path) -> Any:
+    """The trainer as its checkpoint has it; a new one where the run was stopped before its first checkpoint."""
+    from fastconv import Trainer, functional, optim
+
+    path = folder / rundir.CHECKPOINT
+    if path.exists():
+        return Trainer.resume(path)
+    loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
+    optimizer = optim.from_config(config.recipe.optimizer)
+    return Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+
+
+def _train_and_report(
+    config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker
+) -> None:
+    from fastconv import augment
+    from fastconv.cli.data import split
+    from fastconv.training.checkpoint import save_net
+
+    recipe = config.recipe
+    trainer = _trainer(config, folder)
+    if recipe.epochs < trainer.epoch:
+        raise UsageError(f"--epochs: the run in {folder} has {trainer.epoch} epochs behind it already")
+    if args.checkpoint_every is not None:
+        trainer.checkpoint_every = args.checkpoint_every
+    config.write(folder)
+    if not args.no_plots and not _can_plot():
+        say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
+    if trainer.step:
+        say(f"{folder}: goes on after {trainer.epoch} epochs ({trainer.step:,} steps)")
+    training, validation = data.train, None
+    if config.validation:
+        training, validation = split(data.train, config.validation, config.seed)
+    trainer.fit(
+        *training,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        validation_data=validation,
+        augment=recipe.augment and augment.from_config(recipe.augment),
+        callbacks=[lambda trainer, record: rundir.write_history(folder, trainer.history)],
+        progress=not args.quiet,
+    )
+    rundir.write_history(folder, trainer.history)
+    save_net(folder / rundir.WEIGHTS, trainer.net)
+    if trainer.best_state is not None:
+        last = trainer.net.state_dict()
+        trainer.net.load_state_dict(trainer.best_state)
+        save_net(folder / rundir.BEST, trainer.net)
+        trainer.net.load_state_dict(last)
+    if data.test is not None:
+        judged, part = data.test, "test"
+    else:
+        judged, part = validation, "validation"
+    outcome = None if judged is None else _Outcome.of(trainer.net, *judged)
+    result = _result(config, trainer, folder, outcome, part)
+    result["training_images"] = len(training[1])
+    rundir.write_json(folder / rundir.RESULT, result)
+    if not args.no_plots and _can_plot():
+        _draw(config, trainer.history, judged, outcome, part, folder)
+    _tell(result, outcome, part, say)
+    if args.json:
+        print(json.dumps(result, allow_nan=False), flush=True)
+
+
+# --- what came of it -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What a net makes of images it was not trained on."""
+
+    probabilities: np.ndarray  # (N, classes)
+    accuracy: float
+    loss: float  # the mean of -log of the true class's probability
+    right: int
+
+    @classmethod
+    def of(cls, net: Any, x: np.ndarray, y: np.ndarray) -> _Outcome:
+        from fastconv import functional
+
+        logits = net.predict(x)
+        right = int(np.count_nonzero(logits.argmax(axis=1) == y))
+        loss = float(functional.cross_entropy(logits, y))
+        return cls(functional.softmax(logits), right / len(y), loss, right)
+
+
+def _result(config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome | None, part: str) -> dict[str, Any]:
+    """What was measured, as data."""
+    import fastconv
+
+    last = trainer.history[-1]
+    seconds = trainer.history["seconds"]
+    tested = outcome if part == "test" else None
+    return {
+        "run": str(folder),
+        "data": config.data,
+        "net": config.recipe.net,
+        "weights": sum(array.size for array in trainer.net.parameters().values()),
+        "epochs": trainer.epoch,
+        "test_accuracy": tested and tested.accuracy,
+        "test_loss": tested and _finite(tested.loss),
+        "test_images": len(tested.probabilities) if tested else 0,
+        "test_mistakes": len(tested.probabilities) - tested.right if tested else None,
+        "validation_accuracy": last.get("val_accuracy"),
+        "validation_images": config.validation,
+        "best_epoch": trainer.best_epoch,
+        "training_accuracy": last.get("accuracy"),
+        "training_loss": _finite(last["loss"]),
+        "seconds_per_epoch": statistics.median(seconds),
+        "seconds": sum(seconds),
+        "threads": fastconv.get_num_threads(),
+        "seed": config.seed,
+        "fastconv": fastconv.__version__,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _draw(
+    config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, folder: Path
+) -> None:
+    title = f"{config.data}, {part} images"
+    tested = outcome.accuracy if outcome and part == "test" else None
+    curve = plots.training_curve(history, title=f"{config.data}: {config.recipe.net}", test_accuracy=tested)
+    plots.save(curve, folder / rundir.CURVE)
+    if outcome is not None:
+        images, labels = judged
+        answers = outcome.probabilities.argmax(axis=1)
+        plots.save(plots.confusion_matrix(labels, answers, config.classes, title=title), folder / rundir.CONFUSION)
+        sheet = plots.mistakes(images, labels, outcome.probabilities, config.classes, title=title)
+        plots.save(sheet, folder / rundir.MISTAKES)
+
+
+def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Speaker) -> None:
+    parts = []
+    if outcome is not None:
+        total = len(outcome.probabilities)
+        parts.append(f"{part} accuracy {100 * outcome.accuracy:.2f} % ({outcome.right:,} of {total:,} images)")
+    parts.append(f"{result['seconds_per_epoch']:.3g} s an epoch, {result['seconds']:.3g} s in all")
+    say("; ".join(parts), always=True)
+    folder = Path(result["run"])
+    files = sorted(entry.name for entry in folder.iterdir() if entry.suffix != ".tmp")
+    say(f"{folder}/: {' '.join(files)}", always=True)

@@ -1,0 +1,130 @@
+"""Adaptive pooling over one, two or three spatial axes: as many windows as outputs are asked for.
+
+    along an axis, output o of m pools positions floor(o * n / m) .. ceil((o + 1) * n / m) - 1 of n
+
+    x   (N, C, *spatial)
+    y   (N, C, *output_size)
+
+The average or the maximum of each window (torch.nn.functional.adaptive_avg_pool2d, adaptive_max_pool2d); output_size 1 is
+global pooling.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from fastconv.arrays import channels_last, lift
+from fastconv.ops.pool import (
+    INNER_TAPS,
+    Ints,
+    MaxSaved,
+    Plan,
+    max_backward,
+    max_by_plan,
+    max_of_windows,
+    max_reference_backward,
+    mean_of_windows,
+    mean_reference_backward,
+    need_flag,
+    pool_sums,
+    prepare_input,
+    sliding,
+    sum_backward,
+    unlift,
+)
+from fastconv.ops.registry import add
+from fastconv.window import Window, integers
+from fastconv.workspace import require
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
+    x = prepare_input(op, x)
+    spatial = x.shape[2:]
+    if isinstance(output_size, tuple | list) and len(output_size) == len(spatial):
+        wanted = [n if m is None else m for m, n in zip(output_size, spatial, strict=True)]
+    else:
+        wanted = spatial if output_size is None else output_size
+    output = integers(op, "output_size", wanted, len(spatial), 1)
+    require(op, x.itemsize * x.shape[0] * x.shape[1] * math.prod(output))
+    return x, output
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def windows(spatial: Ints, output: Ints) -> list[list[tuple[int, int]]]:
+    """For every output position in C order: the flat input indices of its window, each with its number there."""
+    axes = [
+        [range(o * n // m, -(-(o + 1) * n // m)) for o in range(m)] for n, m in zip(spatial, output, strict=True)
+    ]
+    result = []
+    for ranges in itertools.product(*axes):
+        inside = []
+        for position in itertools.product(*ranges):
+            index = 0
+            for i, n in zip(position, spatial, strict=True):
+                index = index * n + i
+            inside.append((index, len(inside)))
+        result.append(inside)
+    return result
+
+
+def avg_reference(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Any]:
+    x, output = prepare(op, x, output_size)
+    taps = windows(x.shape[2:], output)
+    return mean_of_windows(x, taps, [len(inside) for inside in taps], output)
+
+
+def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, Any]:
+    x, output = prepare(op, x, output_size)
+    need_flag(op, "return_indices", return_indices)
+    return max_of_windows(x, windows(x.shape[2:], output), output, return_indices)
+
+
+# --- fast ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def adapting(x_shape: Ints, output: Ints) -> Plan:
+    """Windows that do not overlap where every length divides: sliding ones. Else at most one tap more than n / m."""
+    spatial = x_shape[2:]
+    axes = len(spatial)
+    ones, none = (1,) * axes, ((0, 0),) * axes
+    if all(n % m == 0 for n, m in zip(spatial, output, strict=True)):
+        kernel = tuple(n // m for n, m in zip(spatial, output, strict=True))
+        return sliding(x_shape, Window(kernel, kernel, none, ones, ones), output, INNER_TAPS)
+    kernel = tuple(n // m if n % m == 0 else min(n, -(-n // m) + 1) for n, m in zip(spatial, output, strict=True))
+    return Plan(x_shape, output, Window(kernel, ones, none, ones, ones).lift(), True, INNER_TAPS)
+
+
+def avg_forward(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Plan]:
+    x, output = prepare(op, x, output_size)
+    plan = adapting(x.shape, output)
+    return unlift(pool_sums(op, lift(channels_last(op, x)), plan), output), plan
+
+
+def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, MaxSaved]:
+    x, output = prepare(op, x, output_size)
+    need_flag(op, "return_indices", return_indices)
+    return max_by_plan(op, x, adapting(x.shape, output), return_indices)
+
+
+for _axes in ("1d", "2d", "3d"):
+    for _name, _forward, _backward, _reference, _reference_backward in (
+        (f"adaptive_avg_pool{_axes}", avg_forward, sum_backward, avg_reference, mean_reference_backward),
+        (f"adaptive_max_pool{_axes}", max_forward, max_backward, max_reference, max_reference_backward),
+    ):
+        add(
+            _name,
+            forward=partial(_forward, _name),
+            backward=partial(_backward, _name),
+            reference=partial(_reference, _name),
+            reference_backward=_reference_backward,
+        )

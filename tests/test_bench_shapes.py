@@ -1,0 +1,90 @@
+"""The shared shapes: every operation has some, they say the truth, and the plain-NumPy versions agree with fastconv."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import own_ops
+
+import fastconv
+from fastconv import functional
+from fastconv.compare import KERNELS, Versions, verify
+from fastconv.ops import OPS
+from fastconv.plain import PLAIN
+from fastconv.shapes import CASES, CONVOLUTIONS, Case, ConvShape, conv_case
+
+BENCH = Path(__file__).parent.parent / "bench"
+ALL = [case for op in CASES for case in CASES[op]]
+
+
+def defined_in(op: str) -> str:
+    """The file of an operation, without its suffix."""
+    function = OPS[op].forward
+    return getattr(function, "func", function).__module__.rpartition(".")[2]
+
+
+def test_every_operation_has_a_case_that_is_timed_and_one_for_the_naive_loops():
+    for op in own_ops():
+        assert CASES.get(op), f"{op}: add a case to fastconv/shapes.py"
+        assert any(case.naive for case in CASES[op]), op
+        assert op in PLAIN, f"{op}: add it to fastconv/plain.py"
+
+
+@pytest.mark.skipif(not BENCH.is_dir(), reason="away from the source tree")
+@pytest.mark.parametrize("op", own_ops())
+def test_every_operation_has_a_benchmark_file(op):
+    file = BENCH / f"test_bench_{defined_in(op)}.py"
+    assert file.is_file(), f"{op}: add {file.name}"
+    assert f'benchmarks("{defined_in(op)}")' in file.read_text()
+
+
+def test_cases_name_operations_and_have_names_of_their_own():
+    assert set(CASES) <= set(own_ops())
+    assert set(KERNELS) <= set(CASES)
+    labels = [case.label for case in ALL]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_a_convolutions_shapes_are_those_of_its_arrays(shape: ConvShape):
+    case = conv_case(shape).with_batch(1)
+    x, w = case.arrays()
+    assert (x.shape, w.shape) == (shape.with_batch(1).x_shape, shape.w_shape)
+    assert getattr(functional, shape.op)(x, w, **shape.options).shape == shape.with_batch(1).y_shape
+
+
+def test_flops_count_a_multiplication_and_an_addition_a_tap():
+    shape = ConvShape("small", 2, 4, (5, 6), 6, (3, 2), stride=2, padding=1, groups=2)
+    count = 0
+    for _ in itertools.product(range(2), range(6), range(3), range(4), range(4 // 2), range(3), range(2)):
+        count += 2
+    assert shape.y_shape == (2, 6, 3, 4)
+    assert shape.flops() == count
+
+
+@pytest.mark.parametrize("case", [case for case in ALL if case.naive], ids=lambda case: case.label)
+def test_naive_plain_and_fast_agree(case: Case):
+    versions = Versions(case)
+    assert versions.names == ["naive", "numpy", "fastconv"]
+    verify(versions)
+
+
+@pytest.mark.parametrize("case", [case for case in ALL if not case.naive], ids=lambda case: case.label)
+def test_plain_and_fast_agree(case: Case):
+    verify(Versions(case.with_batch(2)))
+
+
+def test_a_case_draws_the_same_arrays_every_time():
+    for a, b in zip(ALL[0].with_batch(1).arrays(), ALL[0].with_batch(1).arrays(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_plain_dropout_keeps_the_law():
+    case = CASES["dropout"][0].with_batch(4)
+    (x,) = case.arrays()
+    ones = np.ones_like(x)
+    for function in (lambda *a, **k: PLAIN["dropout"](*a, **k)[0], fastconv.functional.dropout):
+        y = function(ones, **case.keywords())
+        assert set(np.unique(y)) == {0.0, 2.0}
+        assert abs(y.mean() - 1) < 0.01
