@@ -1,12 +1,13 @@
-"""Pooling over one, two or three spatial axes: maximum and average of sliding windows.
+"""Pooling over one, two or three spatial axes: maximum, average and p-norm of sliding windows.
 
     max   y[n, c, o] = max over the taps t inside of x[n, c, o * stride - before + t * dilation]
     avg   y[n, c, o] = sum over the taps inside of x[...] / divisor
+    lp    y[n, c, o] = (sum over the taps inside of |x[...]| ** p) ** (1 / p)
 
     x   (N, C, *spatial)
     y   (N, C, *output)     output: window.Window.output; ceil_mode rounds it up
 
-Taps outside the input never win a maximum and add nothing to a sum. The divisor is the number of taps inside the padded
+Taps outside the input never win a maximum and add nothing to a sum. avg's divisor is the number of taps inside the padded
 input (count_include_pad) or inside the input.
 """
 
@@ -75,6 +76,18 @@ def prepare_input(op: str, x: Any) -> np.ndarray:
     (x,) = as_floats(op, x=x)
     need_axes(op, "x", x, f"N C {AXES[int(op[-2]) - 1]}")
     return x
+
+
+def prepare_lp(
+    op: str, x: Any, norm_type: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any
+) -> tuple[Arguments, float]:
+    try:
+        p = float(norm_type)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: norm_type must be a number, got {norm_type!r}") from None
+    if not 0 < p < math.inf:
+        raise ShapeError(f"{op}: norm_type must be positive and finite, got {norm_type!r}")
+    return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
 
 
 def need_flag(op: str, name: str, value: Any) -> None:
@@ -161,6 +174,39 @@ def mean_reference_backward(
             for i, _ in inside:
                 dx[i] += value / divisor
     return np.array(dxs, x.dtype).reshape(x.shape), None
+
+
+def lp_reference(
+    op: str, x: Any, norm_type: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False
+) -> tuple[np.ndarray, Any]:
+    a, p = prepare_lp(op, x, norm_type, kernel_size, stride, padding, ceil_mode)
+    taps = windows(a.window, a.x.shape[2:], a.output)
+    ys = []
+    for plane in planes(a.x):
+        for inside in taps:
+            ys.append(power(sum(power(abs(plane[i]), p) for i, _ in inside), 1 / p))
+    return np.array(ys, a.x.dtype).reshape(*a.x.shape[:2], *a.output), (a, p, taps, ys)
+
+
+def lp_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    a, p, taps, ys = saved
+    dxs = planes(np.zeros(a.x.shape))
+    norms = iter(ys)
+    for plane, dx, d in zip(planes(a.x), dxs, planes(dy), strict=True):
+        for value, inside in zip(d, taps, strict=True):
+            norm = next(norms)
+            for i, _ in inside:
+                if norm != 0 and plane[i] != 0:
+                    dx[i] += value * math.copysign(power(abs(plane[i]), p - 1), plane[i]) * power(norm, 1 - p)
+    return np.array(dxs, a.x.dtype).reshape(a.x.shape), None, None
+
+
+def power(base: float, exponent: float) -> float:
+    """base ** exponent for base >= 0, infinite where it overflows."""
+    try:
+        return base**exponent
+    except (OverflowError, ZeroDivisionError):
+        return math.inf
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------
@@ -351,48 +397,96 @@ def avg_forward(
 ) -> tuple[np.ndarray, Plan]:  # fmt: skip
     a = prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
     plan = sliding(a.x.shape, a.window, a.output, PADDED_TAPS if count_include_pad else INNER_TAPS)
-    return sum_by_plan(op, a.x, plan), plan
+    return unlift(pool_sums(op, lift(channels_last(op, a.x)), plan), plan.output), plan
 
 
-def sum_by_plan(op: str, x: np.ndarray, plan: Plan) -> np.ndarray:
-    x_last = lift(channels_last(op, x))
-    y_last = allocate(op, plan.y_last, x.dtype)
+def sum_backward(op: str, dy: np.ndarray, plan: Plan, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    return unlift(spread_sums(op, lift(channels_last(op, dy)), plan), plan.x_shape[2:]), None
+
+
+def pool_sums(op: str, x_last: np.ndarray, plan: Plan) -> np.ndarray:
+    """(N, i0, i1, i2, C) -> (N, o0, o1, o2, C)"""
+    y_last = allocate(op, plan.y_last, x_last.dtype)
     if y_last.size:
-        tasks = cut_pixels(plan, y_last.size // x.shape[1])
-        threads = runtime.threads_for(plan.work * x.itemsize)
+        tasks = cut_pixels(plan, y_last.size // y_last.shape[-1])
+        threads = runtime.threads_for(plan.work * y_last.itemsize)
         pooling.sum_forward(x_last, y_last, plan.window, plan.adapts, False, plan.divisor, tasks, threads)
-    return unlift(y_last, plan.output)
+    return y_last
 
 
-def sum_backward(
-    op: str, dy: np.ndarray, plan: Plan, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
-    dy_last = lift(channels_last(op, dy))
-    dx_last = allocate(op, plan.x_last, dy.dtype)
+def spread_sums(op: str, dy_last: np.ndarray, plan: Plan) -> np.ndarray:
+    """The adjoint of `pool_sums`: every input gets the sum over the windows that cover it."""
+    dx_last = allocate(op, plan.x_last, dy_last.dtype)
     if dx_last.size:
         divisor = 1
         if plan.divisors.size == 1:
             divisor = plan.divisors.item()
         else:
-            dy_last = np.divide(dy_last, plan.divisors, out=allocate(op, plan.y_last, dy.dtype), dtype=dy.dtype)
-        tasks = cut_pixels(plan, dx_last.size // plan.x_shape[1])
-        threads = runtime.threads_for(plan.work * dy.itemsize)
+            shares = allocate(op, plan.y_last, dy_last.dtype)
+            dy_last = np.divide(dy_last, plan.divisors, out=shares, dtype=dy_last.dtype)
+        tasks = cut_pixels(plan, dx_last.size // dx_last.shape[-1])
+        threads = runtime.threads_for(plan.work * dx_last.itemsize)
         pooling.sum_forward(dy_last, dx_last, plan.window, plan.adapts, True, divisor, tasks, threads)
-    return unlift(dx_last, plan.x_shape[2:]), None
+    return dx_last
+
+
+class LpSaved(NamedTuple):
+    x: np.ndarray  # (N, i0, i1, i2, C)
+    sums: np.ndarray  # (N, o0, o1, o2, C), of |x| ** p
+    p: float
+    plan: Plan
+
+
+def lp_forward(
+    op: str, x: Any, norm_type: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False
+) -> tuple[np.ndarray, LpSaved]:
+    a, p = prepare_lp(op, x, norm_type, kernel_size, stride, padding, ceil_mode)
+    plan = sliding(a.x.shape, a.window, a.output)
+    x_last = lift(channels_last(op, a.x))
+    with np.errstate(all="ignore"):
+        powers = np.abs(x_last, out=allocate(op, plan.x_last, x_last.dtype))
+        sums = pool_sums(op, raised(powers, p), plan)
+        y_last = allocate(op, plan.y_last, sums.dtype)
+        np.copyto(y_last, sums)
+        raised(y_last, 1 / p)
+    return unlift(y_last, plan.output), LpSaved(x_last, sums, p, plan)
+
+
+def lp_backward(op: str, dy: np.ndarray, saved: LpSaved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    """dx = sign(x) |x| ** (p - 1) * the adjoint of the sum at dy * y ** (1 - p), with y ** p the sum."""
+    x_last, sums, p, plan = saved
+    with np.errstate(all="ignore"):
+        share = raised(sums.copy(), (p - 1) / p)
+        np.divide(lift(channels_last(op, dy)), share, out=share)
+        share[sums == 0] = 0
+        slope = np.sign(x_last)
+        if p != 1:
+            slope *= raised(np.abs(x_last), p - 1)
+            slope[x_last == 0] = 0
+        dx_last = spread_sums(op, share, plan)
+        dx_last *= slope
+    return unlift(dx_last, plan.x_shape[2:]), None, None
+
+
+def raised(base: np.ndarray, exponent: float) -> np.ndarray:
+    """base ** exponent in place, for base >= 0."""
+    if exponent == 2:
+        return np.multiply(base, base, out=base)
+    if exponent == 0.5:
+        return np.sqrt(base, out=base)
+    return base if exponent == 1 else np.power(base, base.dtype.type(exponent), out=base)
 
 
 for _axes in ("1d", "2d", "3d"):
-    add(
-        f"max_pool{_axes}",
-        forward=partial(max_forward, f"max_pool{_axes}"),
-        backward=partial(max_backward, f"max_pool{_axes}"),
-        reference=partial(max_reference, f"max_pool{_axes}"),
-        reference_backward=max_reference_backward,
-    )
-    add(
-        f"avg_pool{_axes}",
-        forward=partial(avg_forward, f"avg_pool{_axes}"),
-        backward=partial(sum_backward, f"avg_pool{_axes}"),
-        reference=partial(avg_reference, f"avg_pool{_axes}"),
-        reference_backward=mean_reference_backward,
-    )
+    for _name, _forward, _backward, _reference, _reference_backward in (
+        (f"max_pool{_axes}", max_forward, max_backward, max_reference, max_reference_backward),
+        (f"avg_pool{_axes}", avg_forward, sum_backward, avg_reference, mean_reference_backward),
+        (f"lp_pool{_axes}", lp_forward, lp_backward, lp_reference, lp_reference_backward),
+    ):
+        add(
+            _name,
+            forward=partial(_forward, _name),
+            backward=partial(_backward, _name),
+            reference=partial(_reference, _name),
+            reference_backward=_reference_backward,
+        )

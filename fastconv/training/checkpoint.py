@@ -227,11 +227,13 @@ def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
 def net_data(net: Layer) -> dict[str, Any]:
     """A net without its arrays: its configuration, float type and frozen parameters. ValueError names a layer that is
     no data."""
-    names: dict[int, str] = {}
-    for name, layer, attribute in net.named_arrays():
-        first = names.setdefault(id(getattr(layer, attribute)), name)
-        if first != name:
-            raise ValueError(f"{type(layer).__name__}: {first} and {name} are one array, which a file cannot say")
+    arrays: dict[int, str] = {}
+    for place, layer in net.walk():
+        for attribute in (*layer.parameter_names, *layer.buffer_names):
+            array, name = getattr(layer, attribute), f"{place}.{attribute}"
+            if array is not None and arrays.setdefault(id(array), name) != name:
+                kind = type(layer).__name__
+                raise ValueError(f"{kind}: {arrays[id(array)]} and {name} are one array, which a file cannot say")
     trainable = net.parameters()
     frozen = [name for name, _, _ in net._named(trainable=False) if name not in trainable]
     return {"config": net.config(), "dtype": None if net.dtype is None else str(net.dtype), "frozen": frozen}
