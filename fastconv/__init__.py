@@ -16,30 +16,8 @@ from typing import Any
 from fastconv import functional, reference
 from fastconv.autograd import vjp
 from fastconv.errors import FormatError, ShapeError
-from fastconv.layers import (
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    Downsample,
-    Dropout,
-    Flatten,
-    Function,
-    Layer,
-    Linear,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-    ReLU,
-    Sequential,
-    Softmax,
-    Upsample,
-)
+from fastconv.layers import *  # noqa: F403
+from fastconv.layers import __all__ as _layers
 from fastconv.ops import register
 from fastconv.random import manual_seed
 from fastconv.runtime import get_num_threads, set_num_threads, show_config  # first: it decides how BLAS is loaded
@@ -75,30 +53,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "Downsample",
-    "Dropout",
-    "Flatten",
     "FormatError",
-    "Function",
-    "Layer",
-    "Linear",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "ReLU",
-    "Sequential",
     "ShapeError",
-    "Softmax",
-    "Upsample",
     "__version__",
     "functional",
     "get_num_threads",
@@ -112,3 +68,4 @@ __all__ = [
     "value_and_grad",
     "vjp",
 ]
+__all__ += _layers

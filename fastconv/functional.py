@@ -23,6 +23,7 @@ from fastconv.ops.registry import FUNCTIONS
 Array = np.ndarray
 Sizes = int | tuple[int, ...]
 Stride = int | Fraction | tuple[int | Fraction, ...]
+AdaptiveSizes = int | tuple[int | None, ...] | None
 Padding = int | str | tuple[Any, ...]
 
 
@@ -364,7 +365,7 @@ def relu(x: ArrayLike) -> Array:
 
 
 def softmax(x: ArrayLike, *, dim: int = 1) -> Array:
-    """exp(x) / sum(exp(x)), the sum over the axis `dim` (default 1, the classes). Source: torch.nn.functional.softmax."""
+    """exp(x) / sum(exp(x)), the sum over the axis `dim` (1: the classes). Source: torch.nn.functional.softmax."""
     return OPS["softmax"].forward(x, dim=dim)[0]
 
 
@@ -463,7 +464,10 @@ def mse_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Arr
 
 
 def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Array:
-    """|x - target|, its gradient 0 where they are equal; otherwise as `mse_loss`. Source: torch.nn.functional.l1_loss."""
+    """|x - target|; the gradient is 0 where they are equal. Otherwise as `mse_loss`.
+
+    Source: torch.nn.functional.l1_loss.
+    """
     return OPS["l1_loss"].forward(x, target, reduction=reduction)[0]
 
 
@@ -544,9 +548,7 @@ def instance_norm(
 
     Returns an array of x's shape. Source: torch.nn.functional.instance_norm.
     """
-    return OPS["instance_norm"].forward(
-        x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
-    )[0]
+    return OPS["instance_norm"].forward(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)[0]
 
 
 def group_norm(
@@ -599,7 +601,7 @@ def bce_with_logits(
     pos_weight: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Array:
-    """-(pos_weight * target * log(s) + (1 - target) * log(1 - s)) * weight with s = sigmoid(x), computed without overflow.
+    """-(pos_weight * target * log(s) + (1 - target) * log(1 - s)) * weight, s = sigmoid(x), computed without overflow.
 
     x, target   of one shape; targets are probabilities
     weight      a factor for every element, pos_weight for the positive part: anything that broadcasts to x's shape; no
@@ -609,6 +611,199 @@ def bce_with_logits(
     Returns a 0-d array, or x's shape for "none". Source: torch.nn.functional.binary_cross_entropy_with_logits.
     """
     return OPS["bce_with_logits"].forward(x, target, weight=weight, pos_weight=pos_weight, reduction=reduction)[0]
+
+
+def lp_pool1d(
+    x: ArrayLike,
+    norm_type: float,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+) -> Array:
+    """The p-norm of every window along one axis: x (N, C, L) -> (N, C, L'). See `lp_pool2d`."""
+    return OPS["lp_pool1d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
+
+
+def lp_pool2d(
+    x: ArrayLike,
+    norm_type: float,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+) -> Array:
+    """The p-norm of every window: (sum of |x| ** p) ** (1 / p), p = norm_type.
+
+    x            (N, C, H, W)
+    norm_type    p, positive
+    kernel_size  int or tuple
+    stride       int or tuple; default: kernel_size
+    padding      every form that `conv2d` takes, at most kernel_size // 2 on each side
+    ceil_mode    round output lengths up; the last window must start inside the input or the padding before it
+
+    Returns (N, C, H', W'), as `avg_pool2d`. The gradient of a window of zeros is 0. Source: ONNX LpPool (PyTorch sums
+    x ** p without the absolute value and rescales windows that ceil_mode cuts off).
+    """
+    return OPS["lp_pool2d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
+
+
+def lp_pool3d(
+    x: ArrayLike,
+    norm_type: float,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+) -> Array:
+    """The p-norm of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `lp_pool2d`."""
+    return OPS["lp_pool3d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
+
+
+def adaptive_avg_pool1d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
+    """Average pooling to a given size along one axis: x (N, C, L) -> (N, C, L'). See `adaptive_avg_pool2d`."""
+    return OPS["adaptive_avg_pool1d"].forward(x, output_size)[0]
+
+
+def adaptive_avg_pool2d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
+    """The average of as many windows as are asked for: output o of m averages floor(o n / m) .. ceil((o + 1) n / m) - 1.
+
+    x            (N, C, H, W)
+    output_size  int or tuple; None keeps a length; 1 is global average pooling
+
+    Returns (N, C, *output_size). Source: torch.nn.functional.adaptive_avg_pool2d.
+    """
+    return OPS["adaptive_avg_pool2d"].forward(x, output_size)[0]
+
+
+def adaptive_avg_pool3d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
+    """Average pooling to a given size of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `adaptive_avg_pool2d`."""
+    return OPS["adaptive_avg_pool3d"].forward(x, output_size)[0]
+
+
+def adaptive_max_pool1d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
+    """Max pooling to a given size along one axis: x (N, C, L) -> (N, C, L'). See `adaptive_max_pool2d`."""
+    return OPS["adaptive_max_pool1d"].forward(x, output_size, return_indices=return_indices)[0]
+
+
+def adaptive_max_pool2d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
+    """The maximum of as many windows as are asked for, the windows of `adaptive_avg_pool2d`.
+
+    x               (N, C, H, W)
+    output_size     int or tuple; None keeps a length; 1 is global max pooling
+    return_indices  return (y, indices), as `max_pool2d`
+
+    Returns (N, C, *output_size). Source: torch.nn.functional.adaptive_max_pool2d.
+    """
+    return OPS["adaptive_max_pool2d"].forward(x, output_size, return_indices=return_indices)[0]
+
+
+def adaptive_max_pool3d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
+    """Max pooling to a given size of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `adaptive_max_pool2d`."""
+    return OPS["adaptive_max_pool3d"].forward(x, output_size, return_indices=return_indices)[0]
+
+
+def max_unpool1d(
+    x: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    output_size: Sizes | None = None,
+) -> Array:
+    """The inverse of `max_pool1d` but for zeros along one axis: x (N, C, L) -> (N, C, L'). See `max_unpool2d`."""
+    return OPS["max_unpool1d"].forward(
+        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
+    )[0]
+
+
+def max_unpool2d(
+    x: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    output_size: Sizes | None = None,
+) -> Array:
+    """Every value back to where `max_pool2d` found it, zeros elsewhere.
+
+    x, indices   (N, C, H', W'): values, and their flat positions in the planes of the result
+    kernel_size, stride, padding   those of the pooling
+    output_size  (H, W) where the default is not the shape that was pooled; less than a stride away from the default
+
+    Returns (N, C, H, W), by default H = (H' - 1) * stride - before - after + R. Where an index occurs more than once the
+    last value stays; the gradient is dy at the indices. Source: torch.nn.functional.max_unpool2d.
+    """
+    return OPS["max_unpool2d"].forward(
+        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
+    )[0]
+
+
+def max_unpool3d(
+    x: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    output_size: Sizes | None = None,
+) -> Array:
+    """The inverse of `max_pool3d` but for zeros of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_unpool2d`."""
+    return OPS["max_unpool3d"].forward(
+        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
+    )[0]
+
+
+def function_pool2d(
+    x: ArrayLike,
+    function: Callable[[Array], ArrayLike],
+    kernel_size: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    vjp: Callable[[Array, Array], ArrayLike] | None = None,
+) -> Array:
+    """Pooling by a function of one's own.
+
+    x            (N, C, H, W)
+    function     windows (..., R * S) -> (...): a window's taps in C order, zeros where they lie in the padding. It may be
+                 called with any number of windows at once
+    kernel_size  int or tuple
+    stride       int or tuple; default: kernel_size
+    padding      every form that `conv2d` takes, at most kernel_size // 2 on each side
+    vjp          (windows, dy) -> dwindows, the function's own gradient. Without it gradients are central differences in
+                 float64, with a RuntimeWarning
+
+    Returns (N, C, H', W'), as `avg_pool2d`. Raises ShapeError and TypeError for what `function` and `vjp` return, too.
+    Source: the chapter, pooling by a learnable function.
+    """
+    return OPS["function_pool2d"].forward(x, function, kernel_size, stride=stride, padding=padding, vjp=vjp)[0]
+
+
+def resize(
+    x: ArrayLike,
+    *,
+    size: Sizes | None = None,
+    scale: float | tuple[float, ...] | None = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Array:
+    """Interpolate to another size.
+
+    x              (N, C, *spatial), one to three spatial axes
+    size           int or tuple: the new lengths; or
+    scale          float or tuple: floor(n * scale) outputs, 1 / scale inputs apart
+    mode           "nearest", "linear" (bilinear and trilinear by the number of axes) or "cubic" (two spatial axes)
+    align_corners  linear and cubic: the first and the last positions of x and of the result coincide
+
+    Returns (N, C, *size). Source: torch.nn.functional.interpolate with antialias=False and recompute_scale_factor=None.
+    """
+    return OPS["resize"].forward(x, size=size, scale=scale, mode=mode, align_corners=align_corners)[0]
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

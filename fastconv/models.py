@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fastconv.errors import ShapeError
-from fastconv.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
-from fastconv.layers.standard import AvgPool2d
+from fastconv.layers import AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
 from fastconv.random import as_generator
 from fastconv.window import integers
 

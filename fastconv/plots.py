@@ -1,4 +1,4 @@
-"""Pictures: the training curve, the confusion matrix, the sheet of mistakes, bars. They need matplotlib (`[plot]`).
+"""Pictures: the training curve, the confusion matrix, the sheet of mistakes, dots to compare. They need matplotlib.
 
 Each function returns a matplotlib `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
 Okabe and Ito's, which colour-blind readers can tell apart.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMATS", "bars", "confusion_matrix", "mistakes", "need_matplotlib", "save", "training_curve"]
+__all__ = ["FORMATS", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "save", "training_curve"]
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -23,6 +23,7 @@ KNOWN = {"fastconv": BLUE, "numpy": "#E69F00", "naive": "#999999"}
 FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
 MOST_MISTAKES = 40  # images on the sheet
+SHEET_COLUMNS = 8
 MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
@@ -63,6 +64,7 @@ def training_curve(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
     losses.set_title("Loss", fontsize=11)
     accuracies.set_title("Accuracy, %", fontsize=11)
     if test_accuracy is not None:
@@ -108,8 +110,8 @@ def confusion_matrix(
                 axes.text(column, row, f"{value}", ha="center", va="center", fontsize=size,
                           color="white" if dark else "black")  # fmt: skip
         long = max(map(len, classes)) > 3
-        axes.set_xticks(range(count), classes, fontsize=size, rotation=45 if long else 0, ha="right" if long else "center",
-                        rotation_mode="anchor" if long else None)  # fmt: skip
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        axes.set_xticks(range(count), classes, fontsize=size, **turned)
         axes.set_yticks(range(count), classes, fontsize=size)
         recall = axes.secondary_yaxis("right")
         shares = [f"{100 * a / b:.1f} %" if b else "–" for a, b in zip(right, totals, strict=True)]
@@ -149,37 +151,50 @@ def _rgb(colour: str) -> np.ndarray:
 def mistakes(
     images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], *, title: str
 ) -> Any:
-    """The images that were read wrongly, the surest mistakes first: each with what was read and what it is.
+    """The images that were read wrongly, the surest mistakes first: what was read, what it is, how sure the net was.
 
-    images (N, C, H, W) in [0, 1], labels (N,), probabilities (N, classes). Without mistakes: the least sure answers.
+    images (N, C, H, W) in [0, 1], labels (N,), probabilities (N, classes). The right answers of which the net was the
+    least sure fill up a sheet that has few mistakes.
     """
+    labels = np.asarray(labels)
     predictions = probabilities.argmax(axis=1)
     sure = probabilities.max(axis=1)
     wrong = np.flatnonzero(predictions != labels)
-    if len(wrong):
-        shown = wrong[np.argsort(-sure[wrong], kind="stable")][:MOST_MISTAKES]
-        more = f", the {len(shown)} surest" if len(shown) < len(wrong) else ""
-        line = f"{len(wrong):,} of {len(labels):,} read wrongly{more}"
-    else:
-        shown = np.argsort(sure, kind="stable")[:20]
-        line = f"none of {len(labels):,} read wrongly; the least sure"
-    columns = max(4, len(shown)) if len(shown) <= 8 else min(8, math.ceil(math.sqrt(2 * len(shown))))
-    rows = max(1, math.ceil(len(shown) / columns))
-    figure = need_matplotlib("a sheet of mistakes")(figsize=(1.5 * columns, 1.85 * rows + 0.5), layout="constrained")
+    line = f"{len(wrong):,} of {len(labels):,} read wrongly"
+    shown = wrong[np.argsort(-sure[wrong], kind="stable")][:MOST_MISTAKES]
+    if len(shown) < len(wrong):
+        line += f"; the {len(shown)} surest"
+    room = max(2 * SHEET_COLUMNS, SHEET_COLUMNS * math.ceil(len(shown) / SHEET_COLUMNS)) - len(shown)
+    right = np.flatnonzero(predictions == labels)
+    unsure = right[np.argsort(sure[right], kind="stable")][:room]
+    if len(unsure):
+        line += "; the least sure right answers in blue"
+    shown = np.concatenate([shown, unsure])
+    rows = max(1, math.ceil(len(shown) / SHEET_COLUMNS))
+    size = (1.5 * SHEET_COLUMNS, 1.83 * rows + 0.35)
+    figure = need_matplotlib("a sheet of mistakes")(figsize=size, layout="constrained")
     figure.suptitle(f"{title}: {line}", fontsize=12, fontweight="bold")
-    for at, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()):
+    sheet = figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()
+    for axes in sheet:
         axes.set_axis_off()
-        if at >= len(shown):
-            continue
-        index = shown[at]
+    for axes, index in zip(sheet, shown, strict=False):
         axes.imshow(_picture(images[index]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         read, true = int(predictions[index]), int(labels[index])
-        percents = [f"{100 * probabilities[index, k]:.0f} %" for k in (read, true)]
-        size = 9 if max(len(classes[read]), len(classes[true])) <= 8 else 7.5
-        axes.set_title(f"read {classes[read]}  {percents[0]}", fontsize=size, pad=15, loc="left",
-                       color=ORANGE if read != true else BLUE)  # fmt: skip
-        axes.text(0, 1.03, f"is {classes[true]}  {percents[1]}", fontsize=size, transform=axes.transAxes)
+        texts = [
+            f"{word} {_short(classes[k])}  {100 * probabilities[index, k]:.0f} %"
+            for word, k in (("read", read), ("is", true))
+        ]
+        fontsize = 9 if max(map(len, texts)) <= 16 else 7.5
+        if read == true:
+            axes.set_title(texts[0], fontsize=fontsize, loc="left", pad=4, color=BLUE)
+        else:
+            axes.set_title(texts[0], fontsize=fontsize, loc="left", pad=15, color=ORANGE)
+            axes.text(0, 1.03, texts[1], fontsize=fontsize, transform=axes.transAxes)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def _picture(image: np.ndarray) -> np.ndarray:
@@ -188,46 +203,34 @@ def _picture(image: np.ndarray) -> np.ndarray:
     return image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
 
 
-def bars(
-    groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, notes: Mapping[tuple[str, str], str] | None = None
-) -> Any:
-    """Horizontal bars on a logarithmic axis, a cluster for each group: {group: {name: value}}.
+def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, reference: float | None = None) -> Any:
+    """A line for each group on a logarithmic axis, a dot for each of its names: {group: {name: value}}.
 
-    A name has one colour in all groups. `notes` gives what stands beside a bar, by (group, name); default: the value.
+    A name has one colour in all groups; `reference` is a value to hold the dots against.
     """
     names = list(dict.fromkeys(name for entries in groups.values() for name in entries))
     others = [name for name in names if name not in KNOWN]
     colours = KNOWN | {name: OTHERS[at % len(OTHERS)] for at, name in enumerate(others)}
-    count = sum(len(entries) for entries in groups.values())
-    height = 1.3 + 0.24 * count + 0.16 * len(groups)
-    figure = need_matplotlib("a bar chart")(figsize=(9.6, height), layout="constrained")
+    figure = need_matplotlib("a picture")(figsize=(9.6, 1.4 + 0.235 * len(groups)), layout="constrained")
     axes = figure.subplots()
-    at, centres = 0.0, []
-    for group, entries in groups.items():
-        first = at
-        for name, value in entries.items():
-            bar = axes.barh(at, value, height=0.86, color=colours[name])
-            text = (notes or {}).get((group, name), f"{value:.3g}")
-            axes.bar_label(bar, [text], padding=4, fontsize=8)
-            at += 1
-        centres.append((first + at - 1) / 2)
-        at += 0.7
+    at = np.arange(len(groups))
+    lows = [min(entries.values()) for entries in groups.values()]
+    highs = [max(entries.values()) for entries in groups.values()]
+    axes.hlines(at, lows, highs, color="#cfcfcf", linewidth=1.2, zorder=1)
+    for name in names:
+        values = [entries.get(name, math.nan) for entries in groups.values()]
+        axes.scatter(values, at, s=34, color=colours[name], label=name, zorder=3)
+    if reference is not None:
+        axes.axvline(reference, color=GRAY, linewidth=0.9, zorder=0)
     axes.set_xscale("log")
-    values = [value for entries in groups.values() for value in entries.values()]
-    if values:
-        axes.set_xlim(min(values) / 2, max(values) * 6)
-    axes.set_yticks(centres, list(groups), fontsize=8.5)
+    axes.set_yticks(at, list(groups), fontsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-    axes.set_ylim(at - 0.5, -0.8)
+    axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_xlabel(label)
     axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(title, fontsize=12, fontweight="bold")
-    if len(names) > 1:
-        from matplotlib.patches import Patch
-
-        handles = [Patch(color=colours[name], label=name) for name in names]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
+    axes.set_title(title, fontsize=11, fontweight="bold")
+    if len(names) > 1 or others:
+        figure.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
     return figure

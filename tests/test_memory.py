@@ -212,8 +212,9 @@ def test_scratch_does_not_grow_with_the_batch(backward):
 
 
 @pytest.mark.parametrize("limit", [1 << 20, 4 << 20])
-def test_the_workspace_limit_bounds_scratch(limit):
-    fastconv.set_num_threads(2)
+@pytest.mark.parametrize("threads", [2, 32])
+def test_the_workspace_limit_bounds_scratch(limit, threads):
+    fastconv.set_num_threads(threads)
     fastconv.set_workspace_limit(limit)
     for backward in (False, True):
         assert scratch(64, backward)[0] <= limit + (1 << 19)

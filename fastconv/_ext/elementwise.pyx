@@ -1,7 +1,7 @@
 """Passes over memory as one run of elements: activations, dropout, losses of a difference.
 
-A task is a run of `RUN` elements, whatever the number of threads. The functions themselves stand in activations.h, where
-the constants take the arrays' type.
+A task is a run of `RUN` elements, whatever the number of threads. The functions themselves stand in activations.h,
+where constants take the arrays' type.
 """
 
 from cython cimport floating

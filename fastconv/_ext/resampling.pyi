@@ -6,3 +6,12 @@ def keep_every(
 def spread(
     narrow: ndarray, wide: ndarray, factor: tuple[int, ...], phase: tuple[int, ...], num_threads: int
 ) -> None: ...
+def combine(
+    x: ndarray,
+    y: ndarray,
+    begins: ndarray,
+    columns: ndarray,
+    weights: ndarray,
+    pieces: int,
+    num_threads: int,
+) -> None: ...

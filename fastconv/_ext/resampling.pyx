@@ -72,3 +72,40 @@ def spread(
             )
         else:
             zero(&wide[task // (i0 * i1), a + p0, b + p1, 0, 0], i2 * c)
+
+
+def combine(
+    const floating[:, :, ::1] x, floating[:, :, ::1] y, const Py_ssize_t[::1] begins, const Py_ssize_t[::1] columns,
+    const double[::1] weights, Py_ssize_t pieces, int num_threads,
+):
+    """y[a, o, :] = the sum over the o-th run of weights[k] * x[a, columns[k], :], in that order; 0 for an empty run."""
+    cdef Py_ssize_t outputs = y.shape[1], width = y.shape[2]
+    cdef Py_ssize_t task
+    for task in prange(y.shape[0] * pieces, nogil=True, num_threads=num_threads, schedule="static"):
+        combine_rows(
+            &x[task // pieces, 0, 0], &y[task // pieces, 0, 0], &begins[0], &columns[0], &weights[0], width,
+            task % pieces * outputs // pieces, (task % pieces + 1) * outputs // pieces,
+        )
+
+
+cdef void combine_rows(
+    const floating *x, floating *y, const Py_ssize_t *begins, const Py_ssize_t *columns, const double *weights,
+    Py_ssize_t width, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    cdef Py_ssize_t o, k, j
+    cdef floating weight
+    cdef const floating *line
+    y += first * width
+    for o in range(first, last):
+        if begins[o] == begins[o + 1]:
+            zero(y, width)
+        for k in range(begins[o], begins[o + 1]):
+            line = x + columns[k] * width
+            weight = <floating> weights[k]
+            if k == begins[o]:
+                for j in range(width):
+                    y[j] = weight * line[j]
+            else:
+                for j in range(width):
+                    y[j] += weight * line[j]
+        y += width

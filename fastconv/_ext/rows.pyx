@@ -34,7 +34,9 @@ def add_in_order(const floating[:, ::1] partial, floating[::1] out, int num_thre
     cdef Py_ssize_t tasks = (size + ADDED - 1) // ADDED
     cdef Py_ssize_t task
     for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="static"):
-        add_block(&partial[0, task * ADDED], &out[task * ADDED], min(<Py_ssize_t> ADDED, size - task * ADDED), terms, size)
+        add_block(
+            &partial[0, task * ADDED], &out[task * ADDED], min(<Py_ssize_t> ADDED, size - task * ADDED), terms, size
+        )
 
 
 cdef void add_block(
@@ -66,8 +68,9 @@ cdef void add_row_block(floating *x, const floating *row, Py_ssize_t count, Py_s
 
 # --- statistics of channels ------------------------------------------------------------------------------------------
 #
-# x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple of
-# the channels (narrow rows are joined to fill the lanes); the last row may be cut short. Coefficients are (images, width).
+# x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple
+# of the channels (narrow rows are joined to fill the lanes); the last row may be cut short. Coefficients are (images,
+# width).
 
 
 cdef enum:
@@ -383,7 +386,7 @@ cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_s
     cdef floating part[PART]
     cdef floating top
     cdef Py_ssize_t together = max(<Py_ssize_t> 1, PART // c)
-    cdef Py_ssize_t first = 0, start, rows, size, i, j
+    cdef Py_ssize_t first = 0, rows, size, i, j
     while first < count:
         rows = min(together, count - first)
         size = min(c, <Py_ssize_t> PART)
@@ -460,10 +463,10 @@ cdef void softmax_backward_block(
     const floating *dy, const floating *x, const double *sums, floating *dx, Py_ssize_t count, Py_ssize_t c,
     bint as_logarithm,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t _, j
     cdef floating total
     softmax_block(x, sums, dx, count, c, False)
-    for i in range(count):
+    for _ in range(count):
         if as_logarithm:
             total = <floating> row_sum(dy, c)
             for j in range(c):
@@ -536,10 +539,10 @@ cdef void layer_norm_block(
     const floating *x, const floating *weight, const floating *bias, floating *y, double *statistics, double eps,
     Py_ssize_t count, Py_ssize_t c,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t _, j
     cdef double mean, rstd
     cdef floating m, r, rest
-    for i in range(count):
+    for _ in range(count):
         mean = row_sum(x, c) / c
         m = <floating> mean
         rstd = mean - m  # what rounding the mean left over
@@ -573,12 +576,12 @@ cdef void layer_norm_backward_block(
     const floating *dy, const floating *x, const floating *weight, const double *statistics, floating *dx,
     double *dweight, double *dbias, Py_ssize_t count, Py_ssize_t c,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t _, j
     cdef double rstd
     cdef floating m, r, rest, along, level
     for j in range(c):
         dweight[j] = dbias[j] = 0
-    for i in range(count):
+    for _ in range(count):
         rstd = statistics[1]
         m = <floating> statistics[0]
         r = <floating> rstd
@@ -639,9 +642,9 @@ cdef void response_block(
     const floating *x, floating *y, floating *scratch, Py_ssize_t count, Py_ssize_t c, Py_ssize_t before,
     Py_ssize_t after, double alpha, double beta, double k,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t _, j
     cdef floating *power = scratch + c
-    for i in range(count):
+    for _ in range(count):
         powers(x, scratch, power, c, before, after, alpha, beta, k)
         for j in range(c):
             y[j] = x[j] * power[j]
@@ -670,11 +673,11 @@ cdef void response_backward_block(
     const floating *dy, const floating *x, floating *dx, floating *scratch, Py_ssize_t count, Py_ssize_t c,
     Py_ssize_t before, Py_ssize_t after, double alpha, double beta, double k,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j, offset
+    cdef Py_ssize_t _, j, offset
     cdef floating *level = scratch
     cdef floating *power = scratch + c
     cdef floating factor = <floating> (-2 * alpha * beta)
-    for i in range(count):
+    for _ in range(count):
         powers(x, level, power, c, before, after, alpha, beta, k)
         for j in range(c):
             level[j] = dy[j] * x[j] * power[j] / level[j]
@@ -692,7 +695,9 @@ cdef void response_backward_block(
 # --- prelu -----------------------------------------------------------------------------------------------------------
 
 
-def prelu(const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] y, Py_ssize_t block_rows, int num_threads):
+def prelu(
+    const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] y, Py_ssize_t block_rows, int num_threads
+):
     """y = x where x > 0, else weight * x; x (1, elements) in rows of `width` = len(weight), as for `moments`."""
     cdef Py_ssize_t width = weight.shape[0], size = x.shape[1]
     cdef Py_ssize_t block = block_rows * width

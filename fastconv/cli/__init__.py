@@ -4,7 +4,8 @@
     predict   read image files with a trained net                 bench     the benchmark suite as a table and a picture
     info      what the kernels run on
 
-Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard error.
+Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard
+error.
 """
 
 from __future__ import annotations

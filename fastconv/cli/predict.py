@@ -1,7 +1,7 @@
 """Read image files with a trained net: any size and mode, dark on light or light on dark.
 
-What a net of the digits or of MNIST reads is looked for in the picture, cut out and brought to that set's form; for other
-nets a picture is only resized.
+What a net of the digits or of MNIST reads is looked for in the picture, cut out and brought to that set's form; for
+other nets a picture is only resized.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Image files for a trained net: any size, any mode, dark on light or light on dark.
 
-`digit_ink` finds the ink of a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of the
-two data sets, by the recipes that made them. `as_trained` only resizes, for nets that were trained on pictures.
+`digit_ink` finds the ink of a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of
+the two data sets, by the recipes that made them. `as_trained` only resizes, for nets that were trained on pictures.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _deep(image: Any) -> Any:
 
     values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    white = next((white for white in (1.0, 255.0, 65535.0) if 0 <= low and high <= white), None)
+    white = next((white for white in (1.0, 255.0, 65535.0) if low >= 0 and high <= white), None)
     if image.mode.startswith("I;16"):
         white = 65535.0
     values = (values - low) / max(high - low, 1e-30) if white is None else values / white
@@ -208,7 +208,7 @@ def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
     glyph = _scaled(_cropped(ink), FINE, FINE)
     mask = glyph > 0.5
     width = _pen_width(mask)
-    wanted = float(np.clip(width, *(limit * FINE / 20 for limit in PEN)))
+    wanted = min(max(width, PEN[0] * FINE / 20), PEN[1] * FINE / 20)
     if width != wanted:
         glyph = _cropped(_depth(mask) > (width - wanted) / 2)
     inside = (20 * shape[1] // 28, 20 * shape[2] // 28)
@@ -224,8 +224,8 @@ def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
 
 
 def as_digits(levels: Gray, shape: Shape) -> np.ndarray:
-    """The digits set's form (Alpaydin and Kaynak, 1998): the digit upright in a bitmap of 32 rows, which it fills, and at
-    most 20 columns, drawn with the same amount of ink as any other; then the ink of each block of 4x4.
+    """The digits set's form (Alpaydin and Kaynak, 1998): the digit upright in a bitmap of 32 rows, which it fills, and
+    at most 20 columns, drawn with the same amount of ink as any other; then the ink of each block of 4x4.
 
     An image that is in this form already is only reduced.
     """

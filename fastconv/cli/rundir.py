@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and that no two processes write to it.
+"""A run's folder: what is in it, and that no two processes write to it. In the folder there are
 
     config.json               what was asked for: the data, the recipe, the seed
     checkpoint.safetensors    where the training is; `train --resume` goes on from it
@@ -7,6 +7,8 @@
     best.safetensors          the net of the best validated epoch, where there was validation
     result.json               what was measured, as `train --json` prints it
     curve.png, confusion.png, mistakes.png
+
+and nothing else; whoever wants to predict needs config.json and weights.safetensors.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ FORMAT = "fastconv.run/1"
 
 @dataclass(frozen=True)
 class Config:
-    """What decides a run's outcome. `path`: the folder of the data; `validation`: images split off the training part."""
+    """What decides a run's outcome. `path`: the data's folder; `validation`: images split off the training part."""
 
     data: str
     path: str | None

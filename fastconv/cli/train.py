@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--report", action="store_true", help="first say what is suspicious in the data")
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
-    shown.add_argument("--json", action="store_true", help="one JSON object as the last line, the rest on standard error")
+    shown.add_argument("--json", action="store_true", help="print one JSON object, the rest on standard error")
     shown.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -211,7 +211,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         config = dataclasses.replace(config, path=str(args.data.absolute()))
     data = load(config.data, None if config.path is None else Path(config.path), config.size)
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
-        raise UsageError(f"{config.path or config.data}: these are other classes or image sizes than the run began with")
+        raise UsageError(f"{config.path or config.data}: not the classes or the image size that the run began with")
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
         raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
     _describe(config, data, _net(config), args, say)
@@ -238,7 +238,7 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     if args.report:
         from fastconv.datasets import report
 
-        say(str(report(*data.train, config.classes, test=data.test)), always=True)
+        say(str(report(data.train[0], data.train[1], config.classes, test=data.test)), always=True)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -263,9 +263,7 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
     return Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
 
 
-def _train_and_report(
-    config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker
-) -> None:
+def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
     from fastconv import augment
     from fastconv.cli.data import split
     from fastconv.training.checkpoint import save_net
@@ -371,9 +369,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _draw(
-    config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, folder: Path
-) -> None:
+def _draw(config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, folder: Path) -> None:
     title = f"{config.data}, {part} images"
     tested = outcome.accuracy if outcome and part == "test" else None
     curve = plots.training_curve(history, title=f"{config.data}: {config.recipe.net}", test_accuracy=tested)

@@ -4,7 +4,21 @@ A file holds, in this order: the maths and shapes (its docstring), the shape rul
 backward. `conv.py` is the worked example.
 """
 
-from fastconv.ops import activation, conv, conv_transpose, dropout, linear, loss, norm, pool, resample  # noqa: F401
+from fastconv.ops import (  # noqa: F401
+    activation,
+    adaptive_pool,
+    conv,
+    conv_transpose,
+    dropout,
+    function_pool,
+    linear,
+    loss,
+    norm,
+    pool,
+    resample,
+    resize,
+    unpool,
+)
 from fastconv.ops.registry import OPS, Op, register
 
 __all__ = ["OPS", "Op", "register"]

@@ -5,7 +5,8 @@
     prelu         x where x > 0, else weight[c] * x         weight (C,) or (1,), c the index along axis 1
     elu           x where x > 0, else alpha * (exp(x) - 1)
     selu          1.0507... * elu(x, 1.6732...)
-    gelu          x * Phi(x), Phi the normal distribution function; "tanh": x * (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2
+    gelu          x * Phi(x), Phi the normal distribution function;
+                  "tanh": x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
     silu          x * sigmoid(x)
     sigmoid       1 / (1 + exp(-x))
     tanh          tanh(x)
@@ -14,7 +15,8 @@
     softmax       exp(x) / sum(exp(x))                      the sum over the axis `dim`
     log_softmax   x - log(sum(exp(x)))
 
-All of them keep x's shape, the elementwise ones its order in memory too; NaN stays NaN. Gradients at kinks are PyTorch's.
+All of them keep x's shape, the elementwise ones its order in memory too; NaN stays NaN. Gradients at kinks are
+PyTorch's.
 """
 
 from __future__ import annotations

@@ -1,16 +1,9 @@
 """The fully-connected layer's arithmetic, and the way from images to it.
 
-    linear     y[..., k] = b[k] + sum over f of x[..., f] * w[k, f]
+    linear    y[..., k] = b[k] + sum over f of x[..., f] * w[k, f]
+    flatten   y[n] = the elements of x[n] in logical order (C, then the spatial axes)
 
-    x   (..., F)
-    w   (K, F)
-    b   (K,) or None
-    y   (..., K)
-
-    flatten    y[n] = the elements of x[n] in logical order (C, then the spatial axes)
-
-    x   (N, ...)
-    y   (N, F)
+linear: x (..., F), w (K, F), b (K,) or None, y (..., K); flatten: x (N, ...), y (N, F).
 """
 
 from __future__ import annotations

@@ -154,7 +154,11 @@ def naive(
     for positions, (mean, rstd) in zip(sets, scales, strict=True):
         for i in positions:
             ys[i] = (xs[i] - mean) * rstd * weights[entry[i]] + biases[entry[i]]
-    return np.array(ys, a.x.dtype).reshape(a.x.shape), Naive(xs, sets, entry, scales, weights, given is None, a), moments
+    return (
+        np.array(ys, a.x.dtype).reshape(a.x.shape),
+        Naive(xs, sets, entry, scales, weights, given is None, a),
+        moments,
+    )
 
 
 def naive_moments(values: list[float]) -> tuple[float, float]:
@@ -338,8 +342,9 @@ def response_reference_backward(dy: np.ndarray, saved: Response, needs: tuple[bo
 
 # --- fast: images of rows of channels --------------------------------------------------------------------------------
 #
-# One body for every norm whose statistics belong to channels: x is (I, P, C) in memory, the statistics (I, C) are over P
-# and over the C / G neighbouring channels of a group. batch_norm is I = 1, P = all pixels of the batch, G = C.
+# One body for every norm whose statistics belong to channels: x is (I, P, C) in memory, the statistics are over P
+# and the C / G neighbouring channels of a group, repeated to (I, C). batch_norm is I = 1, P = all pixels of the batch,
+# G = C.
 
 
 class Saved(NamedTuple):
@@ -356,8 +361,7 @@ class Saved(NamedTuple):
 def channel_moments(op: str, last: np.ndarray, cut: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance of every image's channels, (I, C) in float64.
 
-    In one pass, by the sums of x - pivot and of its square; the pivot, the mean of a few rows, keeps the squares as small
-    as the variance.
+    In one pass, by the sums of x - pivot and of its square; the pivot, the mean of a few rows, keeps the squares small.
     """
     x = last.reshape(cut.images, cut.pixels, cut.channels)
     pivot = x[:, :: -(-cut.pixels // SAMPLE)].mean(axis=1)
@@ -578,9 +582,7 @@ def response_scratch(last: np.ndarray) -> np.ndarray:
     return allocate("local_response_norm", (threads, 2 * last.shape[-1]), last.dtype)
 
 
-def response(
-    x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> tuple[np.ndarray, Response]:
+def response(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[np.ndarray, Response]:
     a = prepare_response(x, size, alpha, beta, k)
     last = channels_last("local_response_norm", a.x)
     y = allocate("local_response_norm", last.shape, last.dtype)

@@ -24,6 +24,7 @@ from fastconv import runtime
 from fastconv._ext import pooling
 from fastconv.arrays import as_floats, channels_last, lift, logical, need_axes
 from fastconv.errors import ShapeError
+from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.window import Window
@@ -81,12 +82,9 @@ def prepare_input(op: str, x: Any) -> np.ndarray:
 def prepare_lp(
     op: str, x: Any, norm_type: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any
 ) -> tuple[Arguments, float]:
-    try:
-        p = float(norm_type)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: norm_type must be a number, got {norm_type!r}") from None
+    p = number(op, "norm_type", norm_type)
     if not 0 < p < math.inf:
-        raise ShapeError(f"{op}: norm_type must be positive and finite, got {norm_type!r}")
+        raise ValueError(f"{op}: norm_type must be positive and finite, got {p:g}")
     return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
 
 

@@ -49,7 +49,7 @@ BAD_CASES = [
     bad("p_large_in_inference", ValueError, "p must be between 0 and 1", p=2, training=False),
     bad("rng_none", TypeError, "rng must be a numpy.random.Generator, got NoneType", rng=None),
     bad("rng_seed", TypeError, "rng must be a numpy.random.Generator, got int", rng=3),
-    bad("rng_legacy", TypeError, "rng must be a numpy.random.Generator, got RandomState", rng=np.random.RandomState(0)),  # noqa: NPY002
+    bad("rng_legacy", TypeError, "rng must be a numpy.random.Generator, got RandomState", rng=np.random.RandomState(0)),
     bad("complex", TypeError, "x must hold real numbers", x=np.zeros(3, complex)),
 ]  # fmt: skip
 

@@ -35,7 +35,9 @@ def soft(name: str, *x: int, **options: Any) -> Case:
 
 def errors(op: str, name: str, *x: int, **options: Any) -> Case:
     """x and target are halves of one draw: they differ."""
-    return Case(op, name, lambda draw: tuple(half.reshape(x) for half in np.split(draw(2, *x), 2)), options, exact=False)
+    return Case(
+        op, name, lambda draw: tuple(half.reshape(x) for half in np.split(draw(2, *x), 2)), options, exact=False
+    )
 
 
 WEIGHTS = np.array([1, 2, 0.5, 0.25, 3], np.float16)  # takes the logits' type

@@ -1,0 +1,204 @@
+"""Layers without a window: activations, softmax, dropout, flatten, and any operation by its name.
+
+torch.nn's names and arguments; those of torch's that have no meaning here (`inplace`, …) are accepted at their default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastconv.arrays import empty_like
+from fastconv.layers.base import Context, Gradients, OpLayer
+from fastconv.layers.common import only_defaults
+from fastconv.ops import OPS
+from fastconv.window import integers
+from fastconv.workspace import require
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Dropout",
+    "Dropout2d",
+    "Flatten",
+    "Function",
+    "Hardswish",
+    "LeakyReLU",
+    "LogSoftmax",
+    "PReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]
+
+
+class Flatten(OpLayer):
+    """(N, C, …) to (N, features), in logical order."""
+
+    op = "flatten"
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        only_defaults("Flatten", {"start_dim": start_dim, "end_dim": end_dim}, start_dim=1, end_dim=-1)
+
+
+class ReLU(OpLayer):
+    """max(x, 0)."""
+
+    op = "relu"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("ReLU", torch_options, inplace=False)
+
+
+class GELU(OpLayer):
+    """x * Phi(x), Phi the normal distribution function."""
+
+    op = "gelu"
+
+    def __init__(self, approximate: str = "none") -> None:
+        self._options = {"approximate": approximate}
+
+
+class SiLU(OpLayer):
+    """x * sigmoid(x)."""
+
+    op = "silu"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("SiLU", torch_options, inplace=False)
+
+
+class SELU(OpLayer):
+    """A scaled ELU with the constants of self-normalising nets."""
+
+    op = "selu"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("SELU", torch_options, inplace=False)
+
+
+class Sigmoid(OpLayer):
+    """1 / (1 + exp(-x))."""
+
+    op = "sigmoid"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("Sigmoid", torch_options, inplace=False)
+
+
+class Tanh(OpLayer):
+    """The hyperbolic tangent."""
+
+    op = "tanh"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("Tanh", torch_options, inplace=False)
+
+
+class Hardswish(OpLayer):
+    """x * min(max(x + 3, 0), 6) / 6."""
+
+    op = "hardswish"
+
+    def __init__(self, **torch_options: Any) -> None:
+        only_defaults("Hardswish", torch_options, inplace=False)
+
+
+class LeakyReLU(OpLayer):
+    """x where x > 0, else negative_slope * x."""
+
+    op = "leaky_relu"
+
+    def __init__(self, negative_slope: float = 0.01, **torch_options: Any) -> None:
+        only_defaults("LeakyReLU", torch_options, inplace=False)
+        self._options = {"negative_slope": negative_slope}
+
+
+class PReLU(OpLayer):
+    """x where x > 0, else weight[c] * x, the weight learnt (He et al., 2015)."""
+
+    op = "prelu"
+    parameter_names = positional = ("weight",)
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, **torch_options: Any) -> None:
+        only_defaults("PReLU", torch_options, device=None, dtype=None)
+        (c,) = integers("PReLU", "num_parameters", num_parameters, 1, 1)
+        require("PReLU", 4 * c)
+        self.weight = np.full(c, init, np.float32)
+
+
+class ELU(OpLayer):
+    """x where x > 0, else alpha * (exp(x) - 1)."""
+
+    op = "elu"
+
+    def __init__(self, alpha: float = 1.0, **torch_options: Any) -> None:
+        only_defaults("ELU", torch_options, inplace=False)
+        self._options = {"alpha": alpha}
+
+
+class Softplus(OpLayer):
+    """log(1 + exp(beta * x)) / beta."""
+
+    op = "softplus"
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        self._options = {"beta": beta, "threshold": threshold}
+
+
+class Softmax(OpLayer):
+    """exp(x) / sum(exp(x)) along `dim`."""
+
+    op = "softmax"
+
+    def __init__(self, dim: int = 1) -> None:
+        self._options = {"dim": dim}
+
+
+class LogSoftmax(Softmax):
+    """log(softmax(x)) along `dim`."""
+
+    op = "log_softmax"
+
+
+class Dropout(OpLayer):
+    """In training, zeros with probability p and 1 / (1 - p) times the rest (Srivastava et al., 2014); else x."""
+
+    op = "dropout"
+
+    def __init__(self, p: float = 0.5, **torch_options: Any) -> None:
+        only_defaults("Dropout", torch_options, inplace=False)
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p must lie in [0, 1], got {p}")
+        self.p = p
+
+    def options(self, context: Context) -> Mapping[str, Any]:
+        return {"p": self.p, "training": context.is_training(self), "rng": context.generator}
+
+
+class Dropout2d(Dropout):
+    """Dropout of whole channels of (N, C, …) (Tompson et al., 2015)."""
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        ones = np.ones(x.shape[:2] + (1,) * (x.ndim - 2), x.dtype)
+        mask = OPS["dropout"].forward(ones, **self.options(context))[0]
+        return np.multiply(x, mask, out=empty_like("dropout", x)), mask
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        return np.multiply(dy, saved, out=empty_like("dropout", dy)), {}
+
+
+class Function(OpLayer):
+    """An operation of `fastconv.functional`, or one's own from `fastconv.register`, as a layer: Function("relu")."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if name not in OPS:
+            raise ValueError(f"Function: no operation is called {name!r}")
+        self.op = name
+        self._options = options

@@ -1,0 +1,35 @@
+"""What several kinds of layers share: torch's arguments that have no meaning here, and torch's initial weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastconv import random
+from fastconv.workspace import require
+
+__all__ = ["only_defaults", "uniform"]
+
+
+def only_defaults(layer: str, given: dict[str, Any], **allowed: Any) -> None:
+    """TypeError unless every keyword in `given` is one of torch's for this layer, at its default."""
+    for name, value in given.items():
+        if name not in allowed:
+            raise TypeError(f"{layer}: unexpected keyword argument {name!r}")
+        if value != allowed[name]:
+            raise TypeError(f"{layer}: {name} is accepted at its default {allowed[name]!r} only, got {value!r}")
+
+
+def uniform(
+    layer: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator | int | None
+) -> tuple[np.ndarray, np.random.Generator, float]:
+    """A weight by torch's default, uniform in +-1 / sqrt(fan_in); kernels lie channels-last in memory."""
+    require(layer, 8 * math.prod(shape))
+    generator = random.as_generator(rng)
+    bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+    weight = generator.uniform(-bound, bound, shape).astype(np.float32)
+    if len(shape) > 2:  # (K, C, *kernel) seen on (K, *kernel, C)
+        weight = np.moveaxis(np.ascontiguousarray(np.moveaxis(weight, 1, -1)), -1, 1)
+    return weight, generator, bound

@@ -1,0 +1,159 @@
+"""Layers with a weight per tap or per input: convolution, transposed convolution, linear.
+
+torch.nn's names, arguments, initialisation and state_dict keys.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastconv.errors import ShapeError
+from fastconv.layers.base import OpLayer
+from fastconv.layers.common import only_defaults, uniform
+from fastconv.window import integers
+
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Linear",
+]
+
+
+def channels_and_groups(layer: str, in_channels: Any, out_channels: Any, groups: Any) -> tuple[int, int, int]:
+    """The three as ints; ShapeError where they do not fit."""
+    (inputs,) = integers(layer, "in_channels", in_channels, 1, 1)
+    (filters,) = integers(layer, "out_channels", out_channels, 1, 1)
+    (groups,) = integers(layer, "groups", groups, 1, 1)
+    if inputs % groups or filters % groups:
+        raise ShapeError(
+            f"{layer}: groups must divide in_channels and out_channels, got {groups} for {inputs} and {filters}"
+        )
+    return inputs, filters, groups
+
+
+class _Conv(OpLayer):
+    parameter_names = positional = ("weight", "bias")
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        algorithm: str = "auto",
+        rng: np.random.Generator | int | None = None,
+        **torch_options: Any,
+    ) -> None:
+        layer = type(self).__name__
+        only_defaults(layer, torch_options, padding_mode="zeros", device=None, dtype=None)
+        inputs, filters, groups = channels_and_groups(layer, in_channels, out_channels, groups)
+        kernel = integers(layer, "kernel_size", kernel_size, self.ndim, 1)
+        fan_in = inputs // groups * math.prod(kernel)
+        self.weight, generator, bound = uniform(layer, (filters, inputs // groups, *kernel), fan_in, rng)
+        self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
+        self._options = {
+            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm,
+        }  # fmt: skip
+
+
+class Conv1d(_Conv):
+    """Convolution of (N, C, L); weight (K, C / groups, R), bias (K,). See `fastconv.functional.conv1d`."""
+
+    op, ndim = "conv1d", 1
+
+
+class Conv2d(_Conv):
+    """Convolution of (N, C, H, W); weight (K, C / groups, R, S), bias (K,). See `fastconv.functional.conv2d`."""
+
+    op, ndim = "conv2d", 2
+
+
+class Conv3d(_Conv):
+    """Convolution of (N, C, D, H, W); weight (K, C / groups, Q, R, S), bias (K,). See `fastconv.functional.conv3d`."""
+
+    op, ndim = "conv3d", 3
+
+
+class _ConvTranspose(OpLayer):
+    parameter_names = positional = ("weight", "bias")
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        *,
+        rng: np.random.Generator | int | None = None,
+        **torch_options: Any,
+    ) -> None:
+        layer = type(self).__name__
+        only_defaults(layer, torch_options, padding_mode="zeros", device=None, dtype=None)
+        inputs, filters, groups = channels_and_groups(layer, in_channels, out_channels, groups)
+        kernel = integers(layer, "kernel_size", kernel_size, self.ndim, 1)
+        fan_in = filters // groups * math.prod(kernel)  # torch's, for a weight of this shape
+        self.weight, generator, bound = uniform(layer, (inputs, filters // groups, *kernel), fan_in, rng)
+        self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
+        self._options = {
+            "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
+            "dilation": dilation,
+        }  # fmt: skip
+
+
+class ConvTranspose1d(_ConvTranspose):
+    """Transposed convolution of (N, C, L); weight (C, K / groups, R). See `fastconv.functional.conv_transpose1d`."""
+
+    op, ndim = "conv_transpose1d", 1
+
+
+class ConvTranspose2d(_ConvTranspose):
+    """Transposed convolution of (N, C, H, W); weight (C, K / groups, R, S). See `functional.conv_transpose2d`."""
+
+    op, ndim = "conv_transpose2d", 2
+
+
+class ConvTranspose3d(_ConvTranspose):
+    """Transposed convolution of (N, C, D, H, W). See `fastconv.functional.conv_transpose3d`."""
+
+    op, ndim = "conv_transpose3d", 3
+
+
+class Linear(OpLayer):
+    """y = x @ weight.T + bias; x (N, in_features), weight (out_features, in_features), bias (out_features,)."""
+
+    op = "linear"
+    parameter_names = positional = ("weight", "bias")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | int | None = None,
+        **torch_options: Any,
+    ) -> None:
+        only_defaults("Linear", torch_options, device=None, dtype=None)
+        (inputs,) = integers("Linear", "in_features", in_features, 1, 1)
+        (outputs,) = integers("Linear", "out_features", out_features, 1, 1)
+        self.weight, generator, bound = uniform("Linear", (outputs, inputs), inputs, rng)
+        self.bias = generator.uniform(-bound, bound, outputs).astype(np.float32) if bias else None

@@ -1,0 +1,180 @@
+"""Layers that normalise: torch.nn's names, arguments, initialisation and state_dict keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastconv.errors import ShapeError
+from fastconv.layers.base import Context, OpLayer
+from fastconv.layers.common import only_defaults
+from fastconv.window import integers
+from fastconv.workspace import require
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm2d",
+    "LayerNorm",
+    "LocalResponseNorm",
+]
+
+
+class _BatchNorm(OpLayer):
+    op = "batch_norm"
+    positional = ("running_mean", "running_var", "weight", "bias")
+    parameter_names = ("weight", "bias")
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    ranks: ClassVar[tuple[int, ...]]
+    running_mean: np.ndarray | None
+    num_batches_tracked: np.ndarray | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        **torch_options: Any,
+    ) -> None:
+        layer = type(self).__name__
+        only_defaults(layer, torch_options, device=None, dtype=None)
+        (c,) = integers(layer, "num_features", num_features, 1, 1)
+        self.eps, self.momentum = eps, momentum
+        _make_arrays(self, c, affine, track_running_stats)
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        if x.ndim not in self.ranks:
+            ranks = " or ".join(map(str, self.ranks))
+            raise ShapeError(
+                f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
+            )
+        if self.num_batches_tracked is not None and context.is_training(self):
+            self.num_batches_tracked += 1
+        return super().forward(x, context)
+
+    def options(self, context: Context) -> Mapping[str, Any]:
+        momentum = self.momentum
+        if momentum is None:  # torch: a cumulative average
+            momentum = 1 / float(self.num_batches_tracked) if self.num_batches_tracked else 0.0
+        training = context.is_training(self) or self.running_mean is None
+        return {"training": training, "momentum": momentum, "eps": self.eps}
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, L) (Ioffe and Szegedy, 2015)."""
+
+    ranks = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of (N, C, H, W) (Ioffe and Szegedy, 2015)."""
+
+    ranks = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch normalisation of (N, C, D, H, W) (Ioffe and Szegedy, 2015)."""
+
+    ranks = (5,)
+
+
+class InstanceNorm2d(OpLayer):
+    """Every channel of every image of (N, C, H, W) by its own mean and variance (Ulyanov et al., 2016)."""
+
+    op = "instance_norm"
+    positional = ("running_mean", "running_var", "weight", "bias")
+    parameter_names = ("weight", "bias")
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    running_mean: np.ndarray | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        **torch_options: Any,
+    ) -> None:
+        only_defaults("InstanceNorm2d", torch_options, device=None, dtype=None)
+        (c,) = integers("InstanceNorm2d", "num_features", num_features, 1, 1)
+        self.momentum, self.eps = momentum, eps
+        _make_arrays(self, c, affine, track_running_stats)
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        if x.ndim != 4:
+            raise ShapeError(f"instance_norm: InstanceNorm2d takes 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
+        return super().forward(x, context)
+
+    def options(self, context: Context) -> Mapping[str, Any]:
+        own = context.is_training(self) or self.running_mean is None
+        return {"use_input_stats": own, "momentum": self.momentum, "eps": self.eps}
+
+
+class GroupNorm(OpLayer):
+    """Every group of channels of every item of (N, C, …) by its own mean and variance (Wu and He, 2018)."""
+
+    op = "group_norm"
+    positional = ("num_groups", "weight", "bias")
+    parameter_names = ("weight", "bias")
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **torch_options: Any
+    ) -> None:
+        only_defaults("GroupNorm", torch_options, device=None, dtype=None)
+        (self.num_groups,) = integers("GroupNorm", "num_groups", num_groups, 1, 1)
+        (c,) = integers("GroupNorm", "num_channels", num_channels, 1, 1)
+        if c % self.num_groups:
+            raise ShapeError(f"GroupNorm: num_groups must divide num_channels, got {self.num_groups} for {c}")
+        _make_arrays(self, c, affine, False)
+        self._options = {"eps": eps}
+
+
+class LayerNorm(OpLayer):
+    """Every item by its own mean and variance over its last axes (Ba et al., 2016)."""
+
+    op = "layer_norm"
+    positional = ("normalized_shape", "weight", "bias")
+    parameter_names = ("weight", "bias")
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        **torch_options: Any,
+    ) -> None:
+        only_defaults("LayerNorm", torch_options, device=None, dtype=None)
+        axes = len(normalized_shape) if hasattr(normalized_shape, "__len__") else 1
+        self.normalized_shape = integers("LayerNorm", "normalized_shape", normalized_shape, axes, 1)
+        require("LayerNorm", 8 * math.prod(self.normalized_shape))
+        self.weight = np.ones(self.normalized_shape, np.float32) if elementwise_affine else None
+        self.bias = np.zeros(self.normalized_shape, np.float32) if elementwise_affine and bias else None
+        self._options = {"eps": eps}
+
+
+class LocalResponseNorm(OpLayer):
+    """x / (k + alpha / size * sum of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al., 2012)."""
+
+    op = "local_response_norm"
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self._options = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+
+
+def _make_arrays(layer: Any, channels: int, affine: bool, running: bool) -> None:
+    """A normalisation's weight and bias, running mean and variance, as torch starts them."""
+    require(type(layer).__name__, 16 * channels)
+    layer.weight = np.ones(channels, np.float32) if affine else None
+    layer.bias = np.zeros(channels, np.float32) if affine else None
+    layer.running_mean = np.zeros(channels, np.float32) if running else None
+    layer.running_var = np.ones(channels, np.float32) if running else None
+    layer.num_batches_tracked = np.zeros((), np.int64) if running else None

@@ -1,0 +1,182 @@
+"""Pooling by a function of one's own over two spatial axes.
+
+    y[n, c, o] = function(the R * S taps of window o of channel c, in C order)     zeros where a tap is in the padding
+
+    x          (N, C, H, W)
+    function   windows (..., R * S) -> (...)
+    y          (N, C, H', W')
+
+The gradient comes from the `vjp` that belongs to the function, or from central differences.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.errors import ShapeError
+from fastconv.ops.naive import windows
+from fastconv.ops.pool import planes, prepare
+from fastconv.ops.registry import add
+from fastconv.window import Window
+from fastconv.workspace import allocate, require
+
+OP = "function_pool2d"
+Function = Callable[[np.ndarray], Any]
+Vjp = Callable[[np.ndarray, np.ndarray], Any]
+
+STEP = np.finfo(np.float64).eps ** (1 / 3)  # of the differences: their error is least about here
+
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    x: np.ndarray
+    function: Function
+    window: Window
+    output: tuple[int, ...]
+    vjp: Vjp | None
+
+
+def prepare_call(x: Any, function: Any, kernel_size: Any, stride: Any, padding: Any, vjp: Any) -> Arguments:
+    a = prepare(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
+    if not callable(function):
+        raise TypeError(f"{OP}: function must be callable, got {function!r}")
+    if vjp is not None and not callable(vjp):
+        raise TypeError(f"{OP}: vjp must be callable or None, got {vjp!r}")
+    require(OP, a.x.itemsize * a.x.shape[0] * a.x.shape[1] * int(np.prod(a.output + a.window.kernel, dtype=object)))
+    return Arguments(a.x, function, a.window, a.output, vjp)
+
+
+def apply(function: Function, values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """What the user's function makes of `values`, checked."""
+    result = np.asarray(function(values))
+    if result.dtype.kind not in "fbiu":
+        raise TypeError(f"{OP}: {what} must return real numbers, got {result.dtype}")
+    if result.shape != shape:
+        raise ShapeError(f"{OP}: {what} must return an array of shape {shape}, got {result.shape}")
+    return result
+
+
+def differences(function: Function, values: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """dy times the derivative of `function` at windows (..., R * S), by central differences in float64."""
+    values = values.astype(np.float64)
+    result = np.empty_like(values)
+    for tap in range(values.shape[-1]):
+        step = STEP * np.maximum(1, np.abs(values[..., tap]))
+        above, below = values.copy(), values.copy()
+        above[..., tap] += step
+        below[..., tap] -= step
+        width = above[..., tap] - below[..., tap]
+        upper = apply(function, above, dy.shape, "function")
+        result[..., tap] = dy * ((upper - apply(function, below, dy.shape, "function")) / width)
+    return result
+
+
+def gradient(a: Arguments, values: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """(..., R * S): what the windows get of dy (...)."""
+    if a.vjp is not None:
+        return apply(lambda _: a.vjp(values, dy), values, values.shape, "vjp")  # type: ignore[misc]
+    return differences(a.function, values, dy)
+
+
+def warn_of_differences() -> None:
+    warnings.warn(
+        f"{OP}: no vjp was given: the gradient comes from central differences, two calls of the function per tap",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def reference(
+    x: Any, function: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, vjp: Any = None
+) -> tuple[np.ndarray, Any]:
+    a = prepare_call(x, function, kernel_size, stride, padding, vjp)
+    taps = windows(a.window, a.x.shape[2:], a.output)
+    ys = []
+    for plane in planes(a.x):
+        for inside in taps:
+            ys.append(apply(a.function, one_window(a, plane, inside), (1,), "function")[0])
+    return np.array(ys, a.x.dtype).reshape(*a.x.shape[:2], *a.output), (a, taps)
+
+
+def one_window(a: Arguments, plane: list[float], inside: list[tuple[int, int]]) -> np.ndarray:
+    values = np.zeros((1, a.window.kernel[0] * a.window.kernel[1]), a.x.dtype)
+    for i, tap in inside:
+        values[0, tap] = plane[i]
+    return values
+
+
+def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    a, taps = saved
+    if a.vjp is None:
+        warn_of_differences()
+    dxs = planes(np.zeros(a.x.shape))
+    for plane, dx, d in zip(planes(a.x), dxs, planes(dy), strict=True):
+        for value, inside in zip(d, taps, strict=True):
+            shares = gradient(a, one_window(a, plane, inside), np.array([value], dy.dtype))
+            for i, tap in inside:
+                dx[i] += float(shares[0, tap])
+    return np.array(dxs, a.x.dtype).reshape(a.x.shape), None, None
+
+
+# --- fast ------------------------------------------------------------------------------------------------------------
+
+
+def forward(
+    x: Any, function: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, vjp: Any = None
+) -> tuple[np.ndarray, Arguments]:
+    a = prepare_call(x, function, kernel_size, stride, padding, vjp)
+    y = allocate(OP, (*a.x.shape[:2], *a.output), a.x.dtype)
+    y[...] = apply(a.function, all_windows(a), y.shape, "function")
+    return y, a
+
+
+def backward(dy: np.ndarray, a: Arguments, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    if a.vjp is None:
+        warn_of_differences()
+    shares = gradient(a, all_windows(a), dy)  # (N, C, H', W', R * S)
+    (top, _), (left, _) = a.window.padding
+    dx = np.zeros(padded_shape(a), dy.dtype)
+    for tap, where in taps_of(a):
+        dx[where] += shares[..., tap]
+    h, w = a.x.shape[2:]
+    return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w]), None, None
+
+
+def all_windows(a: Arguments) -> np.ndarray:
+    """(N, C, H', W', R * S)"""
+    (top, _), (left, _) = a.window.padding
+    padded = a.x
+    if any(map(any, a.window.padding)):
+        padded = np.zeros(padded_shape(a), a.x.dtype)
+        padded[:, :, top : top + a.x.shape[2], left : left + a.x.shape[3]] = a.x
+    result = allocate(OP, (*a.x.shape[:2], *a.output, a.window.kernel[0] * a.window.kernel[1]), a.x.dtype)
+    for tap, where in taps_of(a):
+        result[..., tap] = padded[where]
+    return result
+
+
+def padded_shape(a: Arguments) -> tuple[int, ...]:
+    return (*a.x.shape[:2], *(n + sum(around) for n, around in zip(a.x.shape[2:], a.window.padding, strict=True)))
+
+
+def taps_of(a: Arguments) -> list[tuple[int, tuple[Any, ...]]]:
+    """Every tap with the slice of the padded input that the windows have under it."""
+    (rows, columns), (down, right) = a.window.kernel, a.window.stride
+    height, width = ((m - 1) * s + 1 for m, s in zip(a.output, a.window.stride, strict=True))
+    return [
+        (r * columns + c, (..., slice(r, r + height, down), slice(c, c + width, right)))
+        for r in range(rows)
+        for c in range(columns)
+    ]
+
+
+add(OP, forward, backward, reference, reference_backward)

@@ -1,0 +1,245 @@
+"""Interpolation along every spatial axis, as torch.nn.functional.interpolate: nearest, linear and cubic.
+
+    y[n, c, o] = sum over the neighbours i of source(o) of weight(o, i) * x[n, c, i], along one axis after the other
+
+    x   (N, C, *spatial), one to three spatial axes
+    y   (N, C, *size)       size given, or floor(n * scale)
+
+With r = 1 / scale where a scale is given, else n / m for m outputs of n inputs, output o's source is
+    nearest                  floor(o * r), in float32
+    linear, cubic            (o + 1/2) * r - 1/2, for linear at least 0
+    with align_corners       o * (n - 1) / (m - 1)
+linear weighs the two neighbours, cubic four by Keys' kernel with a = -3/4, positions beyond the border standing for the
+border's. The backward pass applies the transposed weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import resampling
+from fastconv.arrays import channels_last
+from fastconv.errors import ShapeError
+from fastconv.ops.common import number
+from fastconv.ops.registry import add
+from fastconv.ops.resample import Ints, planes, prepare_input
+from fastconv.window import integers
+from fastconv.workspace import allocate, require
+
+OP = "resize"
+MODES = ("nearest", "linear", "cubic")
+A = -0.75
+TASKS = 16  # pieces that the work is cut into at least, where its size allows
+MATRIX_BYTES = 256  # of an axis's two matrices, per position, at most
+
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+class Axis(NamedTuple):
+    """One axis of a resize."""
+
+    n: int
+    m: int
+    scale: float | None
+    mode: str
+    align_corners: bool
+    rounds: bool  # nearest in two dimensions: PyTorch takes a short cut to the same length and to twice the length
+
+
+def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tuple[np.ndarray, tuple[Axis, ...]]:
+    x = prepare_input(OP, x)
+    spatial = x.shape[2:]
+    count = len(spatial)
+    if mode not in MODES:
+        raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if not isinstance(align_corners, bool | np.bool_):
+        raise TypeError(f"{OP}: align_corners must be True or False, got {align_corners!r}")
+    if mode == "cubic" and count != 2:
+        raise ShapeError(f"{OP}: cubic must have 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
+    if mode == "nearest" and align_corners:
+        raise ShapeError(f"{OP}: align_corners must be False for nearest, which interpolates nothing")
+    if (size is None) == (scale is None):
+        raise ShapeError(f"{OP}: exactly one of size and scale must be given, got size={size!r} and scale={scale!r}")
+    scales: tuple[float | None, ...] = (None,) * count
+    if scale is None:
+        sizes = integers(OP, "size", size, count, 1)
+    else:
+        scales = factors(scale, count)
+        sizes = tuple(floor_product(n, f) for n, f in zip(spatial, scales, strict=True))  # type: ignore[arg-type]
+        if min(sizes) < 1:
+            raise ShapeError(f"{OP}: the output must not be empty: scale {scale!r} makes {sizes} of {spatial}")
+    require(OP, x.itemsize * x.shape[0] * x.shape[1] * math.prod(sizes) + MATRIX_BYTES * sum(sizes + spatial))
+    axes = zip(spatial, sizes, scales, strict=True)
+    return x, tuple(Axis(n, m, f, mode, bool(align_corners), count == 2) for n, m, f in axes)
+
+
+def factors(scale: Any, count: int) -> tuple[float, ...]:
+    entries = tuple(scale) if isinstance(scale, tuple | list | np.ndarray) and np.ndim(scale) else (scale,) * count
+    if len(entries) != count:
+        raise ShapeError(f"{OP}: scale must be one number or {count} of them, got {len(entries)}: {scale!r}")
+    for entry in entries:
+        if not 0 < number(OP, "scale", entry) < math.inf:
+            raise ShapeError(f"{OP}: scale must be positive and finite, got {entry!r}")
+    return tuple(float(entry) for entry in entries)
+
+
+def floor_product(n: int, factor: float) -> int:
+    product = n * factor
+    if product == math.inf:
+        raise MemoryError(f"{OP}: {n} * {factor} outputs are more than any memory holds")
+    return math.floor(product)
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def neighbours(axis: Axis, o: int) -> list[tuple[int, float]]:
+    """(input position, weight) of everything that output `o` is made of."""
+    n, m = axis.n, axis.m
+    ratio = n / m if axis.scale is None else 1 / axis.scale
+    if axis.mode == "nearest":
+        if axis.rounds and m in (n, 2 * n):
+            return [(o * n // m, 1.0)]
+        single = np.float32(n) / np.float32(m) if axis.scale is None else np.float32(ratio)
+        return [(min(math.floor(np.float32(o) * single), n - 1), 1.0)]
+    if axis.align_corners:
+        source = o * (n - 1) / (m - 1) if m > 1 else 0.0
+    else:
+        source = (o + 0.5) * ratio - 0.5
+    if axis.mode == "linear":
+        source = max(source, 0.0)
+        first = min(math.floor(source), n - 1)
+        part = min(max(source - first, 0.0), 1.0)
+        return [(first, 1 - part), (min(first + 1, n - 1), part)]
+    first = math.floor(source)
+    part = source - first
+    return [(min(max(first + k, 0), n - 1), keys(part - k)) for k in (-1, 0, 1, 2)]
+
+
+def keys(t: float) -> float:
+    """Keys' cubic convolution kernel."""
+    t = abs(t)
+    if t <= 1:
+        return ((A + 2) * t - (A + 3)) * t * t + 1
+    return ((t - 5) * t + 8) * t * A - 4 * A if t < 2 else 0.0
+
+
+def reference(
+    x: Any, *, size: Any = None, scale: Any = None, mode: str = "nearest", align_corners: bool = False
+) -> tuple[np.ndarray, Any]:
+    x, axes = prepare(x, size, scale, mode, align_corners)
+    sources = terms(axes)
+    ys = [[sum(plane[i] * weight for i, weight in source) for source in sources] for plane in planes(x)]
+    return np.array(ys, x.dtype).reshape(*x.shape[:2], *(axis.m for axis in axes)), (x.shape, sources)
+
+
+def terms(axes: tuple[Axis, ...]) -> list[list[tuple[int, float]]]:
+    """For every output in C order: the flat input positions that it is made of, with their weights."""
+    per_axis = [[neighbours(axis, o) for o in range(axis.m)] for axis in axes]
+    result = []
+    for position in itertools.product(*per_axis):
+        source = []
+        for combination in itertools.product(*position):
+            index, weight = 0, 1.0
+            for axis, (i, part) in zip(axes, combination, strict=True):
+                index, weight = index * axis.n + i, weight * part
+            source.append((index, weight))
+        result.append(source)
+    return result
+
+
+def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    x_shape, sources = saved
+    dxs = planes(np.zeros(x_shape))
+    for dx, d in zip(dxs, planes(dy), strict=True):
+        for value, source in zip(d, sources, strict=True):
+            for i, weight in source:
+                dx[i] += value * weight
+    return np.array(dxs, dy.dtype).reshape(x_shape), None
+
+
+# --- fast: one sparse matrix an axis ---------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """A sparse matrix by rows: row o has weights[begins[o] : begins[o + 1]] at columns[the same]."""
+
+    begins: np.ndarray
+    columns: np.ndarray
+    weights: np.ndarray
+
+    def transposed(self, count: int) -> Rows:
+        """With `count` rows."""
+        order = np.argsort(self.columns, kind="stable")
+        row = np.repeat(np.arange(len(self.begins) - 1), np.diff(self.begins))
+        begins = np.concatenate([[0], np.cumsum(np.bincount(self.columns, minlength=count))]).astype(np.intp)
+        return Rows(begins, row[order].astype(np.intp), self.weights[order])
+
+
+@lru_cache(maxsize=32)
+def matrices(axis: Axis) -> tuple[Rows, Rows]:
+    """The (m, n) matrix of one axis and its transpose."""
+    n, m = axis.n, axis.m
+    o = np.arange(m)
+    ratio = n / m if axis.scale is None else 1 / axis.scale
+    if axis.mode == "nearest":
+        if axis.rounds and m in (n, 2 * n):
+            columns = (o * n // m)[:, None]
+        else:
+            single = np.float32(n) / np.float32(m) if axis.scale is None else np.float32(ratio)
+            columns = np.minimum(np.floor(o.astype(np.float32) * single), n - 1)[:, None]
+        weights = np.ones(columns.shape)
+    else:
+        source = o * ((n - 1) / max(m - 1, 1)) if axis.align_corners else (o + 0.5) * ratio - 0.5
+        if axis.mode == "linear":
+            source = np.maximum(source, 0)
+            first = np.minimum(np.floor(source), n - 1)
+            part = np.clip(source - first, 0, 1)
+            columns, weights = np.stack([first, first + 1], 1), np.stack([1 - part, part], 1)
+        else:
+            first = np.floor(source)
+            steps = np.arange(-1, 3)
+            t = np.abs((source - first)[:, None] - steps)
+            near, far = ((A + 2) * t - (A + 3)) * t * t + 1, ((t - 5) * t + 8) * t * A - 4 * A
+            columns, weights = first[:, None] + steps, np.where(t <= 1, near, far)
+        columns = np.clip(columns, 0, n - 1)
+    count = columns.shape[1]
+    forward = Rows(np.arange(0, (m + 1) * count, count), columns.astype(np.intp).reshape(-1), weights.reshape(-1))
+    return forward, forward.transposed(n)
+
+
+def forward(
+    x: Any, *, size: Any = None, scale: Any = None, mode: str = "nearest", align_corners: bool = False
+) -> tuple[np.ndarray, tuple[Axis, ...]]:
+    x, axes = prepare(x, size, scale, mode, align_corners)
+    return multiply(x, [matrices(axis)[0] for axis in axes]), axes
+
+
+def backward(dy: np.ndarray, axes: tuple[Axis, ...], needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    return (multiply(dy, [matrices(axis)[1] for axis in axes]),)
+
+
+def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
+    """Every spatial axis multiplied by its matrix; what shrinks most comes first."""
+    last = channels_last(OP, x)
+    sizes = [len(matrix.begins) - 1 for matrix in rows]
+    for axis in sorted(range(len(rows)), key=lambda a: (sizes[a] / last.shape[1 + a], -a)):
+        before, n, after = last.shape[: 1 + axis], last.shape[1 + axis], last.shape[2 + axis :]
+        out = allocate(OP, (*before, sizes[axis], *after), x.dtype)
+        if out.size:
+            count = math.prod(before)
+            inputs, outputs = last.reshape(count, n, -1), out.reshape(count, sizes[axis], -1)
+            pieces = max(1, min(sizes[axis], TASKS // count))
+            resampling.combine(inputs, outputs, *rows[axis], pieces, runtime.threads_for(2 * out.nbytes + last.nbytes))
+        last = out
+    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
+
+
+add(OP, forward, backward, reference, reference_backward)
