@@ -3,12 +3,12 @@
     python bench/peers.py                                   every shape and net, on 1 and on 2 threads
     python bench/peers.py --threads 2 --only "3x3 64-64 @32" mnist_cnn --json peers.json
 
-A convolution's step is its forward pass and the gradients to x, w and b; a net's step is forward, loss, gradients and one
-SGD step with momentum, from the same weights on the same batch. PyTorch runs every step on contiguous tensors and on
-channels_last ones, and in every round the better of the two counts; fastconv gets its arrays in the memory order that its
-layers hand to each other. Both must compute the same before anything is timed. While one process works the other is
-blocked on its pipe. Times are medians over the rounds; the ratio is the median of the rounds' ratios, PyTorch's time over
-fastconv's: above 1 where fastconv is faster.
+A convolution's step is its forward pass and the gradients to x, w and b; a net's step is forward, loss, gradients and
+one SGD step with momentum, from the same weights on the same batch. PyTorch runs every step on contiguous tensors and
+on channels_last ones, and in every round the better of the two counts; fastconv gets its arrays in the memory order
+that its layers hand to each other. Both must compute the same before anything is timed. While one process works the
+other is blocked on its pipe. Times are medians over the rounds; the ratio is the median of the rounds' ratios,
+PyTorch's time over fastconv's: above 1 where fastconv is faster.
 
 Needs PyTorch: pip install 'fastconv[peers]'.
 """
@@ -36,7 +36,6 @@ from fastconv.shapes import CONVOLUTIONS, conv_case
 
 PAUSE = 0.05  # seconds between turns, in which the other's threads stop spinning
 TOLERANCE = 1e-3  # relative, of the sums that tell whether two steps computed the same
-OTHERS = ("torch",)
 
 
 class Work(NamedTuple):
@@ -278,7 +277,7 @@ def main() -> int:
             parser.error(f"no task is called {task!r}; there are {', '.join(known)}")
     results: dict[str, list[dict[str, Any]]] = {}
     for threads in arguments.threads:
-        print(f"\n{threads} thread{'s' if threads > 1 else ''}; milliseconds a step; ratio: PyTorch's better / fastconv")
+        print(f"\nthreads: {threads}; milliseconds a step; ratio: PyTorch's better over fastconv")
         print(f"{'':30} {'NCHW':>9} {'ch.last':>9} {'fastconv':>9} {'ratio':>6}  range        GFLOP/s")
         workers = [Worker("fastconv", threads), Worker("torch", threads)]
         rows = results[str(threads)] = []

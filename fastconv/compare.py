@@ -58,7 +58,7 @@ class Versions:
     """A case's forward and backward passes, by version: "naive" (where the case is small), "numpy", "fastconv".
 
     forward[version]() -> y; backward[version]() -> the gradients, from a forward pass that was run once. Nothing is
-    computed before it is asked for.
+    computed before it is asked for. `layout` gives the arrays, and dy with them, another order in memory.
     """
 
     def __init__(self, case: Case, layout: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
@@ -66,6 +66,7 @@ class Versions:
         self.names = [name for name, wanted in (("naive", case.naive), ("numpy", case.op in PLAIN)) if wanted]
         self.names.append("fastconv")
         self._arrays = case.arrays()
+        self._layout = layout
         if layout is not None:
             self._arrays = tuple(layout(a) if isinstance(a, np.ndarray) else a for a in self._arrays)
         self._pulled: dict[str, tuple[Any, Backward]] = {}
@@ -91,7 +92,8 @@ class Versions:
     def dy(self) -> np.ndarray:
         if self._dy is None:
             shape = np.shape(self.pull("fastconv")[0])
-            self._dy = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+            dy = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+            self._dy = np.asarray(dy) if self._layout is None else self._layout(np.asarray(dy))
         return self._dy
 
     def backward(self, version: str) -> tuple[Any, ...]:

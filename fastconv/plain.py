@@ -162,6 +162,75 @@ def avg_pool(x: np.ndarray, *, kernel_size: int, stride: int | None = None, padd
     return windows.mean(axis=tuple(range(x.ndim, windows.ndim))), pullback
 
 
+def lp_pool(x: np.ndarray, *, norm_type: float, kernel_size: int, stride: int | None = None) -> Result:
+    kernel, stride = (kernel_size,) * (x.ndim - 2), stride or kernel_size
+    windows = _windows(x, kernel, stride)
+    y = (np.abs(windows) ** norm_type).sum(axis=tuple(range(x.ndim, windows.ndim))) ** (1 / norm_type)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dx = np.zeros_like(x)
+        share = np.divide(dy, y ** (norm_type - 1), where=y > 0, out=np.zeros_like(y))
+        for _, where in _taps(kernel, dy.shape[2:], stride):
+            dx[where] += share * np.sign(x[where]) * np.abs(x[where]) ** (norm_type - 1)
+        return (dx,)
+
+    return y, pullback
+
+
+def _adaptive(pool: Callable[..., Result], x: np.ndarray, *, output_size: int) -> Result:
+    """Where output_size divides the input, adaptive pooling is pooling."""
+    return pool(x, kernel_size=x.shape[2] // output_size)
+
+
+def function_pool(
+    x: np.ndarray, *, function: Callable[[np.ndarray], np.ndarray], kernel_size: int,
+    vjp: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Result:  # fmt: skip
+    kernel = (kernel_size,) * 2
+    windows = _windows(x, kernel, kernel_size)
+    flat = windows.reshape(*windows.shape[:4], -1)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        dwindows = vjp(flat, dy).reshape(windows.shape)
+        dx = np.zeros_like(x)
+        for tap, where in _taps(kernel, dy.shape[2:], kernel_size):
+            dx[where] += dwindows[tap]
+        return (dx,)
+
+    return function(flat), pullback
+
+
+def max_unpool(x: np.ndarray, indices: np.ndarray, *, kernel_size: int) -> Result:
+    n, c, *spatial = x.shape
+    flat = indices.reshape(n, c, -1)
+    y = np.zeros((n, c, int(np.prod([kernel_size * m for m in spatial]))), x.dtype)
+    np.put_along_axis(y, flat, x.reshape(n, c, -1), axis=2)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        return np.take_along_axis(dy.reshape(n, c, -1), flat, axis=2).reshape(x.shape), None
+
+    return y.reshape(n, c, *(kernel_size * m for m in spatial)), pullback
+
+
+def resize(x: np.ndarray, *, size: int | None = None, scale: int | None = None, mode: str) -> Result:
+    """Images only: a matrix an axis, y = rows @ x @ columns.T."""
+    rows, columns = (_interpolation(n, size or n * (scale or 1), mode).astype(x.dtype) for n in x.shape[2:])
+    return rows @ x @ columns.T, lambda dy: (rows.T @ dy @ columns,)
+
+
+def _interpolation(n: int, m: int, mode: str) -> np.ndarray:
+    """(m, n): the weight of every input in every output, pixel centres aligned."""
+    weights, outputs = np.zeros((m, n)), np.arange(m)
+    if mode == "nearest":
+        weights[outputs, outputs * n // m] = 1
+        return weights
+    at = np.maximum((outputs + 0.5) * n / m - 0.5, 0)
+    low = np.minimum(at.astype(int), n - 1)
+    weights[outputs, low] += 1 - (at - low)
+    weights[outputs, np.minimum(low + 1, n - 1)] += at - low
+    return weights
+
+
 def downsample(x: np.ndarray, *, factor: int, phase: int = 0) -> Result:
     where: Index = (..., *(slice(phase, None, factor) for _ in x.shape[2:]))
 
@@ -427,6 +496,12 @@ PLAIN: dict[str, Callable[..., Result]] = {
     **{f"conv_transpose{ndim}d": conv_transpose for ndim in (1, 2, 3)},
     **{f"max_pool{ndim}d": max_pool for ndim in (1, 2, 3)},
     **{f"avg_pool{ndim}d": avg_pool for ndim in (1, 2, 3)},
+    **{f"lp_pool{ndim}d": lp_pool for ndim in (1, 2, 3)},
+    **{f"adaptive_avg_pool{ndim}d": partial(_adaptive, avg_pool) for ndim in (1, 2, 3)},
+    **{f"adaptive_max_pool{ndim}d": partial(_adaptive, max_pool) for ndim in (1, 2, 3)},
+    **{f"max_unpool{ndim}d": max_unpool for ndim in (1, 2, 3)},
+    "function_pool2d": function_pool,
+    "resize": resize,
     "downsample": downsample,
     "upsample": upsample,
     "linear": linear,

@@ -155,11 +155,14 @@ class _Blas:
     def controlled(self) -> bool:
         return self.get_threads is not None and self.set_threads is not None
 
+    @property
+    def kernels(self) -> str:
+        """OpenBLAS's name of the CPU whose kernels it runs, e.g. "SkylakeX"."""
+        return self._core().decode() if self._core else "unknown"
+
     def describe(self) -> dict[str, str]:
-        if self._config is None:
-            return {"blas": "unknown (not OpenBLAS)", "blas_kernels": "unknown"}
-        core = self._core().decode() if self._core else "unknown"
-        return {"blas": " ".join(self._config().decode().split()[:2]), "blas_kernels": core}
+        name = " ".join(self._config().decode().split()[:2]) if self._config else "unknown (not OpenBLAS)"
+        return {"blas": name, "blas_kernels": self.kernels}
 
 
 class _BlasHold:
@@ -191,6 +194,10 @@ class _BlasHold:
 
 _blas = _Blas()
 _hold = _BlasHold()
+
+
+# OpenBLAS's AVX-512 kernels multiply without packing where m * n * k is at most this; 0: this BLAS always packs
+UNPACKED_PRODUCT = 1_000_000 if _blas.kernels in ("SkylakeX", "Cooperlake", "SapphireRapids") else 0
 
 
 def blas_held() -> _BlasHold:

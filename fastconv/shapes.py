@@ -109,7 +109,7 @@ class Case:
     name      what a table calls it
     batch     items in it
     build     build(rng, batch) -> the positional arguments; arrays of floats are float32 and C-contiguous
-    options   the keyword arguments; one that is callable is called afresh for every call (a random generator)
+    options   the keyword arguments; `rng` is a seed, of which every call gets a generator of its own
     flops     of the forward pass of one item, where arithmetic and not memory bounds the operation; else 0
     naive     whether it is small enough for the naive loops
     """
@@ -130,7 +130,8 @@ class Case:
         return self.build(np.random.default_rng(seed), self.batch)
 
     def keywords(self) -> dict[str, Any]:
-        return {name: value() if callable(value) else value for name, value in self.options.items()}
+        rng = {"rng": np.random.default_rng(self.options["rng"])} if "rng" in self.options else {}
+        return {**self.options, **rng}
 
     def with_batch(self, batch: int) -> Case:
         """The same on a batch that is not for the naive loops."""
@@ -216,18 +217,35 @@ def pair_case(op: str, batch: int, *item: int) -> Case:
     return Case(op, "x".join(map(str, item)), batch, lambda rng, n: (_normal(rng, n, *item), _normal(rng, n, *item)))
 
 
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(0)
+def unpool_case(op: str, name: str, batch: int, channels: int, *spatial: int) -> Case:
+    """Maxima x (batch, channels, *spatial), each at a random place of its window of 2 along every axis."""
+
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        indices = np.zeros((n, channels, *spatial), np.int64)
+        for axis, length in enumerate(spatial):
+            at = 2 * np.arange(length).reshape(-1, *(1,) * (len(spatial) - axis - 1))
+            indices = indices * (2 * length) + at + rng.integers(0, 2, indices.shape)
+        return _normal(rng, n, channels, *spatial), indices
+
+    return Case(op, name, batch, build, {"kernel_size": 2})
+
+
+def mean_square(windows: np.ndarray) -> np.ndarray:
+    """A pooling function: (..., L * L) -> (...)."""
+    return np.square(windows).mean(axis=-1)
+
+
+def mean_square_vjp(windows: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Its gradient to the windows."""
+    return windows * (2 / windows.shape[-1] * dy)[..., None]
 
 
 # The first case of an operation is the one that `compare` shows.
 _ALL = [
     *(conv_case(shape) for shape in list(CONVOLUTIONS.values())[:1]),
     *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in list(CONVOLUTIONS.values())[1:]),
-    *(
-        conv_case(CONVOLUTIONS[name]).small()
-        for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32", "3 32-64 @1000")
-    ),
+    *(conv_case(CONVOLUTIONS[name]).small() for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32")),
+    conv_case(ConvShape("3 8-8 @100", 1, 8, (100,), 8, (3,), padding=1)).small(),
     conv_case(ConvShape("3x3x3 4-4 @8", 1, 4, (8, 8, 8), 4, (3, 3, 3), padding=1)).small(),
     transposed_case("conv_transpose1d", "16/8 64-32 @250", 16, (64, 250), (64, 32, 16), stride=8, padding=4),
     transposed_case("conv_transpose1d", "4/2 4-4 @100", 1, (4, 100), (4, 4, 4), stride=2, padding=1).small(),
@@ -243,10 +261,40 @@ _ALL = [
     map_case("avg_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
     map_case("avg_pool2d", "8x8 64 @8", 128, 64, 8, 8, kernel_size=8),
     map_case("avg_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
+    *(
+        map_case(f"{kind}_pool{ndim}d", name, batch, *item, **options)
+        for kind, options in (
+            ("lp", {"norm_type": 2, "kernel_size": 2}),
+            ("adaptive_avg", {"output_size": 8}),
+            ("adaptive_max", {"output_size": 8}),
+        )
+        for ndim, name, batch, item in (
+            (1, "64 @4000", 16, (64, 4000)),
+            (2, "64 @32", 16, (64, 32, 32)),
+            (3, "16 @32", 4, (16, 32, 32, 32)),
+        )
+    ),
+    map_case(
+        "function_pool2d",
+        "2x2 64 @32, mean square",
+        16,
+        64,
+        32,
+        32,
+        function=mean_square,
+        kernel_size=2,
+        vjp=mean_square_vjp,
+    ),
+    unpool_case("max_unpool1d", "2 64 @2000", 16, 64, 2000),
+    unpool_case("max_unpool2d", "2x2 64 @16", 16, 64, 16, 16),
+    unpool_case("max_unpool3d", "2x2x2 16 @16", 4, 16, 16, 16, 16),
+    map_case("resize", "nearest 64 @16 to 32", 16, 64, 16, 16, scale=2, mode="nearest"),
+    map_case("resize", "linear 64 @16 to 40", 16, 64, 16, 16, size=40, mode="linear"),
     map_case("downsample", "2 64 @32", 64, 64, 32, 32, factor=2),
     map_case("upsample", "2 64 @32", 64, 64, 32, 32, factor=2),
     linear_case(128, 12544, 128),  # the MNIST CNN
     linear_case(64, 512, 10),
+    linear_case(64, 512, 10).small(4),
     map_case("flatten", "64 @14", 128, 64, 14, 14),
     map_case("relu", "64 @32", 64, 64, 32, 32),
     prelu_case(64, 64, 32, 32),
@@ -264,7 +312,7 @@ _ALL = [
     scaled_case("group_norm", "64 @32", 16, (64, 32, 32), (64,), 8),
     scaled_case("layer_norm", "512", 1024, (512,), (512,), (512,)),
     map_case("local_response_norm", "64 @27", 16, 64, 27, 27, size=5),
-    map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=_generator),
+    map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=0),
     class_case("cross_entropy", 128, 10),
     class_case("cross_entropy", 128, 1000),
     class_case("nll_loss", 128, 1000),

@@ -4,7 +4,7 @@
 /* --- functions of libm, in plain arithmetic --- */
 
 /* Within 2 ulp (Cephes' tanh). */
-static inline REAL NAME(tangent)(REAL x)
+INLINE REAL NAME(tangent)(REAL x)
 {
     REAL z = x * x;
     REAL size = x < 0 ? -x : x;
@@ -32,14 +32,14 @@ static inline REAL NAME(tangent)(REAL x)
 }
 
 /* exp(x) - 1 for x <= 0, accurate near 0 too. */
-static inline REAL NAME(exp_minus_one)(REAL x)
+INLINE REAL NAME(exp_minus_one)(REAL x)
 {
     REAL t = NAME(tangent)(x / 2);
     return 2 * t / (1 - t);
 }
 
 /* log(1 + x) for 0 <= x <= 1: 2 atanh(u) with u = x / (2 + x) <= 1/3, by its series. */
-static inline REAL NAME(log_one_plus)(REAL x)
+INLINE REAL NAME(log_one_plus)(REAL x)
 {
     REAL u = x / (2 + x);
     REAL z = u * u;
@@ -70,7 +70,7 @@ static inline REAL NAME(log_one_plus)(REAL x)
 }
 
 /* The normal distribution function, Phi(x) = erfc(-x / sqrt 2) / 2 (Cephes' ndtr); *bell is its derivative. */
-static inline REAL NAME(normal)(REAL x, REAL *bell)
+INLINE REAL NAME(normal)(REAL x, REAL *bell)
 {
     REAL a = (x < 0 ? -x : x) * (REAL) 0.70710678118654752440;
     REAL z = a * a;
@@ -114,91 +114,91 @@ static inline REAL NAME(normal)(REAL x, REAL *bell)
 
 /* --- activations: y(x), and the derivative, times dy; a and b are the function's parameters --- */
 
-static inline REAL NAME(sigmoid)(REAL x)
+INLINE REAL NAME(sigmoid)(REAL x)
 {
     return 1 / (1 + NAME(exp)(-x));
 }
 
-static inline REAL NAME(softplus)(REAL x)
+INLINE REAL NAME(softplus)(REAL x)
 {
     REAL size = x < 0 ? -x : x;
     return (x < 0 ? 0 : x) + NAME(log_one_plus)(NAME(exp)(-size));
 }
 
-static inline REAL NAME(gelu_inner)(REAL x)
+INLINE REAL NAME(gelu_inner)(REAL x)
 {
     return (REAL) 0.79788456080286535588 * (x + (REAL) 0.044715 * x * x * x);
 }
 
-static inline REAL NAME(elu)(REAL x, REAL alpha, REAL scale)
+INLINE REAL NAME(elu)(REAL x, REAL alpha, REAL scale)
 {
     REAL below = scale * alpha * NAME(exp_minus_one)(x > 0 ? 0 : x);
     return x <= 0 ? below : scale * x;
 }
 
-static inline REAL NAME(elu_slope)(REAL x, REAL alpha, REAL scale)
+INLINE REAL NAME(elu_slope)(REAL x, REAL alpha, REAL scale)
 {
     REAL below = scale * alpha * NAME(exp)(x);
     REAL slope = x <= 0 ? below : scale;
     return x == x ? slope : x;
 }
 
-static inline REAL NAME(gelu)(REAL x)
+INLINE REAL NAME(gelu)(REAL x)
 {
     REAL bell;
     return x * NAME(normal)(x, &bell);
 }
 
-static inline REAL NAME(gelu_slope)(REAL x)
+INLINE REAL NAME(gelu_slope)(REAL x)
 {
     REAL bell;
     REAL phi = NAME(normal)(x, &bell);
     return phi + x * bell;
 }
 
-static inline REAL NAME(gelu_tanh)(REAL x)
+INLINE REAL NAME(gelu_tanh)(REAL x)
 {
     return (REAL) 0.5 * x * (1 + NAME(tangent)(NAME(gelu_inner)(x)));
 }
 
-static inline REAL NAME(gelu_tanh_slope)(REAL x)
+INLINE REAL NAME(gelu_tanh_slope)(REAL x)
 {
     REAL t = NAME(tangent)(NAME(gelu_inner)(x));
     REAL inner = (REAL) 0.79788456080286535588 * (1 + 3 * (REAL) 0.044715 * x * x);
     return (REAL) 0.5 * (1 + t) + (REAL) 0.5 * x * (1 - t * t) * inner;
 }
 
-static inline REAL NAME(silu_slope)(REAL x)
+INLINE REAL NAME(silu_slope)(REAL x)
 {
     REAL s = NAME(sigmoid)(x);
     return s * (1 + x * (1 - s));
 }
 
-static inline REAL NAME(sigmoid_slope)(REAL x)
+INLINE REAL NAME(sigmoid_slope)(REAL x)
 {
     REAL s = NAME(sigmoid)(x);
     return s * (1 - s);
 }
 
-static inline REAL NAME(tangent_slope)(REAL x)
+INLINE REAL NAME(tangent_slope)(REAL x)
 {
     REAL t = NAME(tangent)(x);
     return 1 - t * t;
 }
 
-static inline REAL NAME(softplus_above)(REAL x, REAL beta, REAL threshold)
+INLINE REAL NAME(softplus_above)(REAL x, REAL beta, REAL threshold)
 {
     REAL y = NAME(softplus)(x * beta) / beta;
     return x * beta > threshold ? x : y;
 }
 
-static inline REAL NAME(softplus_slope)(REAL x, REAL beta, REAL threshold)
+INLINE REAL NAME(softplus_slope)(REAL x, REAL beta, REAL threshold)
 {
     REAL s = NAME(sigmoid)(x * beta);
     return x * beta > threshold ? 1 : s;
 }
 
-static inline REAL NAME(hardswish)(REAL x)
+INLINE REAL NAME(hardswish)(REAL x)
 {
     REAL gate = x + 3;
     gate = gate < 0 ? 0 : gate;
@@ -206,7 +206,7 @@ static inline REAL NAME(hardswish)(REAL x)
     return x * gate / 6;
 }
 
-static inline REAL NAME(hardswish_slope)(REAL x)
+INLINE REAL NAME(hardswish_slope)(REAL x)
 {
     REAL slope = x / 3 + (REAL) 0.5;
     slope = x >= 3 ? 1 : slope;
@@ -215,7 +215,7 @@ static inline REAL NAME(hardswish_slope)(REAL x)
 
 #define EACH(expression) for (i = 0; i < count; i++) { expression; } break
 
-static void NAME(activate)(int kind, const REAL *restrict x, REAL *restrict y, ptrdiff_t count, REAL a, REAL b)
+CLONES static void NAME(activate)(int kind, const REAL *restrict x, REAL *restrict y, ptrdiff_t count, REAL a, REAL b)
 {
     ptrdiff_t i;
     switch (kind) {
@@ -232,7 +232,7 @@ static void NAME(activate)(int kind, const REAL *restrict x, REAL *restrict y, p
     }
 }
 
-static void NAME(activate_backward)(
+CLONES static void NAME(activate_backward)(
     int kind, const REAL *restrict dy, const REAL *restrict x, REAL *restrict dx, ptrdiff_t count, REAL a, REAL b
 )
 {
@@ -253,7 +253,7 @@ static void NAME(activate_backward)(
 
 /* --- losses of x against a target: the value, and the derivatives to x and to the target --- */
 
-static inline REAL NAME(error)(int kind, REAL x, REAL target)
+INLINE REAL NAME(error)(int kind, REAL x, REAL target)
 {
     REAL d = x - target;
     REAL size = d < 0 ? -d : d;
@@ -264,7 +264,7 @@ static inline REAL NAME(error)(int kind, REAL x, REAL target)
     return NAME(softplus)(-x) + (1 - target) * x;
 }
 
-static inline REAL NAME(error_slope)(int kind, REAL x, REAL target)
+INLINE REAL NAME(error_slope)(int kind, REAL x, REAL target)
 {
     REAL d = x - target;
     if (kind == SQUARED)
@@ -274,7 +274,7 @@ static inline REAL NAME(error_slope)(int kind, REAL x, REAL target)
     return NAME(sigmoid)(x) - target;
 }
 
-static inline REAL NAME(error_target_slope)(int kind, REAL x, REAL target)
+INLINE REAL NAME(error_target_slope)(int kind, REAL x, REAL target)
 {
     return kind == CROSS_ENTROPY ? -x : -NAME(error_slope)(kind, x, target);
 }
@@ -287,13 +287,13 @@ static inline REAL NAME(error_target_slope)(int kind, REAL x, REAL target)
     default: { enum { K = CROSS_ENTROPY }; EACH(expression); } \
     }
 
-static void NAME(errors)(int kind, const REAL *restrict x, const REAL *restrict t, REAL *restrict y, ptrdiff_t count)
+CLONES static void NAME(errors)(int kind, const REAL *restrict x, const REAL *restrict t, REAL *restrict y, ptrdiff_t count)
 {
     ptrdiff_t i;
     EACH_KIND(y[i] = NAME(error)(K, x[i], t[i]))
 }
 
-static void NAME(errors_backward)(
+CLONES static void NAME(errors_backward)(
     int kind, const REAL *restrict x, const REAL *restrict t, REAL *restrict dx, ptrdiff_t count
 )
 {
@@ -301,7 +301,7 @@ static void NAME(errors_backward)(
     EACH_KIND(dx[i] = NAME(error_slope)(K, x[i], t[i]))
 }
 
-static void NAME(errors_target_backward)(
+CLONES static void NAME(errors_target_backward)(
     int kind, const REAL *restrict x, const REAL *restrict t, REAL *restrict dt, ptrdiff_t count
 )
 {

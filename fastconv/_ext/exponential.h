@@ -1,18 +1,36 @@
 /* exp and log for both float types in plain arithmetic, so that compilers vectorise the loops around them; within 1 ulp
-   and 2 ulp. NaN stays NaN. */
+   and 2 ulp. NaN stays NaN.
+
+   Functions marked CLONES hold such a loop; they are compiled for several widths of vectors, and the loader takes what the
+   CPU has. */
 
 #ifndef FASTCONV_EXPONENTIAL_H
 #define FASTCONV_EXPONENTIAL_H
 
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+#define CLONES
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
+#if __has_attribute(target_clones)
+#undef CLONES
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#endif
 
 /* exp: x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by a polynomial (Cephes' for float, Taylor's for double), times 2^n in
    two factors, so that overflow gives inf and underflow a denormal number or 0. */
 
-static inline float exp_float(float x)
+INLINE float exp_float(float x)
 {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
     uint32_t bits, half, low, high;
@@ -40,7 +58,7 @@ static inline float exp_float(float x)
     return p * a * b;
 }
 
-static inline double exp_double(double x)
+INLINE double exp_double(double x)
 {
     const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
     uint64_t bits, half, low, high;
@@ -76,7 +94,7 @@ static inline double exp_double(double x)
 
 /* log: x = m 2^n with m in [sqrt 1/2, sqrt 2), log m = 2 atanh(u) by its series, u = (m - 1) / (m + 1). */
 
-static inline float log_float(float x)
+INLINE float log_float(float x)
 {
     uint32_t bits, low;
     int32_t n;
@@ -100,7 +118,7 @@ static inline float log_float(float x)
     return x >= 0 ? y : NAN;
 }
 
-static inline double log_double(double x)
+INLINE double log_double(double x)
 {
     const double shift = 6755399441055744.0; /* 1.5 * 2^52: an integer below 2^51 in its low bits becomes a double */
     uint64_t bits, low;
@@ -130,6 +148,36 @@ static inline double log_double(double x)
     y = x == INFINITY ? x : y;
     y = x == 0 ? -INFINITY : y;
     return x >= 0 ? y : NAN;
+}
+
+/* x = exp(x), and x = x^exponent, over a run. */
+
+CLONES static void exp_run_float(float *x, ptrdiff_t count)
+{
+    ptrdiff_t i;
+    for (i = 0; i < count; i++)
+        x[i] = exp_float(x[i]);
+}
+
+CLONES static void exp_run_double(double *x, ptrdiff_t count)
+{
+    ptrdiff_t i;
+    for (i = 0; i < count; i++)
+        x[i] = exp_double(x[i]);
+}
+
+CLONES static void power_run_float(float *x, float exponent, ptrdiff_t count)
+{
+    ptrdiff_t i;
+    for (i = 0; i < count; i++)
+        x[i] = exp_float(exponent * log_float(x[i]));
+}
+
+CLONES static void power_run_double(double *x, double exponent, ptrdiff_t count)
+{
+    ptrdiff_t i;
+    for (i = 0; i < count; i++)
+        x[i] = exp_double(exponent * log_double(x[i]));
 }
 
 #endif

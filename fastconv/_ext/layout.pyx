@@ -21,10 +21,23 @@ def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_thre
 cdef void swap_band(
     const floating *x, floating *out, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t first
 ) noexcept nogil:
-    cdef Py_ssize_t last = min(first + SQUARE, rows)
-    cdef Py_ssize_t column = 0, i, j
+    """By way of a square in L1, one column wider than it is read: both sides are then touched in whole lines."""
+    cdef floating square[SQUARE][SQUARE + 1]
+    cdef Py_ssize_t count = min(<Py_ssize_t> SQUARE, rows - first)
+    cdef Py_ssize_t column = 0, i, j, width
+    x += first * columns
+    out += first
     while column < columns:
-        for j in range(column, min(column + SQUARE, columns)):
-            for i in range(first, last):
-                out[j * rows + i] = x[i * columns + j]
-        column += SQUARE
+        width = min(<Py_ssize_t> SQUARE, columns - column)
+        if count == SQUARE and width == SQUARE:
+            for i in range(SQUARE):
+                for j in range(SQUARE):
+                    square[i][j] = x[i * columns + column + j]
+            for j in range(SQUARE):
+                for i in range(SQUARE):
+                    out[(column + j) * rows + i] = square[i][j]
+        else:
+            for j in range(width):
+                for i in range(count):
+                    out[(column + j) * rows + i] = x[i * columns + column + j]
+        column += width

@@ -13,6 +13,7 @@ def forward(
     groups: int,
     tile: int,
     scratch: ndarray,
+    turned: bool,
 ) -> None: ...
 def gradient_weights(
     x: ndarray,

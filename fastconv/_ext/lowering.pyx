@@ -246,11 +246,12 @@ cdef inline bint is_pointwise(const Geometry *g) noexcept nogil:
 
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, ::1] w, const floating[::1] bias, floating[:, :, :, :, ::1] y,
-    object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
+    object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch, bint turned,
 ):
     """y = conv(x, w) + bias, `tile` output pixels at a time.
 
-    w (k, r0 * r1 * r2 * c / groups); bias may be None; scratch has a row of tile * width a thread.
+    w (k, r0 * r1 * r2 * c / g), or with `turned` each group's transposed; bias may be None; scratch has a row of
+    tile * width a thread.
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, groups)
     cdef Py_ssize_t total = g.batch * g.pixels
@@ -260,16 +261,17 @@ def forward(
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         forward_tile(
             &x[0, 0, 0, 0, 0], &w[0, 0], bias_data, &y[0, 0, 0, 0, 0], &scratch[threadid(), 0], &g,
-            task * tile, min((task + 1) * tile, total),
+            task * tile, min((task + 1) * tile, total), turned,
         )
 
 
 cdef void forward_tile(
     const floating *x, const floating *w, const floating *bias, floating *y, floating *col, const Geometry *g,
-    Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t first, Py_ssize_t last, bint turned,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, pixels = last - first
     cdef Py_ssize_t group, pixel
+    cdef Py_ssize_t ldw = filters if turned else g.width
     cdef floating beta = 0
     y += first * g.filters
     if bias != NULL:
@@ -277,16 +279,16 @@ cdef void forward_tile(
         for pixel in range(pixels):
             copy(bias, y + pixel * g.filters, g.filters)
     if is_pointwise(g):
-        gemm(False, True, pixels, filters, g.width, x + first * g.width, g.width, w, g.width, beta, y, g.filters)
+        gemm(False, not turned, pixels, filters, g.width, x + first * g.width, g.width, w, ldw, beta, y, g.filters)
         return
     if g.channels == 1:
         im2col_taps(x, col, g, first, last)
-        gemm(True, True, pixels, filters, g.width, col, pixels, w, g.width, beta, y, g.filters)
+        gemm(True, not turned, pixels, filters, g.width, col, pixels, w, ldw, beta, y, g.filters)
         return
     for group in range(g.groups):
         im2col_rows(x, col, g, group, first, last)
         gemm(
-            False, True, pixels, filters, g.width, col, g.width, w + group * filters * g.width, g.width, beta,
+            False, not turned, pixels, filters, g.width, col, g.width, w + group * filters * g.width, ldw, beta,
             y + group * filters, g.filters,
         )
 

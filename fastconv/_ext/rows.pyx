@@ -254,10 +254,10 @@ cdef void scale_shift_backward_block(
 
 
 cdef extern from "exponential.h" nogil:
-    float exp_float(float x)
-    double exp_double(double x)
-    float log_float(float x)
-    double log_double(double x)
+    void exp_run_float(float *x, Py_ssize_t count)
+    void exp_run_double(double *x, Py_ssize_t count)
+    void power_run_float(float *x, float exponent, Py_ssize_t count)
+    void power_run_double(double *x, double exponent, Py_ssize_t count)
 
 
 cdef enum:
@@ -266,18 +266,20 @@ cdef enum:
     LANES = 8  # sums side by side
 
 
-cdef inline floating exponential(floating x) noexcept nogil:
+cdef inline void exponentials(floating *x, Py_ssize_t count) noexcept nogil:
+    """x = exp(x)."""
     if floating is float:
-        return exp_float(x)
+        exp_run_float(x, count)
     else:
-        return exp_double(x)
+        exp_run_double(x, count)
 
 
-cdef inline floating logarithm(floating x) noexcept nogil:
+cdef inline void powers(floating *x, floating exponent, Py_ssize_t count) noexcept nogil:
+    """x = x^exponent."""
     if floating is float:
-        return log_float(x)
+        power_run_float(x, exponent, count)
     else:
-        return log_double(x)
+        power_run_double(x, exponent, count)
 
 
 cdef inline double add_lanes(const double *lanes) noexcept nogil:
@@ -395,8 +397,7 @@ cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_s
             sums[first + i] = top
             for j in range(size):
                 part[i * size + j] = x[i * c + j] - top
-        for j in range(rows * size):
-            part[j] = exponential(part[j])
+        exponentials(&part[0], rows * size)
         if c <= PART:
             for i in range(rows):
                 sums[first + i] += log(row_sum(&part[i * c], c))
@@ -413,7 +414,8 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
     while start < c:
         size = min(<Py_ssize_t> PART, c - start)
         for j in range(size):
-            part[j] = exponential(x[start + j] - top)
+            part[j] = x[start + j] - top
+        exponentials(part, size)
         total += row_sum(part, size)
         start += PART
     return total
@@ -440,8 +442,7 @@ cdef void softmax_block(
         for j in range(c):
             y[i * c + j] = x[i * c + j] - whole
     if not as_logarithm:
-        for j in range(count * c):
-            y[j] = exponential(y[j])
+        exponentials(y, count * c)
 
 
 def softmax_backward(
@@ -604,13 +605,13 @@ cdef void layer_norm_backward_block(
 # --- local response norm ---------------------------------------------------------------------------------------------
 
 
-cdef void powers(
+cdef void responses(
     const floating *x, floating *level, floating *power, Py_ssize_t c, Py_ssize_t before, Py_ssize_t after,
     double alpha, double beta, double k,
 ) noexcept nogil:
     """level = k + alpha * the sum of x^2 over channels j - before .. j + after, power = level^-beta."""
     cdef Py_ssize_t j, offset
-    cdef floating factor = <floating> alpha, exponent = <floating> -beta
+    cdef floating factor = <floating> alpha
     for j in range(c):
         power[j] = factor * x[j] * x[j]
         level[j] = <floating> k
@@ -618,7 +619,8 @@ cdef void powers(
         for j in range(max(-offset, <Py_ssize_t> 0), min(c - offset, c)):
             level[j] += power[j + offset]
     for j in range(c):
-        power[j] = exponential(exponent * logarithm(level[j]))
+        power[j] = level[j]
+    powers(power, <floating> -beta, c)
 
 
 def local_response_norm(
@@ -645,7 +647,7 @@ cdef void response_block(
     cdef Py_ssize_t _, j
     cdef floating *power = scratch + c
     for _ in range(count):
-        powers(x, scratch, power, c, before, after, alpha, beta, k)
+        responses(x, scratch, power, c, before, after, alpha, beta, k)
         for j in range(c):
             y[j] = x[j] * power[j]
         x += c
@@ -678,7 +680,7 @@ cdef void response_backward_block(
     cdef floating *power = scratch + c
     cdef floating factor = <floating> (-2 * alpha * beta)
     for _ in range(count):
-        powers(x, level, power, c, before, after, alpha, beta, k)
+        responses(x, level, power, c, before, after, alpha, beta, k)
         for j in range(c):
             level[j] = dy[j] * x[j] * power[j] / level[j]
             dx[j] = 0

@@ -14,7 +14,7 @@ typedef struct {
     ptrdiff_t count[3], step[3], tap[3], first;
 } Box;
 
-#define VECTORS 4 /* at a time */
+#define VECTORS 4 /* at a time, then 2, then 1 */
 #define SHORT 128 /* terms that are summed one by one; so many such sums make one of the next of LEVELS levels */
 #define LEVELS 4
 

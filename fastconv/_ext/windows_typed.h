@@ -94,6 +94,8 @@ TARGET static void NAME(max)(
     if (across == 1 && apart == 1) {
         for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
             NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, VECTORS);
+        for (; j + 2 * LANES <= lanes; j += 2 * LANES)
+            NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, 2);
         for (; j < lanes; j += LANES) {
             const ptrdiff_t at = LAST(j, lanes);
             NAME(max_step)(x + at, 1, y, taps, wide, at, 1, box, 1);
@@ -144,6 +146,8 @@ TARGET static void NAME(put)(
     if (apart) {
         for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
             NAME(put_step)(y + j, taps + j, x + j, box, 0, 1, VECTORS);
+        for (; j + 2 * LANES <= lanes; j += 2 * LANES)
+            NAME(put_step)(y + j, taps + j, x + j, box, 0, 1, 2);
         for (; j < lanes; j += LANES) {
             const ptrdiff_t at = LAST(j, lanes);
             NAME(put_step)(y + at, taps + at, x + at, box, 0, 1, 1);
@@ -152,6 +156,8 @@ TARGET static void NAME(put)(
     }
     for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
         NAME(put_step)(y + j, taps + j, x + j, box, 0, 0, VECTORS);
+    for (; j + 2 * LANES <= lanes; j += 2 * LANES)
+        NAME(put_step)(y + j, taps + j, x + j, box, 0, 0, 2);
     for (; j < lanes; j += LANES) {
         const ptrdiff_t at = LAST(j, lanes);
         NAME(put_step)(y + at, taps + at, x + at, box, j - at, 0, 1);
@@ -208,9 +214,14 @@ TARGET static void NAME(sum)(
 {
     const int many = box->count[0] * box->count[1] * box->count[2] > SHORT;
     ptrdiff_t j = 0;
-    if (across == 1 && apart == 1 && !many) {
+    if (across == 1 && apart == 1 && many) {
+        for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
+            NAME(sum_step)(x + j, 1, y + j, 1, box, divisor, VECTORS, 1);
+    } else if (across == 1 && apart == 1) {
         for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
             NAME(sum_step)(x + j, 1, y + j, 1, box, divisor, VECTORS, 0);
+        for (; j + 2 * LANES <= lanes; j += 2 * LANES)
+            NAME(sum_step)(x + j, 1, y + j, 1, box, divisor, 2, 0);
         for (; j < lanes; j += LANES) {
             const ptrdiff_t at = LAST(j, lanes);
             NAME(sum_step)(x + at, 1, y + at, 1, box, divisor, 1, 0);

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         data = _read(args.load)
     else:
         data, failed = _measured(args)
-    report = _Report(data)
+    report = _Report(data, args.load or args.path)
     print(json.dumps(report.as_dict()) if args.json else report.table())
     if args.plot is not None:
         plots.save(report.figure(), args.plot)
@@ -70,7 +70,7 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
     with tempfile.TemporaryDirectory() as folder:
         file = args.save or Path(folder, "benchmarks.json")
         command = [
-            sys.executable, "-m", "pytest", str(args.path), "-q", "-p", "no:cacheprovider",
+            sys.executable, "-m", "pytest", str(args.path), "-q", "-p", "no:cacheprovider", "-W", "ignore:Not saving",
             "--benchmark-enable", "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={file}",
             *(["-k", args.k] if args.k else []),
         ]  # fmt: skip
@@ -100,8 +100,8 @@ def _read(path: Path) -> Any:
 class _Report:
     """pytest-benchmark's data: rows in the order of the run, grouped."""
 
-    def __init__(self, data: Any) -> None:
-        with as_format_error("the benchmarks' data", "is not pytest-benchmark's"):
+    def __init__(self, data: Any, path: Path) -> None:
+        with as_format_error(path, "this is not what pytest-benchmark writes"):
             cpu = data["machine_info"].get("cpu", {}).get("brand_raw", "unknown CPU")
             rows = [_row(entry) for entry in data["benchmarks"]]
         if not rows:

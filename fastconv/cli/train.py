@@ -232,8 +232,8 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     weights = sum(array.size for array in net.parameters().values())
     threads = get_num_threads()
     say(
-        f"{recipe.net}: {weights:,} weights; {recipe.epochs} epochs in batches of {recipe.batch_size}, "
-        f"{recipe.optimizer['optimizer']}, {threads} {'thread' if threads == 1 else 'threads'}"
+        f"{recipe.net}: {weights:,} weights; {_plural(recipe.epochs, 'epoch')} in batches of {recipe.batch_size}, "
+        f"{recipe.optimizer['optimizer']}, {_plural(threads, 'thread')}"
     )
     if args.report:
         from fastconv.datasets import report
@@ -242,6 +242,10 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
 
 
 # --- training --------------------------------------------------------------------------------------------------------
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
 def _net(config: rundir.Config) -> Any:
@@ -278,7 +282,7 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
     if not args.no_plots and not _can_plot():
         say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
     if trainer.step:
-        say(f"{folder}: goes on after {trainer.epoch} epochs ({trainer.step:,} steps)")
+        say(f"{folder}: goes on after {_plural(trainer.epoch, 'epoch')} ({trainer.step:,} steps)")
     training, validation = data.train, None
     if config.validation:
         training, validation = split(data.train, config.validation, config.seed)

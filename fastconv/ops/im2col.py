@@ -23,7 +23,10 @@ from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["forward", "gradient_input", "gradient_weights"]
 
-TILE_BYTES = 1 << 20  # of a column tile: half of a core's L2
+TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
+SHORT_ROW = 32  # elements
+MIN_FILTERS = 16  # below, BLAS is slow however it is called
+MIN_UNPACKED = 12  # pixels
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
 
@@ -36,10 +39,13 @@ def forward(
     if not pixels:
         return
     w = w.reshape(w.shape[0], -1)
-    tile = _tile_pixels(pixels, w.shape[1] * x.itemsize)
+    tile = _tile_pixels(pixels, w.shape[1], w.shape[0] // groups, x.itemsize)
     buffers = _thread_buffers(op, tile * w.shape[1], -(-pixels // tile), pixels * w.size, x.dtype)
+    turned = _unpacked_pixels(w.shape[1], w.shape[0] // groups) > 0  # the unpacked kernels want w (width, k)
+    if turned:
+        w = np.ascontiguousarray(w.reshape(groups, -1, w.shape[1]).transpose(0, 2, 1)).reshape(w.shape)
     with runtime.blas_held():
-        lowering.forward(x, w, bias, y, window, groups, tile, buffers)
+        lowering.forward(x, w, bias, y, window, groups, tile, buffers, turned)
 
 
 def gradient_input(
@@ -51,7 +57,7 @@ def gradient_input(
     if not dx.size:
         return dx
     w = w.reshape(w.shape[0], -1)
-    tile = _tile_pixels(batch * pixels, w.shape[1] * dx.itemsize)
+    tile = _tile_pixels(batch * pixels, w.shape[1], w.shape[0] // groups, dx.itemsize)
     images = max(1, min(tile // pixels, batch // TASKS))
     axis = next((axis for axis in range(3) if dy.shape[1 + axis] > 1), 2)
     halo = max(1, window.spans[axis] - 1)
@@ -72,7 +78,7 @@ def gradient_weights(
         dw[...] = 0
         return dw
     width = math.prod(w_shape[1:])
-    tile = _tile_pixels(pixels, width * dw.itemsize)
+    tile = _tile_pixels(pixels, width, w_shape[0] // groups, dw.itemsize)
     chunks = max(1, min(-(-pixels // tile), TASKS, get_workspace_limit() // 4 // dw.nbytes))
     partial = dw.reshape(1, -1, width)
     if chunks > 1:
@@ -85,10 +91,28 @@ def gradient_weights(
     return dw
 
 
-def _tile_pixels(pixels: int, row_bytes: int) -> int:
-    """Output pixels a tile: its columns fill TILE_BYTES, less where the layer is small or the workspace limit low."""
-    by_memory = min(TILE_BYTES, get_workspace_limit() // 8) // row_bytes
-    return max(1, min(by_memory, max(64, -(-pixels // TASKS))))
+def _unpacked_pixels(width: int, filters: int) -> int:
+    """Output pixels a tile that BLAS multiplies without packing it first; 0 where too few fit to be worth while."""
+    pixels = runtime.UNPACKED_PRODUCT // (filters * width)
+    return pixels if pixels >= MIN_UNPACKED and filters >= MIN_FILTERS and width > SHORT_ROW else 0
+
+
+def _tile_pixels(pixels: int, width: int, filters: int, itemsize: int) -> int:
+    """Output pixels a tile, for windows of `width` elements.
+
+    As many as BLAS multiplies unpacked, else as many as pack well, and where rows are short or filters few as many as
+    fill TILE_BYTES; less where the layer is small or the workspace limit low.
+    """
+    row_bytes = width * itemsize
+    unpacked = _unpacked_pixels(width, filters)
+    if unpacked:
+        best = min(unpacked if unpacked < 16 else unpacked // 8 * 8, 256)
+    elif filters >= MIN_FILTERS and width > SHORT_ROW:
+        best = 512
+    else:
+        best = TILE_BYTES // row_bytes
+    affordable = get_workspace_limit() // 8 // row_bytes
+    return max(1, min(best, max(64, -(-pixels // TASKS)), affordable))
 
 
 def _thread_buffers(op: str, elements: int, tasks: int, multiply_adds: int, dtype: np.dtype) -> np.ndarray:

@@ -84,7 +84,7 @@ def prepare_lp(
 ) -> tuple[Arguments, float]:
     p = number(op, "norm_type", norm_type)
     if not 0 < p < math.inf:
-        raise ValueError(f"{op}: norm_type must be positive and finite, got {p:g}")
+        raise ShapeError(f"{op}: norm_type must be positive and finite, got {p:g}")
     return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
 
 

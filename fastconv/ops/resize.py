@@ -6,11 +6,11 @@
     y   (N, C, *size)       size given, or floor(n * scale)
 
 With r = 1 / scale where a scale is given, else n / m for m outputs of n inputs, output o's source is
-    nearest                  floor(o * r), in float32
+    nearest                  floor(o * r), in float32; in two dimensions r = n / m for m = n and m = 2 n whatever the scale
     linear, cubic            (o + 1/2) * r - 1/2, for linear at least 0
     with align_corners       o * (n - 1) / (m - 1)
 linear weighs the two neighbours, cubic four by Keys' kernel with a = -3/4, positions beyond the border standing for the
-border's. The backward pass applies the transposed weights.
+border's; linear copies an axis whose length stays. The backward pass applies the transposed weights.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ class Axis(NamedTuple):
 
     n: int
     m: int
-    scale: float | None
+    ratio: float  # inputs from one output to the next
     mode: str
     align_corners: bool
-    rounds: bool  # nearest in two dimensions: PyTorch takes a short cut to the same length and to twice the length
 
 
 def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tuple[np.ndarray, tuple[Axis, ...]]:
@@ -76,8 +75,14 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
         if min(sizes) < 1:
             raise ShapeError(f"{OP}: the output must not be empty: scale {scale!r} makes {sizes} of {spatial}")
     require(OP, x.itemsize * x.shape[0] * x.shape[1] * math.prod(sizes) + MATRIX_BYTES * sum(sizes + spatial))
-    axes = zip(spatial, sizes, scales, strict=True)
-    return x, tuple(Axis(n, m, f, mode, bool(align_corners), count == 2) for n, m, f in axes)
+    axes = []
+    for n, m, factor in zip(spatial, sizes, scales, strict=True):
+        ratio = n / m if factor is None or (mode == "nearest" and count == 2 and m in (n, 2 * n)) else 1 / factor
+        if mode == "linear" and m == n:
+            axes.append(Axis(n, m, 1.0, "nearest", False))
+        else:
+            axes.append(Axis(n, m, ratio, mode, bool(align_corners)))
+    return x, tuple(axes)
 
 
 def factors(scale: Any, count: int) -> tuple[float, ...]:
@@ -103,16 +108,12 @@ def floor_product(n: int, factor: float) -> int:
 def neighbours(axis: Axis, o: int) -> list[tuple[int, float]]:
     """(input position, weight) of everything that output `o` is made of."""
     n, m = axis.n, axis.m
-    ratio = n / m if axis.scale is None else 1 / axis.scale
     if axis.mode == "nearest":
-        if axis.rounds and m in (n, 2 * n):
-            return [(o * n // m, 1.0)]
-        single = np.float32(n) / np.float32(m) if axis.scale is None else np.float32(ratio)
-        return [(min(math.floor(np.float32(o) * single), n - 1), 1.0)]
+        return [(min(math.floor(np.float32(o) * np.float32(axis.ratio)), n - 1), 1.0)]
     if axis.align_corners:
         source = o * (n - 1) / (m - 1) if m > 1 else 0.0
     else:
-        source = (o + 0.5) * ratio - 0.5
+        source = (o + 0.5) * axis.ratio - 0.5
     if axis.mode == "linear":
         source = max(source, 0.0)
         first = min(math.floor(source), n - 1)
@@ -188,16 +189,11 @@ def matrices(axis: Axis) -> tuple[Rows, Rows]:
     """The (m, n) matrix of one axis and its transpose."""
     n, m = axis.n, axis.m
     o = np.arange(m)
-    ratio = n / m if axis.scale is None else 1 / axis.scale
     if axis.mode == "nearest":
-        if axis.rounds and m in (n, 2 * n):
-            columns = (o * n // m)[:, None]
-        else:
-            single = np.float32(n) / np.float32(m) if axis.scale is None else np.float32(ratio)
-            columns = np.minimum(np.floor(o.astype(np.float32) * single), n - 1)[:, None]
+        columns = np.minimum(np.floor(o.astype(np.float32) * np.float32(axis.ratio)), n - 1)[:, None]
         weights = np.ones(columns.shape)
     else:
-        source = o * ((n - 1) / max(m - 1, 1)) if axis.align_corners else (o + 0.5) * ratio - 0.5
+        source = o * ((n - 1) / max(m - 1, 1)) if axis.align_corners else (o + 0.5) * axis.ratio - 0.5
         if axis.mode == "linear":
             source = np.maximum(source, 0)
             first = np.minimum(np.floor(source), n - 1)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases.case import BadCase, Case
 
+from cases.case import BadCase, Case
 from fastconv import ShapeError
 
 ELEMENTWISE: dict[str, dict[str, dict[str, Any]]] = {  # op -> {name of a case: options}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases.case import BadCase, Case, Draw
 
+from cases.case import BadCase, Case, Draw
 from fastconv import ShapeError
 
 CLASSES = ("cross_entropy", "nll_loss")

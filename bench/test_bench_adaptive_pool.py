@@ -1,0 +1,5 @@
+"""Adaptive pooling."""
+
+from harness import benchmarks
+
+test_adaptive_pool = benchmarks("adaptive_pool")

@@ -1,0 +1,5 @@
+"""Interpolation."""
+
+from harness import benchmarks
+
+test_resize = benchmarks("resize")

@@ -1,0 +1,5 @@
+"""Max-unpooling."""
+
+from harness import benchmarks
+
+test_unpool = benchmarks("unpool")
