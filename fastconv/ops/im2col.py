@@ -116,7 +116,8 @@ def _tile_pixels(pixels: int, width: int, filters: int, itemsize: int) -> int:
 
 
 def _thread_buffers(op: str, elements: int, tasks: int, multiply_adds: int, dtype: np.dtype) -> np.ndarray:
-    """Scratch (threads, elements): as many rows as threads are worth their while under the workspace limit."""
-    affordable = get_workspace_limit() // (elements * dtype.itemsize)
+    """Scratch (threads, elements): as many rows as threads are worth their while in three quarters of the workspace
+    limit; the last is for partial gradients."""
+    affordable = get_workspace_limit() * 3 // 4 // (elements * dtype.itemsize)
     threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, affordable))
     return allocate(op, (threads, elements), dtype)
