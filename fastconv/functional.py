@@ -325,7 +325,8 @@ def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     factor  int or tuple
     phase   the first position that is kept, int or tuple, 0 <= phase < factor
 
-    Returns (N, C, *output) with ceil((n - phase) / factor) positions an axis. Source: the chapter, strides as resampling.
+    Returns (N, C, *output) with ceil((n - phase) / factor) positions an axis.
+    Source: the chapter, strides as resampling.
     """
     return OPS["downsample"].forward(x, factor, phase=phase)[0]
 
@@ -664,12 +665,12 @@ def lp_pool3d(
 
 
 def adaptive_avg_pool1d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
-    """Average pooling to a given size along one axis: x (N, C, L) -> (N, C, L'). See `adaptive_avg_pool2d`."""
+    """Average pooling along one axis: x (N, C, L) -> (N, C, output_size). See `adaptive_avg_pool2d`."""
     return OPS["adaptive_avg_pool1d"].forward(x, output_size)[0]
 
 
 def adaptive_avg_pool2d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
-    """The average of as many windows as are asked for: output o of m averages floor(o n / m) .. ceil((o + 1) n / m) - 1.
+    """The average of as many windows as are asked for: window o of m covers floor(o n / m) .. ceil((o + 1) n / m) - 1.
 
     x            (N, C, H, W)
     output_size  int or tuple; None keeps a length; 1 is global average pooling
@@ -680,12 +681,12 @@ def adaptive_avg_pool2d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
 
 
 def adaptive_avg_pool3d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
-    """Average pooling to a given size of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `adaptive_avg_pool2d`."""
+    """Average pooling of volumes: x (N, C, D, H, W) -> (N, C, *output_size). See `adaptive_avg_pool2d`."""
     return OPS["adaptive_avg_pool3d"].forward(x, output_size)[0]
 
 
 def adaptive_max_pool1d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
-    """Max pooling to a given size along one axis: x (N, C, L) -> (N, C, L'). See `adaptive_max_pool2d`."""
+    """Max pooling along one axis: x (N, C, L) -> (N, C, output_size). See `adaptive_max_pool2d`."""
     return OPS["adaptive_max_pool1d"].forward(x, output_size, return_indices=return_indices)[0]
 
 
@@ -702,7 +703,7 @@ def adaptive_max_pool2d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indi
 
 
 def adaptive_max_pool3d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
-    """Max pooling to a given size of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `adaptive_max_pool2d`."""
+    """Max pooling of volumes: x (N, C, D, H, W) -> (N, C, *output_size). See `adaptive_max_pool2d`."""
     return OPS["adaptive_max_pool3d"].forward(x, output_size, return_indices=return_indices)[0]
 
 
@@ -715,7 +716,7 @@ def max_unpool1d(
     padding: Padding = 0,
     output_size: Sizes | None = None,
 ) -> Array:
-    """The inverse of `max_pool1d` but for zeros along one axis: x (N, C, L) -> (N, C, L'). See `max_unpool2d`."""
+    """Unpooling along one axis: x (N, C, L) -> (N, C, L'). See `max_unpool2d`."""
     return OPS["max_unpool1d"].forward(
         x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
     )[0]
@@ -736,8 +737,8 @@ def max_unpool2d(
     kernel_size, stride, padding   those of the pooling
     output_size  (H, W) where the default is not the shape that was pooled; less than a stride away from the default
 
-    Returns (N, C, H, W), by default H = (H' - 1) * stride - before - after + R. Where an index occurs more than once the
-    last value stays; the gradient is dy at the indices. Source: torch.nn.functional.max_unpool2d.
+    Returns (N, C, H, W), by default H = (H' - 1) * stride - before - after + R. Where an index occurs more than once,
+    the last value stays; the gradient is dy at the indices. Source: torch.nn.functional.max_unpool2d.
     """
     return OPS["max_unpool2d"].forward(
         x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
@@ -753,7 +754,7 @@ def max_unpool3d(
     padding: Padding = 0,
     output_size: Sizes | None = None,
 ) -> Array:
-    """The inverse of `max_pool3d` but for zeros of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_unpool2d`."""
+    """Unpooling of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_unpool2d`."""
     return OPS["max_unpool3d"].forward(
         x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
     )[0]
@@ -771,7 +772,7 @@ def function_pool2d(
     """Pooling by a function of one's own.
 
     x            (N, C, H, W)
-    function     windows (..., R * S) -> (...): a window's taps in C order, zeros where they lie in the padding. It may be
+    function     windows (..., R * S) -> (...): a window's taps in C order, zeros where they lie in the padding; it is
                  called with any number of windows at once
     kernel_size  int or tuple
     stride       int or tuple; default: kernel_size

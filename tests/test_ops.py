@@ -34,6 +34,9 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"]
 differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=str)
 
 
+LINEAR = ("conv", "linear", "flatten", "downsample", "upsample")  # in every argument
+
+
 # --- the lists are complete ------------------------------------------------------------------------------------------
 
 
@@ -137,6 +140,22 @@ def test_one_gradient_per_argument(case, dtype):
                 assert gradient.flags.writeable
             else:
                 assert gradient is None
+
+
+@differentiable
+def test_gradients_one_at_a_time(case):
+    """A backward that is asked for one gradient gives that one; the others, if at all, unchanged."""
+    arrays = case.arrays(Draw(1, np.float32))
+    full = run(case, fast(case), arrays)
+    _, saved = OPS[case.op].forward(*case.copies(arrays), **case.keywords())
+    for i in [i for i, gradient in enumerate(full.gradients) if gradient is not None]:
+        needs = tuple(j == i for j in range(len(arrays)))
+        gradients = OPS[case.op].backward(full.dy, saved, needs)
+        np.testing.assert_array_equal(gradients[i], full.gradients[i])
+        for gradient, expected in zip(gradients, full.gradients, strict=False):
+            if gradient is not None and gradient is not gradients[i]:
+                np.testing.assert_array_equal(gradient, expected)
+                assert not case.op.startswith(LINEAR), "there it costs a matrix product"
 
 
 # --- awkward input ---------------------------------------------------------------------------------------------------
@@ -493,9 +512,6 @@ def test_threads_change_no_bit(op, dtype, monkeypatch):
             result = run(case, fast(case), arrays, dy)
             for a, b in zip(result.everything(), expected.everything(), strict=True):
                 np.testing.assert_array_equal(a, b)
-
-
-LINEAR = ("conv", "linear", "flatten", "downsample", "upsample")
 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)

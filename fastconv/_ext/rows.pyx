@@ -282,10 +282,6 @@ cdef inline void powers(floating *x, floating exponent, Py_ssize_t count) noexce
         power_run_double(x, exponent, count)
 
 
-cdef inline double add_lanes(const double *lanes) noexcept nogil:
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
-
-
 cdef inline floating row_top(const floating *x, Py_ssize_t c) noexcept nogil:
     """The largest element; any element where NaN is among them."""
     cdef floating lanes[LANES]
@@ -307,68 +303,67 @@ cdef inline floating row_top(const floating *x, Py_ssize_t c) noexcept nogil:
     return top
 
 
-cdef inline double row_sum(const floating *x, Py_ssize_t c) noexcept nogil:
+cdef enum:
+    PLAIN = 0
+    PRODUCT = 1
+    TRIPLE = 2
+    DEVIATION = 3
+
+
+cdef inline floating term(
+    int kind, const floating *x, const floating *y, const floating *z, floating mean, Py_ssize_t i
+) noexcept nogil:
+    if kind == PLAIN:
+        return x[i]
+    if kind == PRODUCT:
+        return x[i] * y[i]
+    if kind == TRIPLE:
+        return x[i] * y[i] * z[i]
+    return (x[i] - mean) * (x[i] - mean)
+
+
+cdef inline double row_total(
+    int kind, const floating *x, const floating *y, const floating *z, floating mean, Py_ssize_t c
+) noexcept nogil:
+    """The sum of a row's terms: eight rounds of lanes in the array's own type, those in float64."""
     cdef double lanes[LANES]
-    cdef Py_ssize_t i = 0, j
-    cdef Py_ssize_t whole = c - c % LANES
+    cdef floating part[LANES]
+    cdef Py_ssize_t i = 0, j, round
     for j in range(LANES):
         lanes[j] = 0
-    while i < whole:
+    while i + TOGETHER * LANES <= c:
         for j in range(LANES):
-            lanes[j] += x[i + j]
-        i += LANES
-    for j in range(c - whole):
-        lanes[j] += x[whole + j]
-    return add_lanes(lanes)
-
-
-cdef inline double row_dot(const floating *x, const floating *y, Py_ssize_t c) noexcept nogil:
-    cdef double lanes[LANES]
-    cdef Py_ssize_t i = 0, j
-    cdef Py_ssize_t whole = c - c % LANES
-    for j in range(LANES):
-        lanes[j] = 0
-    while i < whole:
+            part[j] = term(kind, x, y, z, mean, i + j)
+        for round in range(1, TOGETHER):
+            for j in range(LANES):
+                part[j] += term(kind, x, y, z, mean, i + round * LANES + j)
         for j in range(LANES):
-            lanes[j] += x[i + j] * y[i + j]
+            lanes[j] += part[j]
+        i += TOGETHER * LANES
+    while i + LANES <= c:
+        for j in range(LANES):
+            lanes[j] += term(kind, x, y, z, mean, i + j)
         i += LANES
-    for j in range(c - whole):
-        lanes[j] += x[whole + j] * y[whole + j]
-    return add_lanes(lanes)
+    for j in range(c - i):
+        lanes[j] += term(kind, x, y, z, mean, i + j)
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 
-cdef inline double row_square(const floating *x, floating mean, Py_ssize_t c) noexcept nogil:
+cdef double row_sum(const floating *x, Py_ssize_t c) noexcept nogil:
+    return row_total(PLAIN, x, x, x, 0, c)
+
+
+cdef double row_dot(const floating *x, const floating *y, Py_ssize_t c) noexcept nogil:
+    return row_total(PRODUCT, x, y, x, 0, c)
+
+
+cdef double row_dot_3(const floating *x, const floating *y, const floating *z, Py_ssize_t c) noexcept nogil:
+    return row_total(TRIPLE, x, y, z, 0, c)
+
+
+cdef double row_square(const floating *x, floating mean, Py_ssize_t c) noexcept nogil:
     """The sum of (x - mean)^2."""
-    cdef double lanes[LANES]
-    cdef floating d
-    cdef Py_ssize_t i = 0, j
-    cdef Py_ssize_t whole = c - c % LANES
-    for j in range(LANES):
-        lanes[j] = 0
-    while i < whole:
-        for j in range(LANES):
-            d = x[i + j] - mean
-            lanes[j] += d * d
-        i += LANES
-    for j in range(c - whole):
-        d = x[whole + j] - mean
-        lanes[j] += d * d
-    return add_lanes(lanes)
-
-
-cdef inline double row_dot_3(const floating *x, const floating *y, const floating *z, Py_ssize_t c) noexcept nogil:
-    cdef double lanes[LANES]
-    cdef Py_ssize_t i = 0, j
-    cdef Py_ssize_t whole = c - c % LANES
-    for j in range(LANES):
-        lanes[j] = 0
-    while i < whole:
-        for j in range(LANES):
-            lanes[j] += x[i + j] * y[i + j] * z[i + j]
-        i += LANES
-    for j in range(c - whole):
-        lanes[j] += x[whole + j] * y[whole + j] * z[whole + j]
-    return add_lanes(lanes)
+    return row_total(DEVIATION, x, x, x, mean, c)
 
 
 # --- softmax ---------------------------------------------------------------------------------------------------------
@@ -421,19 +416,46 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
     return total
 
 
-def softmax(const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] y, bint as_logarithm, int num_threads):
-    """y = x - sums (as_logarithm), or exp(x - sums), for the rows' log_sums."""
+def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[::1] sums, int num_threads):
+    """y = exp(x - sums), sums as of `log_sums`."""
     cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        softmax_block(
-            &x[task * block, 0], &sums[task * block], &y[task * block, 0], min(block, n - task * block), c, as_logarithm
+        softmax_block(&x[task * block, 0], &y[task * block, 0], &sums[task * block], min(block, n - task * block), c)
+
+
+cdef void softmax_block(const floating *x, floating *y, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef floating top
+    cdef double total
+    for i in range(count):
+        top = row_top(x + i * c, c)
+        sums[i] = top
+        for j in range(c):
+            y[i * c + j] = x[i * c + j] - top
+    exponentials(y, count * c)
+    for i in range(count):
+        total = row_sum(y + i * c, c)
+        sums[i] += log(total)
+        top = <floating> (1 / total)
+        for j in range(c):
+            y[i * c + j] *= top
+
+
+def log_softmax(const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] y, int num_threads):
+    """y = x - sums, for the rows' log_sums."""
+    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
+    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
+    cdef Py_ssize_t task
+    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
+        subtract_block(
+            &x[task * block, 0], &sums[task * block], &y[task * block, 0], min(block, n - task * block), c
         )
 
 
-cdef void softmax_block(
-    const floating *x, const double *sums, floating *y, Py_ssize_t count, Py_ssize_t c, bint as_logarithm
+cdef void subtract_block(
+    const floating *x, const double *sums, floating *y, Py_ssize_t count, Py_ssize_t c
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef floating whole
@@ -441,8 +463,6 @@ cdef void softmax_block(
         whole = <floating> sums[i]
         for j in range(c):
             y[i * c + j] = x[i * c + j] - whole
-    if not as_logarithm:
-        exponentials(y, count * c)
 
 
 def softmax_backward(
@@ -466,7 +486,8 @@ cdef void softmax_backward_block(
 ) noexcept nogil:
     cdef Py_ssize_t _, j
     cdef floating total
-    softmax_block(x, sums, dx, count, c, False)
+    subtract_block(x, sums, dx, count, c)
+    exponentials(dx, count * c)
     for _ in range(count):
         if as_logarithm:
             total = <floating> row_sum(dy, c)
@@ -504,7 +525,8 @@ cdef void cross_entropy_block(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef floating whole, share
-    softmax_block(x, sums, dx, count, c, False)
+    subtract_block(x, sums, dx, count, c)
+    exponentials(dx, count * c)
     for i in range(count):
         share = smooth[i]
         whole = direct[i] + share * weight_sum

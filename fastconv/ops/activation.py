@@ -338,9 +338,13 @@ class SavedRows(NamedTuple):
 def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
     x, axis = prepare_rows(op, x, dim)
     table = as_rows(op, x, axis)
-    log_sums = row_log_sums(op, table)
     y = allocate(op, table.shape, x.dtype)
-    rows.softmax(table, log_sums, y, op == "log_softmax", runtime.threads_for(WORK * y.nbytes))
+    if op == "log_softmax":
+        log_sums = row_log_sums(op, table)
+        rows.log_softmax(table, log_sums, y, runtime.threads_for(2 * y.nbytes))
+    else:
+        log_sums = allocate(op, table.shape[:1], np.dtype(np.float64))
+        rows.softmax(table, y, log_sums, runtime.threads_for(WORK * y.nbytes))
     return from_rows(y, x.shape, axis), SavedRows(table, log_sums, x.shape, axis)
 
 

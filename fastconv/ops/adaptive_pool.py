@@ -5,8 +5,8 @@
     x   (N, C, *spatial)
     y   (N, C, *output_size)
 
-The average or the maximum of each window (torch.nn.functional.adaptive_avg_pool2d, adaptive_max_pool2d); output_size 1 is
-global pooling.
+The average or the maximum of each window (torch.nn.functional.adaptive_avg_pool2d, adaptive_max_pool2d); output_size 1
+is global pooling.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 from fastconv.arrays import channels_last, lift
 from fastconv.ops.pool import (
     INNER_TAPS,
-    Ints,
     MaxSaved,
     Plan,
     max_backward,
@@ -30,14 +29,12 @@ from fastconv.ops.pool import (
     max_reference_backward,
     mean_of_windows,
     mean_reference_backward,
-    need_flag,
     pool_sums,
-    prepare_input,
     sliding,
     sum_backward,
-    unlift,
 )
 from fastconv.ops.registry import add
+from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, prepare_input, unlift
 from fastconv.window import Window, integers
 from fastconv.workspace import require
 
@@ -45,7 +42,7 @@ from fastconv.workspace import require
 
 
 def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
-    x = prepare_input(op, x)
+    x = prepare_input(op, x, int(op[-2]))
     spatial = x.shape[2:]
     if isinstance(output_size, tuple | list) and len(output_size) == len(spatial):
         wanted = [n if m is None else m for m, n in zip(output_size, spatial, strict=True)]
@@ -61,12 +58,10 @@ def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
 
 def windows(spatial: Ints, output: Ints) -> list[list[tuple[int, int]]]:
     """For every output position in C order: the flat input indices of its window, each with its number there."""
-    axes = [
-        [range(o * n // m, -(-(o + 1) * n // m)) for o in range(m)] for n, m in zip(spatial, output, strict=True)
-    ]
+    axes = [[range(o * n // m, -(-(o + 1) * n // m)) for o in range(m)] for n, m in zip(spatial, output, strict=True)]
     result = []
     for ranges in itertools.product(*axes):
-        inside = []
+        inside: list[tuple[int, int]] = []
         for position in itertools.product(*ranges):
             index = 0
             for i, n in zip(position, spatial, strict=True):
@@ -124,7 +119,7 @@ for _axes in ("1d", "2d", "3d"):
         add(
             _name,
             forward=partial(_forward, _name),
-            backward=partial(_backward, _name),
+            backward=gradient_to_x(partial(_backward, _name)),
             reference=partial(_reference, _name),
-            reference_backward=_reference_backward,
+            reference_backward=gradient_to_x(_reference_backward),
         )

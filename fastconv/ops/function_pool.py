@@ -19,8 +19,9 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import windows
-from fastconv.ops.pool import planes, prepare
+from fastconv.ops.pool import prepare
 from fastconv.ops.registry import add
+from fastconv.ops.spatial import gradient_to_x, planes
 from fastconv.window import Window
 from fastconv.workspace import allocate, require
 
@@ -88,7 +89,7 @@ def warn_of_differences() -> None:
     warnings.warn(
         f"{OP}: no vjp was given: the gradient comes from central differences, two calls of the function per tap",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -114,7 +115,7 @@ def one_window(a: Arguments, plane: list[float], inside: list[tuple[int, int]]) 
     return values
 
 
-def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+def reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     a, taps = saved
     if a.vjp is None:
         warn_of_differences()
@@ -124,7 +125,7 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
             shares = gradient(a, one_window(a, plane, inside), np.array([value], dy.dtype))
             for i, tap in inside:
                 dx[i] += float(shares[0, tap])
-    return np.array(dxs, a.x.dtype).reshape(a.x.shape), None, None
+    return np.array(dxs, a.x.dtype).reshape(a.x.shape)
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def forward(
     return y, a
 
 
-def backward(dy: np.ndarray, a: Arguments, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+def backward(dy: np.ndarray, a: Arguments) -> np.ndarray:
     if a.vjp is None:
         warn_of_differences()
     shares = gradient(a, all_windows(a), dy)  # (N, C, H', W', R * S)
@@ -148,7 +149,7 @@ def backward(dy: np.ndarray, a: Arguments, needs: tuple[bool, ...]) -> tuple[np.
     for tap, where in taps_of(a):
         dx[where] += shares[..., tap]
     h, w = a.x.shape[2:]
-    return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w]), None, None
+    return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w])
 
 
 def all_windows(a: Arguments) -> np.ndarray:
@@ -179,4 +180,4 @@ def taps_of(a: Arguments) -> list[tuple[int, tuple[Any, ...]]]:
     ]
 
 
-add(OP, forward, backward, reference, reference_backward)
+add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward))

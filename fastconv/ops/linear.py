@@ -22,7 +22,7 @@ from fastconv.ops.registry import add
 from fastconv.workspace import allocate, require
 
 TASKS = 16  # blocks that a product is cut into where its size allows
-NARROWEST = 48  # rows or columns of a block: below, packing costs as much as multiplying
+NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
 SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 LONGEST = 1 << 30  # rows or columns of a block: BLAS counts in 32 bits
 

@@ -7,8 +7,8 @@
     x   (N, C, *spatial)
     y   (N, C, *output)     output: window.Window.output; ceil_mode rounds it up
 
-Taps outside the input never win a maximum and add nothing to a sum. avg's divisor is the number of taps inside the padded
-input (count_include_pad) or inside the input.
+Taps outside the input never win a maximum and add nothing to a sum. avg's divisor is the number of taps inside the
+padded input (count_include_pad) or inside the input.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import pooling
-from fastconv.arrays import as_floats, channels_last, lift, logical, need_axes
+from fastconv.arrays import channels_last, lift
 from fastconv.errors import ShapeError
 from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
+from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, planes, prepare_input, unlift
 from fastconv.window import Window
 from fastconv.workspace import allocate, require
 
-Ints = tuple[int, ...]
-
-AXES = ("L", "H W", "D H W")
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
 TASKS = 32  # pieces that a layer is cut into where its size allows
@@ -54,7 +52,7 @@ def prepare(
     op: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, **flags: Any
 ) -> Arguments:  # fmt: skip
     """Check everything that can be wrong with a call of a pool with a sliding window."""
-    x = prepare_input(op, x)
+    x = prepare_input(op, x, int(op[-2]))
     for name, value in flags.items():
         need_flag(op, name, value)
     window = Window.parse(
@@ -73,12 +71,6 @@ def prepare(
     return Arguments(x, window, output)
 
 
-def prepare_input(op: str, x: Any) -> np.ndarray:
-    (x,) = as_floats(op, x=x)
-    need_axes(op, "x", x, f"N C {AXES[int(op[-2]) - 1]}")
-    return x
-
-
 def prepare_lp(
     op: str, x: Any, norm_type: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any
 ) -> tuple[Arguments, float]:
@@ -88,17 +80,7 @@ def prepare_lp(
     return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
 
 
-def need_flag(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
-
-
 # --- reference -------------------------------------------------------------------------------------------------------
-
-
-def planes(x: np.ndarray) -> list[list[float]]:
-    """(N, C, *spatial) as N * C lists of elements."""
-    return x.reshape(-1, int(np.prod(x.shape[2:]))).tolist()
 
 
 def max_reference(
@@ -126,16 +108,14 @@ def max_of_windows(
     return (y, indices) if return_indices else y, (x, indices.copy())
 
 
-def max_reference_backward(
-    dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+def max_reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     x, indices = saved
     dxs = planes(np.zeros(x.shape))
     for dx, d, chosen in zip(dxs, planes(dy), planes(indices), strict=True):
         for value, i in zip(d, chosen, strict=True):
             if i >= 0:
                 dx[int(i)] += value
-    return np.array(dxs, x.dtype).reshape(x.shape), None
+    return np.array(dxs, x.dtype).reshape(x.shape)
 
 
 def avg_reference(
@@ -162,16 +142,14 @@ def mean_of_windows(
     return np.array(ys, x.dtype).reshape(*x.shape[:2], *output), (x, taps, divisors)
 
 
-def mean_reference_backward(
-    dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+def mean_reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     x, taps, divisors = saved
     dxs = planes(np.zeros(x.shape))
     for dx, d in zip(dxs, planes(dy), strict=True):
         for value, inside, divisor in zip(d, taps, divisors, strict=True):
             for i, _ in inside:
                 dx[i] += value / divisor
-    return np.array(dxs, x.dtype).reshape(x.shape), None
+    return np.array(dxs, x.dtype).reshape(x.shape)
 
 
 def lp_reference(
@@ -186,7 +164,7 @@ def lp_reference(
     return np.array(ys, a.x.dtype).reshape(*a.x.shape[:2], *a.output), (a, p, taps, ys)
 
 
-def lp_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+def lp_reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     a, p, taps, ys = saved
     dxs = planes(np.zeros(a.x.shape))
     norms = iter(ys)
@@ -194,9 +172,10 @@ def lp_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -
         for value, inside in zip(d, taps, strict=True):
             norm = next(norms)
             for i, _ in inside:
-                if norm != 0 and plane[i] != 0:
-                    dx[i] += value * math.copysign(power(abs(plane[i]), p - 1), plane[i]) * power(norm, 1 - p)
-    return np.array(dxs, a.x.dtype).reshape(a.x.shape), None, None
+                dx[i] += 0 if norm == 0 else value * power(norm, 1 - p)
+        for i, value in enumerate(plane):
+            dx[i] *= value if value == 0 or math.isnan(value) else math.copysign(power(abs(value), p - 1), value)
+    return np.array(dxs, a.x.dtype).reshape(a.x.shape)
 
 
 def power(base: float, exponent: float) -> float:
@@ -327,11 +306,6 @@ def cut_pixels(plan: Plan, pixels: int) -> int:
     return max(1, min(TASKS, pixels, plan.work // TASK_ELEMENTS))
 
 
-def unlift(last: np.ndarray, spatial: Ints) -> np.ndarray:
-    """(N, i0, i1, i2, C) seen as (N, C, *spatial)."""
-    return logical(last.reshape(last.shape[0], *spatial, last.shape[-1]))
-
-
 class MaxSaved(NamedTuple):
     taps: np.ndarray  # (N, o0, o1, o2, C): which tap won
     plan: Plan
@@ -361,7 +335,7 @@ def max_by_plan(op: str, x: np.ndarray, plan: Plan, return_indices: bool) -> tup
 
 
 def indices_of(op: str, saved: MaxSaved) -> np.ndarray:
-    """(N, C, *output) int64: the winners' positions in the unpadded spatial plane, flat; -1 for a window without taps."""
+    """(N, C, *output) int64: the winners' flat positions in the unpadded plane; -1 for a window without taps."""
     plan = saved.plan
     require(op, saved.taps.size * 16)
     first = np.zeros((1, 1, 1, 1), np.int64)
@@ -374,19 +348,18 @@ def indices_of(op: str, saved: MaxSaved) -> np.ndarray:
     return unlift(indices, plan.output)
 
 
-def max_backward(
-    op: str, dy: np.ndarray, saved: MaxSaved, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
-    plan = saved.plan
+def max_backward(op: str, dy: np.ndarray, saved: MaxSaved) -> np.ndarray:
+    taps, plan = saved
     dy_last = lift(channels_last(op, dy))
     dx_last = allocate(op, plan.x_last, dy.dtype)
     if dx_last.size:
         axis, cuts = plan.bands
         threads = runtime.threads_for(2 * dx_last.nbytes)
+        offsets = plan.element_offsets
         pooling.max_backward(
-            dy_last, saved.taps, dx_last, plan.element_offsets, plan.window, plan.adapts, plan.apart, axis, cuts, threads
-        )
-    return unlift(dx_last, plan.x_shape[2:]), None
+            dy_last, taps, dx_last, offsets, plan.window, plan.adapts, plan.apart, axis, cuts, threads
+        )  # fmt: skip
+    return unlift(dx_last, plan.x_shape[2:])
 
 
 def avg_forward(
@@ -398,8 +371,8 @@ def avg_forward(
     return unlift(pool_sums(op, lift(channels_last(op, a.x)), plan), plan.output), plan
 
 
-def sum_backward(op: str, dy: np.ndarray, plan: Plan, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    return unlift(spread_sums(op, lift(channels_last(op, dy)), plan), plan.x_shape[2:]), None
+def sum_backward(op: str, dy: np.ndarray, plan: Plan) -> np.ndarray:
+    return unlift(spread_sums(op, lift(channels_last(op, dy)), plan), plan.x_shape[2:])
 
 
 def pool_sums(op: str, x_last: np.ndarray, plan: Plan) -> np.ndarray:
@@ -450,7 +423,7 @@ def lp_forward(
     return unlift(y_last, plan.output), LpSaved(x_last, sums, p, plan)
 
 
-def lp_backward(op: str, dy: np.ndarray, saved: LpSaved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+def lp_backward(op: str, dy: np.ndarray, saved: LpSaved) -> np.ndarray:
     """dx = sign(x) |x| ** (p - 1) * the adjoint of the sum at dy * y ** (1 - p), with y ** p the sum."""
     x_last, sums, p, plan = saved
     with np.errstate(all="ignore"):
@@ -463,7 +436,7 @@ def lp_backward(op: str, dy: np.ndarray, saved: LpSaved, needs: tuple[bool, ...]
             slope[x_last == 0] = 0
         dx_last = spread_sums(op, share, plan)
         dx_last *= slope
-    return unlift(dx_last, plan.x_shape[2:]), None, None
+    return unlift(dx_last, plan.x_shape[2:])
 
 
 def raised(base: np.ndarray, exponent: float) -> np.ndarray:
@@ -484,7 +457,7 @@ for _axes in ("1d", "2d", "3d"):
         add(
             _name,
             forward=partial(_forward, _name),
-            backward=partial(_backward, _name),
+            backward=gradient_to_x(partial(_backward, _name)),
             reference=partial(_reference, _name),
-            reference_backward=_reference_backward,
+            reference_backward=gradient_to_x(_reference_backward),
         )

@@ -20,15 +20,12 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import resampling
-from fastconv.arrays import as_floats, channels_last, lift, logical, need_axes
+from fastconv.arrays import channels_last, lift, logical
 from fastconv.errors import ShapeError
 from fastconv.ops.registry import add
+from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import AXES, integers
 from fastconv.workspace import allocate, require
-
-Ints = tuple[int, ...]
-NAMES = ("L", "H W", "D H W")
-
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -40,15 +37,6 @@ class Steps(NamedTuple):
     narrow: Ints
     factor: Ints
     phase: Ints
-
-
-def prepare_input(op: str, x: Any) -> np.ndarray:
-    (x,) = as_floats(op, x=x)
-    ndim = x.ndim - 2
-    if not 1 <= ndim <= AXES:
-        raise ShapeError(f"{op}: x must have 3 to 5 axes (N C and one to three spatial axes), got {x.ndim}: shape {x.shape}")
-    need_axes(op, "x", x, f"N C {NAMES[ndim - 1]}")
-    return x
 
 
 def prepare_downsample(op: str, x: Any, factor: Any, phase: Any) -> tuple[np.ndarray, Steps]:
@@ -106,30 +94,14 @@ def spread_reference(x: np.ndarray, steps: Steps) -> np.ndarray:
     return np.array(y, x.dtype).reshape(*x.shape[:2], *steps.wide)
 
 
-def planes(x: np.ndarray) -> list[list[float]]:
-    return x.reshape(-1, math.prod(x.shape[2:])).tolist()
-
-
 def downsample_reference(x: Any, factor: Any, *, phase: Any = 0) -> tuple[np.ndarray, Steps]:
     x, steps = prepare_downsample("downsample", x, factor, phase)
     return keep_reference(x, steps), steps
 
 
-def downsample_reference_backward(
-    dy: np.ndarray, steps: Steps, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
-    return spread_reference(dy, steps), None
-
-
 def upsample_reference(x: Any, factor: Any, *, output_size: Any = None) -> tuple[np.ndarray, Steps]:
     x, steps = prepare_upsample("upsample", x, factor, output_size)
     return spread_reference(x, steps), steps
-
-
-def upsample_reference_backward(
-    dy: np.ndarray, steps: Steps, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
-    return keep_reference(dy, steps), None
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------
@@ -140,17 +112,9 @@ def downsample(x: Any, factor: Any, *, phase: Any = 0) -> tuple[np.ndarray, Step
     return keep("downsample", x, steps), steps
 
 
-def downsample_backward(dy: np.ndarray, steps: Steps, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    return spread("downsample", dy, steps), None
-
-
 def upsample(x: Any, factor: Any, *, output_size: Any = None) -> tuple[np.ndarray, Steps]:
     x, steps = prepare_upsample("upsample", x, factor, output_size)
     return spread("upsample", x, steps), steps
-
-
-def upsample_backward(dy: np.ndarray, steps: Steps, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    return keep("upsample", dy, steps), None
 
 
 def keep(op: str, x: np.ndarray, steps: Steps) -> np.ndarray:
@@ -180,5 +144,17 @@ def lifted(steps: Steps) -> tuple[Ints, Ints]:
     return (1,) * front + tuple(used), (0,) * front + steps.phase
 
 
-add("downsample", downsample, downsample_backward, downsample_reference, downsample_reference_backward)
-add("upsample", upsample, upsample_backward, upsample_reference, upsample_reference_backward)
+add(
+    "downsample",
+    forward=downsample,
+    backward=gradient_to_x(partial(spread, "downsample")),
+    reference=downsample_reference,
+    reference_backward=gradient_to_x(spread_reference),
+)
+add(
+    "upsample",
+    forward=upsample,
+    backward=gradient_to_x(partial(keep, "upsample")),
+    reference=upsample_reference,
+    reference_backward=gradient_to_x(keep_reference),
+)

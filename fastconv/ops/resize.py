@@ -6,9 +6,9 @@
     y   (N, C, *size)       size given, or floor(n * scale)
 
 With r = 1 / scale where a scale is given, else n / m for m outputs of n inputs, output o's source is
-    nearest                  floor(o * r), in float32; in two dimensions r = n / m for m = n and m = 2 n whatever the scale
-    linear, cubic            (o + 1/2) * r - 1/2, for linear at least 0
-    with align_corners       o * (n - 1) / (m - 1)
+    nearest              floor(o * r), in float32; with two axes r = n / m for m = n and m = 2 n, whatever the scale
+    linear, cubic        (o + 1/2) * r - 1/2, for linear at least 0
+    with align_corners   o * (n - 1) / (m - 1)
 linear weighs the two neighbours, cubic four by Keys' kernel with a = -3/4, positions beyond the border standing for the
 border's; linear copies an axis whose length stays. The backward pass applies the transposed weights.
 """
@@ -28,7 +28,7 @@ from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError
 from fastconv.ops.common import number
 from fastconv.ops.registry import add
-from fastconv.ops.resample import Ints, planes, prepare_input
+from fastconv.ops.spatial import gradient_to_x, need_flag, planes, prepare_input
 from fastconv.window import integers
 from fastconv.workspace import allocate, require
 
@@ -58,8 +58,7 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
     count = len(spatial)
     if mode not in MODES:
         raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if not isinstance(align_corners, bool | np.bool_):
-        raise TypeError(f"{OP}: align_corners must be True or False, got {align_corners!r}")
+    need_flag(OP, "align_corners", align_corners)
     if mode == "cubic" and count != 2:
         raise ShapeError(f"{OP}: cubic must have 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
     if mode == "nearest" and align_corners:
@@ -71,7 +70,7 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
         sizes = integers(OP, "size", size, count, 1)
     else:
         scales = factors(scale, count)
-        sizes = tuple(floor_product(n, f) for n, f in zip(spatial, scales, strict=True))  # type: ignore[arg-type]
+        sizes = tuple(floor_product(n, f) for n, f in zip(spatial, scales, strict=True))
         if min(sizes) < 1:
             raise ShapeError(f"{OP}: the output must not be empty: scale {scale!r} makes {sizes} of {spatial}")
     require(OP, x.itemsize * x.shape[0] * x.shape[1] * math.prod(sizes) + MATRIX_BYTES * sum(sizes + spatial))
@@ -156,14 +155,14 @@ def terms(axes: tuple[Axis, ...]) -> list[list[tuple[int, float]]]:
     return result
 
 
-def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+def reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     x_shape, sources = saved
     dxs = planes(np.zeros(x_shape))
     for dx, d in zip(dxs, planes(dy), strict=True):
         for value, source in zip(d, sources, strict=True):
             for i, weight in source:
                 dx[i] += value * weight
-    return np.array(dxs, dy.dtype).reshape(x_shape), None
+    return np.array(dxs, dy.dtype).reshape(x_shape)
 
 
 # --- fast: one sparse matrix an axis ---------------------------------------------------------------------------------
@@ -218,8 +217,8 @@ def forward(
     return multiply(x, [matrices(axis)[0] for axis in axes]), axes
 
 
-def backward(dy: np.ndarray, axes: tuple[Axis, ...], needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    return (multiply(dy, [matrices(axis)[1] for axis in axes]),)
+def backward(dy: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
+    return multiply(dy, [matrices(axis)[1] for axis in axes])
 
 
 def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
@@ -238,4 +237,4 @@ def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
     return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
 
 
-add(OP, forward, backward, reference, reference_backward)
+add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward))

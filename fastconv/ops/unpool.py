@@ -20,8 +20,8 @@ from fastconv import runtime
 from fastconv._ext import pooling
 from fastconv.arrays import channels_last, logical
 from fastconv.errors import ShapeError
-from fastconv.ops.pool import Ints, planes, prepare_input
 from fastconv.ops.registry import add
+from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import integers, pairs
 from fastconv.workspace import allocate, require
 
@@ -31,7 +31,7 @@ from fastconv.workspace import allocate, require
 def prepare(
     op: str, x: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> tuple[np.ndarray, np.ndarray, Ints]:
-    x = prepare_input(op, x)
+    x = prepare_input(op, x, int(op[-2]))
     indices = np.asarray(indices)
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{op}: indices must be integers, got {indices.dtype}")
@@ -58,7 +58,7 @@ def prepare(
         raise ShapeError(f"{op}: the output would be empty: padding takes away all of {output}")
     size = math.prod(output)
     require(op, x.itemsize * x.shape[0] * x.shape[1] * size)
-    if indices.size and not (0 <= indices.min() and indices.max() < size):
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
         raise ShapeError(
             f"{op}: indices must lie in the output's planes of {size} elements, got {indices.min()} to {indices.max()}"
         )
@@ -79,12 +79,10 @@ def reference(
     return np.array(ys, x.dtype).reshape(*x.shape[:2], *output), (x.shape, indices)
 
 
-def reference_backward(
-    dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+def reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
     x_shape, indices = saved
     dxs = [[plane[int(i)] for i in where] for plane, where in zip(planes(dy), planes(indices), strict=True)]
-    return np.array(dxs, dy.dtype).reshape(x_shape), None, None
+    return np.array(dxs, dy.dtype).reshape(x_shape)
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------
@@ -103,9 +101,7 @@ def forward(
     return logical(y_last), where.reshape(x.shape[0], *x.shape[2:], x.shape[1])
 
 
-def backward(
-    op: str, dy: np.ndarray, where: np.ndarray, needs: tuple[bool, ...]
-) -> tuple[np.ndarray | None, ...]:  # fmt: skip
+def backward(op: str, dy: np.ndarray, where: np.ndarray) -> np.ndarray:
     dx_last = allocate(op, where.shape, dy.dtype)
     if dx_last.size:
         n, c = dy.shape[:2]
@@ -113,7 +109,7 @@ def backward(
         pooling.unpool_backward(
             channels_last(op, dy).reshape(n, -1, c), where.reshape(n, -1, c), dx_last.reshape(n, -1, c), threads
         )
-    return logical(dx_last), None, None
+    return logical(dx_last)
 
 
 def rows(op: str, indices: np.ndarray) -> np.ndarray:
@@ -129,7 +125,7 @@ for _name in ("max_unpool1d", "max_unpool2d", "max_unpool3d"):
     add(
         _name,
         forward=partial(forward, _name),
-        backward=partial(backward, _name),
+        backward=gradient_to_x(partial(backward, _name)),
         reference=partial(reference, _name),
-        reference_backward=reference_backward,
+        reference_backward=gradient_to_x(reference_backward),
     )

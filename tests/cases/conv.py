@@ -146,6 +146,7 @@ BAD_CASES = [
     bad("mixed_floats", TypeError, "arrays must share one float type", w=np.zeros((6, 4, 3, 3))),
     bad("huge_padding", MemoryError, "needs .* bytes of memory", padding=2**40),
     bad("huge_padding_one_axis", MemoryError, "needs .* bytes of memory", padding=(2**40, 0)),
+    bad("huge_output", MemoryError, "needs 137,441,050,632,000 bytes", x=(50, 1, 1, 1), w=(40, 1, 1, 1), padding=2**16),
     bad("axes", ShapeError, r"x must have 3 axes \(N C L\), got 4", op="conv1d"),
     bad("axes", ShapeError, r"x must have 5 axes \(N C D H W\), got 4", op="conv3d", w=(6, 4, 3, 3, 3)),
 ]  # fmt: skip
