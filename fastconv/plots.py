@@ -24,6 +24,7 @@ FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
 MOST_MISTAKES = 40  # images on the sheet
 SHEET_COLUMNS = 8
+CELL, GAP, HEADING = (1.5, 1.86), 0.1, 0.85  # of the sheet, in inches
 MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
@@ -171,36 +172,35 @@ def mistakes(
         line += "; the least sure right answers in blue"
     shown = np.concatenate([shown, unsure])
     rows = max(1, math.ceil(len(shown) / SHEET_COLUMNS))
-    size = (1.5 * SHEET_COLUMNS, 1.83 * rows + 0.35)
-    figure = need_matplotlib("a sheet of mistakes")(figsize=size, layout="constrained")
-    figure.suptitle(f"{title}: {line}", fontsize=12, fontweight="bold")
-    sheet = figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()
-    for axes in sheet:
-        axes.set_axis_off()
-    for axes, index in zip(sheet, shown, strict=False):
-        axes.imshow(_picture(images[index]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    width, height = CELL[0] * SHEET_COLUMNS + GAP, CELL[1] * rows + HEADING - 0.3
+    figure = need_matplotlib("a sheet of mistakes")(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in inches, from the top
+    axes.set_axis_off()
+    axes.text(width / 2, 0.24, f"{title}: {line}", fontsize=12, fontweight="bold", ha="center", va="center")
+    for place, index in enumerate(shown):
+        left, top = GAP + CELL[0] * (place % SHEET_COLUMNS), HEADING + CELL[1] * (place // SHEET_COLUMNS)
+        picture = _picture(images[index])
+        factor = (CELL[0] - GAP) / max(picture.shape[:2])
+        bottom, right = top + factor * picture.shape[0], left + factor * picture.shape[1]
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto",
+                    extent=(left, right, bottom, top))  # fmt: skip
         read, true = int(predictions[index]), int(labels[index])
-        texts = [
-            f"{word} {_short(classes[k])}  {100 * probabilities[index, k]:.0f} %"
-            for word, k in (("read", read), ("is", true))
-        ]
-        fontsize = 9 if max(map(len, texts)) <= 16 else 7.5
-        if read == true:
-            axes.set_title(texts[0], fontsize=fontsize, loc="left", pad=4, color=BLUE)
-        else:
-            axes.set_title(texts[0], fontsize=fontsize, loc="left", pad=15, color=ORANGE)
-            axes.text(0, 1.03, texts[1], fontsize=fontsize, transform=axes.transAxes)
+        captions = [(read, "read", BLUE if read == true else ORANGE)] + [(true, "is", "black")] * (read != true)
+        for height_above, (k, word, colour) in zip((0.08, 0.24), reversed(captions), strict=False):
+            text = f"{word} {_short(classes[k])}  {100 * probabilities[index, k]:.0f} %"
+            axes.text(left, top - height_above, text, fontsize=9 if len(text) <= 19 else 7.5, color=colour)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def _picture(image: np.ndarray) -> np.ndarray:
     """(C, H, W) as matplotlib takes it: gray (H, W) or (H, W, 3)."""
     image = np.clip(image, 0, 1)
     return image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, reference: float | None = None) -> Any:

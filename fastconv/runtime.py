@@ -14,7 +14,8 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,27 @@ __all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "th
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 
 
-def _prefer_avx512_blas() -> Callable[[], None]:
-    """Have SciPy's OpenBLAS choose its AVX-512 kernels on AMD CPUs that have AVX-512, where it would choose AVX2's.
+@contextmanager
+def _loading_environment() -> Iterator[None]:
+    """Variables that libraries read once, while they are loaded; taken away again, and never set against the user's.
 
-    OpenBLAS reads OPENBLAS_CORETYPE once, while it is loaded: the variable is set around the import of SciPy's BLAS and
-    taken away again. Nothing is done where the user set it, where SciPy's BLAS is already loaded, or on other CPUs.
+    OPENBLAS_CORETYPE   on AMD CPUs with AVX-512, where OpenBLAS may choose AVX2's kernels: half the speed. Nothing is
+                        done where SciPy's BLAS is already loaded
+    GOMP_SPINCOUNT      a waiting thread spins for about half a millisecond, not eight, before it sleeps: on a busy
+                        machine the others need its core
     """
-    name = "OPENBLAS_CORETYPE"
-    if name in os.environ or "scipy.linalg" in sys.modules or not _is_amd_with_avx512():
-        return lambda: None
-    os.environ[name] = "SkylakeX"
-
-    def restore() -> None:
-        os.environ.pop(name, None)
-
-    return restore
+    wanted = {}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        wanted["GOMP_SPINCOUNT"] = "20000"
+    if "scipy.linalg" not in sys.modules and _is_amd_with_avx512():
+        wanted["OPENBLAS_CORETYPE"] = "SkylakeX"
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _cpu_info() -> dict[str, str]:
@@ -56,13 +63,10 @@ def _is_amd_with_avx512() -> bool:
     return cpu.get("vendor_id") == "AuthenticAMD" and {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags)
 
 
-_restore_environment = _prefer_avx512_blas()
-try:
+with _loading_environment():
     import scipy.linalg.cython_blas
 
     from fastconv._ext import blas as _blas_kernels
-finally:
-    _restore_environment()
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

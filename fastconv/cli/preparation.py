@@ -27,6 +27,7 @@ SPECK = 0.03  # of the largest piece of ink; smaller pieces are dirt
 EDGE = 0.35  # of full ink: where a stroke's edge is taken to be
 FINE = 160  # pixels of a digit's longer side while its strokes are worked on
 MARGIN = 24
+WIDEST = FINE * 22 // 32
 PEN = (1.5, 4.0)  # pixels of a box of 20: the widths of MNIST's strokes, but for the outermost tenth
 INK = 31  # per cent of the pixels of 32x32: what every class of the digits set has
 
@@ -109,7 +110,7 @@ def digit_ink(levels: Gray) -> Gray:
     """
     if np.ptp(levels) < CONTRAST:
         raise ValueError("the image is blank: nothing to read")
-    ink = levels if _dark_background(levels) else 1 - levels
+    ink = _white_on_black(levels)
     ink = ink - _background(ink)
     strokes = ink > _otsu(ink)
     full = np.quantile(ink[strokes], 0.75)
@@ -127,12 +128,12 @@ def _noise(ink: Gray, strokes: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(paper - np.median(paper)))) if paper.size >= 64 else 0.0
 
 
-def _dark_background(levels: Gray) -> bool:
-    """Whether the background, which is what most of the rim shows, is the darker of the two shades."""
+def _white_on_black(levels: Gray) -> Gray:
+    """The levels, or their inverse where the background, which is what most of the rim shows, is the lighter shade."""
     dark = levels <= _otsu(levels)
     rim = np.concatenate([dark[0], dark[-1], dark[1:-1, 0], dark[1:-1, -1]]).mean()
     share = rim if abs(rim - 0.5) > 0.1 else dark.mean()
-    return bool(share > 0.5)
+    return levels if share > 0.5 else 1 - levels
 
 
 def _otsu(levels: Gray) -> float:
@@ -200,44 +201,57 @@ def _resized(ink: Gray, height: int, width: int) -> Gray:
 def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
     """MNIST's form (LeCun, 1998): white on black, in a box of 20x20, the centre of mass in the middle of 28x28.
 
-    Pens much thinner or thicker than MNIST's are brought nearer to them.
+    Pens much thinner or thicker than MNIST's are brought nearer to them. An image that is in this form stays as it is.
     """
     ink = digit_ink(levels)
-    if levels.shape == shape[1:]:
-        return ink.astype(np.float32)[np.newaxis]
+    if levels.shape == shape[1:] and _is_centred(ink):
+        return _white_on_black(levels).astype(np.float32)[np.newaxis]
     glyph = _scaled(_cropped(ink), FINE, FINE)
     mask = glyph > 0.5
     width = _pen_width(mask)
     wanted = min(max(width, PEN[0] * FINE / 20), PEN[1] * FINE / 20)
     if width != wanted:
         glyph = _cropped(_depth(mask) > (width - wanted) / 2)
-    inside = (20 * shape[1] // 28, 20 * shape[2] // 28)
-    glyph = _scaled(glyph, *inside)
-    image = np.zeros(shape[1:])
-    at = []
-    for axis, (length, extent) in enumerate(zip(glyph.shape, image.shape, strict=True)):
-        weights = glyph.sum(axis=1 - axis)
-        centre = (weights @ np.arange(length)) / weights.sum()
-        at.append(int(np.clip(np.rint((extent - 1) / 2 - centre), 0, extent - length)))
-    image[at[0] : at[0] + glyph.shape[0], at[1] : at[1] + glyph.shape[1]] = glyph
-    return image.astype(np.float32)[np.newaxis]
+    glyph = _scaled(glyph, 20 * shape[1] // 28, 20 * shape[2] // 28)
+    image = np.zeros(shape, np.float32)
+    corner = [
+        int(np.clip(np.rint((extent - 1) / 2 - centre), 0, extent - length))
+        for extent, centre, length in zip(shape[1:], _centre(glyph), glyph.shape, strict=True)
+    ]
+    image[0, corner[0] : corner[0] + glyph.shape[0], corner[1] : corner[1] + glyph.shape[1]] = glyph
+    return image
+
+
+def _is_centred(ink: Gray) -> bool:
+    """Whether the ink has MNIST's extent, and its centre of mass the middle."""
+    extent = max(_cropped(ink).shape) / max(ink.shape)
+    off = max(abs(c - (n - 1) / 2) for c, n in zip(_centre(ink), ink.shape, strict=True))
+    return abs(extent - 20 / 28) < 1.5 / 28 and off < 1.5
+
+
+def _centre(ink: Gray) -> tuple[float, float]:
+    """The centre of mass: row and column."""
+    rows, columns = ink.sum(axis=1), ink.sum(axis=0)
+    mass = rows.sum()
+    return float(rows @ np.arange(len(rows)) / mass), float(columns @ np.arange(len(columns)) / mass)
 
 
 def as_digits(levels: Gray, shape: Shape) -> np.ndarray:
     """The digits set's form (Alpaydin and Kaynak, 1998): the digit upright in a bitmap of 32 rows, which it fills, and
-    at most 20 columns, drawn with the same amount of ink as any other; then the ink of each block of 4x4.
+    at most 22 columns, drawn with the same amount of ink as any other; then the ink of each block of 4x4.
 
     An image that is in this form already is only reduced.
     """
     ink = digit_ink(levels)
     height, width = shape[1:]
-    framed = _cropped(ink).shape[0] >= 0.95 * len(ink) and abs(ink.shape[0] - ink.shape[1]) <= 0.02 * len(ink)
-    if levels.shape == (height, width) or (framed and 0.2 < ink.mean() < 0.4):
-        return _resized(ink, height, width).astype(np.float32)[np.newaxis]
-    glyph = _filling(_upright(_filling(ink, 4 * FINE)), 20 * FINE // 32) > 0.5
+    square = abs(ink.shape[0] - ink.shape[1]) <= 0.02 * len(ink)
+    fills = _cropped(ink).shape[0] >= 0.95 * len(ink) and 0.2 < ink.mean() < 0.4
+    if levels.shape == (height, width) or (square and fills):
+        return _resized(_white_on_black(levels), height, width).astype(np.float32)[np.newaxis]
+    glyph = _filling(_upright(_filling(ink, 4 * FINE)), WIDEST) > 0.5
     depth = _depth(glyph)
     level = np.partition(depth.ravel(), -INK * FINE * FINE // 100)[-INK * FINE * FINE // 100]
-    glyph = _filling(depth >= level, 20 * FINE // 32) > 0.5
+    glyph = _filling(depth >= level, WIDEST) > 0.5
     left = (FINE - glyph.shape[1]) // 2
     bitmap = np.zeros((FINE, FINE))
     bitmap[: len(glyph), left : left + glyph.shape[1]] = glyph
@@ -276,13 +290,13 @@ def _upright(ink: Gray) -> Gray:
     """Slanted strokes put upright: sheared until the ink's columns do not depend on its rows."""
     from scipy import ndimage
 
+    row, column = _centre(ink)
     y, x = np.indices(ink.shape)
-    mass = ink.sum()
-    y, x = y - (y * ink).sum() / mass, x - (x * ink).sum() / mass
+    y, x = y - row, x - column
     slant = (x * y * ink).sum() / max((y * y * ink).sum(), 1e-12)
     margin = math.ceil(abs(slant) * len(ink)) + 1
     wide = np.pad(ink, ((0, 0), (margin, margin)))
-    return ndimage.affine_transform(wide, [[1, 0], [slant, 1]], offset=[0, slant * y[0, 0]], order=1)
+    return ndimage.affine_transform(wide, [[1, 0], [slant, 1]], offset=[0, -slant * row], order=1)
 
 
 def _depth(mask: np.ndarray) -> Gray:

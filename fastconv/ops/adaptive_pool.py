@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from fastconv.ops.pool import (
     max_reference_backward,
     mean_of_windows,
     mean_reference_backward,
+    planned,
     pool_sums,
     sliding,
     sum_backward,
@@ -86,7 +87,7 @@ def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = F
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
+@planned
 def adapting(x_shape: Ints, output: Ints) -> Plan:
     """Windows that do not overlap where every length divides: sliding ones. Else at most one tap more than n / m."""
     spatial = x_shape[2:]

@@ -128,8 +128,8 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 class Phase(NamedTuple):
     """A convolution with integer stride that yields some of the outputs from some of the taps."""
 
-    outputs: tuple[slice, ...]
-    taps: tuple[slice, ...]
+    outputs: tuple[slice, ...]  # of y (N, o0, o1, o2, K)
+    taps: tuple[slice, ...]  # of w (K, r0, r1, r2, C / groups)
     window: Window
 
 
@@ -162,6 +162,7 @@ def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
     result = []
     for combination in itertools.product(*per_axis):
         outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
+        outputs, taps = (slice(None), *outputs), (slice(None), *taps)
         result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
     return result
 
@@ -182,18 +183,16 @@ def forward(
     else:
         y[...] = 0 if bias is None else bias
         for outputs, taps, part in parts:
-            y_part = allocate(op, y[(slice(None), *outputs)].shape, x.dtype)
-            w_part = np.ascontiguousarray(w_last[(slice(None), *taps)])
+            y_part = allocate(op, y[outputs].shape, x.dtype)
+            w_part = np.ascontiguousarray(w_last[taps])
             im2col.forward(op, x_last, w_part, bias, y_part, part, groups)
-            y[(slice(None), *outputs)] = y_part
+            y[outputs] = y_part
     return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    parts = [
-        (taps, np.ascontiguousarray(dy_last[(slice(None), *outputs)]), window) for outputs, taps, window in saved.phases
-    ]
+    parts = [(taps, np.ascontiguousarray(dy_last[outputs]), window) for outputs, taps, window in saved.phases]
     dx = gradient_input(op, parts, saved) if needs[0] else None
     dw = gradient_weights(op, parts, saved) if needs[1] else None
     db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
@@ -205,7 +204,7 @@ def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     n, c, *spatial = saved.x_shape
     total = None
     for taps, dy_part, window in parts:
-        w_part = np.ascontiguousarray(saved.w[(slice(None), *taps)])
+        w_part = np.ascontiguousarray(saved.w[taps])
         dx = im2col.gradient_input(op, dy_part, w_part, saved.x.shape, window, saved.groups)
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
@@ -225,7 +224,7 @@ def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
         dw[...] = 0
         for taps, dy_part, window in parts:
             shape = (filters, *window.kernel, per_group)
-            dw[(slice(None), *taps)] = im2col.gradient_weights(op, saved.x, dy_part, shape, window, saved.groups)
+            dw[taps] = im2col.gradient_weights(op, saved.x, dy_part, shape, window, saved.groups)
     return logical(dw.reshape(filters, *kernel, per_group))
 
 

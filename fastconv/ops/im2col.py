@@ -24,7 +24,7 @@ from fastconv.workspace import allocate, get_workspace_limit
 __all__ = ["forward", "gradient_input", "gradient_weights"]
 
 TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
-SHORT_ROW = 32  # elements
+SHORT_ROW = 16  # elements
 MIN_FILTERS = 16  # below, BLAS is slow however it is called
 MIN_UNPACKED = 12  # pixels
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket

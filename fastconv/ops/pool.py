@@ -14,6 +14,7 @@ padded input (count_include_pad) or inside the input.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from fastconv.workspace import allocate, require
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
+KEPT_PLANE = 1 << 16  # elements of the largest planes whose plans are kept
 TASKS = 32  # pieces that a layer is cut into where its size allows
 HALO = 4  # overlapping windows: a band has this many times the outputs that its neighbour visits too
 
@@ -285,7 +287,17 @@ class Plan:
         return axis, cuts
 
 
-@lru_cache(maxsize=64)
+def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
+    """`make(x_shape, …)`, kept for the next call with the same arguments where the planes are not large."""
+    keep = lru_cache(maxsize=64)(make)
+
+    def plan(x_shape: Ints, *arguments: Any) -> Plan:
+        return (keep if math.prod(x_shape[2:]) <= KEPT_PLANE else make)(x_shape, *arguments)
+
+    return plan
+
+
+@planned
 def sliding(x_shape: Ints, window: Window, output: Ints, divisor: int = 1) -> Plan:
     """The plan of a sliding window, without the taps that no output has inside and the steps that nobody takes.
 

@@ -36,6 +36,7 @@ OP = "resize"
 MODES = ("nearest", "linear", "cubic")
 A = -0.75
 TASKS = 16  # pieces that the work is cut into at least, where its size allows
+KEPT = 1 << 14  # positions of the longest axes whose matrices are kept
 MATRIX_BYTES = 256  # of an axis's two matrices, per position, at most
 
 
@@ -183,9 +184,12 @@ class Rows(NamedTuple):
         return Rows(begins, row[order].astype(np.intp), self.weights[order])
 
 
-@lru_cache(maxsize=32)
 def matrices(axis: Axis) -> tuple[Rows, Rows]:
-    """The (m, n) matrix of one axis and its transpose."""
+    """The (m, n) matrix of one axis and its transpose, kept for the next call where they are small."""
+    return kept_matrices(axis) if axis.n + axis.m <= KEPT else make_matrices(axis)
+
+
+def make_matrices(axis: Axis) -> tuple[Rows, Rows]:
     n, m = axis.n, axis.m
     o = np.arange(m)
     if axis.mode == "nearest":
@@ -208,6 +212,9 @@ def matrices(axis: Axis) -> tuple[Rows, Rows]:
     count = columns.shape[1]
     forward = Rows(np.arange(0, (m + 1) * count, count), columns.astype(np.intp).reshape(-1), weights.reshape(-1))
     return forward, forward.transposed(n)
+
+
+kept_matrices = lru_cache(maxsize=64)(make_matrices)
 
 
 def forward(

@@ -160,6 +160,8 @@ def random_resize(rng: np.random.Generator) -> Case:
         options["size"] = tuple(int(m) for m in rng.integers(1, {1: 40, 2: 16, 3: 9}[len(spatial)], len(spatial)))
     else:
         options["scale"] = tuple(max(round(float(rng.uniform(0.3, 2.6)), 2), 1 / n) for n in spatial)
+        if mode == "cubic" and all(int(n * f) == n for n, f in zip(spatial, options["scale"], strict=True)):
+            options["scale"] = (2.0, 2.0)  # PyTorch's backward copies where its forward interpolates
     if mode != "nearest":
         options["align_corners"] = bool(rng.random() < 0.5)
     exact = mode == "nearest" and "size" in options

@@ -1,0 +1,130 @@
+"""The pictures: they are drawn without a warning, say what they should, and need no display."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+from PIL import Image
+
+from fastconv import plots
+
+CLASSES = tuple("0123456789")
+RNG = np.random.default_rng(0)
+
+
+def history(epochs, validation=False):
+    return [
+        {"epoch": e + 1, "loss": 1 / (e + 1), "accuracy": 1 - 0.5 / (e + 1)}
+        | ({"val_loss": 0.9 / (e + 1), "val_accuracy": 1 - 0.4 / (e + 1)} if validation else {})
+        for e in range(epochs)
+    ]
+
+
+def answers(count, classes, wrong):
+    """Labels, and probabilities that are wrong for the first `wrong` of them."""
+    labels = np.arange(count) % classes
+    probabilities = np.full((count, classes), 0.4 / classes)
+    probabilities[np.arange(count), labels] += 0.6
+    probabilities[:wrong] = np.roll(probabilities[:wrong], 1, axis=1)
+    return labels, probabilities
+
+
+def texts(figure):
+    from matplotlib.text import Text
+
+    return " | ".join(text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.mark.parametrize("epochs", [1, 100])
+@pytest.mark.parametrize("validation", [False, True])
+def test_training_curve(tmp_path, epochs, validation):
+    figure = plots.training_curve(history(epochs, validation), title="A run", test_accuracy=0.9861)
+    plots.save(figure, tmp_path / "curve.png")
+    assert "A run" in texts(figure)
+    assert "98.61 %" in texts(figure)
+    assert ("validation" in texts(figure)) is validation
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.size == (1440, 585)
+
+
+def test_a_curve_without_accuracy_or_with_nan_is_drawn(tmp_path):
+    plots.save(plots.training_curve([{"epoch": 1, "loss": 2.0}]), tmp_path / "a.png")
+    plots.save(plots.training_curve([{"epoch": 1, "loss": float("nan"), "accuracy": 0.5}]), tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+def test_confusion_matrix(tmp_path, classes):
+    labels, probabilities = answers(4 * classes, classes, 3)
+    names = [f"class {k}" for k in range(classes)]
+    figure = plots.confusion_matrix(labels, probabilities.argmax(1), names, title="Digits")
+    plots.save(figure, tmp_path / "confusion.png")
+    assert f"{4 * classes - 3} of {4 * classes} right" in texts(figure)
+    assert ("class 1" in texts(figure)) is (classes <= plots.MOST_NAMED)
+
+
+def test_confusion_matrix_of_a_class_without_images(tmp_path):
+    figure = plots.confusion_matrix([0, 0], [0, 1], ["a", "b", "c"], title="t")
+    plots.save(figure, tmp_path / "confusion.png")
+    assert "50.0 %" in texts(figure)
+
+
+@pytest.mark.parametrize(("wrong", "shape"), [(0, (1, 8, 8)), (1, (3, 6, 9)), (9, (1, 9, 6)), (60, (3, 8, 8))])
+def test_mistakes(tmp_path, wrong, shape):
+    labels, probabilities = answers(70, 10, wrong)
+    figure = plots.mistakes(RNG.random((70, *shape)), labels, probabilities, CLASSES, title="Digits")
+    plots.save(figure, tmp_path / "mistakes.png")
+    assert f"{wrong} of 70 read wrongly" in texts(figure)
+    assert texts(figure).count("is ") == min(wrong, plots.MOST_MISTAKES)
+    assert texts(figure).count("read ") == max(16, min(wrong, plots.MOST_MISTAKES)) + 1  # and the title
+
+
+def test_mistakes_are_sorted_by_how_sure_the_net_was():
+    probabilities = np.array([[0.4, 0.6], [0.1, 0.9], [0.8, 0.2]])
+    figure = plots.mistakes(np.zeros((3, 1, 4, 4)), [0, 0, 0], probabilities, ["a", "b"], title="t")
+    assert texts(figure).index("read b  90 %") < texts(figure).index("read b  60 %") < texts(figure).index("read a  80 %")
+
+
+def test_long_and_foreign_class_names(tmp_path):
+    names = ["a rather long name of a class", "数字", "$x$ & <b>"]
+    labels, probabilities = answers(9, 3, 4)
+    plots.save(plots.confusion_matrix(labels, probabilities.argmax(1), names, title="t"), tmp_path / "a.png")
+    plots.save(plots.mistakes(np.zeros((9, 1, 8, 8)), labels, probabilities, names, title="t"), tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("reference", [None, 1.0])
+def test_dots(tmp_path, reference):
+    groups = {"conv": {"numpy": 3.0, "fastconv": 1.0, "naive": 2000.0}, "relu": {"other": 1.5, "fastconv": 1.0}}
+    figure = plots.dots(groups, title="t", label="times", reference=reference)
+    plots.save(figure, tmp_path / "dots.svg")
+    for name in ("conv", "relu", "numpy", "fastconv", "naive", "other", "times"):
+        assert name in texts(figure)
+
+
+def test_the_format_follows_the_name(tmp_path):
+    figure = plots.training_curve(history(2))
+    for suffix, start in ((".png", b"\x89PNG"), (".PNG", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        path = tmp_path / f"curve{suffix}"
+        plots.save(figure, path)
+        assert path.read_bytes().startswith(start)
+    with pytest.raises(ValueError, match=r"curve\.doc: a picture's name must end in \.png"):
+        plots.save(figure, tmp_path / "curve.doc")
+
+
+def test_no_pyplot_and_no_matplotlib_before_it_is_needed(tmp_path):
+    code = f"""
+import sys
+import fastconv, fastconv.cli, fastconv.plots
+assert "matplotlib" not in sys.modules
+fastconv.plots.save(fastconv.plots.training_curve([{{"epoch": 1, "loss": 1.0}}]), {str(tmp_path / "a.png")!r})
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"})
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'a training curve needs matplotlib: pip install "fastconv\[plot\]"'):
+        plots.training_curve(history(2))
