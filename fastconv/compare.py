@@ -44,7 +44,7 @@ KERNELS = {  # operation -> items that the naive loops get; the other two are al
 }
 TOLERANCE = 1e-4  # of the largest value, float32
 TURN = 0.02  # seconds that one version computes before the other has its turn
-PAUSE = 0.03  # seconds between turns: OpenBLAS's threads spin for about as long after their last call
+PAUSE = 0.1  # seconds before a turn: a BLAS thread pool that has just worked spins for some 30 ms
 ONCE = 0.5  # a call that takes longer is neither warmed up nor repeated within a turn
 
 Forward = Callable[[], Any]

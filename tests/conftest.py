@@ -1,5 +1,6 @@
 """What every test shares: settings of the machine are put back, hypothesis draws the same examples every time."""
 
+import gc
 import os
 
 import pytest
@@ -19,6 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=200, help="random cases per operation that are held against PyTorch (default 200)"
     )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests: no collection need look at them again
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,9 @@ def test_mistakes(tmp_path, wrong, shape):
 def test_mistakes_are_sorted_by_how_sure_the_net_was():
     probabilities = np.array([[0.4, 0.6], [0.1, 0.9], [0.8, 0.2]])
     figure = plots.mistakes(np.zeros((3, 1, 4, 4)), [0, 0, 0], probabilities, ["a", "b"], title="t")
-    assert texts(figure).index("read b  90 %") < texts(figure).index("read b  60 %") < texts(figure).index("read a  80 %")
+    assert (
+        texts(figure).index("read b  90 %") < texts(figure).index("read b  60 %") < texts(figure).index("read a  80 %")
+    )
 
 
 def test_long_and_foreign_class_names(tmp_path):

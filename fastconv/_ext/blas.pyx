@@ -28,7 +28,7 @@ def matmul(
     const floating[:, ::1] a, bint transpose_a, const floating[:, ::1] b, bint transpose_b, floating[:, ::1] out,
     Py_ssize_t row_block, Py_ssize_t column_block, int num_threads,
 ):
-    """out = op(a) @ op(b), cut into blocks of `row_block` x `column_block` outputs, one BLAS call over all of k each."""
+    """out = op(a) @ op(b), cut into blocks of `row_block` x `column_block` outputs, one BLAS call each."""
     cdef Py_ssize_t m = out.shape[0], n = out.shape[1]
     cdef Py_ssize_t k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t lda = max(1, a.shape[1]), ldb = max(1, b.shape[1])

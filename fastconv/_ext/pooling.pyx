@@ -1,7 +1,7 @@
 """Pooling: the maximum or the sum of every window, and their adjoints.
 
-Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y and taps (n, o0, o1, o2, c). Only the taps inside
-the input are visited: padding never wins a maximum and adds nothing to a sum. One window of all channels is windows.h's.
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y and taps (n, o0, o1, o2, c). Only taps inside
+the input are visited: padding never wins a maximum and adds nothing to a sum. One window of all channels: windows.h.
 
 The adjoint of a sum is a sum again: an input's gradient is the sum over the windows that cover it.
 
@@ -64,7 +64,7 @@ cdef struct Geometry:
     Py_ssize_t dilation[3]
     bint adapts
     bint transposed  # a window is the outputs, here `inp`, whose windows cover an input, here `out`
-    Py_ssize_t divisor  # of a sum: PADDED_TAPS inside the padded input, INNER_TAPS inside the input, or the number itself
+    Py_ssize_t divisor  # of a sum: PADDED_TAPS in the padded input, INNER_TAPS in the input, or the number itself
 
 
 cdef struct Span:  # of a window along one axis: the taps inside
@@ -365,7 +365,7 @@ def max_backward(
 
     offsets   of every tap from tap 0, in elements of an image
     apart     no two windows overlap
-    axis      before it, every spatial axis of x has length 1; a task is an image's lines cuts[k]..cuts[k + 1]-1 along it
+    axis      before it, every spatial axis of x has length 1; a task is an image's lines cuts[k]..cuts[k + 1]-1 on it
     """
     cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, adapts)
     cdef Py_ssize_t bands = cuts.shape[0] - 1

@@ -1,7 +1,7 @@
 """Resampling: keeping every so many positions, and its adjoint, zeros between.
 
-Arrays are channels-last with three spatial axes: wide (n, i0, i1, i2, c), narrow (n, o0, o1, o2, c); position o of narrow is
-position o * factor + phase of wide along every axis.
+Arrays are channels-last with three spatial axes: wide (n, i0, i1, i2, c), narrow (n, o0, o1, o2, c); position o of
+narrow is position o * factor + phase of wide along every axis.
 """
 
 from cython cimport floating

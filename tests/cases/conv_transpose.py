@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from cases.case import BadCase, Case, Draw
 
+from cases.case import BadCase, Case, Draw
 from fastconv import ShapeError
 
 
