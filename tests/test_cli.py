@@ -304,7 +304,9 @@ def test_recipes_can_be_followed(name):
     recipe = RECIPES[name]
     assert name in data.SETS
     assert recipe.net in models.MODELS
-    optim.from_config(recipe.optimizer).learning_rate(0) if "total" in str(recipe.optimizer) else None
+    optimizer = optim.from_config(recipe.optimizer)
+    optimizer.total_steps = 100
+    assert optimizer.learning_rate(0) > 0
     if recipe.augment is not None:
         augment.from_config(recipe.augment)
     assert json.loads(json.dumps(recipe.optimizer)) == recipe.optimizer
@@ -431,7 +433,7 @@ def test_compare(capsys):
     assert "picture: a.png" in out
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
     assert err.startswith("relu")
-    status, out, err = call(capsys, "compare", *options, "--json", "--quiet")
+    status, out, err = call(capsys, "compare", "relu", "--quick", "--repeats", 1, "--json", "--quiet")
     assert (status, err) == (0, "")
     assert {row["kernel"] for row in json.loads(out)["rows"]} == {"relu"}
 
@@ -458,9 +460,7 @@ def test_bench(capsys):
     options = ("-k", "sum", "--quiet", "--save", "kept.json", "--plot", "a.png")
     status, out, err = call(capsys, "bench", *options)
     assert (status, err) == (0, "")
-    assert [line.split()[-5] for line in out.splitlines()[4:7]] == ["naive", "numpy", "fastconv"][:2] + [
-        "fastconv"
-    ] or out
+    assert [version for version in out.split() if version in ("naive", "numpy")] == ["naive", "numpy"]
     assert "1.5 GB/s" in out
     assert "2 threads" in out
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")

@@ -157,22 +157,22 @@ def _otsu(levels: Gray) -> float:
 def _background(ink: Gray) -> Gray:
     """The shade of the paper: a quadratic surface through what is no ink, so that shadows and vignettes go."""
     rows, columns = (np.linspace(-1, 1, n) for n in ink.shape)
-    step = max(1, max(ink.shape) // 64)
-    y, x = np.meshgrid(rows[::step], columns[::step], indexing="ij")
+    step = max(1, max(ink.shape) // 32)
     sample = ink[::step, ::step].ravel()
-    terms = [np.ones(y.size), *(t.ravel() for t in (y, x, y * y, x * y, x * x))]
-    paper = sample <= _otsu(ink)
-    fit = np.median(sample[paper]) if paper.any() else float(ink.min())
-    if paper.sum() < 64 or np.ptp(sample[paper]) < 0.02:
-        return np.full_like(ink, fit)
-    design = np.stack(terms, axis=1)
-    surface = np.full(sample.shape, fit)
+    paper = sample[sample <= _otsu(ink)]
+    level = float(np.median(paper)) if paper.size else float(ink.min())
+    if paper.size < 64 or np.ptp(paper) < 0.02:
+        return np.full_like(ink, level)
+    y, x = (axis.ravel() for axis in np.meshgrid(rows[::step], columns[::step], indexing="ij"))
+    terms = np.stack([np.ones(y.size), y, x, y * y, x * y, x * x])
+    surface = np.full(sample.shape, level)
     for _ in range(8):
         near = np.abs(sample - surface) < 0.15
         if near.sum() < 64:
-            return np.full_like(ink, fit)
-        weights = np.linalg.lstsq(design[near], sample[near], rcond=None)[0]
-        surface = design @ weights
+            return np.full_like(ink, level)
+        on_paper = terms[:, near]
+        weights = np.linalg.solve(on_paper @ on_paper.T + 1e-9 * np.eye(6), on_paper @ sample[near])
+        surface = weights @ terms
     c, cy, cx, cyy, cxy, cxx = weights
     y, x = rows[:, np.newaxis], columns[np.newaxis]
     return c + cy * y + cx * x + cyy * y * y + cxy * x * y + cxx * x * x
