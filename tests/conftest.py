@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,6 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # thousands of tests: no collection need look at them again
+
+
+@pytest.fixture(autouse=True, scope="session")
+def away_from_the_sources(tmp_path_factory):
+    """`python -c` finds a package in the current folder first: the tests are of the installed one."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("away"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(autouse=True)
