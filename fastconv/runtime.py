@@ -21,7 +21,7 @@ from typing import Any
 
 from fastconv import cgroup
 
-__all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "threads_for"]
+__all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "simd_levels", "threads_for"]
 
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 
@@ -209,6 +209,21 @@ def blas_held() -> _BlasHold:
     return _hold
 
 
+# --- SIMD ------------------------------------------------------------------------------------------------------------
+
+_LEVELS = {"v2": 16, "v3": 32, "v4": 64}  # of x86-64, and the bytes of their vectors
+
+if (os.environ.get("FASTCONV_SIMD") or "v4") not in _LEVELS:
+    raise ValueError(f"FASTCONV_SIMD must be one of {', '.join(_LEVELS)}, got {os.environ['FASTCONV_SIMD']!r}")
+
+SIMD_BYTES, _CPU_BYTES = _blas_kernels.simd_bytes()  # of a vector: what FASTCONV_SIMD allows, and what the CPU has
+
+
+def simd_levels() -> tuple[str, ...]:
+    """The levels that FASTCONV_SIMD can ask for on this machine, lowest first."""
+    return tuple(level for level, nbytes in _LEVELS.items() if nbytes <= _CPU_BYTES)
+
+
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
@@ -216,12 +231,7 @@ def _simd_level() -> str:
     machine = platform.machine()
     if machine not in ("x86_64", "AMD64"):
         return machine
-    flags = set(_cpu_info().get("flags", "").split())
-    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags:
-        return "x86-64-v4 (AVX-512)"
-    if {"avx2", "fma", "bmi2"} <= flags:
-        return "x86-64-v3 (AVX2)"
-    return "x86-64-v2 or lower"
+    return {64: "x86-64-v4 (AVX-512)", 32: "x86-64-v3 (AVX2)", 16: "x86-64-v2"}[SIMD_BYTES]
 
 
 def show_config() -> dict[str, Any]:

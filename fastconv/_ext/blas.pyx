@@ -6,6 +6,10 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 from fastconv._ext.threads cimport FASTCONV_OPENMP
 
+cdef extern from "simd.h" nogil:
+    int c_simd_bytes "simd_bytes"()
+    int simd_cpu_bytes()
+
 
 cdef void gemm(
     bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
@@ -57,3 +61,8 @@ def matmul(
 def has_openmp():
     """Whether the kernels were compiled with OpenMP."""
     return FASTCONV_OPENMP
+
+
+def simd_bytes():
+    """Bytes of the vectors that the kernels use, and of the CPU's widest: 64, 32 or 16."""
+    return c_simd_bytes(), simd_cpu_bytes()

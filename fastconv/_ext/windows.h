@@ -10,6 +10,8 @@
 
 #include <stddef.h>
 
+#include "simd.h"
+
 typedef struct {
     ptrdiff_t count[3], step[3], tap[3], first;
 } Box;
@@ -56,13 +58,7 @@ typedef struct {
 /* The vectors for so many lanes of `size` bytes: at most `widest` bytes, and no wider than the lanes; 0 for none. */
 static inline int vector_bytes(ptrdiff_t lanes, ptrdiff_t size, int widest)
 {
-    int bytes = 16;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        bytes = 64;
-    else if (__builtin_cpu_supports("avx2"))
-        bytes = 32;
-#endif
+    int bytes = simd_bytes();
     while (bytes >= 16 && (bytes > lanes * size || bytes > widest))
         bytes /= 2;
     return bytes < 16 ? 0 : bytes;

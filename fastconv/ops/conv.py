@@ -14,24 +14,21 @@ along an axis is a convolution of x with every so many-th tap and an integer str
 
 from __future__ import annotations
 
-import itertools
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.engine.phases import ONES, Phase, phases
 from fastconv.errors import ShapeError
-from fastconv.ops import im2col
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers
 from fastconv.workspace import allocate, require
 
-ALGORITHMS = ("auto", "im2col")
 AXES = ("L", "H W", "D H W")
-ONES = (1, 1, 1)
 
 Parts = list[tuple[tuple[slice, ...], np.ndarray, Window]]  # of each phase: its taps, its dy, its window
 
@@ -68,8 +65,8 @@ def prepare(
         )
     if b is not None and b.shape != (filters,):
         raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"{op}: algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    if algorithm not in engine.ALGORITHMS:
+        raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
     window = Window.parse(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
     output = window.output(x.shape[2:])
     require(op, x.dtype.itemsize * x.shape[0] * filters * int(np.prod(output, dtype=object)))
@@ -125,14 +122,6 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
-class Phase(NamedTuple):
-    """A convolution with integer stride that yields some of the outputs from some of the taps."""
-
-    outputs: tuple[slice, ...]  # of y (N, o0, o1, o2, K)
-    taps: tuple[slice, ...]  # of w (K, r0, r1, r2, C / groups)
-    window: Window
-
-
 class Saved(NamedTuple):
     x: np.ndarray  # (N, i0, i1, i2, C)
     w: np.ndarray  # (K, r0, r1, r2, C / groups)
@@ -141,30 +130,7 @@ class Saved(NamedTuple):
     x_shape: tuple[int, ...]  # (N, C, *spatial)
     w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
     has_bias: bool
-
-
-def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
-    """The phases of a lifted window that have taps and outputs; one, the window itself, for an integer stride."""
-    per_axis = []
-    for axis in range(3):
-        up, stride, dilation = window.up[axis], window.stride[axis], window.dilation[axis]
-        before = window.padding[axis][0]
-        step = up // math.gcd(up, dilation)  # between taps that lie on input elements
-        along = []
-        for first in range(min(up, output[axis])):
-            at = first * stride - before  # of tap 0, in the upsampled input
-            tap = next((t for t in range(min(step, window.kernel[axis])) if (at + t * dilation) % up == 0), None)
-            if tap is not None:
-                kernel = len(range(tap, window.kernel[axis], step))
-                pad = -(at + tap * dilation) // up
-                along.append((slice(first, None, up), slice(tap, None, step), kernel, pad, step * dilation // up))
-        per_axis.append(along)
-    result = []
-    for combination in itertools.product(*per_axis):
-        outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
-        outputs, taps = (slice(None), *outputs), (slice(None), *taps)
-        result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
-    return result
+    algorithm: str
 
 
 def forward(
@@ -179,15 +145,15 @@ def forward(
     y = lift(y_last)
     parts = phases(window, y.shape[1:4])
     if window.up == ONES:
-        im2col.forward(op, x_last, w_last, bias, y, parts[0].window, groups)
+        engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
     else:
         y[...] = 0 if bias is None else bias
         for outputs, taps, part in parts:
             y_part = allocate(op, y[outputs].shape, x.dtype)
             w_part = np.ascontiguousarray(w_last[taps])
-            im2col.forward(op, x_last, w_part, bias, y_part, part, groups)
+            engine.forward(op, algorithm, x_last, w_part, bias, y_part, part, groups)
             y[outputs] = y_part
-    return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None)
+    return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None, algorithm)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
@@ -205,7 +171,7 @@ def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     total = None
     for taps, dy_part, window in parts:
         w_part = np.ascontiguousarray(saved.w[taps])
-        dx = im2col.gradient_input(op, dy_part, w_part, saved.x.shape, window, saved.groups)
+        dx = engine.gradient_input(op, saved.algorithm, dy_part, w_part, saved.x.shape, window, saved.groups)
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
         total = allocate(op, saved.x.shape, saved.x.dtype)
@@ -218,13 +184,13 @@ def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     filters, per_group, *kernel = saved.w_shape
     if len(parts) == 1 and parts[0][2].kernel == saved.w.shape[1:4]:
         (_, dy_part, window) = parts[0]
-        dw = im2col.gradient_weights(op, saved.x, dy_part, saved.w.shape, window, saved.groups)
+        dw = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, saved.w.shape, window, saved.groups)
     else:
         dw = allocate(op, saved.w.shape, saved.w.dtype)
         dw[...] = 0
         for taps, dy_part, window in parts:
             shape = (filters, *window.kernel, per_group)
-            dw[taps] = im2col.gradient_weights(op, saved.x, dy_part, shape, window, saved.groups)
+            dw[taps] = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, shape, window, saved.groups)
     return logical(dw.reshape(filters, *kernel, per_group))
 
 

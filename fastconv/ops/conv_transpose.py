@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.errors import ShapeError
-from fastconv.ops import im2col
 from fastconv.ops.conv import AXES
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
@@ -163,7 +163,7 @@ def forward(
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     n, filters = x.shape[0], w.shape[1] * groups
     y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
-    y = im2col.gradient_input(op, x_last, w_last, y_shape, window, groups)
+    y = engine.gradient_input(op, "auto", x_last, w_last, y_shape, window, groups)
     if b is not None:
         y += b
     saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None)
@@ -176,11 +176,11 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     if needs[0]:
         n, c, *spatial = saved.x_shape
         dx = allocate(op, saved.x.shape, saved.x.dtype)
-        im2col.forward(op, dy_last, saved.w, None, dx, saved.window, saved.groups)
+        engine.forward(op, "auto", dy_last, saved.w, None, dx, saved.window, saved.groups)
         dx = logical(dx.reshape(n, *spatial, c))
     if needs[1]:
         c, per_group, *kernel = saved.w_shape
-        dw = im2col.gradient_weights(op, dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
+        dw = engine.gradient_weights(op, "auto", dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
         dw = logical(dw.reshape(c, *kernel, per_group))
     if saved.has_bias and needs[2]:
         db = channel_sums(dy_last).astype(dy.dtype)

@@ -21,7 +21,7 @@ from fastconv._ext import lowering, rows
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["forward", "gradient_input", "gradient_weights"]
+__all__ = ["forward", "gradient_input", "gradient_weights", "serves"]
 
 TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
 SHORT_ROW = 16  # elements
@@ -29,6 +29,11 @@ MIN_FILTERS = 16  # below, BLAS is slow however it is called
 MIN_UNPACKED = 12  # pixels
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
+
+
+def serves(direction: str, problem: object) -> bool:
+    """Every shape and float type."""
+    return True
 
 
 def forward(

@@ -1,0 +1,50 @@
+"""A convolution whose input is upsampled, as convolutions that never see an inserted zero.
+
+Outputs `up` apart see the same taps on input elements, so each of the `up` phases along an axis is a convolution of the
+input with every so many-th tap and an integer stride. A rational stride is one such convolution, the gradient to the
+input of a strided one is another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+from fastconv.window import Window
+
+__all__ = ["ONES", "Phase", "phases"]
+
+ONES = (1, 1, 1)
+
+
+class Phase(NamedTuple):
+    """A convolution with integer stride that yields some of the outputs from some of the taps."""
+
+    outputs: tuple[slice, ...]  # of y (N, o0, o1, o2, K)
+    taps: tuple[slice, ...]  # of w (K, r0, r1, r2, C / groups)
+    window: Window
+
+
+def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
+    """The phases of a lifted window that have taps and outputs; one, the window itself, for an integer stride."""
+    per_axis = []
+    for axis in range(3):
+        up, stride, dilation = window.up[axis], window.stride[axis], window.dilation[axis]
+        before = window.padding[axis][0]
+        step = up // math.gcd(up, dilation)  # between taps that lie on input elements
+        along = []
+        for first in range(min(up, output[axis])):
+            at = first * stride - before  # of tap 0, in the upsampled input
+            tap = next((t for t in range(min(step, window.kernel[axis])) if (at + t * dilation) % up == 0), None)
+            if tap is not None:
+                kernel = len(range(tap, window.kernel[axis], step))
+                pad = -(at + tap * dilation) // up
+                along.append((slice(first, None, up), slice(tap, None, step), kernel, pad, step * dilation // up))
+        per_axis.append(along)
+    result = []
+    for combination in itertools.product(*per_axis):
+        outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
+        outputs, taps = (slice(None), *outputs), (slice(None), *taps)
+        result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
+    return result
