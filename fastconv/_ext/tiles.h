@@ -1,0 +1,73 @@
+/* Register tiles of a convolution: pixels times filters, or taps times filters, with the filters in the lanes.
+
+   Written with GCC's and Clang's vector types, once (tiles_typed.h), and compiled for vectors of 16, 32 and 64 bytes. A
+   panel is a run of filters, one or two vectors wide; its weights lie tap by tap, w[tap][lanes], zeros in the lanes that it
+   does not fill. A pixel is the offset of its window's first element in x, a tap the offset of an element from there, so
+   neither padding nor stride nor dilation is known here. */
+
+#ifndef FASTCONV_TILES_H
+#define FASTCONV_TILES_H
+
+#include <stddef.h>
+
+typedef struct {
+    const ptrdiff_t *at; /* of every run of taps: its first tap */
+    ptrdiff_t count;     /* of runs */
+    ptrdiff_t length;    /* of a run: taps that lie one behind the other */
+} Runs;
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(name) JOIN(name, BYTES)
+
+#define BYTES 16
+#include "tiles_typed.h"
+#if defined(__x86_64__)
+#define BYTES 32
+#include "tiles_typed.h"
+#define BYTES 64
+#include "tiles_typed.h"
+#endif
+
+#if defined(__x86_64__)
+#define CHOOSE(name, bytes, ...)                                                                                       \
+    do {                                                                                                               \
+        if ((bytes) == 64)                                                                                             \
+            name##_64(__VA_ARGS__);                                                                                    \
+        else if ((bytes) == 32)                                                                                        \
+            name##_32(__VA_ARGS__);                                                                                    \
+        else                                                                                                           \
+            name##_16(__VA_ARGS__);                                                                                    \
+    } while (0)
+#else
+#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
+#endif
+
+/* Pixels (of `tile_outputs`) or taps (of `tile_weights`) that a tile of so many vectors holds in registers. */
+static inline ptrdiff_t tile_rows(int bytes, int vectors)
+{
+    if (bytes == 64)
+        return 14;
+    return vectors == 2 ? 6 : 12;
+}
+
+/* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
+   first `filters` lanes k of a panel. */
+static inline void tile_outputs(
+    int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
+    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters)
+{
+    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters);
+}
+
+/* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[p][k], for `rows` taps t and all lanes k of
+   a panel; dy and dw are packed, one behind the other. */
+static inline void tile_weights(
+    int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
+    const ptrdiff_t *taps, const float *dy, float *dw)
+{
+    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, dw);
+}
+
+#endif

@@ -1,0 +1,166 @@
+/* The tiles of tiles.h for vectors of BYTES bytes. */
+
+#if BYTES == 64
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define EACH_SIZE(V, call)                                                                                             \
+    switch (rows) {                                                                                                    \
+    case 1: call(1, V); break;                                                                                         \
+    case 2: call(2, V); break;                                                                                         \
+    case 3: call(3, V); break;                                                                                         \
+    case 4: call(4, V); break;                                                                                         \
+    case 5: call(5, V); break;                                                                                         \
+    case 6: call(6, V); break;                                                                                         \
+    case 7: call(7, V); break;                                                                                         \
+    case 8: call(8, V); break;                                                                                         \
+    case 9: call(9, V); break;                                                                                         \
+    case 10: call(10, V); break;                                                                                       \
+    case 11: call(11, V); break;                                                                                       \
+    case 12: call(12, V); break;                                                                                       \
+    case 13: call(13, V); break;                                                                                       \
+    default: call(14, V); break;                                                                                       \
+    }
+#define EACH_SIZE_OF_ONE(call) EACH_SIZE(1, call)
+#define EACH_SIZE_OF_TWO(call) EACH_SIZE(2, call)
+#else
+#if BYTES == 32
+#define TARGET __attribute__((target("avx2,fma")))
+#else
+#define TARGET
+#endif
+#define EACH_SIZE_OF_ONE(call)                                                                                         \
+    switch (rows) {                                                                                                    \
+    case 1: call(1, 1); break;                                                                                         \
+    case 2: call(2, 1); break;                                                                                         \
+    case 3: call(3, 1); break;                                                                                         \
+    case 4: call(4, 1); break;                                                                                         \
+    case 5: call(5, 1); break;                                                                                         \
+    case 6: call(6, 1); break;                                                                                         \
+    case 7: call(7, 1); break;                                                                                         \
+    case 8: call(8, 1); break;                                                                                         \
+    case 9: call(9, 1); break;                                                                                         \
+    case 10: call(10, 1); break;                                                                                       \
+    case 11: call(11, 1); break;                                                                                       \
+    default: call(12, 1); break;                                                                                       \
+    }
+#define EACH_SIZE_OF_TWO(call)                                                                                         \
+    switch (rows) {                                                                                                    \
+    case 1: call(1, 2); break;                                                                                         \
+    case 2: call(2, 2); break;                                                                                         \
+    case 3: call(3, 2); break;                                                                                         \
+    case 4: call(4, 2); break;                                                                                         \
+    case 5: call(5, 2); break;                                                                                         \
+    default: call(6, 2); break;                                                                                        \
+    }
+#endif
+
+#define LANES (BYTES / 4)
+#define Vector NAME(Vector)
+
+typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+TARGET INLINE Vector NAME(load)(const float *x)
+{
+    return *(const Vector *)x;
+}
+
+/* The first `count` lanes of a vector. */
+TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count)
+{
+    if (count >= LANES)
+        *(Vector *)y = value;
+    else
+        for (ptrdiff_t lane = 0; lane < LANES; lane++)
+            if (lane < count)
+                y[lane] = value[lane];
+}
+
+TARGET INLINE void NAME(outputs)(
+    const int rows, const int vectors, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
+    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters)
+{
+    Vector sums[14][2];
+    const float *pixel[14];
+    for (int p = 0; p < rows; p++) {
+        pixel[p] = x + at[p];
+        for (int v = 0; v < vectors; v++)
+            sums[p][v] = NAME(load)(start + v * LANES);
+    }
+    for (ptrdiff_t run = 0; run < taps.count; run++) {
+        const ptrdiff_t first = taps.at[run], last = first + taps.length;
+        for (ptrdiff_t tap = first; tap < last; tap++) {
+            Vector weights[2];
+            for (int v = 0; v < vectors; v++)
+                weights[v] = NAME(load)(w + v * LANES);
+            w += vectors * LANES;
+            for (int p = 0; p < rows; p++) {
+                const float value = pixel[p][tap];
+                for (int v = 0; v < vectors; v++)
+                    sums[p][v] += value * weights[v];
+            }
+        }
+    }
+    for (int p = 0; p < rows; p++)
+        for (int v = 0; v < vectors; v++)
+            NAME(store)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES);
+}
+
+TARGET INLINE void NAME(weights)(
+    const int rows, const int vectors, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
+    const float *dy, float *dw)
+{
+    Vector sums[14][2];
+    const float *tap[14];
+    for (int t = 0; t < rows; t++) {
+        tap[t] = x + taps[t];
+        for (int v = 0; v < vectors; v++)
+            sums[t][v] = NAME(load)(dw + (t * vectors + v) * LANES);
+    }
+    for (ptrdiff_t p = 0; p < pixels; p++) {
+        const ptrdiff_t pixel = at[p];
+        Vector values[2];
+        for (int v = 0; v < vectors; v++)
+            values[v] = NAME(load)(dy + v * LANES);
+        dy += vectors * LANES;
+        for (int t = 0; t < rows; t++) {
+            const float value = tap[t][pixel];
+            for (int v = 0; v < vectors; v++)
+                sums[t][v] += value * values[v];
+        }
+    }
+    for (int t = 0; t < rows; t++)
+        for (int v = 0; v < vectors; v++)
+            *(Vector *)(dw + (t * vectors + v) * LANES) = sums[t][v];
+}
+
+#define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
+#define WEIGHTS(P, V) NAME(weights)(P, V, x, at, pixels, taps, dy, dw)
+
+TARGET static void NAME(tile_outputs)(
+    int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
+    float *y, const ptrdiff_t *to, ptrdiff_t filters)
+{
+    if (vectors == 2)
+        EACH_SIZE_OF_TWO(OUTPUTS)
+    else
+        EACH_SIZE_OF_ONE(OUTPUTS)
+}
+
+TARGET static void NAME(tile_weights)(
+    int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
+    const float *dy, float *dw)
+{
+    if (vectors == 2)
+        EACH_SIZE_OF_TWO(WEIGHTS)
+    else
+        EACH_SIZE_OF_ONE(WEIGHTS)
+}
+
+#undef OUTPUTS
+#undef WEIGHTS
+#undef TARGET
+#undef EACH_SIZE
+#undef EACH_SIZE_OF_ONE
+#undef EACH_SIZE_OF_TWO
+#undef LANES
+#undef Vector
+#undef BYTES
