@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastconv.engine import im2col
+from fastconv.engine import direct, im2col
 from fastconv.window import Window
 
 __all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "gradient_weights"]
@@ -27,7 +27,7 @@ __all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "grad
 Ints = tuple[int, ...]
 Direction = Literal["forward", "gradient_input", "gradient_weights"]
 
-_MODULES: dict[str, ModuleType] = {"im2col": im2col}
+_MODULES: dict[str, ModuleType] = {"im2col": im2col, "direct": direct}
 ALGORITHMS = ("auto", *_MODULES)
 
 

@@ -1,0 +1,400 @@
+"""Direct convolution: register tiles (tiles.h) that read the input itself, or a padded copy of a small part of it.
+
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). Work is cut into bands: some
+images, one output plane, some rows and columns of it. Where a band's windows reach into the padding, what they see is
+copied into scratch first, zeros around it; otherwise they read x. The outputs may be every `step`-th of y from `origin` on:
+the phases of a gradient to the input (fastconv.engine.phases) lie so.
+
+Weights are packed: panels of at most two vectors of filters, each panel tap by tap (`pack`, and `unpack` for gradients).
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
+
+cdef extern from "tiles.h" nogil:
+    ctypedef struct Runs:
+        const Py_ssize_t *at
+        Py_ssize_t count
+        Py_ssize_t length
+
+    Py_ssize_t tile_rows(int bytes, int vectors)
+    void tile_outputs(
+        int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
+        const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters)
+    void tile_weights(
+        int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
+        const Py_ssize_t *taps, const float *dy, float *dw)
+
+cdef enum:
+    MOST = 32  # lanes of a panel
+
+
+cdef struct Geometry:
+    Py_ssize_t batch, channels, filters, groups
+    Py_ssize_t inp[3]
+    Py_ssize_t out[3]       # outputs that are computed, along each axis
+    Py_ssize_t kernel[3]
+    Py_ssize_t stride[3]
+    Py_ssize_t before[3]    # padding, or cropping where negative
+    Py_ssize_t dilation[3]
+    Py_ssize_t full[3]      # of y's memory
+    Py_ssize_t origin[3]    # of the first output there
+    Py_ssize_t step[3]      # between outputs there
+    Py_ssize_t taps         # of one filter, its group's channels included
+    Py_ssize_t images       # of a band
+    Py_ssize_t row_bands, column_bands
+
+
+cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, object outputs, Py_ssize_t groups, tuple cut):
+    """x (n, i0, i1, i2, c), y (n, full0, full1, full2, k); outputs: a slice of y per spatial axis; cut: images of a band,
+    bands of rows, bands of columns."""
+    cdef Geometry g
+    cdef int axis
+    g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
+    g.taps = g.channels // groups
+    for axis in range(3):
+        g.inp[axis] = x_shape[1 + axis]
+        g.full[axis] = y_shape[1 + axis]
+        g.origin[axis], _, g.step[axis] = outputs[axis].indices(y_shape[1 + axis])
+        g.out[axis] = len(range(*outputs[axis].indices(y_shape[1 + axis])))
+        g.kernel[axis] = window.kernel[axis]
+        g.stride[axis] = window.stride[axis]
+        g.before[axis] = window.padding[axis][0]
+        g.dilation[axis] = window.dilation[axis]
+        g.taps *= g.kernel[axis]
+    g.images, g.row_bands, g.column_bands = cut
+    return g
+
+
+# --- panels ----------------------------------------------------------------------------------------------------------
+
+
+cdef struct Panel:
+    Py_ssize_t first    # filter
+    Py_ssize_t count    # of filters
+    Py_ssize_t lanes
+    int bytes           # of its vectors
+    int vectors
+
+
+cdef inline Panel panel_at(Py_ssize_t first, Py_ssize_t stop, int widest) noexcept nogil:
+    """The panel that begins with filter `first` of a group that ends before `stop`: as wide as the filters fill."""
+    cdef Panel panel
+    cdef Py_ssize_t left = stop - first, lanes = widest // 4
+    panel.first = first
+    panel.bytes = widest
+    panel.vectors = 2
+    if left <= lanes or (widest == 64 and left <= lanes + 8):
+        panel.vectors = 1
+        if widest == 64 and left <= 8:
+            panel.bytes = 32
+    panel.lanes = panel.vectors * panel.bytes // 4
+    panel.count = min(panel.lanes, left)
+    return panel
+
+
+cdef inline Py_ssize_t panels_of(Py_ssize_t filters, int widest, Py_ssize_t *lanes) noexcept nogil:
+    """How many panels hold a group's filters, and how many lanes they have together."""
+    cdef Py_ssize_t count = 0, first = 0
+    cdef Panel panel
+    lanes[0] = 0
+    while first < filters:
+        panel = panel_at(first, filters, widest)
+        first += panel.count
+        lanes[0] += panel.lanes
+        count += 1
+    return count
+
+
+cdef inline Panel panel_number(Py_ssize_t number, Py_ssize_t filters, int widest, Py_ssize_t *lanes) noexcept nogil:
+    """A group's panel by its number, and the lanes of those before it."""
+    cdef Panel panel = panel_at(0, filters, widest)
+    lanes[0] = 0
+    while number > 0:
+        lanes[0] += panel.lanes
+        panel = panel_at(panel.first + panel.count, filters, widest)
+        number -= 1
+    return panel
+
+
+def panels(Py_ssize_t filters, int widest):
+    """(panels, lanes) of a group of so many filters, for vectors of `widest` bytes."""
+    cdef Py_ssize_t lanes
+    return panels_of(filters, widest, &lanes), lanes
+
+
+def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num_threads):
+    """packed = w (groups, filters, r0, r1, r2, channels), any strides: group by group, panel by panel, tap by tap."""
+    cdef Py_ssize_t lanes, task
+    cdef Py_ssize_t count = panels_of(w.shape[1], widest, &lanes)
+    for task in prange(w.shape[0] * count, nogil=True, num_threads=num_threads, schedule="static"):
+        pack_panel(w, task // count, task % count, &packed[0], widest)
+
+
+cdef void pack_panel(
+    const float[:, :, :, :, :, :] w, Py_ssize_t group, Py_ssize_t number, float *packed, int widest
+) noexcept nogil:
+    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane
+    cdef Py_ssize_t taps = w.shape[2] * w.shape[3] * w.shape[4] * w.shape[5]
+    cdef Py_ssize_t next_filter = w.strides[1] // <Py_ssize_t> sizeof(float)
+    cdef Panel panel = panel_number(number, w.shape[1], widest, &before)
+    cdef const float *source
+    panels_of(w.shape[1], widest, &lanes)
+    packed += (group * lanes + before) * taps
+    for r0 in range(w.shape[2]):
+        for r1 in range(w.shape[3]):
+            for r2 in range(w.shape[4]):
+                for c in range(w.shape[5]):
+                    source = &w[group, panel.first, r0, r1, r2, c]
+                    if next_filter == 1:
+                        memcpy(packed, source, panel.count * sizeof(float))
+                    else:
+                        for lane in range(panel.count):
+                            packed[lane] = source[lane * next_filter]
+                    for lane in range(panel.count, panel.lanes):
+                        packed[lane] = 0
+                    packed += panel.lanes
+
+
+def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num_threads):
+    """dw (groups, filters, taps) = the sum of the rows of `partial`, each packed as `pack` does, in order."""
+    cdef Py_ssize_t lanes, task
+    cdef Py_ssize_t count = panels_of(dw.shape[1], widest, &lanes)
+    for task in prange(dw.shape[0] * count, nogil=True, num_threads=num_threads, schedule="static"):
+        unpack_panel(partial, dw, task // count, task % count, widest)
+
+
+cdef void unpack_panel(
+    const float[:, ::1] partial, float[:, :, ::1] dw, Py_ssize_t group, Py_ssize_t number, int widest
+) noexcept nogil:
+    cdef Py_ssize_t before, lanes, tap, lane, part, first, rows, row
+    cdef Py_ssize_t taps = dw.shape[2]
+    cdef Panel panel = panel_number(number, dw.shape[1], widest, &before)
+    cdef float sums[16][MOST]
+    cdef const float *source
+    panels_of(dw.shape[1], widest, &lanes)
+    first = (group * lanes + before) * taps
+    for tap in range(0, taps, 16):
+        rows = min(<Py_ssize_t> 16, taps - tap)
+        for part in range(partial.shape[0]):
+            source = &partial[part, first + tap * panel.lanes]
+            for row in range(rows):
+                for lane in range(panel.lanes):
+                    sums[row][lane] = source[row * panel.lanes + lane] + (sums[row][lane] if part else 0)
+        for lane in range(panel.count):
+            for row in range(rows):
+                dw[group, panel.first + lane, tap + row] = sums[row][lane]
+
+
+# --- bands -----------------------------------------------------------------------------------------------------------
+
+
+cdef struct Band:
+    const float *x          # the first tap of its first window
+    Py_ssize_t image, plane, row    # steps in x; a column's is `channels`
+    Py_ssize_t pixels
+    Runs runs
+
+
+cdef inline bint one_run(const Geometry *g) noexcept nogil:
+    """Whether the taps of a window's row lie one behind the other."""
+    return g.groups == 1 and (g.dilation[2] == 1 or g.kernel[2] == 1)
+
+
+cdef void open_band(
+    const float *x, const Geometry *g, Py_ssize_t number, float *scratch, Py_ssize_t *at, Py_ssize_t *to,
+    Py_ssize_t *runs, Band *band,
+) noexcept nogil:
+    """Band `number`: where its windows are read, its pixels `at` there and `to` in y, its runs of taps."""
+    cdef Py_ssize_t column_band = number % g.column_bands
+    cdef Py_ssize_t row_band = number // g.column_bands % g.row_bands
+    cdef Py_ssize_t plane = number // (g.column_bands * g.row_bands) % g.out[0]
+    cdef Py_ssize_t image = number // (g.column_bands * g.row_bands * g.out[0]) * g.images
+    cdef Py_ssize_t images = min(g.images, g.batch - image)
+    cdef Py_ssize_t row = row_band * g.out[1] // g.row_bands
+    cdef Py_ssize_t rows = (row_band + 1) * g.out[1] // g.row_bands - row
+    cdef Py_ssize_t column = column_band * g.out[2] // g.column_bands
+    cdef Py_ssize_t columns = (column_band + 1) * g.out[2] // g.column_bands - column
+    cdef Py_ssize_t i0 = plane * g.stride[0] - g.before[0]
+    cdef Py_ssize_t i1 = row * g.stride[1] - g.before[1]
+    cdef Py_ssize_t i2 = column * g.stride[2] - g.before[2]
+    cdef Py_ssize_t height = (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
+    cdef Py_ssize_t width = (columns - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
+    cdef Py_ssize_t depth = (g.kernel[0] - 1) * g.dilation[0] + 1
+    cdef Py_ssize_t n, r, c, r0, r1, r2, index = 0
+    cdef const float *line
+    band.pixels = images * rows * columns
+    if i0 >= 0 and i0 + depth <= g.inp[0] and i1 >= 0 and i1 + height <= g.inp[1] and i2 >= 0 and i2 + width <= g.inp[2]:
+        band.row = g.inp[2] * g.channels
+        band.plane = g.inp[1] * band.row * g.dilation[0]
+        band.image = g.inp[0] * g.inp[1] * band.row
+        band.x = x + image * band.image + ((i0 * g.inp[1] + i1) * g.inp[2] + i2) * g.channels
+    else:
+        band.row = width * g.channels
+        band.plane = height * band.row
+        band.image = g.kernel[0] * band.plane
+        band.x = scratch
+        for n in range(image, image + images):
+            for r0 in range(g.kernel[0]):
+                copy_plane(x, g, n, i0 + r0 * g.dilation[0], i1, i2, height, width, scratch)
+                scratch += band.plane
+    for n in range(images):
+        for r in range(rows):
+            for c in range(columns):
+                at[index] = n * band.image + r * g.stride[1] * band.row + c * g.stride[2] * g.channels
+                to[index] = (
+                    (((image + n) * g.full[0] + g.origin[0] + plane * g.step[0]) * g.full[1]
+                     + g.origin[1] + (row + r) * g.step[1]) * g.full[2]
+                    + g.origin[2] + (column + c) * g.step[2]
+                ) * g.filters
+                index += 1
+    index = 0
+    for r0 in range(g.kernel[0]):
+        for r1 in range(g.kernel[1]):
+            for r2 in range(1 if one_run(g) else g.kernel[2]):
+                runs[index] = r0 * band.plane + r1 * g.dilation[1] * band.row + r2 * g.dilation[2] * g.channels
+                index += 1
+    band.runs.at = runs
+    band.runs.count = index
+    band.runs.length = g.taps // index
+
+
+cdef void copy_plane(
+    const float *x, const Geometry *g, Py_ssize_t image, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t i2,
+    Py_ssize_t height, Py_ssize_t width, float *out,
+) noexcept nogil:
+    """out (height, width, channels) = x from row i1 and column i2 of plane i0 on, zeros outside x."""
+    cdef Py_ssize_t c = g.channels
+    cdef Py_ssize_t head = min(max(-i2, 0), width)
+    cdef Py_ssize_t stop = max(min(g.inp[2] - i2, width), head)
+    cdef Py_ssize_t row
+    for row in range(i1, i1 + height):
+        if 0 <= i0 < g.inp[0] and 0 <= row < g.inp[1] and stop > head:
+            memset(out, 0, head * c * sizeof(float))
+            memcpy(
+                out + head * c, x + (((image * g.inp[0] + i0) * g.inp[1] + row) * g.inp[2] + i2 + head) * c,
+                (stop - head) * c * sizeof(float),
+            )
+            memset(out + stop * c, 0, (width - stop) * c * sizeof(float))
+        else:
+            memset(out, 0, width * c * sizeof(float))
+        out += width * c
+
+
+cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
+    return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
+
+
+# --- convolution -----------------------------------------------------------------------------------------------------
+
+
+def forward(
+    const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
+    object window, object outputs, Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch,
+    Py_ssize_t[:, ::1] tables, int widest,
+):
+    """The `outputs` of y = start + conv(x, w).
+
+    packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch and
+    tables: a row a thread, with room for a band's copy, and for its pixels twice and its runs.
+    """
+    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, groups, cut)
+    cdef Py_ssize_t tasks = bands_of(&g) * splits
+    cdef Py_ssize_t task
+    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        forward_task(
+            &x[0, 0, 0, 0, 0], &packed[0], &start[0], &y[0, 0, 0, 0, 0], &g, task // splits, task % splits, splits,
+            &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1], widest,
+        )
+
+
+cdef void forward_task(
+    const float *x, const float *packed, const float *start, float *y, const Geometry *g, Py_ssize_t number,
+    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, int widest,
+) noexcept nogil:
+    cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
+    cdef Py_ssize_t lanes, before, index, group, tiles, tile, first
+    cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
+    cdef Py_ssize_t count = per_group * g.groups
+    cdef Py_ssize_t *at = tables
+    cdef Py_ssize_t *to = tables + room // 3
+    cdef Panel panel
+    cdef Band band
+    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band)
+    for index in range(split * count // splits, (split + 1) * count // splits):
+        group = index // per_group
+        panel = panel_number(index % per_group, filters, widest, &before)
+        tiles = (band.pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+        before += group * lanes
+        for tile in range(tiles):
+            first = tile * band.pixels // tiles
+            tile_outputs(
+                panel.bytes, panel.vectors, (tile + 1) * band.pixels // tiles - first, band.x + group * depth,
+                at + first, band.runs, packed + before * g.taps, start + before,
+                y + group * filters + panel.first, to + first, panel.count,
+            )
+
+
+def gradient_weights(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, ::1] partial, object window,
+    Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+):
+    """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum, in order, is dw (`unpack`).
+
+    scratch: a row a thread, with room for a band's copy and its dy of a panel.
+    """
+    cdef tuple everything = (slice(None),) * 3
+    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, everything, groups, cut)
+    cdef Py_ssize_t chunks = partial.shape[0], bands = bands_of(&g)
+    cdef Py_ssize_t task, chunk
+    for task in prange(chunks * splits, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        chunk = task // splits
+        weights_task(
+            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[chunk, 0], &g, chunk * bands // chunks,
+            (chunk + 1) * bands // chunks, task % splits, splits, &scratch[threadid(), 0], scratch.shape[1],
+            &tables[threadid(), 0], tables.shape[1], widest,
+        )
+
+
+cdef void weights_task(
+    const float *x, const float *dy, float *partial, const Geometry *g, Py_ssize_t first_band, Py_ssize_t last_band,
+    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t size, Py_ssize_t *tables, Py_ssize_t room,
+    int widest,
+) noexcept nogil:
+    cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
+    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, pixel, lane
+    cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
+    cdef Py_ssize_t count = per_group * g.groups
+    cdef Py_ssize_t *at = tables
+    cdef Py_ssize_t *to = tables + room // 3
+    cdef Py_ssize_t taps[16]
+    cdef float *values
+    cdef const float *source
+    cdef Panel panel
+    cdef Band band
+    for number in range(first_band, last_band):
+        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band)
+        values = scratch + size - band.pixels * MOST
+        for index in range(split * count // splits, (split + 1) * count // splits):
+            group = index // per_group
+            panel = panel_number(index % per_group, filters, widest, &before)
+            before += group * lanes
+            for pixel in range(band.pixels):
+                source = dy + to[pixel] + group * filters + panel.first
+                memcpy(values + pixel * panel.lanes, source, panel.count * sizeof(float))
+                for lane in range(panel.count, panel.lanes):
+                    values[pixel * panel.lanes + lane] = 0
+            if number == first_band:
+                memset(partial + before * g.taps, 0, panel.lanes * g.taps * sizeof(float))
+            tiles = (g.taps - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+            for tile in range(tiles):
+                first = tile * g.taps // tiles
+                rows = (tile + 1) * g.taps // tiles - first
+                for row in range(rows):
+                    taps[row] = (
+                        band.runs.at[(first + row) // band.runs.length] + (first + row) % band.runs.length + group * depth
+                    )
+                tile_weights(
+                    panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, values,
+                    partial + before * g.taps + first * panel.lanes,
+                )

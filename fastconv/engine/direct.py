@@ -1,0 +1,212 @@
+"""The algorithm "direct": register tiles of pixels times filters that read the input where it lies; float32.
+
+    forward            a tile's sums run over all taps of its pixels' windows; no column is ever stored
+    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases)
+    gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
+
+Bands of the input that windows see beyond the border are copied into a small padded scratch first. Weights are packed once
+a call. Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import direct
+from fastconv.engine.phases import ONES, phases
+from fastconv.window import Window
+from fastconv.workspace import allocate, get_workspace_limit
+
+if TYPE_CHECKING:
+    from fastconv.engine import Problem
+
+__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
+
+Ints = tuple[int, ...]
+
+BAND_BYTES = 256 << 10  # of what a band's windows see: a quarter of a core's L2
+FORWARD_PIXELS = 448  # of a band
+GRADIENT_PIXELS = 224
+IMAGE_PIXELS = 112  # small images are joined until a band has so many
+TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
+MOST_LANES = 32  # of a panel
+EVERYTHING = (slice(None),) * 3
+
+
+def serves(direction: str, problem: Problem) -> bool:
+    """float32, as long as the packed weights leave room under the workspace limit."""
+    return problem.dtype == np.float32 and workspace(direction, problem) <= get_workspace_limit()
+
+
+def workspace(direction: str, problem: Problem) -> int:
+    """Bytes that a direction borrows: packed weights or partial gradients, and a band a thread."""
+    filters, channels = problem.filters, problem.channels
+    if direction == "gradient_input":
+        filters, channels = channels, filters
+    packed = 4 * packed_size(problem.groups, filters, channels, problem.window.kernel)
+    partial = packed * _most_chunks(packed, TASKS) if direction == "gradient_weights" else packed
+    return partial + runtime.get_num_threads() * (BAND_BYTES + 4 * MOST_LANES * GRADIENT_PIXELS)
+
+
+def packed_size(groups: int, filters: int, channels: int, kernel: Ints) -> int:
+    """Elements of packed weights, zeros included."""
+    _, lanes = direct.panels(filters // groups, runtime.SIMD_BYTES)
+    return groups * lanes * (channels // groups) * math.prod(kernel)
+
+
+def forward(
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
+) -> None:
+    """Fill y."""
+    if not y.size:
+        return
+    filters, *kernel, depth = w.shape
+    packed = _packed(op, w.reshape(groups, filters // groups, *kernel, depth))
+    if window.kernel == window.stride == ONES and x.shape[:4] == y.shape[:4]:  # pixel by pixel: one long row
+        x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
+    _convolve(op, x, packed, _start(bias, filters, groups), y, window, EVERYTHING, groups)
+
+
+def gradient_input(
+    op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int
+) -> np.ndarray:
+    """dx (N, i0, i1, i2, C)."""
+    dx = allocate(op, x_shape, dy.dtype)
+    if not dx.size:
+        return dx
+    filters, *kernel, depth = w.shape
+    turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
+    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
+    parts = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), x_shape[1:4])
+    if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
+        dx[...] = 0  # inputs that no window sees
+    start = _start(None, x_shape[4], groups)
+    for (_, *outputs), (_, *taps), part in parts:
+        packed = _packed(op, turned[(slice(None), slice(None), *taps)])
+        if part.kernel == ONES and window.stride == ONES and dy.shape[:4] == x_shape[:4]:
+            row = dy.reshape(1, 1, 1, -1, dy.shape[4])
+            _convolve(op, row, packed, start, dx.reshape(1, 1, 1, -1, x_shape[4]), part, EVERYTHING, groups)
+        else:
+            _convolve(op, dy, packed, start, dx, part, tuple(outputs), groups)
+    return dx
+
+
+def gradient_weights(
+    op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
+) -> np.ndarray:
+    """dw (K, r0, r1, r2, C / groups)."""
+    dw = allocate(op, w_shape, dy.dtype)
+    if not dy.size:
+        dw[...] = 0
+        return dw
+    if window.kernel == window.stride == ONES and x.shape[:4] == dy.shape[:4]:
+        x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
+    filters, *kernel, _ = w_shape
+    size = packed_size(groups, filters, x.shape[4], window.kernel)
+    panels = groups * direct.panels(filters // groups, runtime.SIMD_BYTES)[0]
+    cut = _cut(dy.shape[0], x.shape[4], dy.shape[1:4], window, GRADIENT_PIXELS, 1)
+    splits = min(panels, TASKS)
+    chunks = _most_chunks(4 * size, min(_bands(dy.shape, cut), -(-TASKS // splits)))
+    partial = allocate(op, (chunks, size), dy.dtype)
+    scratch, tables = _thread_buffers(op, x.shape[4], dy.shape[1:4], window, cut, chunks * splits, dy.size * dw[0].size)
+    direct.gradient_weights(x, dy, partial, window, groups, cut, splits, scratch, tables, runtime.SIMD_BYTES)
+    threads = runtime.threads_for(partial.nbytes)
+    direct.unpack(partial, dw.reshape(groups, filters // groups, -1), runtime.SIMD_BYTES, threads)
+    return dw
+
+
+def _convolve(
+    op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray, window: Window,
+    outputs: tuple[slice, ...], groups: int,
+) -> None:  # fmt: skip
+    """The `outputs` of y, which are the window's outputs on x."""
+    out = tuple(len(range(*part.indices(n))) for part, n in zip(outputs, y.shape[1:4], strict=True))
+    cut = _cut(y.shape[0], x.shape[4], out, window, FORWARD_PIXELS, TASKS)
+    bands = _bands((y.shape[0], *out), cut)
+    panels = groups * direct.panels(y.shape[4] // groups, runtime.SIMD_BYTES)[0]
+    splits = max(1, min(panels, TASKS // bands))
+    work = y.shape[0] * math.prod(out) * packed.size
+    scratch, tables = _thread_buffers(op, x.shape[4], out, window, cut, bands * splits, work)
+    direct.forward(x, packed, start, y, window, outputs, groups, cut, splits, scratch, tables, runtime.SIMD_BYTES)
+
+
+def _packed(op: str, w: np.ndarray) -> np.ndarray:
+    """w (groups, filters, r0, r1, r2, channels) as the tiles read it."""
+    groups, filters, *kernel, channels = w.shape
+    packed = allocate(op, (packed_size(groups, groups * filters, groups * channels, tuple(kernel)),), w.dtype)
+    direct.pack(w, packed, runtime.SIMD_BYTES, runtime.threads_for(packed.nbytes))
+    return packed
+
+
+def _start(bias: np.ndarray | None, filters: int, groups: int) -> np.ndarray:
+    """A bias, or zeros, packed as weights are."""
+    if bias is None:
+        return np.zeros(packed_size(groups, filters, groups, ONES), np.float32)
+    start = np.empty(packed_size(groups, filters, groups, ONES), np.float32)
+    direct.pack(bias.reshape(groups, -1, 1, 1, 1, 1), start, runtime.SIMD_BYTES, 1)
+    return start
+
+
+def _seen(lengths: Ints, window: Window) -> Ints:
+    """Input elements that so many outputs along each axis see; of planes, one output's."""
+    _, rows, columns = lengths
+    spans = window.spans
+    return (
+        window.kernel[0],
+        (rows - 1) * window.stride[1] + spans[1],
+        (columns - 1) * window.stride[2] + spans[2],
+    )
+
+
+def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, tasks: int) -> Ints:
+    """Images of a band, bands of rows, bands of columns: at most `pixels` and about BAND_BYTES each, `tasks` in all."""
+
+    def fits(rows: int, columns: int) -> bool:
+        seen = 4 * channels * math.prod(_seen((1, rows, columns), window))
+        return rows * columns <= pixels and seen <= BAND_BYTES
+
+    rows = out[1]
+    while rows > 1 and not fits(rows, out[2]):
+        rows = -(-rows // 2)
+    columns = out[2]
+    while columns > 1 and not fits(rows, columns):
+        columns = -(-columns // 2)
+    row_bands, column_bands = -(-out[1] // rows), -(-out[2] // columns)
+    whole = batch * out[0]
+    while whole * row_bands * column_bands < tasks and out[1] // row_bands >= 8 * window.spans[1]:
+        row_bands *= 2
+    while whole * row_bands * column_bands < tasks and out[2] // column_bands >= 8 * max(14, window.spans[2]):
+        column_bands *= 2
+    images = 1
+    if row_bands == column_bands == 1:
+        seen = 4 * channels * math.prod(_seen((1, *out[1:]), window))
+        images = max(1, min(batch, IMAGE_PIXELS // (out[1] * out[2]), BAND_BYTES // seen))
+    return images, row_bands, column_bands
+
+
+def _bands(shape: Ints, cut: Ints) -> int:
+    images, row_bands, column_bands = cut
+    return -(-shape[0] // images) * shape[1] * row_bands * column_bands
+
+
+def _most_chunks(nbytes: int, wanted: int) -> int:
+    """Partial gradients of so many bytes that the workspace limit allows."""
+    return max(1, min(wanted, get_workspace_limit() // 2 // nbytes))
+
+
+def _thread_buffers(
+    op: str, channels: int, out: Ints, window: Window, cut: Ints, tasks: int, multiply_adds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scratch and tables, a row a thread."""
+    images, row_bands, column_bands = cut
+    rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
+    pixels = images * rows * columns
+    elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
+    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks))
+    scratch = allocate(op, (threads, elements), np.dtype(np.float32))
+    tables = np.empty((threads, 3 * max(pixels, math.prod(window.kernel))), np.intp)
+    return scratch, tables
