@@ -24,9 +24,12 @@ cdef extern from "tiles.h" nogil:
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
         const Py_ssize_t *taps, const float *dy, float *dw)
+    void tile_scatter(
+        int bytes, Py_ssize_t run, const float *col, Py_ssize_t row, float *dx, Py_ssize_t step, Py_ssize_t count)
 
 cdef enum:
     MOST = 32  # lanes of a panel
+    AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
 cdef struct Geometry:
@@ -248,6 +251,8 @@ cdef void open_band(
                     + g.origin[2] + (column + c) * g.step[2]
                 ) * g.filters
                 index += 1
+    for n in range(AHEAD):
+        at[index + n] = at[index - 1]
     index = 0
     for r0 in range(g.kernel[0]):
         for r1 in range(g.kernel[1]):
@@ -296,7 +301,7 @@ def forward(
     """The `outputs` of y = start + conv(x, w).
 
     packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch and
-    tables: a row a thread, with room for a band's copy, and for its pixels twice and its runs.
+    tables: a row a thread, with room for a band's copy, and thrice for its pixels and AHEAD, or its runs.
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, groups, cut)
     cdef Py_ssize_t tasks = bands_of(&g) * splits
@@ -398,3 +403,144 @@ cdef void weights_task(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, values,
                     partial + before * g.taps + first * panel.lanes,
                 )
+
+
+# --- the gradient to few channels ------------------------------------------------------------------------------------
+
+
+def gradient_narrow(
+    const float[:, :, :, :, ::1] dy, const float[::1] packed, float[:, :, :, :, ::1] dx, object window, int axis,
+    Py_ssize_t bands, Py_ssize_t segment, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+):
+    """dx of one group with few channels, where lanes of channels would stand empty: what every dy sends to all taps is
+    computed with the taps in the lanes, `segment` pixels of a row at a time, and added to dx.
+
+    packed: w (taps, k) by `pack`, as the filters of a convolution with one tap; bands: of dx along `axis`, each a task;
+    scratch: a row a thread, with room for the taps of a segment; tables: for its pixels twice, AHEAD and one run.
+    """
+    cdef tuple everything = (slice(None),) * 3
+    cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, everything, 1, (1, 1, 1))
+    cdef Py_ssize_t task
+    for task in prange(g.batch * bands, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        narrow_task(
+            &dy[0, 0, 0, 0, 0], &packed[0], &dx[0, 0, 0, 0, 0], &g, task // bands, axis,
+            task % bands * g.inp[axis] // bands, (task % bands + 1) * g.inp[axis] // bands, segment,
+            &scratch[threadid(), 0], &tables[threadid(), 0], widest,
+        )
+
+
+cdef void narrow_task(
+    const float *dy, const float *packed, float *dx, const Geometry *g, Py_ssize_t image, int axis, Py_ssize_t low,
+    Py_ssize_t high, Py_ssize_t segment, float *col, Py_ssize_t *tables, int widest,
+) noexcept nogil:
+    """The part of dx from `low` to `high` along `axis`."""
+    cdef Py_ssize_t *at = tables
+    cdef Py_ssize_t *to = tables + segment + AHEAD
+    cdef Py_ssize_t row = g.taps + 16, o0, o1, o2, count, pixel, i0, i1, r0, r1
+    cdef int other
+    cdef Py_ssize_t inside[2]
+    cdef Py_ssize_t outside[2]
+    cdef float zeros[MOST]
+    cdef Runs runs
+    memset(zeros, 0, sizeof(zeros))
+    runs.at = to + segment
+    to[segment] = 0
+    runs.count, runs.length = 1, g.filters
+    for other in range(2):
+        inside[other] = low if other == axis else 0
+        outside[other] = high if other == axis else g.inp[other]
+    dx += image * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
+    for i0 in range(inside[0], outside[0]):
+        memset(
+            dx + (i0 * g.inp[1] + inside[1]) * g.inp[2] * g.channels, 0,
+            (outside[1] - inside[1]) * g.inp[2] * g.channels * sizeof(float),
+        )
+    for pixel in range(segment):
+        at[pixel] = pixel * g.filters
+        to[pixel] = pixel * row
+    for pixel in range(AHEAD):
+        at[segment + pixel] = at[segment - 1]
+    for o0 in range(g.out[0]):
+        if not reaches(g, 0, o0, inside[0], outside[0]):
+            continue
+        for o1 in range(g.out[1]):
+            if not reaches(g, 1, o1, inside[1], outside[1]):
+                continue
+            o2 = 0
+            while o2 < g.out[2]:
+                count = min(segment, g.out[2] - o2)
+                columns_of_taps(
+                    dy + (((image * g.out[0] + o0) * g.out[1] + o1) * g.out[2] + o2) * g.filters, packed, zeros, col,
+                    at, to, count, runs, g.taps, widest,
+                )
+                for r0 in range(g.kernel[0]):
+                    i0 = o0 * g.stride[0] - g.before[0] + r0 * g.dilation[0]
+                    if i0 < inside[0] or i0 >= outside[0]:
+                        continue
+                    for r1 in range(g.kernel[1]):
+                        i1 = o1 * g.stride[1] - g.before[1] + r1 * g.dilation[1]
+                        if inside[1] <= i1 < outside[1]:
+                            add_row(
+                                col + (r0 * g.kernel[1] + r1) * (g.taps // (g.kernel[0] * g.kernel[1])), row,
+                                dx + (i0 * g.inp[1] + i1) * g.inp[2] * g.channels, g, o2, count, widest,
+                            )
+                o2 += count
+
+
+cdef inline bint reaches(
+    const Geometry *g, int axis, Py_ssize_t output, Py_ssize_t low, Py_ssize_t high
+) noexcept nogil:
+    """Whether an output's window has taps between low and high."""
+    cdef Py_ssize_t at = output * g.stride[axis] - g.before[axis]
+    return at < high and at + (g.kernel[axis] - 1) * g.dilation[axis] >= low
+
+
+cdef void columns_of_taps(
+    const float *dy, const float *packed, const float *zeros, float *col, const Py_ssize_t *at, const Py_ssize_t *to,
+    Py_ssize_t count, Runs runs, Py_ssize_t taps, int widest,
+) noexcept nogil:
+    """col (count, taps) = dy (count, k) times the packed w (k, taps)."""
+    cdef Panel panel
+    cdef Py_ssize_t first = 0, tile, tiles, pixel
+    while first < taps:
+        panel = panel_at(first, taps, widest)
+        tiles = (count - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+        for tile in range(tiles):
+            pixel = tile * count // tiles
+            tile_outputs(
+                panel.bytes, panel.vectors, (tile + 1) * count // tiles - pixel, dy, at + pixel, runs, packed, zeros,
+                col + first, to + pixel, panel.count,
+            )
+        packed += panel.lanes * runs.length
+        first += panel.count
+
+
+cdef void add_row(
+    const float *col, Py_ssize_t row, float *dx, const Geometry *g, Py_ssize_t first, Py_ssize_t count, int widest
+) noexcept nogil:
+    """Add the taps of a window's row, of `count` outputs from `first` on, to a row of dx; those inside only."""
+    cdef bint whole = g.dilation[2] == 1
+    cdef Py_ssize_t taps = g.kernel[2] if whole else 1  # that lie one behind the other
+    cdef Py_ssize_t c = g.channels, tap, at, head, stop, j
+    for tap in range(g.kernel[2] // taps):
+        at = first * g.stride[2] - g.before[2] + tap * g.dilation[2]
+        head = min(count, (max(-at, 0) + g.stride[2] - 1) // g.stride[2])  # outputs whose runs lie inside: head..stop-1
+        stop = max(head, min(count, (g.inp[2] - taps - at) // g.stride[2] + 1 if g.inp[2] - taps >= at else 0))
+        for j in range(head):
+            add_inside(col + j * row, dx, c, at + j * g.stride[2], taps, g.inp[2])
+        if stop > head:
+            tile_scatter(
+                widest, taps * c, col + head * row, row, dx + (at + head * g.stride[2]) * c, g.stride[2] * c, stop - head
+            )
+        for j in range(stop, count):
+            add_inside(col + j * row, dx, c, at + j * g.stride[2], taps, g.inp[2])
+        col += taps * c
+
+
+cdef inline void add_inside(
+    const float *col, float *dx, Py_ssize_t c, Py_ssize_t at, Py_ssize_t taps, Py_ssize_t columns
+) noexcept nogil:
+    """dx += a run of taps from column `at` on, those inside the row."""
+    cdef Py_ssize_t e
+    for e in range(max(-at, 0) * c, min(columns - at, taps) * c):
+        dx[at * c + e] += col[e]

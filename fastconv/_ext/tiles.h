@@ -16,6 +16,7 @@ typedef struct {
     ptrdiff_t length;    /* of a run: taps that lie one behind the other */
 } Runs;
 
+#define LINE 16 /* floats of a cache line */
 #define INLINE static inline __attribute__((always_inline))
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -53,7 +54,7 @@ static inline ptrdiff_t tile_rows(int bytes, int vectors)
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
-   first `filters` lanes k of a panel. */
+   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. */
 static inline void tile_outputs(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
     const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters)
@@ -68,6 +69,13 @@ static inline void tile_weights(
     const ptrdiff_t *taps, const float *dy, float *dw)
 {
     CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, dw);
+}
+
+/* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e of each. */
+static inline void tile_scatter(
+    int bytes, ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
+{
+    CHOOSE(tile_scatter, bytes < 32 ? bytes : 32, run, col, row, dx, step, count);
 }
 
 #endif

@@ -82,13 +82,32 @@ TARGET INLINE void NAME(outputs)(
     const float *pixel[14];
     for (int p = 0; p < rows; p++) {
         pixel[p] = x + at[p];
-        for (int v = 0; v < vectors; v++)
+        for (int v = 0; v < vectors; v++) {
             sums[p][v] = NAME(load)(start + v * LANES);
+            __builtin_prefetch(y + to[p] + v * LANES, 1); /* a store that misses would stall the next tile */
+        }
     }
     for (ptrdiff_t run = 0; run < taps.count; run++) {
         const ptrdiff_t first = taps.at[run], last = first + taps.length;
-        for (ptrdiff_t tap = first; tap < last; tap++) {
+        ptrdiff_t tap = first;
+        if (vectors == 1) /* four taps a pixel: its address is worth as much as a multiplication */
+            for (; tap + 4 <= last; tap += 4) {
+                const Vector w0 = NAME(load)(w), w1 = NAME(load)(w + LANES), w2 = NAME(load)(w + 2 * LANES),
+                             w3 = NAME(load)(w + 3 * LANES);
+                w += 4 * LANES;
+                for (int p = 0; p < rows; p++) {
+                    const float *value = pixel[p] + tap;
+                    sums[p][0] += value[0] * w0;
+                    sums[p][0] += value[1] * w1;
+                    sums[p][0] += value[2] * w2;
+                    sums[p][0] += value[3] * w3;
+                }
+            }
+        for (; tap < last; tap++) {
             Vector weights[2];
+            if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
+                for (int p = 0; p < rows; p++)
+                    __builtin_prefetch(x + at[p + rows] + tap);
             for (int v = 0; v < vectors; v++)
                 weights[v] = NAME(load)(w + v * LANES);
             w += vectors * LANES;
@@ -105,8 +124,8 @@ TARGET INLINE void NAME(outputs)(
 }
 
 TARGET INLINE void NAME(weights)(
-    const int rows, const int vectors, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
-    const float *dy, float *dw)
+    const int rows, const int vectors, const int one_run, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
+    const ptrdiff_t *taps, const float *dy, float *dw)
 {
     Vector sums[14][2];
     const float *tap[14];
@@ -115,14 +134,17 @@ TARGET INLINE void NAME(weights)(
         for (int v = 0; v < vectors; v++)
             sums[t][v] = NAME(load)(dw + (t * vectors + v) * LANES);
     }
+    for (ptrdiff_t at_dw = 0; at_dw < rows * vectors * LANES; at_dw += LINE) /* the next tile's */
+        __builtin_prefetch(dw + rows * vectors * LANES + at_dw, 1);
     for (ptrdiff_t p = 0; p < pixels; p++) {
         const ptrdiff_t pixel = at[p];
         Vector values[2];
         for (int v = 0; v < vectors; v++)
             values[v] = NAME(load)(dy + v * LANES);
         dy += vectors * LANES;
+        __builtin_prefetch(tap[rows - 1] + pixel + LINE, 0, 2); /* the next tile's taps */
         for (int t = 0; t < rows; t++) {
-            const float value = tap[t][pixel];
+            const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
             for (int v = 0; v < vectors; v++)
                 sums[t][v] += value * values[v];
         }
@@ -132,8 +154,40 @@ TARGET INLINE void NAME(weights)(
             *(Vector *)(dw + (t * vectors + v) * LANES) = sums[t][v];
 }
 
+/* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e each: pixels whose runs overlap are not
+   added one after the other, for a load would wait for the store before it. */
+TARGET INLINE void NAME(scatter)(
+    const ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
+{
+    const ptrdiff_t apart = (run - 1) / step + 1;
+    for (ptrdiff_t first = 0; first < apart; first++)
+        for (ptrdiff_t j = first; j < count; j += apart) {
+            const float *source = col + j * row;
+            float *target = dx + j * step;
+            ptrdiff_t e = 0;
+            for (; e + LANES <= run; e += LANES)
+                *(Vector *)(target + e) += NAME(load)(source + e);
+            for (; e < run; e++)
+                target[e] += source[e];
+        }
+}
+
+TARGET static void NAME(tile_scatter)(
+    ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
+{
+    switch (run) {
+    case 3: NAME(scatter)(3, col, row, dx, step, count); break;
+    case 5: NAME(scatter)(5, col, row, dx, step, count); break;
+    case 9: NAME(scatter)(9, col, row, dx, step, count); break;
+    case 15: NAME(scatter)(15, col, row, dx, step, count); break;
+    case 21: NAME(scatter)(21, col, row, dx, step, count); break;
+    default: NAME(scatter)(run, col, row, dx, step, count); break;
+    }
+}
+
 #define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
-#define WEIGHTS(P, V) NAME(weights)(P, V, x, at, pixels, taps, dy, dw)
+#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, dw)
+#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, dw)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
@@ -149,14 +203,20 @@ TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
     const float *dy, float *dw)
 {
-    if (vectors == 2)
+    const int one_run = taps[rows - 1] - taps[0] == rows - 1;
+    if (vectors == 2 && one_run)
+        EACH_SIZE_OF_TWO(RUN_WEIGHTS)
+    else if (vectors == 2)
         EACH_SIZE_OF_TWO(WEIGHTS)
+    else if (one_run)
+        EACH_SIZE_OF_ONE(RUN_WEIGHTS)
     else
         EACH_SIZE_OF_ONE(WEIGHTS)
 }
 
 #undef OUTPUTS
 #undef WEIGHTS
+#undef RUN_WEIGHTS
 #undef TARGET
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE

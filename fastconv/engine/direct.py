@@ -1,7 +1,8 @@
 """The algorithm "direct": register tiles of pixels times filters that read the input where it lies; float32.
 
     forward            a tile's sums run over all taps of its pixels' windows; no column is ever stored
-    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases)
+    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases). For few
+                       channels the product with all taps, which then are scattered
     gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
 
 Bands of the input that windows see beyond the border are copied into a small padded scratch first. Weights are packed once
@@ -30,10 +31,13 @@ Ints = tuple[int, ...]
 
 BAND_BYTES = 256 << 10  # of what a band's windows see: a quarter of a core's L2
 FORWARD_PIXELS = 448  # of a band
-GRADIENT_PIXELS = 224
+GRADIENT_PIXELS = 448
 IMAGE_PIXELS = 112  # small images are joined until a band has so many
+NARROW = 8  # channels: fewer than a vector's lanes
+SEGMENT_BYTES = 16 << 10  # of the taps of some pixels: half of L1
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 MOST_LANES = 32  # of a panel
+AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING = (slice(None),) * 3
 
 
@@ -78,6 +82,9 @@ def gradient_input(
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
         return dx
+    if groups == 1 and x_shape[4] <= NARROW:
+        _gradient_narrow(op, dy, w, dx, window)
+        return dx
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
     around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
@@ -93,6 +100,20 @@ def gradient_input(
         else:
             _convolve(op, dy, packed, start, dx, part, tuple(outputs), groups)
     return dx
+
+
+def _gradient_narrow(op: str, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window) -> None:
+    """dx of few channels: taps in the lanes, what they send is scattered. Tasks are images, or bands of one."""
+    filters, *kernel, depth = w.shape
+    taps = math.prod(kernel) * depth
+    packed = _packed(op, w.reshape(1, filters, taps, 1, 1, 1).transpose(0, 2, 3, 4, 5, 1))
+    axis = 0 if dx.shape[1] > 1 else 1
+    bands = max(1, min(-(-TASKS // dx.shape[0]), dx.shape[1 + axis] // (4 * window.spans[axis])))
+    segment = max(14, min(dy.shape[3], SEGMENT_BYTES // (4 * (taps + 16)) // 14 * 14))
+    threads = max(1, min(runtime.threads_for(dy[..., 0].size * packed.size // 4), dx.shape[0] * bands))
+    scratch = allocate(op, (threads, segment * (taps + 16)), dx.dtype)
+    tables = np.empty((threads, 2 * segment + AHEAD + 1), np.intp)
+    direct.gradient_narrow(dy, packed, dx, window, axis, bands, segment, scratch, tables, runtime.SIMD_BYTES)
 
 
 def gradient_weights(
@@ -208,5 +229,5 @@ def _thread_buffers(
     elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
     threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks))
     scratch = allocate(op, (threads, elements), np.dtype(np.float32))
-    tables = np.empty((threads, 3 * max(pixels, math.prod(window.kernel))), np.intp)
+    tables = np.empty((threads, 3 * max(pixels + AHEAD, math.prod(window.kernel))), np.intp)
     return scratch, tables
