@@ -29,6 +29,7 @@ cdef extern from "tiles.h" nogil:
 
 cdef enum:
     MOST = 32  # lanes of a panel
+    FEW = 8  # taps of a run
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -199,14 +200,20 @@ cdef struct Band:
     Runs runs
 
 
-cdef inline bint one_run(const Geometry *g) noexcept nogil:
-    """Whether the taps of a window's row lie one behind the other."""
-    return g.groups == 1 and (g.dilation[2] == 1 or g.kernel[2] == 1)
+cdef inline Py_ssize_t run_length(const Geometry *g, int widest) noexcept nogil:
+    """Taps that lie one behind the other: those of a window's row, or of one of its pixels. Few of them are taken one by
+    one where a panel has one vector."""
+    cdef Py_ssize_t run = g.channels // g.groups
+    if g.groups == 1 and g.dilation[2] == 1:
+        run *= g.kernel[2]
+    if run < FEW and g.filters // g.groups <= widest // 4:
+        run = 1
+    return run
 
 
 cdef void open_band(
     const float *x, const Geometry *g, Py_ssize_t number, float *scratch, Py_ssize_t *at, Py_ssize_t *to,
-    Py_ssize_t *runs, Band *band,
+    Py_ssize_t *runs, Band *band, int widest,
 ) noexcept nogil:
     """Band `number`: where its windows are read, its pixels `at` there and `to` in y, its runs of taps."""
     cdef Py_ssize_t column_band = number % g.column_bands
@@ -224,7 +231,7 @@ cdef void open_band(
     cdef Py_ssize_t height = (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     cdef Py_ssize_t width = (columns - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
     cdef Py_ssize_t depth = (g.kernel[0] - 1) * g.dilation[0] + 1
-    cdef Py_ssize_t n, r, c, r0, r1, r2, index = 0
+    cdef Py_ssize_t n, r, c, r0, r1, r2, e, from_x, from_y, run, index = 0
     cdef const float *line
     band.pixels = images * rows * columns
     if i0 >= 0 and i0 + depth <= g.inp[0] and i1 >= 0 and i1 + height <= g.inp[1] and i2 >= 0 and i2 + width <= g.inp[2]:
@@ -243,25 +250,31 @@ cdef void open_band(
                 scratch += band.plane
     for n in range(images):
         for r in range(rows):
+            from_x = n * band.image + r * g.stride[1] * band.row
+            from_y = (
+                (((image + n) * g.full[0] + g.origin[0] + plane * g.step[0]) * g.full[1]
+                 + g.origin[1] + (row + r) * g.step[1]) * g.full[2] + g.origin[2] + column * g.step[2]
+            ) * g.filters
             for c in range(columns):
-                at[index] = n * band.image + r * g.stride[1] * band.row + c * g.stride[2] * g.channels
-                to[index] = (
-                    (((image + n) * g.full[0] + g.origin[0] + plane * g.step[0]) * g.full[1]
-                     + g.origin[1] + (row + r) * g.step[1]) * g.full[2]
-                    + g.origin[2] + (column + c) * g.step[2]
-                ) * g.filters
-                index += 1
+                at[index + c] = from_x + c * g.stride[2] * g.channels
+                to[index + c] = from_y + c * g.step[2] * g.filters
+            index += columns
     for n in range(AHEAD):
         at[index + n] = at[index - 1]
     index = 0
+    run = run_length(g, widest)
     for r0 in range(g.kernel[0]):
         for r1 in range(g.kernel[1]):
-            for r2 in range(1 if one_run(g) else g.kernel[2]):
-                runs[index] = r0 * band.plane + r1 * g.dilation[1] * band.row + r2 * g.dilation[2] * g.channels
+            for e in range(0, g.kernel[2] * (g.channels // g.groups) // run):
+                r2 = e * run // (g.channels // g.groups)
+                runs[index] = (
+                    r0 * band.plane + r1 * g.dilation[1] * band.row + r2 * g.dilation[2] * g.channels
+                    + e * run % (g.channels // g.groups)
+                )
                 index += 1
     band.runs.at = runs
     band.runs.count = index
-    band.runs.length = g.taps // index
+    band.runs.length = run
 
 
 cdef void copy_plane(
@@ -325,7 +338,7 @@ cdef void forward_task(
     cdef Py_ssize_t *to = tables + room // 3
     cdef Panel panel
     cdef Band band
-    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band)
+    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band, widest)
     for index in range(split * count // splits, (split + 1) * count // splits):
         group = index // per_group
         panel = panel_number(index % per_group, filters, widest, &before)
@@ -378,7 +391,7 @@ cdef void weights_task(
     cdef Panel panel
     cdef Band band
     for number in range(first_band, last_band):
-        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band)
+        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band, widest)
         values = scratch + size - band.pixels * MOST
         for index in range(split * count // splits, (split + 1) * count // splits):
             group = index // per_group

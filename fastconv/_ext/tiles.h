@@ -9,6 +9,7 @@
 #define FASTCONV_TILES_H
 
 #include <stddef.h>
+#include <string.h>
 
 typedef struct {
     const ptrdiff_t *at; /* of every run of taps: its first tap */
@@ -21,6 +22,8 @@ typedef struct {
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
+
+typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define BYTES 16
 #include "tiles_typed.h"
@@ -50,7 +53,7 @@ static inline ptrdiff_t tile_rows(int bytes, int vectors)
 {
     if (bytes == 64)
         return 14;
-    return vectors == 2 ? 6 : 12;
+    return vectors == 2 ? 6 : 13;
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the

@@ -40,7 +40,8 @@
     case 9: call(9, 1); break;                                                                                         \
     case 10: call(10, 1); break;                                                                                       \
     case 11: call(11, 1); break;                                                                                       \
-    default: call(12, 1); break;                                                                                       \
+    case 12: call(12, 1); break;                                                                                       \
+    default: call(13, 1); break;                                                                                       \
     }
 #define EACH_SIZE_OF_TWO(call)                                                                                         \
     switch (rows) {                                                                                                    \
@@ -54,6 +55,7 @@
 #endif
 
 #define LANES (BYTES / 4)
+#define JOINED (BYTES == 64 ? 4 : 2) /* taps at a time, for one vector of filters: as many as registers are left */
 #define Vector NAME(Vector)
 
 typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
@@ -66,12 +68,18 @@ TARGET INLINE Vector NAME(load)(const float *x)
 /* The first `count` lanes of a vector. */
 TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count)
 {
-    if (count >= LANES)
+    if (count >= LANES) {
         *(Vector *)y = value;
-    else
-        for (ptrdiff_t lane = 0; lane < LANES; lane++)
-            if (lane < count)
-                y[lane] = value[lane];
+        return;
+    }
+    float lanes[LANES] __attribute__((aligned(BYTES)));
+    ptrdiff_t lane = 0;
+    *(Vector *)lanes = value;
+    for (ptrdiff_t part = LANES / 2; part > 0; part /= 2)
+        if (count & part) {
+            memcpy(y + lane, lanes + lane, part * sizeof(float));
+            lane += part;
+        }
 }
 
 TARGET INLINE void NAME(outputs)(
@@ -87,21 +95,29 @@ TARGET INLINE void NAME(outputs)(
             __builtin_prefetch(y + to[p] + v * LANES, 1); /* a store that misses would stall the next tile */
         }
     }
-    for (ptrdiff_t run = 0; run < taps.count; run++) {
+    ptrdiff_t run = 0;
+    if (vectors == 1 && taps.length == 1)
+        for (; run + JOINED <= taps.count; run += JOINED) {
+            Vector weights[JOINED];
+            for (int t = 0; t < JOINED; t++)
+                weights[t] = NAME(load)(w + t * LANES);
+            w += JOINED * LANES;
+            for (int p = 0; p < rows; p++)
+                for (int t = 0; t < JOINED; t++)
+                    sums[p][0] += pixel[p][taps.at[run + t]] * weights[t];
+        }
+    for (; run < taps.count; run++) {
         const ptrdiff_t first = taps.at[run], last = first + taps.length;
         ptrdiff_t tap = first;
-        if (vectors == 1) /* four taps a pixel: its address is worth as much as a multiplication */
-            for (; tap + 4 <= last; tap += 4) {
-                const Vector w0 = NAME(load)(w), w1 = NAME(load)(w + LANES), w2 = NAME(load)(w + 2 * LANES),
-                             w3 = NAME(load)(w + 3 * LANES);
-                w += 4 * LANES;
-                for (int p = 0; p < rows; p++) {
-                    const float *value = pixel[p] + tap;
-                    sums[p][0] += value[0] * w0;
-                    sums[p][0] += value[1] * w1;
-                    sums[p][0] += value[2] * w2;
-                    sums[p][0] += value[3] * w3;
-                }
+        if (vectors == 1) /* a pixel's address costs as much as a multiplication */
+            for (; tap + JOINED <= last; tap += JOINED) {
+                Vector weights[JOINED];
+                for (int t = 0; t < JOINED; t++)
+                    weights[t] = NAME(load)(w + t * LANES);
+                w += JOINED * LANES;
+                for (int p = 0; p < rows; p++)
+                    for (int t = 0; t < JOINED; t++)
+                        sums[p][0] += pixel[p][tap + t] * weights[t];
             }
         for (; tap < last; tap++) {
             Vector weights[2];
@@ -167,6 +183,8 @@ TARGET INLINE void NAME(scatter)(
             ptrdiff_t e = 0;
             for (; e + LANES <= run; e += LANES)
                 *(Vector *)(target + e) += NAME(load)(source + e);
+            for (; e + 4 <= run; e += 4)
+                *(Quad *)(target + e) += *(const Quad *)(source + e);
             for (; e < run; e++)
                 target[e] += source[e];
         }
@@ -222,5 +240,6 @@ TARGET static void NAME(tile_weights)(
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO
 #undef LANES
+#undef JOINED
 #undef Vector
 #undef BYTES

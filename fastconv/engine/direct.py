@@ -37,6 +37,7 @@ NARROW = 8  # channels: fewer than a vector's lanes
 SEGMENT_BYTES = 16 << 10  # of the taps of some pixels: half of L1
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 MOST_LANES = 32  # of a panel
+FEW = 8  # taps of a run that are taken one by one
 AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING = (slice(None),) * 3
 
@@ -229,5 +230,5 @@ def _thread_buffers(
     elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
     threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks))
     scratch = allocate(op, (threads, elements), np.dtype(np.float32))
-    tables = np.empty((threads, 3 * max(pixels + AHEAD, math.prod(window.kernel))), np.intp)
+    tables = np.empty((threads, 3 * max(pixels + AHEAD, FEW * math.prod(window.kernel))), np.intp)
     return scratch, tables
