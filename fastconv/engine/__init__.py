@@ -2,6 +2,7 @@
 
 | algorithm | serves | why |
 |---|---|---|
+| direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
 
 Each algorithm is a module with `serves(direction, problem)`, `workspace(direction, problem)` and the three directions
@@ -47,7 +48,7 @@ class Problem(NamedTuple):
 def choose(direction: Direction, problem: Problem, algorithm: str = "auto") -> str:
     """The name of the algorithm that serves a direction of a problem."""
     if algorithm == "auto":
-        candidates = ("im2col",)
+        candidates: tuple[str, ...] = ("direct", "im2col")
     else:
         candidates = (algorithm, "im2col")
     return next(name for name in candidates if _MODULES[name].serves(direction, problem))

@@ -36,6 +36,7 @@ IMAGE_PIXELS = 112  # small images are joined until a band has so many
 NARROW = 8  # channels: fewer than a vector's lanes
 SEGMENT_BYTES = 16 << 10  # of the taps of some pixels: half of L1
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
+CHUNK_PIXELS = 256  # at least, whose gradients are summed apart: adding the sums costs about as much as 8 pixels
 MOST_LANES = 32  # of a panel
 FEW = 8  # taps of a run that are taken one by one
 AHEAD = 16  # pixels behind a band's last in its tables
@@ -131,8 +132,8 @@ def gradient_weights(
     size = packed_size(groups, filters, x.shape[4], window.kernel)
     panels = groups * direct.panels(filters // groups, runtime.SIMD_BYTES)[0]
     cut = _cut(dy.shape[0], x.shape[4], dy.shape[1:4], window, GRADIENT_PIXELS, 1)
-    splits = min(panels, TASKS)
-    chunks = _most_chunks(4 * size, min(_bands(dy.shape, cut), -(-TASKS // splits)))
+    chunks = _most_chunks(4 * size, min(_bands(dy.shape, cut), TASKS, max(1, dy[..., 0].size // CHUNK_PIXELS)))
+    splits = min(panels, -(-TASKS // chunks))
     partial = allocate(op, (chunks, size), dy.dtype)
     scratch, tables = _thread_buffers(op, x.shape[4], dy.shape[1:4], window, cut, chunks * splits, dy.size * dw[0].size)
     direct.gradient_weights(x, dy, partial, window, groups, cut, splits, scratch, tables, runtime.SIMD_BYTES)
