@@ -23,13 +23,14 @@ cdef extern from "tiles.h" nogil:
         const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters)
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
-        const Py_ssize_t *taps, const float *dy, float *dw)
+        const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, float *dw)
     void tile_scatter(
         int bytes, Py_ssize_t run, const float *col, Py_ssize_t row, float *dx, Py_ssize_t step, Py_ssize_t count)
 
 cdef enum:
     MOST = 32  # lanes of a panel
     FEW = 8  # taps of a run
+    REREAD = 64  # taps up to which dy is read where it lies
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -314,7 +315,7 @@ def forward(
     """The `outputs` of y = start + conv(x, w).
 
     packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch and
-    tables: a row a thread, with room for a band's copy, and thrice for its pixels and AHEAD, or its runs.
+    tables: a row a thread, with room for a band's copy, and four times for its pixels and AHEAD, or its runs.
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, groups, cut)
     cdef Py_ssize_t tasks = bands_of(&g) * splits
@@ -335,10 +336,10 @@ cdef void forward_task(
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
     cdef Py_ssize_t *at = tables
-    cdef Py_ssize_t *to = tables + room // 3
+    cdef Py_ssize_t *to = tables + room // 4
     cdef Panel panel
     cdef Band band
-    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band, widest)
+    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
     for index in range(split * count // splits, (split + 1) * count // splits):
         group = index // per_group
         panel = panel_number(index % per_group, filters, widest, &before)
@@ -384,24 +385,31 @@ cdef void weights_task(
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
     cdef Py_ssize_t *at = tables
-    cdef Py_ssize_t *to = tables + room // 3
+    cdef Py_ssize_t *to = tables + room // 4
+    cdef Py_ssize_t *values_at = tables + 3 * (room // 4)
+    cdef const Py_ssize_t *dy_at
     cdef Py_ssize_t taps[16]
     cdef float *values
     cdef const float *source
     cdef Panel panel
     cdef Band band
     for number in range(first_band, last_band):
-        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 3), &band, widest)
+        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
         values = scratch + size - band.pixels * MOST
         for index in range(split * count // splits, (split + 1) * count // splits):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
             before += group * lanes
-            for pixel in range(band.pixels):
-                source = dy + to[pixel] + group * filters + panel.first
-                memcpy(values + pixel * panel.lanes, source, panel.count * sizeof(float))
-                for lane in range(panel.count, panel.lanes):
-                    values[pixel * panel.lanes + lane] = 0
+            source = dy + group * filters + panel.first
+            dy_at = to
+            if panel.count < panel.lanes or g.taps > REREAD:
+                for pixel in range(band.pixels):
+                    values_at[pixel] = pixel * panel.lanes
+                    memcpy(values + values_at[pixel], source + to[pixel], panel.count * sizeof(float))
+                    for lane in range(panel.count, panel.lanes):
+                        values[values_at[pixel] + lane] = 0
+                source = values
+                dy_at = values_at
             if number == first_band:
                 memset(partial + before * g.taps, 0, panel.lanes * g.taps * sizeof(float))
             tiles = (g.taps - 1) // tile_rows(panel.bytes, panel.vectors) + 1
@@ -413,7 +421,7 @@ cdef void weights_task(
                         band.runs.at[(first + row) // band.runs.length] + (first + row) % band.runs.length + group * depth
                     )
                 tile_weights(
-                    panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, values,
+                    panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
                     partial + before * g.taps + first * panel.lanes,
                 )
 

@@ -65,13 +65,13 @@ static inline void tile_outputs(
     CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters);
 }
 
-/* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[p][k], for `rows` taps t and all lanes k of
-   a panel; dy and dw are packed, one behind the other. */
+/* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes
+   k of a panel; dw is packed. */
 static inline void tile_weights(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, float *dw)
 {
-    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, dw);
+    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, dw);
 }
 
 /* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e of each. */

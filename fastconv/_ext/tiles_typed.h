@@ -141,7 +141,7 @@ TARGET INLINE void NAME(outputs)(
 
 TARGET INLINE void NAME(weights)(
     const int rows, const int vectors, const int one_run, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, float *dw)
 {
     Vector sums[14][2];
     const float *tap[14];
@@ -156,8 +156,7 @@ TARGET INLINE void NAME(weights)(
         const ptrdiff_t pixel = at[p];
         Vector values[2];
         for (int v = 0; v < vectors; v++)
-            values[v] = NAME(load)(dy + v * LANES);
-        dy += vectors * LANES;
+            values[v] = NAME(load)(dy + from[p] + v * LANES);
         __builtin_prefetch(tap[rows - 1] + pixel + LINE, 0, 2); /* the next tile's taps */
         for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
@@ -204,8 +203,8 @@ TARGET static void NAME(tile_scatter)(
 }
 
 #define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
-#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, dw)
-#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, dw)
+#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, dw)
+#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, dw)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
@@ -219,7 +218,7 @@ TARGET static void NAME(tile_outputs)(
 
 TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
-    const float *dy, float *dw)
+    const float *dy, const ptrdiff_t *from, float *dw)
 {
     const int one_run = taps[rows - 1] - taps[0] == rows - 1;
     if (vectors == 2 && one_run)

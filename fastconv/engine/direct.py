@@ -231,5 +231,5 @@ def _thread_buffers(
     elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
     threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks))
     scratch = allocate(op, (threads, elements), np.dtype(np.float32))
-    tables = np.empty((threads, 3 * max(pixels + AHEAD, FEW * math.prod(window.kernel))), np.intp)
+    tables = np.empty((threads, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))), np.intp)
     return scratch, tables
