@@ -520,7 +520,7 @@ cdef void columns_of_taps(
     const float *dy, const float *packed, const float *zeros, float *col, const Py_ssize_t *at, const Py_ssize_t *to,
     Py_ssize_t count, Runs runs, Py_ssize_t taps, int widest,
 ) noexcept nogil:
-    """col (count, taps) = dy (count, k) times the packed w (k, taps)."""
+    """col (count, taps, and lanes behind them) = dy (count, k) times the packed w (k, taps)."""
     cdef Panel panel
     cdef Py_ssize_t first = 0, tile, tiles, pixel
     while first < taps:
@@ -530,7 +530,7 @@ cdef void columns_of_taps(
             pixel = tile * count // tiles
             tile_outputs(
                 panel.bytes, panel.vectors, (tile + 1) * count // tiles - pixel, dy, at + pixel, runs, packed, zeros,
-                col + first, to + pixel, panel.count,
+                col + first, to + pixel, panel.lanes,
             )
         packed += panel.lanes * runs.length
         first += panel.count
