@@ -1,11 +1,11 @@
 """Direct convolution: register tiles (tiles.h) that read the input itself, or a padded copy of a small part of it.
 
-Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). Work is cut into bands: some
-images, one output plane, some rows and columns of it. Where a band's windows reach into the padding, what they see is
-copied into scratch first, zeros around it; otherwise they read x. The outputs may be every `step`-th of y from `origin` on:
-the phases of a gradient to the input (fastconv.engine.phases) lie so.
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). Work is cut into bands:
+some images, one output plane, some rows and columns of it. Where a band's windows reach into the padding, what they see
+is copied into scratch first, zeros around it; otherwise they read x. The outputs may be every `step`-th of y from
+`origin` on: the phases of a gradient to the input (fastconv.engine.phases) lie so.
 
-Weights are packed: panels of at most two vectors of filters, each panel tap by tap (`pack`, and `unpack` for gradients).
+Weights are packed: panels of at most two vectors of filters, each tap by tap (`pack`, and `unpack` for gradients).
 """
 
 from cython.parallel cimport prange, threadid
@@ -51,8 +51,8 @@ cdef struct Geometry:
 
 
 cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, object outputs, Py_ssize_t groups, tuple cut):
-    """x (n, i0, i1, i2, c), y (n, full0, full1, full2, k); outputs: a slice of y per spatial axis; cut: images of a band,
-    bands of rows, bands of columns."""
+    """x (n, i0, i1, i2, c), y (n, full0, full1, full2, k); outputs: a slice of y per spatial axis; cut: images of a
+    band, bands of rows, bands of columns."""
     cdef Geometry g
     cdef int axis
     g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
@@ -202,8 +202,8 @@ cdef struct Band:
 
 
 cdef inline Py_ssize_t run_length(const Geometry *g, int widest) noexcept nogil:
-    """Taps that lie one behind the other: those of a window's row, or of one of its pixels. Few of them are taken one by
-    one where a panel has one vector."""
+    """Taps that lie one behind the other: those of a window's row, or of one of its pixels. Few of them are taken one
+    by one where a panel has one vector."""
     cdef Py_ssize_t run = g.channels // g.groups
     if g.groups == 1 and g.dilation[2] == 1:
         run *= g.kernel[2]
@@ -233,9 +233,8 @@ cdef void open_band(
     cdef Py_ssize_t width = (columns - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
     cdef Py_ssize_t depth = (g.kernel[0] - 1) * g.dilation[0] + 1
     cdef Py_ssize_t n, r, c, r0, r1, r2, e, from_x, from_y, run, index = 0
-    cdef const float *line
     band.pixels = images * rows * columns
-    if i0 >= 0 and i0 + depth <= g.inp[0] and i1 >= 0 and i1 + height <= g.inp[1] and i2 >= 0 and i2 + width <= g.inp[2]:
+    if min(i0, i1, i2) >= 0 and i0 + depth <= g.inp[0] and i1 + height <= g.inp[1] and i2 + width <= g.inp[2]:
         band.row = g.inp[2] * g.channels
         band.plane = g.inp[1] * band.row * g.dilation[0]
         band.image = g.inp[0] * g.inp[1] * band.row
@@ -314,8 +313,8 @@ def forward(
 ):
     """The `outputs` of y = start + conv(x, w).
 
-    packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch and
-    tables: a row a thread, with room for a band's copy, and four times for its pixels and AHEAD, or its runs.
+    packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch
+    and tables: a row a thread, with room for a band's copy, and four times for its pixels and AHEAD, or its runs.
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, groups, cut)
     cdef Py_ssize_t tasks = bands_of(&g) * splits
@@ -358,7 +357,7 @@ def gradient_weights(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, ::1] partial, object window,
     Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
 ):
-    """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum, in order, is dw (`unpack`).
+    """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum in order is dw (`unpack`).
 
     scratch: a row a thread, with room for a band's copy and its dy of a panel.
     """
@@ -381,7 +380,7 @@ cdef void weights_task(
     int widest,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
-    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, pixel, lane
+    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel, lane
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
     cdef Py_ssize_t *at = tables
@@ -417,9 +416,8 @@ cdef void weights_task(
                 first = tile * g.taps // tiles
                 rows = (tile + 1) * g.taps // tiles - first
                 for row in range(rows):
-                    taps[row] = (
-                        band.runs.at[(first + row) // band.runs.length] + (first + row) % band.runs.length + group * depth
-                    )
+                    tap = first + row
+                    taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
                 tile_weights(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
                     partial + before * g.taps + first * panel.lanes,
@@ -551,7 +549,8 @@ cdef void add_row(
             add_inside(col + j * row, dx, c, at + j * g.stride[2], taps, g.inp[2])
         if stop > head:
             tile_scatter(
-                widest, taps * c, col + head * row, row, dx + (at + head * g.stride[2]) * c, g.stride[2] * c, stop - head
+                widest, taps * c, col + head * row, row, dx + (at + head * g.stride[2]) * c, g.stride[2] * c,
+                stop - head,
             )
         for j in range(stop, count):
             add_inside(col + j * row, dx, c, at + j * g.stride[2], taps, g.inp[2])

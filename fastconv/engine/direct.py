@@ -1,12 +1,12 @@
 """The algorithm "direct": register tiles of pixels times filters that read the input where it lies; float32.
 
     forward            a tile's sums run over all taps of its pixels' windows; no column is ever stored
-    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases). For few
-                       channels the product with all taps, which then are scattered
+    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases). For
+                       few channels the product with all taps, which then are scattered
     gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
 
-Bands of the input that windows see beyond the border are copied into a small padded scratch first. Weights are packed once
-a call. Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.
+Bands whose windows see beyond the border are copied into a small padded scratch first. Weights are packed once a call.
+Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
 
 Ints = tuple[int, ...]
+Cut = tuple[int, int, int]  # images of a band, bands of rows, bands of columns
 
 BAND_BYTES = 256 << 10  # of what a band's windows see: a quarter of a core's L2
 FORWARD_PIXELS = 448  # of a band
@@ -77,9 +78,7 @@ def forward(
     _convolve(op, x, packed, _start(bias, filters, groups), y, window, EVERYTHING, groups)
 
 
-def gradient_input(
-    op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int
-) -> np.ndarray:
+def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int) -> np.ndarray:
     """dx (N, i0, i1, i2, C)."""
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
@@ -95,7 +94,7 @@ def gradient_input(
         dx[...] = 0  # inputs that no window sees
     start = _start(None, x_shape[4], groups)
     for (_, *outputs), (_, *taps), part in parts:
-        packed = _packed(op, turned[(slice(None), slice(None), *taps)])
+        packed = _packed(op, turned[:, :, taps[0], taps[1], taps[2]])
         if part.kernel == ONES and window.stride == ONES and dy.shape[:4] == x_shape[:4]:
             row = dy.reshape(1, 1, 1, -1, dy.shape[4])
             _convolve(op, row, packed, start, dx.reshape(1, 1, 1, -1, x_shape[4]), part, EVERYTHING, groups)
@@ -118,9 +117,7 @@ def _gradient_narrow(op: str, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, win
     direct.gradient_narrow(dy, packed, dx, window, axis, bands, segment, scratch, tables, runtime.SIMD_BYTES)
 
 
-def gradient_weights(
-    op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
-) -> np.ndarray:
+def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
     """dw (K, r0, r1, r2, C / groups)."""
     dw = allocate(op, w_shape, dy.dtype)
     if not dy.size:
@@ -128,7 +125,7 @@ def gradient_weights(
         return dw
     if window.kernel == window.stride == ONES and x.shape[:4] == dy.shape[:4]:
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
-    filters, *kernel, _ = w_shape
+    filters = w_shape[0]
     size = packed_size(groups, filters, x.shape[4], window.kernel)
     panels = groups * direct.panels(filters // groups, runtime.SIMD_BYTES)[0]
     cut = _cut(dy.shape[0], x.shape[4], dy.shape[1:4], window, GRADIENT_PIXELS, 1)
@@ -185,7 +182,7 @@ def _seen(lengths: Ints, window: Window) -> Ints:
     )
 
 
-def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, tasks: int) -> Ints:
+def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, tasks: int) -> Cut:
     """Images of a band, bands of rows, bands of columns: at most `pixels` and about BAND_BYTES each, `tasks` in all."""
 
     def fits(rows: int, columns: int) -> bool:
@@ -211,7 +208,7 @@ def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, task
     return images, row_bands, column_bands
 
 
-def _bands(shape: Ints, cut: Ints) -> int:
+def _bands(shape: Ints, cut: Cut) -> int:
     images, row_bands, column_bands = cut
     return -(-shape[0] // images) * shape[1] * row_bands * column_bands
 
@@ -222,7 +219,7 @@ def _most_chunks(nbytes: int, wanted: int) -> int:
 
 
 def _thread_buffers(
-    op: str, channels: int, out: Ints, window: Window, cut: Ints, tasks: int, multiply_adds: int
+    op: str, channels: int, out: Ints, window: Window, cut: Cut, tasks: int, multiply_adds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scratch and tables, a row a thread."""
     images, row_bands, column_bands = cut
