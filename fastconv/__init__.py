@@ -4,6 +4,7 @@
     vjp           the gradient of any of them, of a net, or of an operation of one's own (`register`)
     Conv2d …      layers with torch.nn's names, arguments and state_dict keys; `Sequential` joins them
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
+    analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     set_num_threads, set_workspace_limit, show_config    the machine
 
@@ -32,6 +33,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "models": ("fastconv.models", None),
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
+    "analysis": ("fastconv.analysis", None),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the training curve, the confusion matrix, the sheet of mistakes, dots to compare. They need matplotlib.
+"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, dots. They need matplotlib.
 
 Each function returns a matplotlib `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
 Okabe and Ito's, which colour-blind readers can tell apart.
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMATS", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "save", "training_curve"]
+__all__ = ["FORMATS", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field", "save",
+           "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -201,6 +202,53 @@ def _picture(image: np.ndarray) -> np.ndarray:
 
 def _short(name: str) -> str:
     return name if len(name) <= 14 else f"{name[:13]}…"
+
+
+def receptive_field(image: np.ndarray, region: Sequence[slice], strength: np.ndarray, *, title: str) -> Any:
+    """An image (C, H, W) or a signal (C, L), the region that a neuron sees, and how strongly it answers to each place.
+
+    region: a slice per spatial axis, which may reach beyond the image into its padding; strength (*spatial), any scale.
+    """
+    share = strength / (float(strength.max()) or 1.0)
+    if image.ndim == 2:
+        return _seen_of_signal(image, region[0], share, title)
+    figure = need_matplotlib("a receptive field")(figsize=(6.4, 6.4), layout="constrained")
+    axes = figure.subplots()
+    height, width = image.shape[1:]
+    axes.imshow(_picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ink = np.empty((height, width, 4))
+    ink[..., :3], ink[..., 3] = _rgb(ORANGE), 0.85 * np.sqrt(share)  # the rim of a field is weak
+    axes.imshow(ink, interpolation="nearest")
+    rows, columns = region
+    top, left = rows.start - 0.5, columns.start - 0.5
+    bottom, right = rows.stop - 0.5, columns.stop - 0.5
+    for edges, colour, style in (
+        ((-0.5, -0.5, height - 0.5, width - 0.5), GRAY, (0, (4, 3))),
+        ((top, left, bottom, right), BLUE, "-"),
+    ):
+        a, b, c, d = edges
+        axes.plot((b, d, d, b, b), (a, a, c, c, a), color=colour, linewidth=2, linestyle=style, clip_on=False)
+    margin = 0.02 * max(height, width) + 0.5
+    axes.set_xlim(min(left, -0.5) - margin, max(right, width - 0.5) + margin)
+    axes.set_ylim(max(bottom, height - 0.5) + margin, min(top, -0.5) - margin)
+    axes.set_axis_off()
+    axes.set_title(f"{title}\nblue: all that it can see; orange: what its gradients answer to", fontsize=11)
+    return figure
+
+
+def _seen_of_signal(signal: np.ndarray, seen: slice, share: np.ndarray, title: str) -> Any:
+    figure = need_matplotlib("a receptive field")(figsize=(9.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(seen.start - 0.5, seen.stop - 0.5, color=BLUE, alpha=0.15, linewidth=0)
+    for channel in signal:
+        axes.plot(channel, color=GRAY, linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    answers = axes.twinx()
+    answers.fill_between(np.arange(len(share)), share, step="mid", color=ORANGE, alpha=0.6, linewidth=0)
+    answers.set_ylim(0, 3)
+    answers.set_axis_off()
+    axes.set_title(f"{title}\nblue: all that it can see; orange: what its gradients answer to", fontsize=11)
+    return figure
 
 
 def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, reference: float | None = None) -> Any:

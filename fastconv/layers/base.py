@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,9 +23,14 @@ from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError
 from fastconv.ops import OPS
 
+if TYPE_CHECKING:
+    from fastconv.analysis.table import Summary
+
 __all__ = ["LAYERS", "Context", "Layer", "OpLayer", "from_config"]
 
 Gradients = dict[str, np.ndarray]
+Apply = Callable[[str, "Layer", Any], Any]
+Join = Callable[[str, str, list[Any]], Any]
 
 LAYERS: dict[str, type[Layer]] = {}  # what a file may name: fastconv's own layers, by class name
 
@@ -94,6 +99,15 @@ class Layer:
     def children(self) -> dict[str, Layer]:
         """The layers inside, by name."""
         return {}
+
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        """How a value of any kind passes through, for whoever follows a net without computing it.
+
+        A container hands values to the layers inside, `apply(name, layer, value)`, and puts branches together,
+        `join(name, "add" or "concat", values)` with the name "" for the container's own output. Here: the layer is one
+        piece.
+        """
+        return apply("", self, x)
 
     # --- calls
 
@@ -240,6 +254,13 @@ class Layer:
             if array.dtype.kind == "f":
                 setattr(layer, name, array.astype(dtype, order="K"))
         return net
+
+    def summary(self, input_shape: Any) -> Summary:
+        """What prints as a table of the layers for a batch of shape `input_shape` (N, C, …), and is one as data: see
+        `fastconv.analysis.summary`."""
+        from fastconv.analysis.table import summary
+
+        return summary(self, input_shape)
 
     # --- configuration
 

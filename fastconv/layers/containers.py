@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.arrays import empty_like, logical
 from fastconv.errors import ShapeError
-from fastconv.layers.base import Context, Gradients, Layer
+from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
 from fastconv.workspace import allocate
 
 __all__ = ["Concat", "Graph", "Residual", "Sequential"]
@@ -63,6 +63,11 @@ class Sequential(Layer):
             return self._layers[index]
         layers = list(self._layers.values())[index]
         return Sequential(*layers) if isinstance(layers, list) else layers
+
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        for name, layer in self._layers.items():
+            x = apply(name, layer, x)
+        return x
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, list[Any]]:
         saved = []
@@ -147,6 +152,13 @@ class Graph(Layer):
         """The node whose value is the net's."""
         return self._output
 
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        values = {INPUT: x}
+        for name, (what, sources) in self._nodes.items():
+            inputs = [values[source] for source in sources]
+            values[name] = join(name, what, inputs) if what in JOINS else apply(name, self._layers[what], inputs[0])
+        return values[self._output]
+
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         values = {INPUT: x}
         saved: dict[str, Any] = {}
@@ -204,6 +216,10 @@ class Residual(Layer):
     def children(self) -> dict[str, Layer]:
         return self._layers
 
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        results = [apply(name, layer, x) for name, layer in self._layers.items()]
+        return join("", "add", results if len(results) > 1 else [*results, x])
+
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         saved, results = {}, []
         for name, layer in self._layers.items():
@@ -235,6 +251,9 @@ class Concat(Layer):
 
     def children(self) -> dict[str, Layer]:
         return self._layers
+
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        return join("", "concat", [apply(name, layer, x) for name, layer in self._layers.items()])
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         results, saved = zip(

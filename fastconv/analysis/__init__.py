@@ -1,0 +1,40 @@
+"""The chapter's own tools: what a net's layers are, seen from outside.
+
+    receptive_field, input_region            which inputs a layer's neurons see, exactly
+    empirical_receptive_field, draw_…        the same by gradients; both over an image
+    output_shape, summary                    shapes, parameters, FLOPs; `net.summary` is the latter
+    infer_padding                            padding from sizes
+    conv_matrix                              a convolutional layer's neurons as a sparse matrix
+    to_scanner                               a trained classifier that slides over larger images
+    window_indices                           which element of its window a maximum is, 1 … L * L
+
+`reach.py` says what every layer reads, `trace.py` follows a net without computing it.
+"""
+
+from fastconv.analysis.geometry import conv_matrix, infer_padding, window_indices
+from fastconv.analysis.receptive import (
+    ReceptiveField,
+    draw_receptive_field,
+    empirical_receptive_field,
+    input_region,
+    receptive_field,
+)
+from fastconv.analysis.scanner import to_scanner
+from fastconv.analysis.table import Row, Summary, summary
+from fastconv.analysis.trace import output_shape
+
+__all__ = [
+    "ReceptiveField",
+    "Row",
+    "Summary",
+    "conv_matrix",
+    "draw_receptive_field",
+    "empirical_receptive_field",
+    "infer_padding",
+    "input_region",
+    "output_shape",
+    "receptive_field",
+    "summary",
+    "to_scanner",
+    "window_indices",
+]
