@@ -147,6 +147,11 @@ def convolution(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> t
     return sliding(Window.parse(layer.op, x[2:], kernel, options["stride"], options["padding"], options["dilation"]))
 
 
+def unshared(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
+    kernel = layer.weight.shape[2:4]
+    return sliding(Window.parse(layer.op, x[2:], kernel, options["stride"], options["padding"], options["dilation"]))
+
+
 def pool(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
     kernel, stride = options["kernel_size"], options.get("stride")
     window = Window.parse(
@@ -154,6 +159,14 @@ def pool(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Ta
         options.get("dilation", 1), options.get("ceil_mode", False),
     )  # fmt: skip
     return sliding(window)
+
+
+def network_pool(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
+    given = layer._arguments
+    kernel, stride = given["kernel_size"], given.get("stride")
+    return sliding(
+        Window.parse("network_pool2d", x[2:], kernel, kernel if stride is None else stride, given.get("padding", 0))
+    )
 
 
 def sliding(window: Window) -> tuple[Taps, ...]:
@@ -237,6 +250,8 @@ RULES: dict[str, Rule] = {  # by operation; by class name where a layer is none
     "upsample": upsample,
     "resize": resized,
     "function_pool2d": pool,
+    "NetworkPool2d": network_pool,
+    "locally_connected2d": unshared,
 }
 for _axes in ("1d", "2d", "3d"):
     RULES |= {

@@ -222,7 +222,8 @@ def receptive_field(net: Layer, input_shape: Any, layer: str | int | None = None
     """(size, stride, offset) of the regions of the input that the neurons of a layer see, a tuple per axis in each.
 
     input_shape  (N, C, *spatial)
-    layer        its name ("0", "body.1", a graph's node), its place in the net, or None for the net's output
+    layer        its name ("0", "body.1", a graph's node), its place among the rows of `net.summary`, or None for the
+                 net's output
     size         positions from the first that a neuron sees to the last, padding counted like input; where neurons
                  differ (rational strides, adaptive pools, resizing) the largest
     stride       from one neuron's region to the next one's: an int or a Fraction; 0 where all see the whole input

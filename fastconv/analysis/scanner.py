@@ -25,7 +25,7 @@ __all__ = ["to_scanner"]
 OP = "to_scanner"
 CONVOLUTIONS = (conv.Conv1d, conv.Conv2d, conv.Conv3d)
 BATCH_NORMS = (norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d)
-UNSHARED = ("LocallyConnected2d",)  # weights of their own at every position
+UNSHARED = ("locally_connected2d",)  # weights of their own at every position
 Ints = tuple[int, ...]
 Named = list[tuple[str, Layer]]
 
@@ -105,10 +105,8 @@ def _front(layers: Named, shape: Shape) -> tuple[list[Layer], Shape, Ints]:
     step = (1,) * (len(shape) - 1)
     for name, layer in layers:
         where = f"{OP}: layer {name} ({_kind(layer)})"
-        if layer.children() or type(layer).__name__ in UNSHARED:
-            raise ValueError(
-                f"{where} cannot slide: before the first Linear stand plain layers that share their weights"
-            )
+        if type(layer).flow is not Layer.flow or layer_op(layer) in UNSHARED:
+            raise ValueError(f"{where} cannot slide: before the first Linear stand plain layers of shared weights")
         after = _output(name, layer, shape)
         reach = reach_of(layer, (1, *shape), (1, *after))
         if reach is not None and all(isinstance(taps, Adaptive) for taps in reach):

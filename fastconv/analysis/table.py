@@ -155,7 +155,7 @@ def algorithm_of(layer: Layer, x_shape: Shape) -> str:
 
 
 def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
-    """Two per multiply-add of a convolution or a fully-connected layer; of other layers 0."""
+    """Two per multiply-add of a convolution or a fully-connected layer, also inside a pooling net; of others 0."""
     op = layer.op if isinstance(layer, OpLayer) else ""
     if op == "linear":
         return 2 * math.prod(y_shape) * x_shape[-1]
@@ -167,6 +167,11 @@ def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
             assert isinstance(taps, Sliding)
             products *= m * taps.kernel if taps.up == 1 else len(taps.read(np.arange(m))[0])
         return products
+    if op == "locally_connected2d":
+        return 2 * math.prod(y_shape) * math.prod(layer.weight.shape[1:4])  # type: ignore[attr-defined]
+    if type(layer).__name__ == "NetworkPool2d":
+        count = math.prod(taps.kernel for taps in reach_of(layer, x_shape, y_shape) or () if isinstance(taps, Sliding))
+        return summary(layer.children()["network"], (math.prod(y_shape), count)).flops
     return 0
 
 

@@ -40,13 +40,12 @@ class Trace:
     input_shape: Shape
     steps: tuple[Step, ...]
     outputs: dict[str, int]  # the step that gives the output of what is called so; "" the net
-    names: tuple[str, ...]  # of what stands directly in the net, in order
 
     def shape(self, step: int) -> Shape:
         return self.input_shape if step == INPUT else self.steps[step].y_shape
 
     def find(self, op: str, layer: str | int | None) -> int:
-        """The step that gives the output of `layer`: its name, its place in the net, or None for the net's output."""
+        """The step that gives the output of `layer`: its name, its place among the steps, or None for the net's."""
         if layer is None:
             return self.outputs[""]
         if isinstance(layer, str):
@@ -55,10 +54,10 @@ class Trace:
                 listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
                 raise ValueError(f"{op}: no layer is called {layer!r}; there are {listed or 'none'}")
             return self.outputs[layer]
-        (place,) = integers(op, "layer", layer, 1, -len(self.names))
-        if place >= len(self.names):
-            raise ValueError(f"{op}: layer must be less than the net's {len(self.names)} layers, got {place}")
-        return self.outputs[self.names[place]]
+        (place,) = integers(op, "layer", layer, 1, -len(self.steps))
+        if place >= len(self.steps):
+            raise ValueError(f"{op}: layer must be less than {len(self.steps)}, the layers of the net, got {place}")
+        return place % len(self.steps)
 
 
 def parse_input_shape(op: str, input_shape: Any) -> Shape:
@@ -82,7 +81,6 @@ def trace(op: str, net: Layer, input_shape: Any) -> Trace:
     context = Context(training=False)
     steps: list[Step] = []
     outputs: dict[str, int] = {}
-    names: list[str] = []
 
     def shape(step: int) -> Shape:
         return given if step == INPUT else steps[step].y_shape
@@ -102,13 +100,9 @@ def trace(op: str, net: Layer, input_shape: Any) -> Trace:
             if child is layer:
                 y = named_forward(prefix, layer, empty(x), context) if prefix else layer.forward(empty(x), context)
                 return record(prefix, layer, None, [x], y[0])
-            if not prefix:
-                names.append(name)
             return follow(inside(name), child, x)
 
         def join(name: str, how: str, values: list[int]) -> int:
-            if name and not prefix:
-                names.append(name)
             inputs = [empty(value) for value in values]
             y = (add if how == "add" else concat)(inside(name) if name else type(layer).__name__, inputs)
             outputs[inside(name)] = record(inside(name), layer, how, values, y)
@@ -118,7 +112,7 @@ def trace(op: str, net: Layer, input_shape: Any) -> Trace:
         return outputs[prefix]
 
     follow("", net, INPUT)
-    return Trace(given, tuple(steps), outputs, tuple(names or [""]))
+    return Trace(given, tuple(steps), outputs)
 
 
 def output_shape(net: Layer, input_shape: Any) -> Shape:
