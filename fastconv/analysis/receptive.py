@@ -8,7 +8,8 @@ one size and an offset may be negative (VGG-16's last pool: 212 wide, in steps o
 off, at every layer, what is padding there.
 
 A layer that reads all there is (flatten, a norm by a plane's own statistics) makes a region the whole input, without
-padding: its step is 0. Batch norm reads one position: its statistics are the running ones.
+padding, but for lines that a stride has left over: its step is 0. An adaptive pool to one output is a window like any
+other. Batch norm reads one position: its statistics are the running ones.
 """
 
 from __future__ import annotations
