@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv import models
+from fastconv import engine, models
+from fastconv.analysis import table
 from fastconv.cli import main
 
 
@@ -128,6 +129,34 @@ def test_flops_are_torchs():
         with FlopCounterMode(display=False) as counter:
             theirs(torch.zeros(shape))
         assert ours.summary(shape).flops == counter.get_total_flops() > 0
+
+
+CONVOLUTIONS = {
+    "2-D": (fc.Conv2d(4, 6, 3, 2, ((1, 0), (0, 2)), groups=2, rng=0), (2, 4, 9, 7)),
+    "1-D": (fc.Conv1d(2, 3, 5, dilation=2, padding="same", rng=0), (3, 2, 20)),
+    "by name": (fc.Conv2d(16, 16, 3, algorithm="direct", rng=0), (1, 16, 9, 9)),
+    "fractions": (fc.Conv2d(2, 3, 3, stride=(Fraction(2, 3), Fraction(1, 2)), padding=2, rng=0), (1, 2, 7, 6)),
+    "transposed": (fc.ConvTranspose2d(2, 4, 3, 2, 1, 1, 2, rng=0), (2, 2, 5, 6)),
+    "transposed 3-D": (fc.ConvTranspose3d(2, 3, 2, 2, dilation=(1, 2, 1), rng=0), (1, 2, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_algorithm_is_the_one_that_runs(name, monkeypatch):
+    layer, shape = CONVOLUTIONS[name]
+    asked, answered = [], []
+
+    def listen(direction, problem, algorithm="auto"):
+        asked.append((direction, problem))
+        answered.append(choose(direction, problem, algorithm))
+        return answered[-1]
+
+    (row,) = layer.summary(shape)
+    choose = engine.choose
+    monkeypatch.setattr(engine, "choose", listen)
+    layer(np.zeros(shape, np.float32))
+    assert asked == table.problems_of(layer, shape, row.output_shape)
+    assert set(row.algorithm.split("+")) == set(answered)
 
 
 def test_no_inserted_zero_is_counted():

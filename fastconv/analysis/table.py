@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import engine
 from fastconv.analysis.reach import Sliding, reach_of
 from fastconv.analysis.receptive import Reader, ReceptiveField
 from fastconv.analysis.trace import Shape, trace
-from fastconv.layers.base import Layer, OpLayer
+from fastconv.engine.phases import phases
+from fastconv.layers.base import Context, Layer, OpLayer
+from fastconv.window import AXES, Window
 
 __all__ = ["Row", "Summary", "flops_of", "summary"]
 
@@ -132,7 +135,7 @@ def summary(net: Layer, input_shape: Any) -> Summary:
                 shared_with=shared,
                 flops=0 if step.join else flops_of(step.layer, step.x_shape, step.y_shape),
                 receptive_field=reader.field(place) if reader.knows(place) else None,
-                algorithm="" if step.join else algorithm_of(step.layer, step.x_shape),
+                algorithm="" if step.join else algorithm_of(step.layer, step.x_shape, step.y_shape),
             )
         )
     return Summary(
@@ -149,9 +152,33 @@ def summary(net: Layer, input_shape: Any) -> Summary:
 # --- a layer's columns -----------------------------------------------------------------------------------------------
 
 
-def algorithm_of(layer: Layer, x_shape: Shape) -> str:
-    """What computes a convolution of such an input: the engine's choice is to be asked here, and nowhere else."""
-    return "im2col" if isinstance(layer, OpLayer) and layer.op.startswith("conv") else ""
+def algorithm_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> str:
+    """What computes a convolution in inference: the engine's answer; there may be several for a rational stride."""
+    algorithm = layer.options(Context(training=False)).get("algorithm", "auto") if isinstance(layer, OpLayer) else ""
+    chosen = [engine.choose(way, problem, algorithm) for way, problem in problems_of(layer, x_shape, y_shape)]
+    return "+".join(dict.fromkeys(chosen))
+
+
+def problems_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> list[tuple[engine.Direction, engine.Problem]]:
+    """What a convolution's forward pass asks the engine for; nothing for other layers."""
+    if not isinstance(layer, OpLayer) or not layer.op.startswith("conv"):
+        return []
+    options, weight = layer.options(Context(training=False)), layer.weight  # type: ignore[attr-defined]
+    front = (1,) * (AXES - len(x_shape[2:]))
+    (n, c, *small), (_, k, *large) = x_shape, y_shape
+    groups = options["groups"]
+    given = options["stride"], options["padding"], options["dilation"]
+    if layer.op.startswith("conv_transpose"):  # the gradient to the input of the convolution from y to x
+        window = Window.parse(layer.op, large, weight.shape[2:], *given).lift()
+        problem = engine.Problem(n, k, (*front, *large), c, (*front, *small), window, groups, weight.dtype)
+        return [("gradient_input", problem)]
+    window = Window.parse(layer.op, small, weight.shape[2:], *given).lift()
+    output = (*front, *large)
+    return [
+        ("forward", engine.Problem(n, c, (*front, *small), k, part, phase.window, groups, weight.dtype))
+        for phase in phases(window, output)
+        for part in [tuple(len(range(m)[s]) for m, s in zip(output, phase.outputs[1:], strict=True))]
+    ]
 
 
 def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
