@@ -77,9 +77,9 @@ def test_printed():
     assert lines[0].split("  ")[0] == "layer"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[2:-2]]
     assert cells == [
-        ["0 Conv2d", "1x2x8x8", "20", "2.3 k", "3x3 /1", "im2col"],
+        ["0 Conv2d", "1x2x8x8", "20", "2.3 k", "3x3 /1", summary[0].algorithm],
         ["1 MaxPool2d", "1x2x4x4", "4x4 /2"],
-        ["2 Conv2d", "1x2x2x5", "38", "384", "8x6 /(2, 1)", "im2col"],
+        ["2 Conv2d", "1x2x2x5", "38", "384", "8x6 /(2, 1)", summary[2].algorithm],
         ["3 Flatten", "1x20", "8x8"],
         ["4 Linear", "1x1000", "21,000", "40 k", "8x8"],
     ]
@@ -100,6 +100,7 @@ def test_a_layer_that_does_not_say_what_it_reads():
     net = fc.Sequential(fc.Conv1d(1, 1, 3, stride=Fraction(1, 2), rng=0), Unknown(), fc.ReLU())
     summary = net.summary((1, 1, 9))
     assert [row.receptive_field for row in summary[1:]] == [None, None]
+    assert "  2 /(1/2)  " in str(summary)
     assert str(summary).splitlines()[3].split() == ["1", "Unknown", "1x1x14", "?"]
     assert summary.as_dict()["layers"][0]["receptive_field"]["stride"] == ["1/2"]
     assert summary.as_dict()["layers"][1]["receptive_field"] is None

@@ -218,15 +218,14 @@ def _engineering(value: int) -> str:
 
 
 def _seen(field: ReceptiveField | None) -> str:
-    """Size and stride: "3x3 /1"; without a stride where every neuron sees the whole input."""
+    """Size and stride: "3x3 /1", "2x3 /(1/2, 1)"; without a stride where every neuron sees the whole input."""
     if field is None:
         return "?"
-    strides = set(field.stride)
-    if strides <= {0}:
+    if set(field.stride) <= {0}:
         return _sizes(field.size)
-    return f"{_sizes(field.size)} /" + (
-        f"{strides.pop()}" if len(strides) == 1 else f"({', '.join(map(str, field.stride))})"
-    )
+    strides = field.stride if len(set(field.stride)) > 1 else field.stride[:1]
+    listed = ", ".join(map(str, strides))
+    return f"{_sizes(field.size)} /" + (listed if listed.isdecimal() else f"({listed})")
 
 
 def _as_data(row: Row) -> dict[str, Any]:
