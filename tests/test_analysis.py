@@ -793,6 +793,8 @@ def dense(*front, inputs=9, tail=()):
 
 
 SCANNERS_REFUSED = [
+    (lambda: dense(fc.Conv2d(1, 1, 3, padding=((2, 0),) * 2, rng=0)), ValueError, r"layer 0 \(Conv2d\) .* it pads"),
+    (lambda: dense(fc.Conv2d(1, 1, 3, padding=((0, 2),) * 2, rng=0)), ValueError, r"layer 0 \(Conv2d\) .* it pads"),
     (
         lambda: dense(fc.Conv2d(1, 1, 3, padding=1, rng=0)),
         ValueError,
