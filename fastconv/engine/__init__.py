@@ -48,7 +48,8 @@ class Problem(NamedTuple):
 def choose(direction: Direction, problem: Problem, algorithm: str = "auto") -> str:
     """The name of the algorithm that serves a direction of a problem."""
     if algorithm == "auto":
-        candidates: tuple[str, ...] = ("direct", "im2col")
+        wasteful = direct.waste(direction, problem) > 1.5
+        candidates: tuple[str, ...] = ("im2col",) if wasteful else ("direct", "im2col")
     else:
         candidates = (algorithm, "im2col")
     return next(name for name in candidates if _MODULES[name].serves(direction, problem))

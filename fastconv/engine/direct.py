@@ -25,7 +25,7 @@ from fastconv.workspace import allocate, get_workspace_limit
 if TYPE_CHECKING:
     from fastconv.engine import Problem
 
-__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
+__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "waste", "workspace"]
 
 Ints = tuple[int, ...]
 Cut = tuple[int, int, int]  # images of a band, bands of rows, bands of columns
@@ -47,6 +47,15 @@ EVERYTHING = (slice(None),) * 3
 def serves(direction: str, problem: Problem) -> bool:
     """float32, as long as the packed weights leave room under the workspace limit."""
     return problem.dtype == np.float32 and workspace(direction, problem) <= get_workspace_limit()
+
+
+def waste(direction: str, problem: Problem) -> float:
+    """Multiplications over those of the definition: the gradient to the input meets every tap once an input, also where
+    no output lies."""
+    if direction != "gradient_input":
+        return 1.0
+    inputs = math.prod(-(-n // stride) for n, stride in zip(problem.inputs, problem.window.stride, strict=True))
+    return inputs / max(1, math.prod(problem.outputs))
 
 
 def workspace(direction: str, problem: Problem) -> int:
