@@ -45,8 +45,8 @@ EVERYTHING = (slice(None),) * 3
 
 
 def serves(direction: str, problem: Problem) -> bool:
-    """float32, as long as the packed weights leave room under the workspace limit."""
-    return problem.dtype == np.float32 and workspace(direction, problem) <= get_workspace_limit()
+    """float32, as long as the packed weights take half of the workspace limit at most."""
+    return problem.dtype == np.float32 and _packed_bytes(direction, problem) <= get_workspace_limit() // 2
 
 
 def waste(direction: str, problem: Problem) -> float:
@@ -60,12 +60,23 @@ def waste(direction: str, problem: Problem) -> float:
 
 def workspace(direction: str, problem: Problem) -> int:
     """Bytes that a direction borrows: packed weights or partial gradients, and a band a thread."""
+    packed = _packed_bytes(direction, problem)
+    if direction == "gradient_weights":
+        packed *= _most_chunks(packed, TASKS)
+    band = BAND_BYTES + 4 * MOST_LANES * GRADIENT_PIXELS
+    return packed + min(runtime.get_num_threads(), _affordable_threads(band)) * band
+
+
+def _packed_bytes(direction: str, problem: Problem) -> int:
     filters, channels = problem.filters, problem.channels
     if direction == "gradient_input":
         filters, channels = channels, filters
-    packed = 4 * packed_size(problem.groups, filters, channels, problem.window.kernel)
-    partial = packed * _most_chunks(packed, TASKS) if direction == "gradient_weights" else packed
-    return partial + runtime.get_num_threads() * (BAND_BYTES + 4 * MOST_LANES * GRADIENT_PIXELS)
+    return 4 * packed_size(problem.groups, filters, channels, problem.window.kernel)
+
+
+def _affordable_threads(nbytes: int) -> int:
+    """Threads with so many bytes each in the half of the workspace limit that weights leave."""
+    return max(1, get_workspace_limit() // 2 // nbytes)
 
 
 def packed_size(groups: int, filters: int, channels: int, kernel: Ints) -> int:
@@ -235,7 +246,7 @@ def _thread_buffers(
     rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
     pixels = images * rows * columns
     elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
-    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks))
+    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, _affordable_threads(4 * elements)))
     scratch = allocate(op, (threads, elements), np.dtype(np.float32))
     tables = np.empty((threads, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))), np.intp)
     return scratch, tables
