@@ -1,6 +1,7 @@
 """Named shapes of real nets, shared by the tests, the benchmarks and `fastconv.compare`.
 
 CONVOLUTIONS   ConvShape by name: the convolutional layers of LeNet, VGG, ResNet and others
+TRANSPOSED     ConvShape by name: transposed ones
 CASES          Case by operation: one call of it on such a shape; a test walks OPS and fails where an operation has none
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from fastconv.window import Window
 
-__all__ = ["CASES", "CONVOLUTIONS", "Case", "ConvShape"]
+__all__ = ["CASES", "CONVOLUTIONS", "TRANSPOSED", "Case", "ConvShape"]
 
 Ints = tuple[int, ...]
 SMALL = 1  # batch of the cases that the naive loops can run too
@@ -23,7 +24,10 @@ SMALL = 1  # batch of the cases that the naive loops can run too
 
 @dataclass(frozen=True, slots=True)
 class ConvShape:
-    """A convolutional layer and its input: x (batch, channels, *spatial), w (filters, channels / groups, *kernel)."""
+    """A convolutional layer and its input: x (batch, channels, *spatial), w (filters, channels / groups, *kernel).
+
+    Of a transposed one w is (channels, filters / groups, *kernel).
+    """
 
     name: str
     batch: int
@@ -35,15 +39,21 @@ class ConvShape:
     padding: int = 0
     dilation: int = 1
     groups: int = 1
+    transposed: bool = False
+    output_padding: int = 0  # of a transposed one
 
     @property
     def op(self) -> str:
-        return f"conv{len(self.spatial)}d"
+        return f"conv_transpose{len(self.spatial)}d" if self.transposed else f"conv{len(self.spatial)}d"
 
     @property
     def options(self) -> dict[str, int]:
-        """The keyword arguments of fastconv.functional.conv…d, and of torch's."""
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        """The keyword arguments of fastconv.functional's function and of torch's, those at their default left out."""
+        given = {
+            "stride": (self.stride, 1), "padding": (self.padding, 0), "output_padding": (self.output_padding, 0),
+            "dilation": (self.dilation, 1), "groups": (self.groups, 1),
+        }  # fmt: skip
+        return {name: value for name, (value, default) in given.items() if value != default}
 
     @property
     def x_shape(self) -> Ints:
@@ -51,16 +61,24 @@ class ConvShape:
 
     @property
     def w_shape(self) -> Ints:
+        if self.transposed:
+            return (self.channels, self.filters // self.groups, *self.kernel)
         return (self.filters, self.channels // self.groups, *self.kernel)
 
     @property
     def y_shape(self) -> Ints:
+        if self.transposed:
+            grown = (
+                (n - 1) * self.stride - 2 * self.padding + self.dilation * (r - 1) + 1 + self.output_padding
+                for n, r in zip(self.spatial, self.kernel, strict=True)
+            )
+            return (self.batch, self.filters, *grown)
         window = Window.parse(self.op, self.spatial, self.kernel, self.stride, self.padding, self.dilation)
         return (self.batch, self.filters, *window.output(self.spatial))
 
     def flops(self) -> int:
         """Of the forward pass done directly, padding taps included; either gradient costs as much again."""
-        return 2 * math.prod(self.y_shape) * math.prod(self.w_shape[1:])
+        return 2 * math.prod(self.x_shape if self.transposed else self.y_shape) * math.prod(self.w_shape[1:])
 
     def with_batch(self, batch: int) -> ConvShape:
         return replace(self, batch=batch)
@@ -98,6 +116,12 @@ CONVOLUTIONS = _named(
     ConvShape("3 32-64 @1000", 32, 32, (1000,), 64, (3,), padding=1),
     ConvShape("3x3x3 1-16 @32", 8, 1, (32, 32, 32), 16, (3, 3, 3), padding=1),  # a 3-D CNN
     ConvShape("3x3x3 16-32 @16", 8, 16, (16, 16, 16), 32, (3, 3, 3), padding=1),
+)
+
+TRANSPOSED = _named(
+    ConvShape("16/8 64-32 @250", 16, 64, (250,), 32, (16,), stride=8, padding=4, transposed=True),  # a vocoder
+    ConvShape("4x4/2 64-32 @16", 64, 64, (16, 16), 32, (4, 4), stride=2, padding=1, transposed=True),  # DCGAN
+    ConvShape("2x2x2/2 32-16 @8", 8, 32, (8, 8, 8), 16, (2, 2, 2), stride=2, transposed=True),  # a 3-D U-Net
 )
 
 
@@ -150,20 +174,11 @@ def conv_case(shape: ConvShape) -> Case:
     """The convolution of a ConvShape, without bias."""
 
     def build(rng: np.random.Generator, batch: int) -> tuple[Any, ...]:
-        fan_in = math.prod(shape.w_shape[1:])
+        fan_in = shape.channels // shape.groups * math.prod(shape.kernel)
         w = _normal(rng, *shape.w_shape) / np.float32(math.sqrt(fan_in))
         return _normal(rng, batch, *shape.x_shape[1:]), w
 
     return Case(shape.op, shape.name, shape.batch, build, shape.options, shape.with_batch(1).flops())
-
-
-def transposed_case(op: str, name: str, batch: int, x: Ints, w: Ints, **options: Any) -> Case:
-    """A transposed convolution, x (C, *spatial), w (C, K, *kernel): each input meets every weight of its channel."""
-
-    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
-        return _normal(rng, n, *x), _normal(rng, *w) / np.float32(math.sqrt(w[0]))
-
-    return Case(op, name, batch, build, options, 2 * math.prod(x) * math.prod(w[1:]))
 
 
 def map_case(op: str, name: str, batch: int, *item: int, **options: Any) -> Case:
@@ -247,12 +262,10 @@ _ALL = [
     *(conv_case(CONVOLUTIONS[name]).small() for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32")),
     conv_case(ConvShape("3 8-8 @100", 1, 8, (100,), 8, (3,), padding=1)).small(),
     conv_case(ConvShape("3x3x3 4-4 @8", 1, 4, (8, 8, 8), 4, (3, 3, 3), padding=1)).small(),
-    transposed_case("conv_transpose1d", "16/8 64-32 @250", 16, (64, 250), (64, 32, 16), stride=8, padding=4),
-    transposed_case("conv_transpose1d", "4/2 4-4 @100", 1, (4, 100), (4, 4, 4), stride=2, padding=1).small(),
-    transposed_case("conv_transpose2d", "4x4/2 64-32 @16", 64, (64, 16, 16), (64, 32, 4, 4), stride=2, padding=1),
-    transposed_case("conv_transpose2d", "4x4/2 8-8 @8", 1, (8, 8, 8), (8, 8, 4, 4), stride=2, padding=1).small(),
-    transposed_case("conv_transpose3d", "2x2x2/2 32-16 @8", 8, (32, 8, 8, 8), (32, 16, 2, 2, 2), stride=2),
-    transposed_case("conv_transpose3d", "2x2x2/2 4-4 @4", 1, (4, 4, 4, 4), (4, 4, 2, 2, 2), stride=2).small(),
+    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in TRANSPOSED.values()),
+    conv_case(ConvShape("4/2 4-4 @100", 1, 4, (100,), 4, (4,), stride=2, padding=1, transposed=True)).small(),
+    conv_case(ConvShape("4x4/2 8-8 @8", 1, 8, (8, 8), 8, (4, 4), stride=2, padding=1, transposed=True)).small(),
+    conv_case(ConvShape("2x2x2/2 4-4 @4", 1, 4, (4, 4, 4), 4, (2, 2, 2), stride=2, transposed=True)).small(),
     map_case("max_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
     map_case("max_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
     map_case("max_pool2d", "3x3/2 64 @112", 8, 64, 112, 112, kernel_size=3, stride=2, padding=1),

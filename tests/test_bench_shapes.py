@@ -12,7 +12,7 @@ from fastconv import functional
 from fastconv.compare import KERNELS, Versions, verify
 from fastconv.ops import OPS
 from fastconv.plain import PLAIN
-from fastconv.shapes import CASES, CONVOLUTIONS, Case, ConvShape, conv_case
+from fastconv.shapes import CASES, CONVOLUTIONS, TRANSPOSED, Case, ConvShape, conv_case
 
 BENCH = Path(__file__).parent.parent / "bench"
 ALL = [case for op in CASES for case in CASES[op]]
@@ -46,7 +46,7 @@ def test_cases_name_operations_and_have_names_of_their_own():
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("shape", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("shape", [*CONVOLUTIONS.values(), *TRANSPOSED.values()], ids=lambda shape: shape.name)
 def test_a_convolutions_shapes_are_those_of_its_arrays(shape: ConvShape):
     case = conv_case(shape).with_batch(1)
     x, w = case.arrays()
@@ -61,6 +61,9 @@ def test_flops_count_a_multiplication_and_an_addition_a_tap():
         count += 2
     assert shape.y_shape == (2, 6, 3, 4)
     assert shape.flops() == count
+    transposed = ConvShape("small", 2, 6, (3, 4), 4, (3, 2), stride=2, padding=1, groups=2, transposed=True)
+    assert transposed.y_shape == (2, 4, 5, 6)
+    assert transposed.flops() == count  # the same multiplications, the other way round
 
 
 @pytest.mark.parametrize("case", [case for case in ALL if case.naive], ids=lambda case: case.label)
