@@ -6,6 +6,7 @@
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
     analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
+    explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
     set_num_threads, set_workspace_limit, show_config    the machine
 
 The house: `window.py` parses geometry once, `ops/` holds one operation a file (maths, shape rule, reference, fast),
@@ -34,6 +35,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
     "analysis": ("fastconv.analysis", None),
+    "explain": ("fastconv.explanation", "explain"),
 }
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from fastconv import cgroup
 from fastconv._ext import memory
 
-__all__ = ["allocate", "available_bytes", "get_workspace_limit", "require", "set_workspace_limit"]
+__all__ = ["allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "set_workspace_limit"]
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
 UNCHECKED = 16 << 20  # requests below this many bytes are not held against the system's memory: asking costs more
 POOLED = 1 << 16  # results of at least this many bytes come from the free list
 
 _limit = DEFAULT_WORKSPACE_LIMIT
+_borrowed = 0
 
 
 def set_workspace_limit(nbytes: int) -> None:
@@ -47,11 +48,18 @@ def allocate(op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
     Raises MemoryError, before anything is allocated, when it is larger than what this process may still use.
     """
+    global _borrowed
     nbytes = math.prod(shape) * dtype.itemsize
     require(op, nbytes)
+    _borrowed += nbytes
     if nbytes < POOLED:
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, buffer=memory.Block(nbytes))  # type: ignore[arg-type]
+
+
+def borrowed() -> int:
+    """Bytes that `allocate` has handed out so far, results and scratch, in all threads."""
+    return _borrowed
 
 
 def require(op: str, nbytes: int) -> None:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fastconv.engine import direct, im2col
+from fastconv.trace import watched
 from fastconv.window import Window
 
 __all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "gradient_weights"]
@@ -61,7 +62,8 @@ def forward(
 ) -> None:  # fmt: skip
     """Fill y."""
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], y.shape[4], y.shape[1:4], window, groups, x.dtype)
-    _MODULES[choose("forward", problem, algorithm)].forward(op, x, w, bias, y, window, groups)
+    name = choose("forward", problem, algorithm)
+    watched("forward", name, _MODULES[name].forward, op, x, w, bias, y, window, groups)
 
 
 def gradient_input(
@@ -69,7 +71,8 @@ def gradient_input(
 ) -> np.ndarray:
     """dx (N, i0, i1, i2, C)."""
     problem = Problem(x_shape[0], x_shape[4], x_shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-    return _MODULES[choose("gradient_input", problem, algorithm)].gradient_input(op, dy, w, x_shape, window, groups)
+    name = choose("gradient_input", problem, algorithm)
+    return watched("gradient_input", name, _MODULES[name].gradient_input, op, dy, w, x_shape, window, groups)
 
 
 def gradient_weights(
@@ -77,4 +80,5 @@ def gradient_weights(
 ) -> np.ndarray:
     """dw (K, r0, r1, r2, C / groups)."""
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-    return _MODULES[choose("gradient_weights", problem, algorithm)].gradient_weights(op, x, dy, w_shape, window, groups)
+    name = choose("gradient_weights", problem, algorithm)
+    return watched("gradient_weights", name, _MODULES[name].gradient_weights, op, x, dy, w_shape, window, groups)
