@@ -1,14 +1,25 @@
-"""fastconv against PyTorch on whole training steps, in two processes that take turns.
+"""fastconv against PyTorch: forward passes and whole training steps, in two processes that take turns.
 
-    python bench/peers.py                                   every shape and net, on 1 and on 2 threads
-    python bench/peers.py --threads 2 --only "3x3 64-64 @32" mnist_cnn --json peers.json
+    python bench/peers.py                                  every shape of classes.py and every net, about ten minutes
+    python bench/peers.py --quick                          fewer rounds, two minutes
+    python bench/peers.py --class depthwise --threads 1
+    python bench/peers.py --only "3x3 64-64 @32" mnist_cnn --json peers.json --plot peers.png
 
 A convolution's step is its forward pass and the gradients to x, w and b; a net's step is forward, loss, gradients and
-one SGD step with momentum, from the same weights on the same batch. PyTorch runs every step on contiguous tensors and
-on channels_last ones, and in every round the better of the two counts; fastconv gets its arrays in the memory order
-that its layers hand to each other. Both must compute the same before anything is timed. While one process works the
-other is blocked on its pipe. Times are medians over the rounds; the ratio is the median of the rounds' ratios,
+one SGD step with momentum, from the same weights on the same batch; its forward pass is inference. PyTorch runs
+everything on contiguous tensors and on channels_last ones, and in every round the better of the two counts; fastconv
+gets its arrays in the memory order that its layers hand to each other.
+
+Before anything is timed both compute the step in float64 and must agree on it; the errors in the table are those of
+float32 against it, relative to the largest value, the worst of y, dx, dw and db (of a net: of its output).
+
+While one process works the other is blocked on its pipe. A round is a turn of each; a turn runs a call once, or several
+times until it has lasted long enough, and its time is the median. The ratio is the median of the rounds' ratios,
 PyTorch's time over fastconv's: above 1 where fastconv is faster.
+
+Output buffers are treated alike: results are dropped within the step that is timed, and both processes keep the memory
+for the next. fastconv's free list does so by itself; glibc, from which PyTorch allocates, is told to (MALLOC), huge
+pages included: left alone, it gives large results back to the system, and PyTorch pays for fresh pages in every step.
 
 Needs PyTorch: pip install 'fastconv[peers]'.
 """
@@ -16,7 +27,12 @@ Needs PyTorch: pip install 'fastconv[peers]'.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import functools
+import importlib.metadata
 import importlib.util
+import io
 import json
 import math
 import os
@@ -24,49 +40,77 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from classes import CLASSES, SHAPES
 
-from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, models
+import fastconv
+from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, functional, models, optim, plots
 from fastconv.arrays import logical
-from fastconv.shapes import CONVOLUTIONS, conv_case
+from fastconv.shapes import ConvShape, conv_case
 
-PAUSE = 0.05  # seconds between turns, in which the other's threads stop spinning
-TOLERANCE = 1e-3  # relative, of the sums that tell whether two steps computed the same
+PAUSE = 0.03  # seconds between turns, in which the other's threads stop spinning
+AGREEMENT = 1e-9  # relative, of what tells whether two float64 steps computed the same
+ALL_GOAL, WORST_GOAL = 2.0, 1.0  # geometric mean over all shapes, and the worst of them
+NET_CLASS = "nets"
+MALLOC = {  # for both processes
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+PARTS = ("forward", "step")
+
+Calls = dict[str, Callable[[], Any]]  # "forward" and "step"
 
 
 class Work(NamedTuple):
-    """A task in one of the libraries: numbers that tell what it computes, and its step in one or more layouts."""
+    """A task in one of the libraries."""
 
-    check: Callable[[], list[float]]
-    steps: dict[str, Callable[[], Any]]
+    outputs64: list[np.ndarray]  # what it computes in float64
+    errors: list[float]  # of float32 against that, relative to the largest value, one an output
+    calls: dict[str, Calls]  # by layout
 
 
-def mnist_32_64(rng: int) -> Sequential:
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def mnist_32_64() -> Sequential:
     """The MNIST CNN of many tutorials: 32, 64, pool, 128."""
     return Sequential(
-        Conv2d(1, 32, 3, rng=rng), ReLU(), Conv2d(32, 64, 3, rng=rng + 1), ReLU(), MaxPool2d(2),
-        Flatten(), Linear(9216, 128, rng=rng + 2), ReLU(), Linear(128, 10, rng=rng + 3),
+        Conv2d(1, 32, 3, rng=0), ReLU(), Conv2d(32, 64, 3, rng=1), ReLU(), MaxPool2d(2),
+        Flatten(), Linear(9216, 128, rng=2), ReLU(), Linear(128, 10, rng=3),
     )  # fmt: skip
 
 
 NETS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {  # name -> net, batch, (C, H, W)
-    "lenet5": (lambda: models.lenet5(rng=0), 64, (1, 28, 28)),
-    "mnist_cnn": (lambda: models.mnist_cnn(rng=0), 128, (1, 28, 28)),
-    "mnist 32 64 128": (lambda: mnist_32_64(0), 128, (1, 28, 28)),
-    "vgg_cifar": (lambda: models.vgg_cifar(rng=0), 64, (3, 32, 32)),
+    "mnist 32 64 128": (mnist_32_64, 128, (1, 28, 28)),
+    **{
+        name: (functools.partial(models.MODELS[name], rng=0), batch, item)
+        for name, batch, item in (
+            ("lenet5", 64, (1, 28, 28)),
+            ("mnist_cnn", 128, (1, 28, 28)),
+            ("vgg_cifar", 64, (3, 32, 32)),
+            ("resnet20", 64, (3, 32, 32)),
+            ("mobilenet", 64, (3, 32, 32)),
+            ("resnet18", 4, (3, 224, 224)),
+        )
+        if name in models.MODELS
+    },
 }
 
 
-# --- what is computed ------------------------------------------------------------------------------------------------
+CLASS_OF = {  # task: class, in the order of the table
+    **{shape.name: name for name, each in CLASSES.items() for shape in (*each.named, *each.held_out)},
+    **dict.fromkeys(NETS, NET_CLASS),
+}
 
 
-def conv_arrays(name: str) -> tuple[np.ndarray, ...]:
-    """x, w, b and dy of a named convolution."""
-    shape = CONVOLUTIONS[name]
+def conv_arrays(shape: ConvShape) -> tuple[np.ndarray, ...]:
+    """x, w, b and dy of a convolution."""
     rng = np.random.default_rng(1)
     x, w = conv_case(shape).arrays()
     b = rng.standard_normal(shape.filters, dtype=np.float32)
@@ -80,221 +124,475 @@ def net_arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((batch, *item), dtype=np.float32), rng.integers(0, 10, batch)
 
 
-def magnitudes(arrays: Sequence[Any]) -> list[float]:
-    """The sum of every array's absolute values."""
-    return [float(np.abs(np.asarray(array, np.float64)).sum()) for array in arrays]
+def relative_errors(found: Iterable[np.ndarray], exact: Iterable[np.ndarray]) -> list[float]:
+    return [float(np.abs(a - e).max() / np.abs(e).max()) for a, e in zip(found, exact, strict=True)]
 
 
-def _in_fastconv(task: str, threads: int) -> Work:
-    import fastconv
-    from fastconv import functional, optim
-
-    fastconv.set_num_threads(threads)
-    if task in CONVOLUTIONS:
-        shape = CONVOLUTIONS[task]
-        x, w, b, dy = conv_arrays(task)
-        x, dy = (logical(np.ascontiguousarray(a.transpose(0, *range(2, a.ndim), 1))) for a in (x, dy))
-
-        def conv_step() -> Any:
-            y, pullback = fastconv.vjp(getattr(functional, shape.op), x, w, b, **shape.options)
-            return y, *pullback(dy)
-
-        return Work(lambda: magnitudes(conv_step()), {"fastconv": conv_step})
-    net = NETS[task][0]()
-    x, target = net_arrays(task)
-    optimizer = optim.SGD(0.01, momentum=0.9)
-
-    def net_step() -> None:
-        _, gradients = fastconv.value_and_grad(net, "cross_entropy", x, target)
-        optimizer.step(net.parameters(), gradients)
-
-    return Work(lambda: magnitudes([net.eval()(x)]), {"fastconv": net_step})
+def fingerprints(arrays: Iterable[np.ndarray]) -> list[tuple[float, float]]:
+    """Of every array the sum of absolute values and a random projection, which knows its elements' places."""
+    found = []
+    for array in arrays:
+        flat = np.ascontiguousarray(array).ravel()
+        weights = np.random.default_rng(2).uniform(-1, 1, flat.size)
+        found.append((float(np.abs(flat).sum()), float(flat @ weights)))
+    return found
 
 
-def _in_torch(task: str, threads: int) -> Work:
-    import torch
+# --- the two libraries -----------------------------------------------------------------------------------------------
 
-    torch.set_num_threads(threads)
-    formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-    if task in CONVOLUTIONS:
-        shape = CONVOLUTIONS[task]
-        ndim = len(shape.spatial)
-        if ndim != 2:
-            formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last_3d}
-            formats = {name: f for name, f in formats.items() if name == "NCHW" or ndim == 3}
-        arrays = [torch.from_numpy(a) for a in conv_arrays(task)]
+
+class InFastconv:
+    """fastconv's side: one layout, the one of its layers."""
+
+    def set_threads(self, n: int) -> None:
+        fastconv.set_num_threads(n)
+
+    def convolution(self, shape: ConvShape) -> Work:
+        function = getattr(functional, shape.op)
+        arrays = [
+            a if a.ndim < 3 or i == 1 else logical(np.ascontiguousarray(a.transpose(0, *range(2, a.ndim), 1)))
+            for i, a in enumerate(conv_arrays(shape))
+        ]
+
+        def forward() -> Any:
+            return function(*arrays[:3], **shape.options)
+
+        def step(x: Any, w: Any, b: Any, dy: Any) -> list[np.ndarray]:
+            y, pullback = fastconv.vjp(function, x, w, b, **shape.options)
+            return [y, *pullback(dy)]
+
+        exact = step(*(a.astype(np.float64, order="K") for a in arrays))
+        calls: Calls = {"forward": forward, "step": lambda: step(*arrays)}
+        return Work(exact, relative_errors(calls["step"](), exact), {"fastconv": calls})
+
+    def net(self, name: str) -> Work:
+        net = NETS[name][0]()
+        x, target = net_arrays(name)
+        optimizer = optim.SGD(0.01, momentum=0.9)
+
+        def forward() -> Any:
+            return net.predict(x, batch_size=len(x))
+
+        def step() -> None:
+            _, gradients = fastconv.value_and_grad(net, "cross_entropy", x, target)
+            optimizer.step(net.parameters(), gradients)
+
+        exact = [net.astype(np.float64).predict(x, batch_size=len(x))]
+        errors = relative_errors([forward()], exact)
+        return Work(exact, errors, {"fastconv": {"forward": forward, "step": step}})
+
+
+class InTorch:
+    """PyTorch's side, in both of its layouts."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+
+    def set_threads(self, n: int) -> None:
+        self._torch.set_num_threads(n)
+
+    def convolution(self, shape: ConvShape) -> Work:
+        torch = self._torch
         function = getattr(torch.nn.functional, shape.op)
+        tensors = [torch.from_numpy(a) for a in conv_arrays(shape)]
 
-        def conv_step(layout: torch.memory_format) -> Callable[[], Any]:
-            x, w, b, dy = (a.contiguous(memory_format=layout) if a.ndim > 1 else a.clone() for a in arrays)
+        def calls(arrange: Callable[[Any], Any], dtype: Any) -> Calls:
+            x, w, b, dy = (arrange(a.to(dtype)) if a.ndim > 2 else a.to(dtype, copy=True) for a in tensors)
             inputs = [a.requires_grad_() for a in (x, w, b)]
+
+            def forward() -> Any:
+                with torch.no_grad():
+                    return function(*inputs, **shape.options)
 
             def step() -> Any:
                 y = function(*inputs, **shape.options)
-                return y, *torch.autograd.grad(y, inputs, dy)
+                return y.detach(), *torch.autograd.grad(y, inputs, dy)
 
-            return step
+            return {"forward": forward, "step": step}
 
-        steps = {name: conv_step(layout) for name, layout in formats.items()}
-        return Work(lambda: magnitudes([a.detach().numpy() for a in steps["NCHW"]()]), steps)
-    ours = NETS[task][0]()
-    x, target = (torch.from_numpy(a) for a in net_arrays(task))
+        exact = [a.numpy() for a in calls(lambda a: a.clone(), torch.float64)["step"]()]
+        found = {
+            "NCHW": calls(lambda a: a.clone(), torch.float32),
+            "channels_last": calls(self._channels_last, torch.float32),
+        }
+        errors = [relative_errors([a.numpy() for a in layout["step"]()], exact) for layout in found.values()]
+        return Work(exact, [max(pair) for pair in zip(*errors, strict=True)], found)
 
-    def net_step(layout: torch.memory_format) -> Callable[[], Any]:
-        net = _torch_twin(ours.config())
-        net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
-        net = net.to(memory_format=layout)
-        images = x.contiguous(memory_format=layout)
-        optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    def _channels_last(self, a: Any) -> Any:
+        """A copy (N, C, *spatial) with the channels innermost; of three axes too, which PyTorch has no name for."""
+        formats = {4: self._torch.channels_last, 5: self._torch.channels_last_3d}
+        if a.ndim in formats:
+            return a.clone(memory_format=formats[a.ndim])
+        return a.transpose(1, 2).contiguous().transpose(1, 2)
 
-        def step() -> None:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(images), target).backward()
-            optimizer.step()
+    def net(self, name: str) -> Work:
+        torch = self._torch
+        ours = NETS[name][0]()
+        x, target = (torch.from_numpy(a) for a in net_arrays(name))
+        twin = self._twin(ours.config())
+        twin.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
+        with torch.no_grad():
+            exact = [copy.deepcopy(twin).double().eval()(x.double()).numpy()]
 
-        def evaluate() -> list[float]:
-            with torch.no_grad():
-                y = net.eval()(images).numpy()
-            net.train()
-            return magnitudes([y])
+        def calls(layout: Any) -> Calls:
+            net = copy.deepcopy(twin).to(memory_format=layout)
+            images = x.contiguous(memory_format=layout)
+            optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
 
-        step.evaluate = evaluate  # type: ignore[attr-defined]
-        return step
+            def forward() -> Any:
+                net.eval()
+                with torch.no_grad():
+                    return net(images)
 
-    steps = {name: net_step(layout) for name, layout in formats.items()}
-    return Work(steps["NCHW"].evaluate, steps)  # type: ignore[attr-defined]
+            def step() -> None:
+                net.train()
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(net(images), target).backward()
+                optimizer.step()
+
+            return {"forward": forward, "step": step}
+
+        found = {"NCHW": calls(torch.contiguous_format), "channels_last": calls(torch.channels_last)}
+        errors = [relative_errors([layout["forward"]().numpy()], exact) for layout in found.values()]
+        return Work(exact, [max(pair) for pair in zip(*errors, strict=True)], found)
+
+    def _twin(self, config: Any) -> Any:
+        """The torch.nn module of a fastconv net's configuration: names, arguments and state_dict keys are the same."""
+        nn = self._torch.nn
+        if config["layer"] == "Residual":
+            return self._residual(self._twin(config["body"]), config.get("shortcut") and self._twin(config["shortcut"]))
+        layers = config.get("layers", ())
+        if layers and "items" in layers[0]:  # Sequential({"name": layer, …})
+            module = nn.Sequential()
+            for key, layer in layers[0]["items"]:
+                module.add_module(key, self._twin(layer))
+            return module
+        arguments = {k: v for k, v in config.items() if k not in ("layer", "layers", "algorithm")}
+        return getattr(nn, config["layer"])(*map(self._twin, layers), **arguments)
+
+    def _residual(self, body: Any, shortcut: Any) -> Any:
+        class Residual(self._torch.nn.Module):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.body, self.shortcut = body, shortcut
+
+            def forward(self, x: Any) -> Any:
+                return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+
+        return Residual()
 
 
-def _torch_twin(config: dict[str, Any]) -> Any:
-    """The torch.nn module of a fastconv net's configuration: names, arguments and state_dict keys are the same."""
-    import torch
-
-    arguments = {name: value for name, value in config.items() if name not in ("layer", "layers")}
-    inside = [_torch_twin(layer) for layer in config.get("layers", ())]
-    return getattr(torch.nn, config["layer"])(*inside, **arguments)
-
-
-LIBRARIES = {"fastconv": _in_fastconv, "torch": _in_torch}
+LIBRARIES: dict[str, Callable[[], Any]] = {"fastconv": InFastconv, "torch": InTorch}
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 
-def work(library: str, threads: int) -> None:
+def work(library: str, clock: str) -> None:
     """A worker: reads a command a line, answers a line; between them it is blocked."""
-    current: Work | None = None
+    side = LIBRARIES[library]()
+    now = time.perf_counter if clock == "wall" else time.process_time
+    calls: dict[str, Calls] = {}
     for line in sys.stdin:
         command, argument = json.loads(line)
+        answer: Any = None
         if command == "prepare":
-            current = None  # its memory goes first
-            current = LIBRARIES[library](argument, threads)
-            answer: Any = current.check()
+            calls = {}  # its memory goes first
+            found = side.convolution(SHAPES[argument]) if argument in SHAPES else side.net(argument)
+            calls = found.calls
+            answer = {"fingerprints": fingerprints(found.outputs64), "errors": found.errors}
+            del found
+        elif command == "threads":
+            side.set_threads(argument)
         else:
-            assert current is not None
-            answer = {layout: _turn(step, argument) for layout, step in current.steps.items()}
+            answer = {
+                layout: {part: turn(call, argument, now) for part, call in parts.items()}
+                for layout, parts in calls.items()
+            }
         print(json.dumps(answer), flush=True)
 
 
-def _turn(step: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of a step, over as many as fit into a turn (three at least), the first left out."""
-    step()
+def turn(call: Callable[[], Any], seconds: float, now: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of a call: the first one's where that fills the turn, else the median of as many more as fill it."""
+    start = now()
+    call()
+    first = now() - start
+    if first >= seconds:
+        return first
     samples: list[float] = []
-    while len(samples) < 3 or sum(samples) < seconds:
-        start = time.perf_counter()
-        step()
-        samples.append(time.perf_counter() - start)
+    while sum(samples) < seconds:
+        start = now()
+        call()
+        samples.append(now() - start)
     return statistics.median(samples)
 
 
 class Worker:
     """A worker's process, seen from the outside."""
 
-    def __init__(self, library: str, threads: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "FASTCONV_NUM_THREADS": str(threads)}
+    def __init__(self, library: str, threads: int, clock: str) -> None:
+        environment = {**MALLOC, **os.environ, "OMP_NUM_THREADS": str(threads), "FASTCONV_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "--worker", library, "--threads", str(threads)],
+            [sys.executable, str(Path(__file__).resolve()), "--worker", library, "--clock", clock],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.library = library
 
     def ask(self, command: str, argument: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([command, argument]) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps([command, argument]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"peers: the {self.library} process ended with status {self._process.wait()}")
         return json.loads(line)
 
     def close(self) -> None:
-        self._process.communicate()  # end of its input ends it
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()  # end of its input ends it
 
 
-def compare_task(task: str, workers: Sequence[Worker], rounds: int, seconds: float) -> dict[str, Any]:
-    """A row: medians in milliseconds and the ratio."""
-    ours, theirs = workers
-    expected, found = (worker.ask("prepare", task) for worker in (theirs, ours))
-    for a, b in zip(found, expected, strict=True):
-        if not math.isclose(a, b, rel_tol=TOLERANCE):
-            raise SystemExit(f"peers: {task}: fastconv computes {found}, {theirs.library} {expected}")
-    rows: list[dict[str, float]] = []
-    for _ in range(rounds):
-        row: dict[str, float] = {}
-        for worker in workers:
-            time.sleep(PAUSE)
-            row.update(worker.ask("run", seconds))
-        rows.append(row)
-    layouts = [name for name in rows[0] if name != "fastconv"]
-    milliseconds = {name: 1e3 * statistics.median(row[name] for row in rows) for name in rows[0]}
-    ratios = [min(row[name] for name in layouts) / row["fastconv"] for row in rows]
-    return {
+def check_same(task: str, found: Any, expected: Any) -> None:
+    """Both libraries' float64 results have the same fingerprints."""
+    if len(found) != len(expected) or not all(
+        math.isclose(a[0], b[0], rel_tol=AGREEMENT) and abs(a[1] - b[1]) <= AGREEMENT * b[0]
+        for a, b in zip(found, expected, strict=True)
+    ):
+        raise SystemExit(f"peers: {task}: fastconv computes {found}, PyTorch {expected}")
+
+
+def compare_task(task: str, workers: Sequence[Worker], threads: Sequence[int], rounds: int, seconds: float) -> Any:
+    """A row: errors and, per thread count and part, the ratio, its range and milliseconds."""
+    ours, theirs = (worker.ask("prepare", task) for worker in workers)
+    check_same(task, ours["fingerprints"], theirs["fingerprints"])
+    row: dict[str, Any] = {
         "task": task,
-        "milliseconds": milliseconds,
+        "errors": {"fastconv": max(ours["errors"]), "torch": max(theirs["errors"])},
+        "threads": {},
+    }
+    for count in threads:
+        turns = []
+        for worker in workers:
+            worker.ask("threads", count)
+            worker.ask("run", 0)  # what a library prepares for this thread count
+        for _ in range(rounds):
+            times: dict[str, dict[str, float]] = {}
+            for worker in workers:
+                time.sleep(PAUSE)
+                times |= worker.ask("run", seconds)
+            turns.append(times)
+        row["threads"][str(count)] = {
+            part: _summary([{k: v[part] for k, v in t.items()} for t in turns]) for part in PARTS
+        }
+    return row
+
+
+def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    ratios = [min(t for name, t in times.items() if name != "fastconv") / times["fastconv"] for times in rounds]
+    return {
         "ratio": statistics.median(ratios),
-        "ratio_range": [min(ratios), max(ratios)],
-        "gflops": 3 * CONVOLUTIONS[task].flops() / milliseconds["fastconv"] / 1e6 if task in CONVOLUTIONS else None,
+        "range": [min(ratios), max(ratios)],
+        "milliseconds": {name: 1e3 * statistics.median(times[name] for times in rounds) for name in rounds[0]},
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="fastconv against PyTorch on whole training steps")
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def summaries(rows: Sequence[dict[str, Any]], threads: Sequence[int]) -> list[dict[str, Any]]:
+    """Per class, then over all shapes, over the named and the held-out ones: geometric mean and worst of the steps."""
+    convolutions = [row for row in rows if row["class"] != NET_CLASS]
+    groups = [
+        (name, CLASSES[name].goal if name in CLASSES else None, [row for row in rows if row["class"] == name])
+        for name in (*CLASSES, NET_CLASS)
+    ]
+    groups.append(("all shapes", ALL_GOAL, convolutions))
+    groups += [
+        (f"all {what}", None, [row for row in convolutions if row["held_out"] == flag])
+        for what, flag in (("named", False), ("held-out", True))
+    ]
+    result = []
+    for name, goal, members in groups:
+        if not members:
+            continue
+        found: dict[str, Any] = {"class": name, "goal": goal, "shapes": len(members), "threads": {}}
+        for count in map(str, threads):
+            ratios = {row["task"]: row["threads"][count]["step"]["ratio"] for row in members}
+            worst = min(ratios, key=lambda task: ratios[task])
+            found["threads"][count] = {
+                "geometric_mean": math.exp(statistics.fmean(map(math.log, ratios.values()))),
+                "worst": ratios[worst],
+                "worst_task": worst,
+            }
+        result.append(found)
+    return result
+
+
+def print_head(threads: Sequence[int]) -> None:
+    line = f"{'':38} {'error to float64':17}"
+    names = f"{'':38} {'fastconv':>8} {'PyTorch':>8}"
+    for count in threads:
+        line += f"  {f'{count} thread' + 's' * (count > 1):^32}"
+        names += f"  {'PyTorch':>9} {'fastconv':>9} {'fwd x':>6} {'step x':>6}"
+    print(line.rstrip())
+    print(names)
+
+
+def print_row(row: dict[str, Any]) -> None:
+    name = f"{row['task']}, {row['batch']}" + (" *" if row["held_out"] else "")
+    text = f"{name:38} {row['errors']['fastconv']:8.1e} {row['errors']['torch']:8.1e}"
+    for found in row["threads"].values():
+        ms = found["step"]["milliseconds"]
+        theirs = min(value for layout, value in ms.items() if layout != "fastconv")
+        text += f"  {theirs:9.3f} {ms['fastconv']:9.3f} {found['forward']['ratio']:6.2f} {found['step']['ratio']:6.2f}"
+    print(text, flush=True)
+
+
+def print_summaries(found: Sequence[dict[str, Any]], threads: Sequence[int]) -> None:
+    print("\nsteps, PyTorch's time over fastconv's: geometric mean (goal), worst")
+    print(f"{'':24} {'shapes':>6} {'goal':>5}" + "".join(f"  {f'{n}: mean':>8} {'worst':>6}" for n in threads))
+    for line in found:
+        goal = f"{line['goal']:5.2f}" if line["goal"] else f"{'':5}"
+        text = f"{line['class']:24} {line['shapes']:6} {goal}"
+        for each in line["threads"].values():
+            mark = " " if not line["goal"] or each["geometric_mean"] >= line["goal"] else "-"  # falls short
+            text += f"  {each['geometric_mean']:7.2f}{mark} {each['worst']:6.2f}"
+        print(text)
+    for line in found:
+        if line["class"] == "all shapes":
+            for count, each in line["threads"].items():
+                worst = f"{each['worst_task']}, {each['worst']:.2f} (goal {WORST_GOAL})"
+                print(f"worst single shape, {count} thread{'s' * (count != '1')}: {worst}")
+
+
+def figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
+    """A line a shape, a dot a thread count; goals as bars across their class."""
+    size = (9.6, 1.6 + 0.19 * len(rows))
+    picture = plots.need_matplotlib("--plot")(figsize=size, layout="constrained")
+    axes = picture.subplots()
+    for index, count in enumerate(rows[0]["threads"]):
+        ratios = [row["threads"][count]["step"]["ratio"] for row in rows]
+        colour = (plots.BLUE, *plots.OTHERS)[index % 6]
+        axes.scatter(
+            ratios, range(len(rows)), s=22, color=colour, label=f"{count} thread{'s' * (count != '1')}", zorder=3
+        )
+    labelled = False
+    for name, (goal, *_) in CLASSES.items():
+        at = [index for index, row in enumerate(rows) if row["class"] == name]
+        if at:
+            label = None if labelled else "goal of the class"
+            axes.vlines(goal, at[0] - 0.45, at[-1] + 0.45, color=plots.GREEN, linewidth=2, label=label)
+            axes.axhline(at[-1] + 0.5, color="#e3e3e3", linewidth=0.8)
+            labelled = True
+    axes.axvline(1, color=plots.GRAY, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    names = [f"{row['task']}, {row['batch']}{' *' * row['held_out']}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=6.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("PyTorch's time over fastconv's, a step (forward and all gradients); * held out")
+    axes.set_title(title, fontsize=11, fontweight="bold")
+    axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    picture.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    return picture
+
+
+def machine() -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        config = fastconv.show_config()
+    return {**config, "torch": importlib.metadata.version("torch")}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="fastconv against PyTorch: forward passes and whole training steps")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--only", nargs="+", metavar="TASK", help="names of shapes and nets (default: all)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns that each library gets (7)")
-    parser.add_argument("--turn", type=float, default=0.2, metavar="SECONDS", help="length of a turn and layout (0.2)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TASK", help="names of shapes and nets (default: all)")
+    parser.add_argument(
+        "--class", dest="classes", nargs="+", default=[], metavar="NAME", help=f"of classes.py, or {NET_CLASS!r}"
+    )
+    parser.add_argument("--quick", action="store_true", help="3 short rounds")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns that each library gets (7; quick: 3)")
+    parser.add_argument("--turn", type=float, metavar="SECONDS", help="of every call and layout (0.03; quick: 0.01)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: CPU time, for a busy machine and one thread"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them: .png, .svg or .pdf")
     parser.add_argument("--worker", choices=sorted(LIBRARIES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker, arguments.threads[0])
-        return 0
+        return arguments
     if importlib.util.find_spec("torch") is None:
         parser.error("PyTorch is not installed: pip install 'fastconv[peers]'")
-    known = [*CONVOLUTIONS, *NETS]
-    tasks = arguments.only or known
-    for task in tasks:
-        if task not in known:
-            parser.error(f"no task is called {task!r}; there are {', '.join(known)}")
-    results: dict[str, list[dict[str, Any]]] = {}
-    for threads in arguments.threads:
-        print(f"\nthreads: {threads}; milliseconds a step; ratio: PyTorch's better over fastconv")
-        print(f"{'':30} {'NCHW':>9} {'ch.last':>9} {'fastconv':>9} {'ratio':>6}  range        GFLOP/s")
-        workers = [Worker("fastconv", threads), Worker("torch", threads)]
-        rows = results[str(threads)] = []
-        try:
-            for task in tasks:
-                row = compare_task(task, workers, arguments.rounds, arguments.turn)
-                rows.append(row)
-                cells = [row["milliseconds"].get(name) for name in ("NCHW", "channels_last", "fastconv")]
-                times = " ".join(f"{cell:9.3f}" if cell is not None else f"{'-':>9}" for cell in cells)
-                low, high = row["ratio_range"]
-                rate = f"{row['gflops']:7.0f}" if row["gflops"] is not None else ""
-                print(f"{task:30} {times} {row['ratio']:6.2f}  {low:.2f} - {high:.2f}  {rate}", flush=True)
-        finally:
-            for worker in workers:
-                worker.close()
+    arguments.threads = sorted(set(arguments.threads))
+    if arguments.threads[0] < 1 or (arguments.clock == "cpu" and arguments.threads != [1]):
+        parser.error("--threads must be positive, and 1 with --clock cpu")
+    for given, known, what in (
+        (arguments.only, CLASS_OF, "task"),
+        (arguments.classes, (*CLASSES, NET_CLASS), "class"),
+    ):
+        for name in given:
+            if name not in known:
+                parser.error(f"no {what} is called {name!r}; there are {', '.join(known)}")
+    arguments.rounds = arguments.rounds or (3 if arguments.quick else 7)
+    arguments.turn = arguments.turn or (0.01 if arguments.quick else 0.03)
+    if arguments.plot is not None:
+        plots.need_matplotlib("--plot")
+    return arguments
+
+
+def measure(tasks: Sequence[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the tasks, printed as they come."""
+    rows: list[dict[str, Any]] = []
+    held_out = {shape.name for each in CLASSES.values() for shape in each.held_out}
+    workers = [Worker(library, arguments.threads[-1], arguments.clock) for library in ("fastconv", "torch")]
+    try:
+        for task in tasks:
+            name = CLASS_OF[task]
+            if not rows or rows[-1]["class"] != name:
+                print(f"\n{name}" + (f", goal {CLASSES[name].goal}" if name in CLASSES else ""))
+                print_head(arguments.threads)
+            row = compare_task(task, workers, arguments.threads, arguments.rounds, arguments.turn)
+            batch = SHAPES[task].batch if task in SHAPES else NETS[task][1]
+            row |= {"class": name, "batch": batch, "held_out": task in held_out}
+            if task in SHAPES:
+                row["step_gflop"] = 3 * SHAPES[task].flops() / 1e9
+            rows.append(row)
+            print_row(row)
+    finally:
+        for worker in workers:
+            worker.close()
+    return rows
+
+
+def main() -> int:
+    arguments = parse()
+    if arguments.worker:
+        work(arguments.worker, arguments.clock)
+        return 0
+    info = machine()
+    title = f"{info['cpu']}, {info['simd']}; fastconv {info['fastconv']} against PyTorch {info['torch']}"
+    print(f"{title}; {arguments.rounds} rounds, {arguments.clock} clock")
+    print("milliseconds a step; x: times faster than PyTorch; *: held out")
+    chosen = bool(arguments.only or arguments.classes)
+    tasks = [
+        task for task, name in CLASS_OF.items() if not chosen or task in arguments.only or name in arguments.classes
+    ]
+    rows = measure(tasks, arguments)
+    found = summaries(rows, arguments.threads)
+    print_summaries(found, arguments.threads)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        data = {"machine": info, "rounds": arguments.rounds, "clock": arguments.clock, "rows": rows, "classes": found}
+        arguments.json.write_text(json.dumps(data, indent=1) + "\n")
+    if arguments.plot is not None:
+        plots.save(figure(rows, title), arguments.plot)
     return 0
 
 
