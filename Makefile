@@ -1,4 +1,4 @@
-.PHONY: build test lint format bench clean
+.PHONY: build test lint format bench sanitize clean
 
 build:            ## compile the kernels in place
 	python setup.py build_ext --inplace
@@ -18,6 +18,9 @@ format:           ## mend what the tools can mend
 
 bench: build      ## time every operation, forward and backward
 	pytest bench --benchmark-only
+
+sanitize:         ## the operations' tests on kernels with AddressSanitizer and UBSan (ARGS="-k conv2d": some of them)
+	python tools/sanitize.py $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastconv/_ext/*.c fastconv/_ext/*.so

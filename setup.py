@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 KERNELS = Path("fastconv/_ext")
 OPENMP = ["-fopenmp"]
 COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 
 
 def compiler_has_openmp() -> bool:
@@ -32,12 +33,14 @@ def extensions() -> list[Extension]:
     openmp = OPENMP if compiler_has_openmp() else []
     if not openmp:
         print("fastconv: no OpenMP, the kernels will run on one thread", file=sys.stderr)
+    sanitize = SANITIZE if os.environ.get("FASTCONV_SANITIZE") else []  # tools/sanitize.py sets it
+    debug = ["-O1", "-g1"] if sanitize else []
     return [
         Extension(
             f"fastconv._ext.{source.stem}",
             [str(source)],
-            extra_compile_args=COMPILE + openmp,
-            extra_link_args=openmp,
+            extra_compile_args=COMPILE + openmp + sanitize + debug,
+            extra_link_args=openmp + sanitize,
         )
         for source in sorted(KERNELS.glob("*.pyx"))
     ]

@@ -62,7 +62,7 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
         (first, a), (second, b) = found.items()
         raise TypeError(f"{op}: {a} is {first} and {b} is {second}; arrays must share one float type (use astype)")
     dtype = next(iter(found), _FLOATS[0])
-    return [None if array is None else array.astype(dtype, copy=False) for array in result]
+    return [None if array is None else array.astype(dtype, copy=not array.flags.aligned) for array in result]
 
 
 def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:

@@ -57,7 +57,7 @@ def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:
         raise ShapeError(f"{name}: dy must have the output's shape {np.shape(values)}, got {dy.shape}")
     if dy.dtype.kind not in "fbiu":
         raise TypeError(f"{name}: dy must hold real numbers, got {dy.dtype}")
-    return dy.astype(np.result_type(values), copy=False)
+    return dy.astype(np.result_type(values), copy=not dy.flags.aligned)
 
 
 def _pair(function: Callable[..., Any]) -> tuple[str, Forward, Backward]:

@@ -1,0 +1,66 @@
+"""Build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer and run tests on them: `make sanitize`.
+
+    python tools/sanitize.py [pytest arguments]     default: the operations' and the engine's tests
+
+The build goes to build/sanitize and leaves the one in place alone. Arrays come from malloc at their exact size, not
+from the free list, so that one element beyond the end is in a red zone. Any report ends the run with a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "sanitize"
+TESTS = ["test_ops.py", "test_hypothesis_shapes.py", "test_pooling.py", "test_adjoint.py", "test_engine*.py"]
+RUN = """
+import sys, pytest
+from fastconv import _ext, workspace
+from fastconv._ext import lowering
+assert lowering.__file__.startswith({library!r}), lowering.__file__
+workspace.POOLED = 1 << 62
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def library_of(name: str) -> str:
+    """The path of one of the compiler's libraries."""
+    compiler = os.environ.get("CC", "cc").split()
+    found = subprocess.run([*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    path = found.stdout.strip()
+    if not Path(path).is_absolute():
+        raise SystemExit(f"sanitize: the compiler has no {name}")
+    return path
+
+
+def build() -> Path:
+    """Compile the package with FASTCONV_SANITIZE=1; the folder that it can be imported from."""
+    library = BUILD / "lib"
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-base", str(BUILD), "--build-lib", str(library)],
+        cwd=ROOT, env={**os.environ, "FASTCONV_SANITIZE": "1"}, check=True,
+    )  # fmt: skip
+    return library
+
+
+def main() -> int:
+    library = build()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{library_of('libasan.so')} {library_of('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:abort_on_error=0",  # Python itself leaks by design
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYTHONPATH": str(library),
+        "PYTHONMALLOC": "malloc",
+    }
+    given = sys.argv[1:] or [str(path) for name in TESTS for path in sorted((ROOT / "tests").glob(name))]
+    arguments = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), *given]
+    command = [sys.executable, "-c", RUN.format(library=str(library)), *arguments]
+    return subprocess.run(command, cwd=library, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
