@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=200, help="random cases per operation that are held against PyTorch (default 200)"
     )
+    parser.addoption(
+        "--engine-fuzz", type=int, default=60, help="random convolutions through every algorithm (default 60)"
+    )
 
 
 def pytest_collection_finish() -> None:
