@@ -12,7 +12,7 @@ import pytest
 
 import fastconv
 from fastconv import explanation, functional, models, trace, vjp, workspace
-from fastconv.ops.conv import ALGORITHMS
+from fastconv.engine import ALGORITHMS
 from fastconv.shapes import ConvShape, conv_case
 
 NAMES = set(ALGORITHMS) - {"auto"}
