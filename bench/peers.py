@@ -35,11 +35,13 @@ import importlib.util
 import io
 import json
 import math
+import operator
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +88,7 @@ def mnist_32_64() -> Sequential:
     )  # fmt: skip
 
 
-NETS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {  # name -> net, batch, (C, H, W)
+NETS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {  # name -> net, batch, (C, *spatial)
     "mnist 32 64 128": (mnist_32_64, 128, (1, 28, 28)),
     **{
         name: (functools.partial(models.MODELS[name], rng=0), batch, item)
@@ -95,7 +97,9 @@ NETS: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {  # name -> n
             ("mnist_cnn", 128, (1, 28, 28)),
             ("vgg_cifar", 64, (3, 32, 32)),
             ("resnet20", 64, (3, 32, 32)),
-            ("mobilenet", 64, (3, 32, 32)),
+            ("mobilenet", 4, (3, 224, 224)),
+            ("m5", 16, (1, 16000)),
+            ("voxnet", 8, (1, 32, 32, 32)),
             ("resnet18", 4, (3, 224, 224)),
         )
         if name in models.MODELS
@@ -231,7 +235,7 @@ class InTorch:
         torch = self._torch
         ours = NETS[name][0]()
         x, target = (torch.from_numpy(a) for a in net_arrays(name))
-        twin = self._twin(ours.config())
+        twin = self.twin(ours.config())
         twin.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
         with torch.no_grad():
             exact = [copy.deepcopy(twin).double().eval()(x.double()).numpy()]
@@ -254,34 +258,51 @@ class InTorch:
 
             return {"forward": forward, "step": step}
 
-        found = {"NCHW": calls(torch.contiguous_format), "channels_last": calls(torch.channels_last)}
+        found = {"NCHW": calls(torch.contiguous_format)}
+        if x.ndim > 3:  # PyTorch has no other layout for a 1-D net
+            found["channels_last"] = calls({4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim])
         errors = [relative_errors([layout["forward"]().numpy()], exact) for layout in found.values()]
         return Work(exact, [max(pair) for pair in zip(*errors, strict=True)], found)
 
-    def _twin(self, config: Any) -> Any:
+    def twin(self, config: Any) -> Any:
         """The torch.nn module of a fastconv net's configuration: names, arguments and state_dict keys are the same."""
         nn = self._torch.nn
-        if config["layer"] == "Residual":
-            return self._residual(self._twin(config["body"]), config.get("shortcut") and self._twin(config["shortcut"]))
+        kind = config["layer"]
+        if kind == "Residual":
+            body, shortcut = self.twin(config["body"]), config.get("shortcut")
+            layers = {"body": body} if shortcut is None else {"body": body, "shortcut": self.twin(shortcut)}
+            return self._module(layers, lambda net, x: net.body(x) + (x if shortcut is None else net.shortcut(x)))
+        if kind == "Graph":
+            nodes = dict(config["nodes"]["items"])
+            return self._module(
+                {name: self.twin(what) for name, (what, *_) in nodes.items() if isinstance(what, dict)},
+                lambda net, x: self._run(net, nodes, config.get("output"), x),
+            )
         layers = config.get("layers", ())
         if layers and "items" in layers[0]:  # Sequential({"name": layer, …})
-            module = nn.Sequential()
-            for key, layer in layers[0]["items"]:
-                module.add_module(key, self._twin(layer))
-            return module
+            return nn.Sequential(OrderedDict((name, self.twin(layer)) for name, layer in layers[0]["items"]))
         arguments = {k: v for k, v in config.items() if k not in ("layer", "layers", "algorithm")}
-        return getattr(nn, config["layer"])(*map(self._twin, layers), **arguments)
+        return getattr(nn, kind)(*map(self.twin, layers), **arguments)
 
-    def _residual(self, body: Any, shortcut: Any) -> Any:
-        class Residual(self._torch.nn.Module):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                super().__init__()
-                self.body, self.shortcut = body, shortcut
+    def _run(self, net: Any, nodes: dict[str, Any], output: str | None, x: Any) -> Any:
+        """A Graph's nodes in order (fastconv.Graph)."""
+        values = {"input": x}
+        for name, (what, *sources) in nodes.items():
+            inputs = [values[source] for source in sources]
+            if what == "add":
+                values[name] = functools.reduce(operator.add, inputs)
+            elif what == "concat":
+                values[name] = self._torch.cat(inputs, 1)
+            else:
+                values[name] = getattr(net, name if isinstance(what, dict) else what)(*inputs)
+        return values[output or next(reversed(nodes))]
 
-            def forward(self, x: Any) -> Any:
-                return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
-
-        return Residual()
+    def _module(self, layers: dict[str, Any], function: Callable[[Any, Any], Any]) -> Any:
+        """A module with these children whose forward is function(module, x)."""
+        module = type("Joined", (self._torch.nn.Module,), {"forward": function})()
+        for name, layer in layers.items():
+            module.add_module(name, layer)
+        return module
 
 
 LIBRARIES: dict[str, Callable[[], Any]] = {"fastconv": InFastconv, "torch": InTorch}

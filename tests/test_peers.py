@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastconv
 from fastconv import functional
 from fastconv.shapes import CONVOLUTIONS, TRANSPOSED, conv_case
 
@@ -88,6 +89,31 @@ def test_rises_look_along_both_axes(bench):
     rises = bench("grid").rises
     cost = {(1, 8): 10.0, (1, 16): 5.0, (2, 8): 8.0, (2, 16): 6.0, (2, 32): 7.0}
     assert rises(cost) == {(1, 8): 1.0, (1, 16): 0.5, (2, 8): 0.8, (2, 16): 1.2, (2, 32): pytest.approx(7 / 6)}
+
+
+def test_pytorch_gets_the_same_net(bench):
+    """Containers too, which torch.nn has no twin of."""
+    torch = pytest.importorskip("torch")
+    block = {
+        "a": (fastconv.Conv2d(4, 4, 3, padding=1), "input"),
+        "b": (fastconv.ReLU(), "a"),
+        "c": ("a", "b"),
+        "sum": ("add", "c", "input"),
+        "both": ("concat", "sum", "b"),
+    }
+    net = fastconv.Sequential(
+        {
+            "stem": fastconv.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+            "plain": fastconv.Residual(fastconv.Sequential(fastconv.Conv2d(4, 4, 1), fastconv.BatchNorm2d(4))),
+            "wide": fastconv.Residual(fastconv.Conv2d(4, 4, 1), fastconv.Conv2d(4, 4, 3, padding=1)),
+            "graph": fastconv.Graph(block),
+            "head": fastconv.Sequential(fastconv.Flatten(), fastconv.Linear(8 * 16, 3)),
+        }
+    ).eval()
+    twin = bench("peers").InTorch().twin(net.config()).eval()
+    twin.load_state_dict({name: torch.from_numpy(array) for name, array in net.state_dict().items()})
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
+    np.testing.assert_allclose(twin(torch.from_numpy(x)).detach().numpy(), net(x), atol=1e-5)
 
 
 def run(script, *arguments):
