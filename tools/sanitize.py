@@ -1,6 +1,6 @@
 """Build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer and run tests on them: `make sanitize`.
 
-    python tools/sanitize.py [pytest arguments]     default: the operations' and the engine's tests
+    python tools/sanitize.py [pytest arguments]     files by default: the operations' and the engine's tests
 
 The build goes to build/sanitize and leaves the one in place alone. Arrays come from malloc at their exact size, not
 from the free list, so that one element beyond the end is in a red zone. Any report ends the run with a failure.
@@ -56,7 +56,9 @@ def main() -> int:
         "PYTHONPATH": str(library),
         "PYTHONMALLOC": "malloc",
     }
-    given = sys.argv[1:] or [str(path) for name in TESTS for path in sorted((ROOT / "tests").glob(name))]
+    given = [str(Path(text).resolve()) if Path(text).exists() else text for text in sys.argv[1:]]
+    if not any(map(os.path.exists, given)):
+        given += [str(path) for name in TESTS for path in sorted((ROOT / "tests").glob(name))]
     arguments = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), *given]
     command = [sys.executable, "-c", RUN.format(library=str(library)), *arguments]
     return subprocess.run(command, cwd=library, env=environment, check=False).returncode
