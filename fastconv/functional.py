@@ -183,6 +183,31 @@ def conv_transpose3d(
     )[0]
 
 
+def locally_connected2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+) -> Array:
+    """Convolution without weight sharing: every output position has filters of its own.
+
+    x         (N, C, H, W)
+    w         (K, C, R, S, H', W'): w[..., i, j] are the filters of output position (i, j)
+    b         (K, H', W') or None
+    stride    int or tuple
+    padding   every form that `conv2d` takes
+    dilation  input steps between neighbouring taps
+
+    Returns (N, K, H', W'), as `conv2d` with groups=1; where all positions have the same filters it is `conv2d`. Raises
+    ShapeError where w has filters for other positions than the window makes of x. Source: the chapter, with which it
+    explains weight sharing; Keras's LocallyConnected2D.
+    """
+    return OPS["locally_connected2d"].forward(x, w, b, stride=stride, padding=padding, dilation=dilation)[0]
+
+
 def max_pool1d(
     x: ArrayLike,
     kernel_size: Sizes,

@@ -182,6 +182,25 @@ def _adaptive(pool: Callable[..., Result], x: np.ndarray, *, output_size: int) -
     return pool(x, kernel_size=x.shape[2] // output_size)
 
 
+def locally_connected(x: np.ndarray, w: np.ndarray, *, padding: int) -> Result:
+    filters, channels, *kernel, height, width = w.shape
+    padded = _pad(x, padding)
+    # (H', W', N, C * taps) and (H', W', C * taps, K)
+    columns = _windows(padded, tuple(kernel), 1).transpose(2, 3, 0, 1, 4, 5).reshape(height, width, len(x), -1)
+    matrix = w.transpose(4, 5, 1, 2, 3, 0).reshape(height, width, -1, filters)
+
+    def pullback(dy: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        d = dy.transpose(2, 3, 0, 1)  # (H', W', N, K)
+        dcolumns = (d @ matrix.swapaxes(2, 3)).reshape(height, width, len(x), channels, *kernel)
+        dpadded = np.zeros_like(padded)
+        for tap, where in _taps(tuple(kernel), (height, width), 1):
+            dpadded[where] += dcolumns[tap].transpose(2, 3, 0, 1)
+        dw = (d.swapaxes(2, 3) @ columns).reshape(height, width, filters, channels, *kernel)
+        return _crop(dpadded, padding), dw.transpose(2, 3, 4, 5, 0, 1)
+
+    return (columns @ matrix).transpose(2, 3, 0, 1), pullback
+
+
 def function_pool(
     x: np.ndarray, *, function: Callable[[np.ndarray], np.ndarray], kernel_size: int,
     vjp: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -500,6 +519,7 @@ PLAIN: dict[str, Callable[..., Result]] = {
     **{f"adaptive_avg_pool{ndim}d": partial(_adaptive, avg_pool) for ndim in (1, 2, 3)},
     **{f"adaptive_max_pool{ndim}d": partial(_adaptive, max_pool) for ndim in (1, 2, 3)},
     **{f"max_unpool{ndim}d": max_unpool for ndim in (1, 2, 3)},
+    "locally_connected2d": locally_connected,
     "function_pool2d": function_pool,
     "resize": resize,
     "downsample": downsample,

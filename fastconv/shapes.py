@@ -181,6 +181,17 @@ def conv_case(shape: ConvShape) -> Case:
     return Case(shape.op, shape.name, shape.batch, build, shape.options, shape.with_batch(1).flops())
 
 
+def unshared_case(name: str, batch: int, channels: int, size: int, filters: int, kernel: int) -> Case:
+    """A locally-connected layer on square images, whose outputs have the images' size."""
+
+    def build(rng: np.random.Generator, n: int) -> tuple[Any, ...]:
+        w = _normal(rng, filters, channels, kernel, kernel, size, size) / np.float32(kernel * math.sqrt(channels))
+        return _normal(rng, n, channels, size, size), w
+
+    flops = 2 * size * size * filters * channels * kernel * kernel
+    return Case("locally_connected2d", name, batch, build, {"padding": kernel // 2}, flops)
+
+
 def map_case(op: str, name: str, batch: int, *item: int, **options: Any) -> Case:
     """An operation on one array (batch, *item)."""
     return Case(op, name, batch, lambda rng, n: (_normal(rng, n, *item),), options)
@@ -266,6 +277,8 @@ _ALL = [
     conv_case(ConvShape("4/2 4-4 @100", 1, 4, (100,), 4, (4,), stride=2, padding=1, transposed=True)).small(),
     conv_case(ConvShape("4x4/2 8-8 @8", 1, 8, (8, 8), 8, (4, 4), stride=2, padding=1, transposed=True)).small(),
     conv_case(ConvShape("2x2x2/2 4-4 @4", 1, 4, (4, 4, 4), 4, (2, 2, 2), stride=2, transposed=True)).small(),
+    unshared_case("3x3 16-32 @16", 64, 16, 16, 32, 3),
+    unshared_case("3x3 2-3 @6", 2, 2, 6, 3, 3).small(2),
     map_case("max_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
     map_case("max_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
     map_case("max_pool2d", "3x3/2 64 @112", 8, 64, 112, 112, kernel_size=3, stride=2, padding=1),

@@ -34,7 +34,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"]
 differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=str)
 
 
-LINEAR = ("conv", "linear", "flatten", "downsample", "upsample")  # in every argument
+LINEAR = ("conv", "locally_connected", "linear", "flatten", "downsample", "upsample")  # in every argument
 
 
 # --- the lists are complete ------------------------------------------------------------------------------------------
@@ -454,6 +454,7 @@ def test_functional_reference_and_ops_have_the_same_names():
 SIGNATURES = {
     "conv": "x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, algorithm='auto'",
     "conv_transpose": "x, w, b=None, *, stride=1, padding=0, output_padding=0, output_size=None, dilation=1, groups=1",
+    "locally_connected2d": "x, w, b=None, *, stride=1, padding=0, dilation=1",
     "max_pool": "x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
     "max_unpool": "x, indices, kernel_size, *, stride=None, padding=0, output_size=None",
     "avg_pool": "x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True",

@@ -12,6 +12,7 @@ from fastconv.ops import (  # noqa: F401
     dropout,
     function_pool,
     linear,
+    locally_connected,
     loss,
     norm,
     pool,

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from cases import activation, conv, conv_transpose, dropout, linear, loss, norm, pool, resample
+from cases import activation, conv, conv_transpose, dropout, linear, locally_connected, loss, norm, pool, resample
 from cases.case import BadCase, Case, Draw
 
 __all__ = ["BAD_CASES", "CASES", "LARGE", "RANDOM", "TORCH", "BadCase", "Case", "Draw"]
 
-FAMILIES = (conv, conv_transpose, pool, resample, linear, activation, norm, loss, dropout)
+FAMILIES = (conv, conv_transpose, locally_connected, pool, resample, linear, activation, norm, loss, dropout)
 
 CASES: list[Case] = [case for family in FAMILIES for case in family.CASES]
 BAD_CASES: list[BadCase] = [case for family in FAMILIES for case in family.BAD_CASES]

@@ -1,0 +1,193 @@
+"""The locally-connected layer's arithmetic: convolution without weight sharing, every output position has its filters.
+
+    y[n, k, o] = b[k, o] + sum over c, t of x[n, c, o * stride - before + t * dilation] * w[k, c, t, o]
+
+    x   (N, C, H, W)
+    w   (K, C, R, S, H', W')    convolution's weights at each position: w[..., i, j] are those of output (i, j)
+    b   (K, H', W') or None
+    y   (N, K, H', W')          (H', W'): window.Window.output
+
+Fast: channels-last, a tap's row of a window is one run of memory in every image. Each position's product (images times
+filters) is summed over the rows of its window, straight from the input: no columns are written.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import unshared
+from fastconv.arrays import as_floats, channels_last, logical, need_axes
+from fastconv.errors import ShapeError
+from fastconv.ops.naive import planes, windows
+from fastconv.ops.registry import add
+from fastconv.window import Window
+from fastconv.workspace import allocate, require
+
+OP = "locally_connected2d"
+LONGEST = (1 << 31) - 1  # elements from one image to the next: BLAS counts in 32 bits
+
+Gradients = tuple["np.ndarray | None", ...]
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    x: np.ndarray
+    w: np.ndarray
+    b: np.ndarray | None
+    window: Window
+    output: tuple[int, ...]
+
+
+def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) -> Arguments:
+    x, w, b = as_floats(OP, x=x, w=w, b=b)
+    need_axes(OP, "x", x, "N C H W")
+    need_axes(OP, "w", w, "K C R S H' W'")
+    if w.shape[1] != x.shape[1]:
+        raise ShapeError(f"{OP}: w must have as many channels as x, got w {w.shape} and x {x.shape}")
+    window = Window.parse(OP, x.shape[2:], w.shape[2:4], stride, padding, dilation)
+    if any(up > 1 for up in window.up):
+        raise TypeError(f"{OP}: stride must be an integer, got {stride!r}")
+    output = window.output(x.shape[2:])
+    if w.shape[4:] != output:
+        raise ShapeError(
+            f"{OP}: w must have filters for every output position, {output} with x {x.shape}, got {w.shape[4:]}: "
+            f"w {w.shape}"
+        )
+    if b is not None and b.shape != (w.shape[0], *output):
+        raise ShapeError(
+            f"{OP}: b must have one entry per filter and position, shape {(w.shape[0], *output)}, got {b.shape}"
+        )
+    image, result = x.shape[1] * math.prod(padded_spatial(x, window)), w.shape[0] * math.prod(output)
+    require(OP, x.itemsize * x.shape[0] * (image + result))
+    if max(image, result) > LONGEST:
+        raise ShapeError(f"{OP}: an image must have at most {LONGEST:,} elements, got {image:,} and {result:,} of y")
+    return Arguments(x, w, b, window, output)
+
+
+def padded_spatial(x: np.ndarray, window: Window) -> tuple[int, ...]:
+    return tuple(n + sum(around) for n, around in zip(x.shape[2:], window.padding, strict=True))
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def reference(
+    x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> tuple[np.ndarray, Any]:
+    a = prepare(x, w, b, stride, padding, dilation)
+    taps = windows(a.window, a.x.shape[2:], a.output)
+    (batch, channels), filters = a.x.shape[:2], a.w.shape[0]
+    xs, ws = planes(a.x), positions(a.w)
+    bs = [[0.0] * len(taps)] * filters if a.b is None else a.b.reshape(filters, -1).tolist()
+    ys = []
+    for n in range(batch):
+        for k in range(filters):
+            for o, inside in enumerate(taps):
+                total = bs[k][o]
+                for c in range(channels):
+                    for i, t in inside:
+                        total += xs[n][c][i] * ws[k][c][t][o]
+                ys.append(total)
+    return np.array(ys, a.x.dtype).reshape(batch, filters, *a.output), (a, taps)
+
+
+def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
+    a, taps = saved
+    (batch, channels), filters = a.x.shape[:2], a.w.shape[0]
+    xs, ws, dys = planes(a.x), positions(a.w), planes(dy)
+    dxs, dws = planes(np.zeros(a.x.shape)), positions(np.zeros(a.w.shape))
+    dbs = [[0.0] * len(taps) for _ in range(filters)]
+    for n in range(batch):
+        for k in range(filters):
+            for o, inside in enumerate(taps):
+                d = dys[n][k][o]
+                dbs[k][o] += d
+                for c in range(channels):
+                    for i, t in inside:
+                        dxs[n][c][i] += d * ws[k][c][t][o]
+                        dws[k][c][t][o] += d * xs[n][c][i]
+    dx = np.array(dxs, a.x.dtype).reshape(a.x.shape)
+    dw = np.array(dws, a.x.dtype).reshape(a.w.shape)
+    return dx, dw, None if a.b is None else np.array(dbs, a.x.dtype).reshape(a.b.shape)
+
+
+def positions(w: np.ndarray) -> list[list[list[list[float]]]]:
+    """(K, C, R, S, H', W') as nested lists: filter, channel, tap, position."""
+    filters, channels, r, s, height, width = w.shape
+    return w.reshape(filters, channels, r * s, height * width).tolist()
+
+
+# --- fast: for each position and row of its window one BLAS call -----------------------------------------------------
+
+
+class Saved(NamedTuple):
+    x: np.ndarray  # (N, H, W, C), the padding's zeros around it
+    w: np.ndarray  # (H', W', K, R, S, C)
+    window: Window
+    x_shape: tuple[int, ...]
+    has_bias: bool
+
+
+def forward(
+    x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> tuple[np.ndarray, Saved]:
+    x, w, b, window, output = prepare(x, w, b, stride, padding, dilation)
+    x_last = padded(x, window)
+    w_last = np.ascontiguousarray(w.transpose(4, 5, 0, 2, 3, 1))
+    y = allocate(OP, (x.shape[0], *output, w.shape[0]), x.dtype)
+    y[...] = 0 if b is None else b.transpose(1, 2, 0)
+    if y.size:
+        with runtime.blas_held():
+            unshared.forward(x_last, w_last, y, window.stride, window.dilation, threads(w, len(x)))
+    return logical(y), Saved(x_last, w_last, window, x.shape, b is not None)
+
+
+def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
+    x, w, window, x_shape, has_bias = saved
+    dy_last = channels_last(OP, dy)  # (N, H', W', K)
+    stride, dilation, count = window.stride, window.dilation, threads(w, len(x))
+    dx = dw = db = None
+    if needs[0]:
+        around = allocate(OP, x.shape, x.dtype)
+        around[...] = 0
+        if dy.size:
+            with runtime.blas_held():
+                unshared.gradient_input(dy_last, w, around, stride, dilation, count)
+        (top, _), (left, _) = window.padding
+        inside = around[:, top : top + x_shape[2], left : left + x_shape[3]]
+        dx = logical(np.ascontiguousarray(inside))
+    if needs[1]:
+        dw_last = allocate(OP, w.shape, w.dtype)
+        if dy.size:
+            with runtime.blas_held():
+                unshared.gradient_weights(dy_last, x, dw_last, stride, dilation, count)
+        else:
+            dw_last[...] = 0
+        dw = dw_last.transpose(2, 5, 3, 4, 0, 1)
+    if has_bias and needs[2]:
+        db = dy_last.sum(axis=0).transpose(2, 0, 1)
+    return dx, dw, db
+
+
+def padded(x: np.ndarray, window: Window) -> np.ndarray:
+    """x channels-last, (N, H, W, C), with the padding's zeros around it."""
+    last = channels_last(OP, x)
+    if not any(map(any, window.padding)):
+        return last
+    (top, _), (left, _) = window.padding
+    result = allocate(OP, (x.shape[0], *padded_spatial(x, window), x.shape[1]), x.dtype)
+    result[...] = 0
+    result[:, top : top + x.shape[2], left : left + x.shape[3]] = last
+    return result
+
+
+def threads(w: np.ndarray, batch: int) -> int:
+    return runtime.threads_for(w.size * batch // 4)
+
+
+add(OP, forward, backward, reference, reference_backward)
