@@ -49,9 +49,18 @@ TWINS = [
     ("GroupNorm", (2, 6), {}, (2, 6, 4, 5)),
     ("LayerNorm", ((4, 5),), {}, (2, 3, 4, 5)),
     ("LocalResponseNorm", (3,), {}, (2, 6, 4, 5)),
+    ("Resize", (5,), {}, (2, 3, 4)),
+    ("Resize", (None, 2), {"mode": "linear", "align_corners": True}, (2, 3, 4)),
+    ("Resize", ((5, 3),), {"mode": "bilinear"}, (2, 3, 4, 5)),
+    ("Resize", (), {"scale_factor": (1.5, 0.7), "mode": "bicubic", "align_corners": False}, (2, 3, 4, 5)),
+    ("Resize", (None, 1.5, "trilinear"), {}, (2, 3, 4, 5, 2)),
 ]  # fmt: skip
-OURS_ALONE = {"Concat", "Downsample", "Function", "Graph", "Residual", "Sequential", "Upsample"}
+OURS_ALONE = {
+    "Concat", "Downsample", "Function", "FunctionPool2d", "Graph", "LocallyConnected2d", "NetworkPool2d", "Residual",
+    "Sequential", "Upsample",
+}  # fmt: skip
 RANDOM = {"Dropout", "Dropout2d"}
+NAMES = {"Resize": "Upsample", **{f"LpPool{axes}d": f"LPPool{axes}d" for axes in (1, 2, 3)}}  # torch's
 
 
 def test_every_layer_has_a_twin():
@@ -62,7 +71,11 @@ def test_every_layer_has_a_twin():
 @pytest.mark.parametrize(("name", "arguments", "options", "shape"), TWINS)
 def test_layer_equals_torchs(name, arguments, options, shape, training):
     rng = np.random.default_rng(0)
-    twin = getattr(torch.nn, name.replace("LpPool", "LPPool"))(*arguments, **options).double().train(training)
+    twin = (
+        getattr(torch.nn, name.replace("LpPool", "LPPool").replace("Resize", "Upsample"))(*arguments, **options)
+        .double()
+        .train(training)
+    )
     layer = getattr(fc, name)(*arguments, **options).astype(np.float64)
     layer.load_state_dict({key: value.numpy() for key, value in twin.state_dict().items()})
     assert list(layer.state_dict()) == list(twin.state_dict())
@@ -85,6 +98,7 @@ def test_layer_equals_torchs(name, arguments, options, shape, training):
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d", "Linear"])
 def test_first_weights_are_torchs_in_distribution(name):
     arguments = (40, 60) if name == "Linear" else (40, 60, 3)
+    torch.manual_seed(0)
     twin = getattr(torch.nn, name)(*arguments)
     layer = getattr(fc, name)(*arguments, rng=0)
     for key, value in twin.state_dict().items():

@@ -1,7 +1,7 @@
 """Products of locally-connected layers: every output position multiplies by weights of its own.
 
-x (N, H, W, C), w (H', W', K, R, S, C) and y (N, H', W', K) lie in memory so; x has its padding around it. Under a window
-lie R runs of S * C elements of each image (with dilation R * S runs of C), and BLAS steps from image to image.
+x (N, H, W, C), w (H', W', K, R, S, C) and y (N, H', W', K) lie in memory so; x has its padding around it. Under a
+window lie R runs of S * C elements of each image (with dilation R * S runs of C), and BLAS steps from image to image.
 """
 
 from cython cimport floating

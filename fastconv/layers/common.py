@@ -10,7 +10,9 @@ import numpy as np
 from fastconv import random
 from fastconv.workspace import require
 
-__all__ = ["only_defaults", "uniform"]
+__all__ = ["only_defaults", "uniform", "uniform_array"]
+
+CHUNK = 1 << 16  # weights drawn at a time: NumPy draws float64, of which no second array shall be as large
 
 
 def only_defaults(layer: str, given: dict[str, Any], **allowed: Any) -> None:
@@ -22,14 +24,24 @@ def only_defaults(layer: str, given: dict[str, Any], **allowed: Any) -> None:
             raise TypeError(f"{layer}: {name} is accepted at its default {allowed[name]!r} only, got {value!r}")
 
 
+def uniform_array(layer: str, shape: tuple[int, ...], bound: float, generator: np.random.Generator) -> np.ndarray:
+    """float32 in C order, uniform in +-bound: the numbers of one `generator.uniform` call."""
+    require(layer, 4 * math.prod(shape))
+    array = np.empty(shape, np.float32)
+    flat = array.reshape(-1)
+    for at in range(0, flat.size, CHUNK):
+        part = flat[at : at + CHUNK]
+        part[...] = generator.uniform(-bound, bound, part.size)
+    return array
+
+
 def uniform(
     layer: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator | int | None
 ) -> tuple[np.ndarray, np.random.Generator, float]:
     """A weight by torch's default, uniform in +-1 / sqrt(fan_in); kernels lie channels-last in memory."""
-    require(layer, 8 * math.prod(shape))
     generator = random.as_generator(rng)
     bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-    weight = generator.uniform(-bound, bound, shape).astype(np.float32)
+    weight = uniform_array(layer, shape, bound, generator)
     if len(shape) > 2:  # (K, C, *kernel) seen on (K, *kernel, C)
         weight = np.moveaxis(np.ascontiguousarray(np.moveaxis(weight, 1, -1)), -1, 1)
     return weight, generator, bound

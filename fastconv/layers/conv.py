@@ -1,4 +1,4 @@
-"""Layers with a weight per tap or per input: convolution, transposed convolution, linear.
+"""Layers with a weight per tap or per input: convolution, transposed and unshared convolution, linear.
 
 torch.nn's names, arguments, initialisation and state_dict keys.
 """
@@ -12,7 +12,8 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.layers.base import OpLayer
-from fastconv.layers.common import only_defaults, uniform
+from fastconv.layers.common import only_defaults, uniform, uniform_array
+from fastconv.random import as_generator
 from fastconv.window import integers
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Linear",
+    "LocallyConnected2d",
 ]
 
 
@@ -135,6 +137,43 @@ class ConvTranspose3d(_ConvTranspose):
     """Transposed convolution of (N, C, D, H, W). See `fastconv.functional.conv_transpose3d`."""
 
     op, ndim = "conv_transpose3d", 3
+
+
+class LocallyConnected2d(OpLayer):
+    """Convolution without weight sharing: every output position has filters of its own.
+
+    Conv2d's arguments, with `output_size`, an int or (H', W'), in front of `kernel_size`: the positions of the output,
+    which the input's size must lead to (`functional.locally_connected2d` says how). Weight (K, C, R, S, H', W'), bias
+    (K, H', W'), initialised as Conv2d's.
+    """
+
+    op = "locally_connected2d"
+    parameter_names = positional = ("weight", "bias")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        output_size: Any,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | int | None = None,
+        **torch_options: Any,
+    ) -> None:
+        layer = "LocallyConnected2d"
+        only_defaults(layer, torch_options, groups=1, padding_mode="zeros", device=None, dtype=None)
+        inputs, filters, _ = channels_and_groups(layer, in_channels, out_channels, 1)
+        output = integers(layer, "output_size", output_size, 2, 1)
+        kernel = integers(layer, "kernel_size", kernel_size, 2, 1)
+        generator, bound = as_generator(rng), 1 / math.sqrt(inputs * math.prod(kernel))
+        weight = uniform_array(layer, (*output, filters, *kernel, inputs), bound, generator)
+        self.weight = weight.transpose(2, 5, 3, 4, 0, 1)
+        self.bias = uniform_array(layer, (filters, *output), bound, generator) if bias else None
+        self._options = {"stride": stride, "padding": padding, "dilation": dilation}
 
 
 class Linear(OpLayer):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastconv.layers.base import OpLayer
+import numpy as np
+
+from fastconv.errors import ShapeError
+from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import only_defaults
+from fastconv.layers.containers import gather, named_forward
+from fastconv.ops import OPS, pool
+from fastconv.ops.function_pool import add_windows, all_windows
+from fastconv.ops.registry import FUNCTIONS
+from fastconv.workspace import require
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -18,12 +28,15 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "Downsample",
+    "FunctionPool2d",
     "LpPool1d",
     "LpPool2d",
     "LpPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "NetworkPool2d",
+    "Resize",
     "Upsample",
 ]
 
@@ -166,6 +179,145 @@ class AdaptiveMaxPool3d(_AdaptivePool):
     """The maximum of as many windows of (N, C, D, H, W) as are asked for: `functional.adaptive_max_pool3d`."""
 
     op = "adaptive_max_pool3d"
+
+
+class FunctionPool2d(OpLayer):
+    """Pooling by a function of one's own. See `fastconv.functional.function_pool2d`.
+
+    function   windows (..., R * S) -> (...), or what `fastconv.register` made of such a function, or its name: then
+               its gradient is the registered backward, and the layer can be saved, by that name
+    vjp        (windows, dy) -> dwindows: the gradient of a function that is not registered (default: central
+               differences, with a warning)
+    """
+
+    op = "function_pool2d"
+
+    def __init__(
+        self,
+        function: Callable[..., Any] | str,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        vjp: Callable[..., Any] | None = None,
+    ) -> None:
+        name = function if isinstance(function, str) else getattr(function, "__name__", None)
+        if isinstance(function, str) and function not in OPS:
+            raise ValueError(f"FunctionPool2d: no operation is called {function!r}; fastconv.register adds one")
+        self._registered = name if isinstance(function, str) or FUNCTIONS.get(str(name)) is function else None
+        if self._registered is not None:
+            if vjp is not None:
+                raise TypeError(f"FunctionPool2d: vjp must be None, {self._registered} was registered with its own")
+            self._arguments["function"] = self._registered
+            function = functools.partial(_registered_forward, self._registered)
+            vjp = functools.partial(_registered_vjp, self._registered)
+        self._options = {
+            "function": function, "kernel_size": kernel_size, "stride": stride, "padding": padding, "vjp": vjp,
+        }  # fmt: skip
+
+    def config(self) -> dict[str, Any]:
+        if self._registered is None:
+            raise ValueError(
+                f"FunctionPool2d: function {self._options['function']!r} has no registered name and cannot be saved; "
+                "fastconv.register gives it one"
+            )
+        return super().config()
+
+
+def _registered_forward(name: str, windows: np.ndarray) -> Any:
+    return OPS[name].forward(windows)[0]
+
+
+def _registered_vjp(name: str, windows: np.ndarray, dy: np.ndarray) -> Any:
+    return OPS[name].backward(dy, OPS[name].forward(windows)[1], (True,))[0]
+
+
+class NetworkPool2d(Layer):
+    """Pooling by a small net that is trained along with everything else (the chapter's learnable pooling).
+
+    network       windows (M, R * S) -> (M, 1), one net for all windows of all channels; a window's taps in C order,
+                  zeros where they lie in the padding
+    kernel_size   int or (R, S)
+    stride        int or tuple; default: kernel_size
+    padding       every form that Conv2d takes, at most kernel_size // 2 on each side
+
+    (N, C, H, W) -> (N, C, H', W'), as AvgPool2d; parameters and state_dict have the network's names behind "network.".
+    """
+
+    def __init__(self, network: Layer, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        if not isinstance(network, Layer):
+            raise TypeError(f"NetworkPool2d: network must be a layer, got {network!r}")
+        self.network = network
+        self._window = (kernel_size, stride, padding)
+
+    def children(self) -> dict[str, Layer]:
+        return {"network": self.network}
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        a = pool.prepare("network_pool2d", x, *self._window, 1, ceil_mode=False)
+        taps = a.window.kernel[0] * a.window.kernel[1]
+        count = x.shape[0] * x.shape[1] * a.output[0] * a.output[1]
+        require("network_pool2d", x.itemsize * count * taps)
+        windows = all_windows(a).reshape(count, taps)
+        y, saved = named_forward("network", self.network, windows, context)
+        if y.shape != (count, 1):
+            raise ShapeError(
+                f"network_pool2d: network must make ({count}, 1) of windows ({count}, {taps}), got {y.shape}"
+            )
+        return y.reshape(*x.shape[:2], *a.output), (a, saved)
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        a, kept = saved
+        gradients: Gradients = {}
+        shares, inside = self.network.backward(np.ascontiguousarray(dy).reshape(-1, 1), kept, need_dx)
+        gather(gradients, "network", inside)
+        if shares is None:
+            return None, gradients
+        return add_windows(shares.reshape(*dy.shape, shares.shape[1]), a), gradients
+
+
+class Resize(OpLayer):
+    """Interpolation to another size: torch.nn.Upsample's arguments. See `fastconv.functional.resize`.
+
+    size            int or tuple: the new lengths; or
+    scale_factor    float or tuple: floor(n * scale_factor) outputs
+    mode            "nearest"; "linear" (any axes), "bilinear" (4 axes), "trilinear" (5); "bicubic" or "cubic" (4)
+    align_corners   the first and the last positions of input and output coincide (default None: they do not)
+    """
+
+    op = "resize"
+
+    def __init__(
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        **torch_options: Any,
+    ) -> None:
+        only_defaults("Resize", torch_options, recompute_scale_factor=None)
+        if mode not in MODES:
+            raise ShapeError(f"Resize: mode must be one of {', '.join(MODES)}, got {mode!r}")
+        self.mode = mode
+        self._options = {
+            "size": size, "scale": scale_factor, "mode": MODES[mode][0],
+            "align_corners": False if align_corners is None else align_corners,
+        }  # fmt: skip
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        axes = MODES[self.mode][1]
+        if axes is not None and x.ndim != axes:
+            raise ShapeError(f"resize: {self.mode} takes {axes} axes, got {x.ndim}: shape {x.shape}")
+        return super().forward(x, context)
+
+
+MODES: Mapping[str, tuple[str, int | None]] = {  # of Resize: functional.resize's name and the axes that torch wants
+    "nearest": ("nearest", None),
+    "linear": ("linear", None),
+    "bilinear": ("linear", 4),
+    "trilinear": ("linear", 5),
+    "cubic": ("cubic", 4),
+    "bicubic": ("cubic", 4),
+}
 
 
 class Downsample(OpLayer):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.errors import ShapeError
+from fastconv.ops import pool
 from fastconv.ops.naive import windows
-from fastconv.ops.pool import prepare
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes
 from fastconv.window import Window
@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
 
 
 def prepare_call(x: Any, function: Any, kernel_size: Any, stride: Any, padding: Any, vjp: Any) -> Arguments:
-    a = prepare(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
+    a = pool.prepare(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
     if not callable(function):
         raise TypeError(f"{OP}: function must be callable, got {function!r}")
     if vjp is not None and not callable(vjp):
@@ -143,16 +143,10 @@ def forward(
 def backward(dy: np.ndarray, a: Arguments) -> np.ndarray:
     if a.vjp is None:
         warn_of_differences()
-    shares = gradient(a, all_windows(a), dy)  # (N, C, H', W', R * S)
-    (top, _), (left, _) = a.window.padding
-    dx = np.zeros(padded_shape(a), dy.dtype)
-    for tap, where in taps_of(a):
-        dx[where] += shares[..., tap]
-    h, w = a.x.shape[2:]
-    return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w])
+    return add_windows(gradient(a, all_windows(a), dy), a)
 
 
-def all_windows(a: Arguments) -> np.ndarray:
+def all_windows(a: Arguments | pool.Arguments) -> np.ndarray:
     """(N, C, H', W', R * S)"""
     (top, _), (left, _) = a.window.padding
     padded = a.x
@@ -165,11 +159,21 @@ def all_windows(a: Arguments) -> np.ndarray:
     return result
 
 
-def padded_shape(a: Arguments) -> tuple[int, ...]:
+def add_windows(shares: np.ndarray, a: Arguments | pool.Arguments) -> np.ndarray:
+    """The adjoint of `all_windows`: shares (N, C, H', W', R * S) added up where the taps lie in x."""
+    (top, _), (left, _) = a.window.padding
+    dx = np.zeros(padded_shape(a), shares.dtype)
+    for tap, where in taps_of(a):
+        dx[where] += shares[..., tap]
+    h, w = a.x.shape[2:]
+    return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w])
+
+
+def padded_shape(a: Arguments | pool.Arguments) -> tuple[int, ...]:
     return (*a.x.shape[:2], *(n + sum(around) for n, around in zip(a.x.shape[2:], a.window.padding, strict=True)))
 
 
-def taps_of(a: Arguments) -> list[tuple[int, tuple[Any, ...]]]:
+def taps_of(a: Arguments | pool.Arguments) -> list[tuple[int, tuple[Any, ...]]]:
     """Every tap with the slice of the padded input that the windows have under it."""
     (rows, columns), (down, right) = a.window.kernel, a.window.stride
     height, width = ((m - 1) * s + 1 for m, s in zip(a.output, a.window.stride, strict=True))

@@ -106,7 +106,7 @@ def random_unshared(rng: np.random.Generator) -> Case:
 
 def torch_unshared(torch: Any, x: Any, w: Any, b: Any = None, **options: Any) -> Any:
     """By unfold: the columns of every position times its filters."""
-    filters, channels, *kernel, height, width = w.shape
+    channels, *kernel, height, width = w.shape[1:]
     pairs = pairs_of(x, {**options, "kernel_size": tuple(kernel)})
     x = torch.nn.functional.pad(x, [amount for pair in reversed(pairs) for amount in pair])
     columns = torch.nn.functional.unfold(x, kernel, options.get("dilation", 1), 0, options.get("stride", 1))
