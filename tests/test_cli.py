@@ -332,6 +332,14 @@ def test_nets(name):
         models.build(name, (1, 1, 28), 10)
 
 
+def test_train_a_net_that_branches(capsys):
+    assert call(capsys, "train", "digits", "--net", "resnet20", "--epochs", 1, "--threads", 1, *QUICK)[0] == 0
+    assert call(capsys, "train", "--resume", "runs/digits-1", "--epochs", 2, *QUICK)[0] == 0
+    net = load_net(Path("runs/digits-1", "weights.safetensors"))
+    assert isinstance(net["layer2"][0], fastconv.Residual)
+    assert net.state_dict()["layer2.0.shortcut.1.num_batches_tracked"] == 2 * 6
+
+
 def test_unknown_net():
     with pytest.raises(ValueError, match="no net is called 'x'; there are lenet5"):
         models.build("x", (1, 8, 8), 10)
@@ -360,6 +368,7 @@ def test_unknown_net():
         ("train digits --validation -1", 2, "--validation"),
         ("train digits --net nothing", 2, "no net is called 'nothing'; there are lenet5"),
         ("train digits --net lenet5", 2, "lenet5: inputs of 8 x 8 are too small"),
+        ("train digits --net m5", 2, "m5: inputs must have 2 axes, C and 1 in space, got (1, 8, 8)"),
         ("train --resume nowhere", 2, "nowhere: is no run folder: it has no config.json"),
         ("train mnist --data nowhere", 1, "nowhere: no such folder"),
         ("train mnist --data .", 1, "no MNIST training files"),

@@ -22,6 +22,8 @@ OPTIMIZERS = {
     "rmsprop": ("RMSprop", {}),
     "rmsprop centred": ("RMSprop", {"alpha": 0.9, "centered": True, "weight_decay": 0.1}),
     "rmsprop momentum": ("RMSprop", {"eps": 1e-4, "momentum": 0.7}),
+    "sgd l1": ("SGD", {"l1": 0.02, "momentum": 0.5}),
+    "adamw l1": ("AdamW", {"l1": 0.02}),
     "rmsprop both": ("RMSprop", {"momentum": 0.7, "centered": True}),
 }
 SCHEDULES = {
@@ -60,12 +62,14 @@ def make(name, **more):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_equals_torch(name, dtype):
+    """Step by step. torch has no L1: there its gradient is added after the clipping."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     ours = draws(rng, dtype)
     theirs = {key: torch.nn.Parameter(torch.tensor(array)) for key, array in ours.items()}
     optimizer = make(name, clip_norm=5.0)
-    kind, options = OPTIMIZERS[name]
+    kind, options = OPTIMIZERS[name][0], dict(OPTIMIZERS[name][1])
+    l1 = options.pop("l1", 0.0)
     twin = getattr(torch.optim, kind)(theirs.values(), lr=0.01, **options)
     for step in range(20):
         gradients = draws(rng, dtype)
@@ -75,9 +79,33 @@ def test_equals_torch(name, dtype):
         for key, parameter in theirs.items():
             parameter.grad = torch.tensor(gradients[key])
         torch.nn.utils.clip_grad_norm_(theirs.values(), 5.0)
+        for parameter in theirs.values():
+            parameter.grad += l1 * parameter.detach().sign()
         twin.step()
-    for key, parameter in theirs.items():
-        np.testing.assert_allclose(ours[key], parameter.detach().numpy(), rtol=0, atol=1e-6)
+        for key, parameter in theirs.items():
+            tolerance = 1e-6 if dtype == np.float32 else 1e-12
+            np.testing.assert_allclose(ours[key], parameter.detach().numpy(), rtol=0, atol=tolerance)
+
+
+def test_l1_makes_weights_vanish():
+    """Of a linear fit to five of thirty features, the others' weights stay near 0; a group may be spared."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 30))
+    y = x[:, :5] @ np.full((5, 1), 2.0)
+    found = {}
+    for l1 in (0.0, 0.3):
+        net = fastconv.Linear(30, 1, rng=0).astype(np.float64)
+        net.weight[:, 5:] = 1
+        optimizer = optim.SGD(optim.Linear(0.05, total=400), l1=l1, groups=[{"match": "bias", "l1": 0}])
+        for _ in range(400):
+            _, gradients = fastconv.value_and_grad(net, "mse_loss", x, y + 3)
+            optimizer.step(net.parameters(), gradients)
+        found[l1] = net.weight[0].copy(), float(net.bias[0])
+    np.testing.assert_allclose(found[0.0][0], [2.0] * 5 + [0.0] * 25, atol=1e-2)
+    weight, bias = found[0.3]
+    assert np.abs(weight[5:]).max() < 0.02
+    assert np.all((weight[:5] > 1.75) & (weight[:5] < 1.95))  # drawn towards 0 by about l1 / 2
+    assert bias == pytest.approx(3, abs=0.1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -238,6 +266,7 @@ def test_mismatches_change_nothing():
         (lambda: optim.Adam(betas=(0.9, 1)), "betas must be below 1"),
         (lambda: optim.Adam(betas=0.9), "betas must be two numbers"),
         (lambda: optim.RMSprop(alpha=2), r"alpha must be finite and in \[0, 1\], got 2"),
+        (lambda: optim.Adam(l1=-1), "Adam: l1 must be finite and at least 0, got -1"),
         (lambda: optim.SGD(0.1, clip_norm=-2), "clip_norm must be finite and at least 0"),
         (lambda: optim.SGD(0.1, groups=[{"match": "a", "betas": 1}]), "a group has no option 'betas'"),
         (lambda: optim.SGD(0.1, groups=[{"match": 3}]), "match must be a name pattern"),

@@ -172,7 +172,10 @@ class Optimizer:
             updates = self._updates[name] = self._updates.get(name, 0) + 1
             if plan.dense is not plan.parameter:
                 np.copyto(plan.dense, plan.parameter)
-            self._update(plan, g, scale, now[id(plan.options["lr"])], updates)
+            l1, share = plan.options["l1"], scale
+            if l1:
+                g, share = scale * g + l1 * np.sign(plan.flat), 1.0
+            self._update(plan, g, share, now[id(plan.options["lr"])], updates)
             if plan.dense is not plan.parameter:
                 np.copyto(plan.parameter, plan.dense)
         self.steps += 1
@@ -280,7 +283,9 @@ class SGD(Optimizer):
     lr            the learning rate, a number or a schedule
     momentum      u = momentum * u + g in place of the gradient g (default 0)
     nesterov      g + momentum * u in place of u; needs a momentum
-    weight_decay  this times the parameter is added to its gradient (default 0)
+    weight_decay  this times the parameter is added to its gradient (default 0): L2 regularisation
+    l1            this times the parameter's sign is added to its gradient, after clipping (default 0): the gradient of
+                  l1 * sum(|parameter|). All optimisers take it
     clip_norm     scale all gradients so that their global norm is at most this (default None: do not)
     groups        options of their own for some parameters: see `fastconv.optim`
 
@@ -297,10 +302,11 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         *,
+        l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "l1": l1}
         super().__init__(options, clip_norm, groups)
         for group in ({"options": {}}, *self._groups):
             merged = {**self._options, **group["options"]}
@@ -332,10 +338,12 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, clip_norm, groups)
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "l1": l1}
+        super().__init__(options, clip_norm, groups)
 
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
         o = plan.options
@@ -362,10 +370,11 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         *,
+        l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(lr, betas, eps, weight_decay, clip_norm=clip_norm, groups=groups)
+        super().__init__(lr, betas, eps, weight_decay, l1=l1, clip_norm=clip_norm, groups=groups)
 
 
 class RMSprop(Optimizer):
@@ -383,12 +392,13 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         *,
+        l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         options = {
             "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
-            "centered": centered,
+            "centered": centered, "l1": l1,
         }  # fmt: skip
         super().__init__(options, clip_norm, groups)
 
