@@ -56,8 +56,8 @@ TWINS = [
     ("Resize", (None, 1.5, "trilinear"), {}, (2, 3, 4, 5, 2)),
 ]  # fmt: skip
 OURS_ALONE = {
-    "Concat", "Downsample", "Function", "FunctionPool2d", "Graph", "LocallyConnected2d", "NetworkPool2d", "Residual",
-    "Sequential", "Upsample",
+    "Concat", "Downsample", "Function", "FunctionPool2d", "Graph", "LocallyConnected2d", "NetworkPool2d", "Normalize",
+    "Residual", "Sequential", "Upsample",
 }  # fmt: skip
 RANDOM = {"Dropout", "Dropout2d"}
 NAMES = {"Resize": "Upsample", **{f"LpPool{axes}d": f"LPPool{axes}d" for axes in (1, 2, 3)}}  # torch's

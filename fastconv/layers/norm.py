@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastconv.arrays import empty_like
 from fastconv.errors import ShapeError
-from fastconv.layers.base import Context, OpLayer
+from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import only_defaults
 from fastconv.window import integers
 from fastconv.workspace import require
@@ -22,6 +23,7 @@ __all__ = [
     "InstanceNorm2d",
     "LayerNorm",
     "LocalResponseNorm",
+    "Normalize",
 ]
 
 
@@ -168,6 +170,38 @@ class LocalResponseNorm(OpLayer):
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         self._options = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+
+
+class Normalize(Layer):
+    """(x - mean) / std with given numbers, one per channel of (N, C, …) or one for all: a net's first layer, so that
+    pixels are normalised in the same way wherever the net goes. `fastconv.datasets.mean_and_std` finds the numbers.
+    """
+
+    def __init__(self, mean: Any, std: Any) -> None:
+        for name, value in (("mean", mean), ("std", std)):
+            numbers = np.asarray(value)
+            if numbers.dtype.kind not in "fiu" or numbers.ndim > 1 or not np.isfinite(numbers).all():
+                raise ValueError(f"Normalize: {name} must be a finite number or one per channel, got {value!r}")
+            self._arguments[name] = tuple(numbers.tolist()) if numbers.ndim else numbers.item()
+        if not np.all(np.asarray(std) > 0):
+            raise ValueError(f"Normalize: std must be positive, got {std!r}")
+
+    def _numbers(self, name: str, x: np.ndarray) -> np.ndarray:
+        """The mean or the deviation so that it broadcasts to x."""
+        numbers = np.asarray(self._arguments[name], x.dtype).reshape(-1)
+        if x.ndim < 2 or len(numbers) not in (1, x.shape[1]):
+            raise ShapeError(
+                f"Normalize: {name} must be one number or one per channel, got {len(numbers)} for {x.shape}"
+            )
+        return numbers.reshape(-1, *(1,) * (x.ndim - 2))
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        mean, std = self._numbers("mean", x), self._numbers("std", x)
+        y = np.subtract(x, mean, out=empty_like("Normalize", x))
+        return np.divide(y, std, out=y), std
+
+    def backward(self, dy: np.ndarray, saved: np.ndarray, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        return (np.divide(dy, saved, out=empty_like("Normalize", dy)) if need_dx else None), {}
 
 
 def _make_arrays(layer: Any, channels: int, affine: bool, running: bool) -> None:
