@@ -225,6 +225,30 @@ def test_dropout():
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: fc.BatchNorm2d(4, **options),
+        lambda **options: fc.InstanceNorm2d(4, affine=True, **options),
+        lambda **options: fc.GroupNorm(2, 4, **options),
+    ],
+)
+def test_norms_without_a_bias(make):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5, 5))
+    layer = make(bias=False)
+    assert list(layer.parameters()) == ["weight"]
+    layer.weight[...] = (1, 2, 3, 4)
+    layer = layer.astype(np.float64)
+    y, saved = layer.forward(x, Context(training=True))
+    _, gradients = layer.backward(y, saved, True)
+    full = make().astype(np.float64)
+    full.weight[...] = layer.weight
+    expected, saved = full.forward(x, Context(training=True))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(gradients["weight"], full.backward(y, saved, True)[1]["weight"])
+    assert gradients.keys() == {"weight"}
+
+
 def test_function_layers():
     x = data()[0]
     net = fc.Sequential(fc.Function("relu"), fc.Function("max_pool2d", kernel_size=2, stride=Fraction(2)))

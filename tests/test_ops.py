@@ -451,48 +451,6 @@ def test_functional_reference_and_ops_have_the_same_names():
     assert set(reference.__all__) == set(own_ops())
 
 
-SIGNATURES = {
-    "conv": "x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, algorithm='auto'",
-    "conv_transpose": "x, w, b=None, *, stride=1, padding=0, output_padding=0, output_size=None, dilation=1, groups=1",
-    "locally_connected2d": "x, w, b=None, *, stride=1, padding=0, dilation=1",
-    "max_pool": "x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
-    "max_unpool": "x, indices, kernel_size, *, stride=None, padding=0, output_size=None",
-    "avg_pool": "x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True",
-    "lp_pool": "x, norm_type, kernel_size, *, stride=None, padding=0, ceil_mode=False",
-    "adaptive_avg_pool": "x, output_size",
-    "adaptive_max_pool": "x, output_size",
-    "function_pool2d": "x, function, kernel_size, *, stride=None, padding=0, vjp=None",
-    "downsample": "x, factor, *, phase=0",
-    "upsample": "x, factor, *, output_size=None",
-    "resize": "x, *, size=None, scale=None, mode='nearest', align_corners=False",
-    "linear": "x, w, b=None",
-    "flatten": "x",
-    "relu": "x",
-    "sigmoid": "x",
-    "tanh": "x",
-    "silu": "x",
-    "hardswish": "x",
-    "softmax": "x, *, dim=1",
-    "log_softmax": "x, *, dim=1",
-    "batch_norm": "x, running_mean, running_var, weight=None, bias=None, *, training=False, momentum=0.1, eps=1e-05",
-    "dropout": "x, p, *, training, rng",
-}
-
-
-@each_op
-def test_signature_is_the_documented_one(op):
-    """The public face: names, order and defaults that others rely on; options may be added."""
-    family = op[:-2] if op[-2:] in ("1d", "2d", "3d") else op
-    expected = SIGNATURES.get(op, SIGNATURES.get(family))
-    if expected is None:
-        return
-    documented = parameters(eval(f"lambda {expected}: None"))
-    actual = parameters(getattr(functional, op))
-    assert [p for p in actual if p in documented] == documented
-    beyond = [p for p in actual if p not in documented]
-    assert all(kind is inspect.Parameter.KEYWORD_ONLY and default is not inspect._empty for _, kind, default in beyond)
-
-
 # --- threads and memory ----------------------------------------------------------------------------------------------
 
 

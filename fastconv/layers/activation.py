@@ -173,9 +173,9 @@ class Dropout(OpLayer):
     op = "dropout"
 
     def __init__(self, p: float = 0.5, **torch_options: Any) -> None:
-        only_defaults("Dropout", torch_options, inplace=False)
+        only_defaults(type(self).__name__, torch_options, inplace=False)
         if not 0 <= p <= 1:
-            raise ValueError(f"Dropout: p must lie in [0, 1], got {p}")
+            raise ValueError(f"{type(self).__name__}: p must lie in [0, 1], got {p}")
         self.p = p
 
     def options(self, context: Context) -> Mapping[str, Any]:

@@ -58,6 +58,8 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    __signature__: ClassVar[inspect.Signature]  # the constructor's
+
     training: bool
     _frozen: set[str]
     _arguments: dict[str, Any]
@@ -68,10 +70,10 @@ class Layer:
         layer.training = True
         layer._frozen = set()
         try:
-            bound = inspect.signature(cls.__init__).bind(layer, *args, **kwargs)
+            bound = cls.__signature__.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{cls.__name__}: {error}") from None
-        arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "rng")}
+        arguments = {name: value for name, value in bound.arguments.items() if name != "rng"}
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
@@ -83,6 +85,8 @@ class Layer:
         return object.__new__, (type(self),), self.__dict__
 
     def __init_subclass__(cls) -> None:
+        constructor = inspect.signature(cls.__init__)
+        cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
 

@@ -43,13 +43,15 @@ class _BatchNorm(OpLayer):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
         **torch_options: Any,
     ) -> None:
         layer = type(self).__name__
         only_defaults(layer, torch_options, device=None, dtype=None)
         (c,) = integers(layer, "num_features", num_features, 1, 1)
         self.eps, self.momentum = eps, momentum
-        _make_arrays(self, c, affine, track_running_stats)
+        _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         if x.ndim not in self.ranks:
@@ -103,12 +105,14 @@ class InstanceNorm2d(OpLayer):
         momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        *,
+        bias: bool = True,
         **torch_options: Any,
     ) -> None:
         only_defaults("InstanceNorm2d", torch_options, device=None, dtype=None)
         (c,) = integers("InstanceNorm2d", "num_features", num_features, 1, 1)
         self.momentum, self.eps = momentum, eps
-        _make_arrays(self, c, affine, track_running_stats)
+        _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         if x.ndim != 4:
@@ -128,14 +132,21 @@ class GroupNorm(OpLayer):
     parameter_names = ("weight", "bias")
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **torch_options: Any
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        **torch_options: Any,
     ) -> None:
         only_defaults("GroupNorm", torch_options, device=None, dtype=None)
         (self.num_groups,) = integers("GroupNorm", "num_groups", num_groups, 1, 1)
         (c,) = integers("GroupNorm", "num_channels", num_channels, 1, 1)
         if c % self.num_groups:
             raise ShapeError(f"GroupNorm: num_groups must divide num_channels, got {self.num_groups} for {c}")
-        _make_arrays(self, c, affine, False)
+        _make_arrays(self, c, affine, affine and bias, False)
         self._options = {"eps": eps}
 
 
@@ -204,11 +215,11 @@ class Normalize(Layer):
         return (np.divide(dy, saved, out=empty_like("Normalize", dy)) if need_dx else None), {}
 
 
-def _make_arrays(layer: Any, channels: int, affine: bool, running: bool) -> None:
+def _make_arrays(layer: Any, channels: int, affine: bool, bias: bool, running: bool) -> None:
     """A normalisation's weight and bias, running mean and variance, as torch starts them."""
     require(type(layer).__name__, 16 * channels)
     layer.weight = np.ones(channels, np.float32) if affine else None
-    layer.bias = np.zeros(channels, np.float32) if affine else None
+    layer.bias = np.zeros(channels, np.float32) if bias else None
     layer.running_mean = np.zeros(channels, np.float32) if running else None
     layer.running_var = np.ones(channels, np.float32) if running else None
     layer.num_batches_tracked = np.zeros((), np.int64) if running else None
