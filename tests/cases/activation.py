@@ -104,9 +104,16 @@ def any_shape(rng: np.random.Generator, fewest: int = 0) -> tuple[int, ...]:
     return tuple(int(n) for n in rng.integers(1, 8, int(rng.integers(fewest, 6))))
 
 
+OPTIONS: dict[str, list[Callable[[np.random.Generator], dict[str, Any]]]] = {
+    "leaky_relu": [lambda rng: {"negative_slope": float(rng.uniform(-1, 2))}],
+    "elu": [lambda rng: {"alpha": float(rng.uniform(-1, 3))}],
+    "softplus": [lambda rng: {"beta": float(rng.uniform(0.1, 4)), "threshold": 20.0 + float(rng.uniform(0, 9))}],
+}
+
+
 def random_elementwise(op: str) -> Callable[[np.random.Generator], Case]:
     def make(rng: np.random.Generator) -> Case:
-        choices = [{}, *ELEMENTWISE[op].values()]
+        choices = [{}, *ELEMENTWISE[op].values(), *(make_random(rng) for make_random in OPTIONS.get(op, ()))]
         return elementwise(op, "random", *any_shape(rng), **choices[int(rng.integers(len(choices)))])
 
     return make

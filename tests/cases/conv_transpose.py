@@ -74,22 +74,52 @@ def random_transposed(rng: np.random.Generator, ndim: int) -> Case:
     spatial = rng.integers(1, {1: 15, 2: 7, 3: 4}[ndim], ndim)
     extra = [int(rng.integers(0, max(s, d))) for s, d in zip(stride, dilation, strict=True)]
     full = (spatial - 1) * stride + dilation * (kernel - 1) + 1
-    padding = [int(rng.integers(0, min(3, (f - 1) // 2) + 1)) for f in full]
+    around = np.array([rng.integers(0, min(3, (f - 1) // 2) + 1, 2) for f in full])
+    padding: Any = tuple((int(before), int(after)) for before, after in around)
+    if rng.random() < 0.7:
+        around[:, 1] = around[:, 0]
+        padding = tuple(int(before) for before in around[:, 0])
+    ending: dict[str, Any] = {"output_padding": tuple(extra)}
+    if rng.random() < 0.4:
+        ending = {"output_size": tuple(int(n) for n in full - around.sum(axis=1) + np.minimum(extra, stride - 1))}
     return transposed(
         "random",
         (int(rng.choice([1, 2, 3, 17])), channels, *map(int, spatial)),
         (channels, per_group, *map(int, kernel)),
         bias=bool(rng.random() < 0.7),
         stride=tuple(map(int, stride)),
-        padding=tuple(padding),
-        output_padding=tuple(extra),
+        padding=padding,
         dilation=tuple(map(int, dilation)),
         groups=groups,
+        **ending,
     )
 
 
-def torch_transposed(torch: Any, x: Any, w: Any, b: Any, **options: Any) -> Any:
-    return getattr(torch.nn.functional, f"conv_transpose{x.ndim - 2}d")(x, w, b, **options)
+def torch_transposed(
+    torch: Any, x: Any, w: Any, b: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    output_padding: Any = 0, output_size: Any = None,
+) -> Any:  # fmt: skip
+    """The full result cut at both ends where padding is uneven, or the output's size is given."""
+    ndim = x.ndim - 2
+    function = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
+    sides = [
+        p if isinstance(p, tuple) else (p, p) for p in (padding if isinstance(padding, tuple) else (padding,) * ndim)
+    ]
+    if output_size is None and all(before == after for before, after in sides):
+        before = tuple(before for before, _ in sides)
+        return function(x, w, b, stride, before, output_padding, groups, dilation)
+    steps = tuple(
+        max(s, d) - 1
+        for s, d in zip(*((v if isinstance(v, tuple) else (v,) * ndim) for v in (stride, dilation)), strict=True)
+    )
+    full = function(x, w, b, stride, 0, steps, groups, dilation)  # as much output_padding as there may be
+    if output_size is None:
+        more = output_padding if isinstance(output_padding, tuple) else (output_padding,) * ndim
+        lengths = zip(full.shape[2:], steps, sides, more, strict=True)
+        output_size = tuple(n - step - sum(side) + extra for n, step, side, extra in lengths)
+    elif not isinstance(output_size, tuple):
+        output_size = (output_size,) * ndim
+    return full[(..., *(slice(before, before + m) for (before, _), m in zip(sides, output_size, strict=True)))]
 
 
 NAMES = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")

@@ -207,7 +207,7 @@ def random_instance(rng: np.random.Generator) -> Case:
         affine=bool(rng.random() < 0.7),
         use_input_stats=own,
         momentum=float(rng.random()),
-        eps=float(rng.choice([0.02, 0.1])),
+        eps=float(rng.choice([1e-5, 0.02, 0.1])),
     )
 
 
@@ -215,7 +215,7 @@ def random_group(rng: np.random.Generator) -> Case:
     groups = int(rng.integers(1, 5))
     channels = groups * int(rng.integers(3, 7))
     x = (int(rng.integers(1, 5)), channels, *spatial(rng, 0))
-    return group("random", *x, groups=groups, affine=bool(rng.random() < 0.7), eps=float(rng.choice([0.02, 0.1])))
+    return group("random", *x, groups=groups, affine=bool(rng.random() < 0.7), eps=float(rng.choice([1e-5, 0.02, 0.1])))
 
 
 def random_layer(rng: np.random.Generator) -> Case:
