@@ -131,6 +131,7 @@ OTHERS = {  # dotted path: arguments
     "layers.Layer.freeze": NET + "name=''",
     "layers.Layer.unfreeze": NET + "name=''",
     "layers.Layer.astype": NET + "dtype",
+    "layers.Layer.summary": NET + "input_shape",
     "optim.SGD": "lr, momentum=0.0, nesterov=False, weight_decay=0.0, *, l1=0.0, clip_norm=None, groups=()",
     "optim.Adam": "lr=1e-3, " + ADAM.format(0.0),
     "optim.AdamW": "lr=1e-3, " + ADAM.format(0.01),

@@ -250,6 +250,7 @@ RULES: dict[str, Rule] = {  # by operation; by class name where a layer is none
     "upsample": upsample,
     "resize": resized,
     "function_pool2d": pool,
+    "Normalize": point,
     "NetworkPool2d": network_pool,
     "locally_connected2d": unshared,
 }
