@@ -58,7 +58,7 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
-    __signature__: ClassVar[inspect.Signature]  # the constructor's
+    __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
 
     training: bool
     _frozen: set[str]

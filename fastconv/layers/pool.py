@@ -140,6 +140,11 @@ class LpPool3d(_LpPool):
 
 
 class _AdaptivePool(OpLayer):
+    def __init__(self, output_size: Any) -> None:
+        self._options = {"output_size": output_size}
+
+
+class _AdaptiveMaxPool(OpLayer):
     def __init__(self, output_size: Any, **torch_options: Any) -> None:
         only_defaults(type(self).__name__, torch_options, return_indices=False)
         self._options = {"output_size": output_size}
@@ -163,19 +168,19 @@ class AdaptiveAvgPool3d(_AdaptivePool):
     op = "adaptive_avg_pool3d"
 
 
-class AdaptiveMaxPool1d(_AdaptivePool):
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     """The maximum of as many windows of (N, C, L) as are asked for: `functional.adaptive_max_pool1d`."""
 
     op = "adaptive_max_pool1d"
 
 
-class AdaptiveMaxPool2d(_AdaptivePool):
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """The maximum of as many windows of (N, C, H, W) as are asked for: `functional.adaptive_max_pool2d`."""
 
     op = "adaptive_max_pool2d"
 
 
-class AdaptiveMaxPool3d(_AdaptivePool):
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """The maximum of as many windows of (N, C, D, H, W) as are asked for: `functional.adaptive_max_pool3d`."""
 
     op = "adaptive_max_pool3d"
