@@ -93,7 +93,7 @@ def forward(
         return
     filters, *kernel, depth = w.shape
     packed = _packed(op, w.reshape(groups, filters // groups, *kernel, depth))
-    if window.kernel == window.stride == ONES and x.shape[:4] == y.shape[:4]:  # pixel by pixel: one long row
+    if _pixelwise(window, x, y):  # one long row
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
     _convolve(op, x, packed, _start(bias, filters, groups), y, window, EVERYTHING, groups)
 
@@ -115,7 +115,7 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
     start = _start(None, x_shape[4], groups)
     for (_, *outputs), (_, *taps), part in parts:
         packed = _packed(op, turned[:, :, taps[0], taps[1], taps[2]])
-        if part.kernel == ONES and window.stride == ONES and dy.shape[:4] == x_shape[:4]:
+        if window.stride == ONES and _pixelwise(part, dy, dx):
             row = dy.reshape(1, 1, 1, -1, dy.shape[4])
             _convolve(op, row, packed, start, dx.reshape(1, 1, 1, -1, x_shape[4]), part, EVERYTHING, groups)
         else:
@@ -143,7 +143,7 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     if not dy.size:
         dw[...] = 0
         return dw
-    if window.kernel == window.stride == ONES and x.shape[:4] == dy.shape[:4]:
+    if _pixelwise(window, x, dy):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])
     filters = w_shape[0]
     size = packed_size(groups, filters, x.shape[4], window.kernel)
@@ -157,6 +157,12 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     threads = runtime.threads_for(partial.nbytes)
     direct.unpack(partial, dw.reshape(groups, filters // groups, -1), runtime.SIMD_BYTES, threads)
     return dw
+
+
+def _pixelwise(window: Window, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether every output has one input, at its own place (a transposed convolution's padding may shift them)."""
+    same = x.shape[:4] == y.shape[:4] and not any(map(any, window.padding))
+    return window.kernel == window.stride == ONES and same
 
 
 def _convolve(

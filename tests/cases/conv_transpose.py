@@ -28,6 +28,8 @@ CASES = [
     transposed("double", (2, 2, 4, 3), (2, 3, 4, 4), stride=2, padding=1),
     transposed("output_padding", (2, 2, 4, 3), (2, 3, 3, 3), stride=2, padding=1, output_padding=1),
     transposed("output_padding_by_dilation", (1, 2, 3, 3), (2, 2, 2, 2), dilation=3, output_padding=2),
+    transposed("pointwise_shifted", (3, 4, 14), (4, 3, 1), padding=1, dilation=3, output_padding=2, groups=2),
+    transposed("pointwise_shifted", (3, 6, 5, 4), (6, 7, 1, 1), padding=1, dilation=3, output_padding=2),
     transposed("output_size", (2, 2, 4, 3), (2, 3, 3, 3), stride=(2, 3), padding=1, output_size=(8, 9)),
     transposed("asymmetric", (2, 2, 4, 5), (2, 2, 3, 3), stride=2, padding=((0, 2), (1, 0))),
     transposed("padding_beyond_kernel", (1, 2, 6, 6), (2, 2, 2, 2), padding=3),
