@@ -148,10 +148,10 @@ TARGET INLINE void NAME(weights)(
     for (int t = 0; t < rows; t++) {
         tap[t] = x + taps[t];
         for (int v = 0; v < vectors; v++)
-            sums[t][v] = NAME(load)(dw + (t * vectors + v) * LANES);
+            sums[t][v] = (Vector){0};
     }
-    for (ptrdiff_t at_dw = 0; at_dw < rows * vectors * LANES; at_dw += LINE) /* the next tile's */
-        __builtin_prefetch(dw + rows * vectors * LANES + at_dw, 1);
+    for (ptrdiff_t next = 0; next < rows * vectors * LANES; next += LINE)
+        __builtin_prefetch(dw + next, 1);
     for (ptrdiff_t p = 0; p < pixels; p++) {
         const ptrdiff_t pixel = at[p];
         Vector values[2];
@@ -166,7 +166,7 @@ TARGET INLINE void NAME(weights)(
     }
     for (int t = 0; t < rows; t++)
         for (int v = 0; v < vectors; v++)
-            *(Vector *)(dw + (t * vectors + v) * LANES) = sums[t][v];
+            *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
 }
 
 /* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e each: pixels whose runs overlap are not
