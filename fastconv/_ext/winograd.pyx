@@ -1,0 +1,130 @@
+"""Winograd's convolution: the loops over tiles, frequencies and panels of channels; the arithmetic is winograd.h's.
+
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g).
+Tiles are counted over batch, first axis, rows and columns. For each frequency f, over the steps s = (first axis' tap,
+channel):
+
+    V[f] (tiles, s) = transformed x     U[f] (s, k) = transformed w     M[f] = V[f] @ U[f]     y = transformed M
+    dM[f] (tiles, k) = transformed dy   dU[f] (k, s) = dM[f].T @ V[f]   dw = transformed dU
+
+Rows of V, M, dM and dU are `row` floats apart, planes (frequencies) `plane`. By blocks, a thread takes a block of tiles
+through all three stages in its own scratch, where M[f] takes the place of V[f - 1]. By panels, V of many tiles is made
+first, and a thread takes two vectors of filters through the rest.
+"""
+
+from cython.parallel cimport prange, threadid
+
+cdef extern from "winograd.h" nogil:
+    ctypedef struct Layer:
+        Py_ssize_t inp "in"[3]
+        Py_ssize_t out[3]
+        Py_ssize_t before[3]
+        Py_ssize_t kernel[3]
+        Py_ssize_t step[3]
+        Py_ssize_t x_pixel, y_pixel, channels, filters
+        Py_ssize_t size[2]
+        Py_ssize_t tiles[2]
+        const Py_ssize_t *at[2]
+
+    int widest_vector(int widest)
+    void transform_inputs(
+        int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
+    void transform_gradients(
+        int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
+    void transform_filters(
+        int, const float *, int, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void outputs_from(
+        int, const float *, Py_ssize_t, Py_ssize_t, const float *, float *, Py_ssize_t, const Layer *, Py_ssize_t,
+        Py_ssize_t)
+    void filters_from(int, const float *, Py_ssize_t, Py_ssize_t, float *, int, const Layer *, Py_ssize_t)
+    void product(
+        int, const float *, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+    void product_transposed(
+        int, const float *, Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, int)
+
+cdef enum:
+    FILTER_STEPS = 64  # of one task that transforms filters
+
+
+cdef Layer layer(
+    tuple x_shape, tuple y_shape, object window, Py_ssize_t groups, object tiling,
+):
+    """Unpack a lifted fastconv.window.Window and a fastconv.engine.winograd.Tiling."""
+    cdef Layer g
+    cdef const Py_ssize_t[::1] at
+    cdef int axis
+    g.x_pixel, g.y_pixel = x_shape[4], y_shape[4]
+    g.channels, g.filters = g.x_pixel // groups, g.y_pixel // groups
+    for axis in range(3):
+        g.inp[axis] = x_shape[1 + axis]
+        g.out[axis] = y_shape[1 + axis]
+        g.before[axis] = window.padding[axis][0]
+        g.kernel[axis] = window.kernel[axis]
+        g.step[axis] = window.dilation[axis]
+    for axis in range(2):
+        at = tiling.at[axis]
+        g.size[axis] = tiling.size[axis]
+        g.tiles[axis] = at.shape[0]
+        g.at[axis] = &at[0]  # tiling outlives the call
+    return g
+
+
+def vector_bytes(int widest):
+    """Bytes of the widest vectors of this CPU, at most `widest`."""
+    return widest_vector(widest)
+
+
+def forward_blocks(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
+    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, :, ::1] u, float[:, ::1] buffers,
+    Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
+):
+    """Fill y; u (groups, frequencies, >= steps * filters in whole vectors), buffers (threads, (frequencies + 1) * plane).
+
+    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
+    """
+    cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = u.shape[1], u_plane = u.shape[2], lanes = bytes // sizeof(float)
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t blocks = (tiles + block - 1) // block
+    cdef Py_ssize_t task, group, first, last, f
+    cdef float *m
+    cdef float *v
+    filter_panels(w, reversed, u, &g, groups, bytes, num_threads)
+    for task in prange(groups * blocks, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        group = task // blocks
+        first = task % blocks * block
+        last = min(first + block, tiles)
+        m = &buffers[threadid(), 0]
+        v = m + plane
+        transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
+        for f in range(frequencies):
+            product(
+                bytes, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, steps, False
+            )
+        outputs_from(
+            bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
+            &y[0, 0, 0, 0, 0] + group * g.filters, g.filters, &g, first, last,
+        )
+
+
+cdef void filter_panels(
+    const float[:, :, :, :, ::1] w, bint reversed, float[:, :, ::1] u, const Layer *g, Py_ssize_t groups, int bytes,
+    int num_threads,
+):
+    """All of U, panel by panel of two vectors of filters."""
+    cdef Py_ssize_t lanes = bytes // sizeof(float), steps = g.kernel[0] * g.channels
+    cdef Py_ssize_t vectors = (g.filters + lanes - 1) // lanes, pieces = (steps + FILTER_STEPS - 1) // FILTER_STEPS
+    cdef Py_ssize_t task, group, vector, first, width, group_weights = w.size // groups
+    for task in prange(groups * vectors * pieces, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        first = task % pieces * FILTER_STEPS
+        vector = task // pieces % vectors
+        group = task // pieces // vectors
+        width = min(2, vectors - vector // 2 * 2) * lanes
+        transform_filters(
+            bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed,
+            &u[group, 0, 0] + vector // 2 * 2 * lanes * steps + first * width + vector % 2 * lanes, u.shape[2], width,
+            g, vector * lanes, first, min(first + FILTER_STEPS, steps),
+        )

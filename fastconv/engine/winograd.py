@@ -1,0 +1,81 @@
+"""Winograd."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import winograd as kernels
+from fastconv.window import Window
+from fastconv.workspace import allocate, get_workspace_limit
+
+OUTPUTS = {1: 1, 3: 4, 5: 2}  # of a tile, by the taps of an axis
+SIZES = ((4, 4), (2, 2), (1, 4), (1, 2), (4, 1), (2, 1))
+POINTS = 6
+WIDEST = 64
+BLOCK_BYTES = 1 << 19
+ROWS = 14
+TASKS = 16
+
+
+class Tiling(NamedTuple):
+    size: tuple[int, ...]
+    at: tuple[np.ndarray, ...]
+
+    @property
+    def frequencies(self) -> int:
+        return math.prod(POINTS if size > 1 else 1 for size in self.size)
+
+
+def _tiling(window: Window, output: tuple[int, ...]) -> Tiling:
+    """Tiles of every phase of a dilated window's axis."""
+    size = tuple(OUTPUTS[kernel] for kernel in window.kernel[1:])
+    at = []
+    for n, m, step in zip(output[1:], size, window.dilation[1:], strict=True):
+        starts = [range(phase, n, m * step) for phase in range(min(step, n))]
+        at.append(np.concatenate([np.asarray(s, np.intp) for s in starts]))
+    return Tiling(size, tuple(at))
+
+
+def _row(*lengths: int) -> int:
+    row = max(-(-n // 16) * 16 for n in lengths)
+    return row + 16 if row % 128 == 0 else row
+
+
+def _plane(rows: int, row: int) -> int:
+    return rows * row + (16 if rows * row // 16 % 2 == 0 else 32)
+
+
+def forward(op, x, w, bias, y, window, groups):
+    _forward(op, x, w, bias, y, window, groups, False)
+
+
+def _forward(op, x, w, bias, y, window, groups, reversed):
+    if not y.size:
+        return
+    tiling = _tiling(window, y.shape[1:4])
+    bytes_ = kernels.vector_bytes(WIDEST)
+    lanes = bytes_ // 4
+    channels, filters = x.shape[4] // groups, y.shape[4] // groups
+    steps = window.kernel[0] * channels
+    f = tiling.frequencies
+    tiles = x.shape[0] * y.shape[1] * math.prod(map(len, tiling.at))
+    row = _row(steps - channels + -(-channels // 16) * 16, filters)
+    best = max(1, BLOCK_BYTES // (4 * row * (f + 1)) // ROWS) * ROWS
+    block = max(1, min(best, max(ROWS, -(-tiles // TASKS))))
+    plane = _plane(block, row)
+    u = allocate(op, (groups, f, steps * (-(-filters // lanes) * lanes) + 16), x.dtype)
+    threads = runtime.get_num_threads()
+    buffers = allocate(op, (threads, (f + 1) * plane), x.dtype)
+    kernels.forward_blocks(x, w, bias, y, window, groups, reversed, tiling, u, buffers, row, plane, block, bytes_, threads)
+
+
+def gradient_input(op, dy, w, x_shape, window, groups):
+    dx = allocate(op, x_shape, dy.dtype)
+    padding = tuple(((k - 1) * d - before, 0) for k, d, (before, _) in zip(window.kernel, window.dilation, window.padding))
+    back = Window(window.kernel, window.stride, padding, window.dilation, window.up)
+    _forward(op, dy, w, None, dx, back, groups, True)
+    return dx
