@@ -21,3 +21,18 @@ def forward_blocks(
     bytes: int,
     num_threads: int,
 ) -> None: ...
+def gradient_weights_blocks(
+    x: ndarray,
+    dy: ndarray,
+    partial: ndarray,
+    window: Window,
+    groups: int,
+    tiling: Tiling,
+    buffers: ndarray,
+    row: int,
+    plane: int,
+    u_plane: int,
+    block: int,
+    bytes: int,
+    num_threads: int,
+) -> None: ...

@@ -128,3 +128,38 @@ cdef void filter_panels(
             &u[group, 0, 0] + vector // 2 * 2 * lanes * steps + first * width + vector % 2 * lanes, u.shape[2], width,
             g, vector * lanes, first, min(first + FILTER_STEPS, steps),
         )
+
+
+def gradient_weights_blocks(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, ::1] partial, object window,
+    Py_ssize_t groups, object tiling, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t u_plane,
+    Py_ssize_t block, int bytes, int num_threads,
+):
+    """partial (chunks, groups, weights of a group): the sums over each chunk of tiles; buffers (threads, V, dM, dU)."""
+    cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = tiling.frequencies, chunks = partial.shape[0]
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t blocks = (tiles + block - 1) // block
+    cdef Py_ssize_t task, group, chunk, index, begin, first, last, f
+    cdef float *v
+    cdef float *m
+    cdef float *u
+    for task in prange(groups * chunks, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        group = task // chunks
+        chunk = task % chunks
+        v = &buffers[threadid(), 0]
+        m = v + frequencies * plane
+        u = m + frequencies * plane
+        begin = chunk * blocks // chunks
+        for index in range(begin, (chunk + 1) * blocks // chunks):
+            first = index * block
+            last = min(first + block, tiles)
+            transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
+            transform_gradients(bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, m, row, plane, &g, first, last)
+            for f in range(frequencies):
+                product_transposed(
+                    bytes, m + f * plane, row, v + f * plane, row, u + f * u_plane, row, g.filters, steps,
+                    last - first, index > begin,
+                )
+        filters_from(bytes, u, row, u_plane, &partial[chunk, group, 0], False, &g, g.filters)

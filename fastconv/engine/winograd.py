@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import runtime
+from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -79,3 +80,32 @@ def gradient_input(op, dy, w, x_shape, window, groups):
     back = Window(window.kernel, window.stride, padding, window.dilation, window.up)
     _forward(op, dy, w, None, dx, back, groups, True)
     return dx
+
+
+WBLOCK_BYTES = 1 << 19
+
+
+def gradient_weights(op, x, dy, w_shape, window, groups):
+    dw = allocate(op, w_shape, dy.dtype)
+    tiling = _tiling(window, dy.shape[1:4])
+    f = tiling.frequencies
+    tiles = x.shape[0] * dy.shape[1] * math.prod(map(len, tiling.at))
+    channels, filters = x.shape[4] // groups, dy.shape[4] // groups
+    steps = window.kernel[0] * channels
+    row = _row(steps - channels + -(-channels // 16) * 16, filters)
+    best = max(1, WBLOCK_BYTES // (8 * row * f) // ROWS) * ROWS
+    block = max(1, min(best, max(ROWS, -(-tiles // TASKS))))
+    plane = _plane(block, row)
+    u_plane = _plane(filters, row)
+    chunks = max(1, min(-(-tiles // block), TASKS, get_workspace_limit() // 4 // dw.nbytes))
+    partial = dw.reshape(1, groups, -1)
+    if chunks > 1:
+        partial = allocate(op, (chunks, groups, dw.size // groups), dw.dtype)
+    threads = runtime.get_num_threads()
+    buffers = allocate(op, (threads, f * (2 * plane + u_plane)), x.dtype)
+    kernels.gradient_weights_blocks(
+        x, dy, partial, window, groups, tiling, buffers, row, plane, u_plane, block, kernels.vector_bytes(WIDEST), threads
+    )
+    if chunks > 1:
+        rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
+    return dw
