@@ -21,7 +21,7 @@
 #endif
 
 typedef struct {
-    ptrdiff_t in[3], out[3], before[3];
+    ptrdiff_t batch, in[3], out[3], before[3];
     ptrdiff_t kernel[3];         /* the taps of the first axis are summed in the products */
     ptrdiff_t step[3];           /* dilation; 1 along the first axis */
     ptrdiff_t x_pixel, y_pixel;  /* floats from a pixel to the next */
@@ -29,6 +29,7 @@ typedef struct {
     ptrdiff_t size[2];           /* outputs of a tile along rows and columns: 4, 2, or 1 without taps */
     ptrdiff_t tiles[2];          /* of an image */
     const ptrdiff_t *at[2];      /* the first output row, and column, of each */
+    const float *zeros;          /* as many as channels, and as filters, in whole vectors */
 } Layer;
 
 #define POINT_A 0.70710678118654752f
@@ -44,37 +45,79 @@ typedef struct {
 #define NAME(name) JOIN(name, BYTES)
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* The inputs first .. first + 5 * step of a tile that lie in 0 .. n - 1 are those numbered low .. high - 1. */
+/* A tile's place: image, position along the first axis, row and column among the tiles. */
 typedef struct {
-    ptrdiff_t low, high;
-} Range;
-
-static inline Range inside(ptrdiff_t first, ptrdiff_t step, ptrdiff_t count, ptrdiff_t n)
-{
-    Range r = {0, 0};
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const ptrdiff_t at = first + i * step;
-        r.low += at < 0;
-        r.high += at < n;
-    }
-    return r;
-}
-
-/* A tile's place: image, position along the first axis, first output row and column. */
-typedef struct {
-    ptrdiff_t image, depth, at[2];
+    ptrdiff_t image, depth, tile[2];
 } Place;
 
 static inline Place place(const Layer *g, ptrdiff_t tile)
 {
     Place p;
-    p.at[1] = g->at[1][tile % g->tiles[1]];
+    p.tile[1] = tile % g->tiles[1];
     tile /= g->tiles[1];
-    p.at[0] = g->at[0][tile % g->tiles[0]];
+    p.tile[0] = tile % g->tiles[0];
     tile /= g->tiles[0];
     p.depth = tile % g->out[0];
     p.image = tile / g->out[0];
     return p;
+}
+
+/* On to the next tile; the last one is followed by itself. */
+static inline void advance(const Layer *g, Place *p)
+{
+    if (++p->tile[1] < g->tiles[1])
+        return;
+    p->tile[1] = 0;
+    if (++p->tile[0] < g->tiles[0])
+        return;
+    p->tile[0] = 0;
+    if (++p->depth < g->out[0])
+        return;
+    p->depth = 0;
+    if (++p->image == g->batch)
+        p->image--;
+}
+
+/* The elements of a tile of x (n0 x n1 pixels) for one tap of the first axis; outside the image, zeros. */
+static inline __attribute__((always_inline)) void input_elements(
+    const Layer *g, const float *x, const Place *p, ptrdiff_t tap, const int n0, const int n1, const float **elements)
+{
+    const ptrdiff_t right = g->step[2] * g->x_pixel, down = g->step[1] * g->in[2] * g->x_pixel;
+    const ptrdiff_t i0 = p->depth + tap - g->before[0];
+    const ptrdiff_t i1 = g->at[0][p->tile[0]] - g->before[1], i2 = g->at[1][p->tile[1]] - g->before[2];
+    const ptrdiff_t line = (p->image * g->in[0] + i0) * g->in[1] + i1;
+    const int inside = (size_t)i0 < (size_t)g->in[0];
+    for (int i = 0; i < n0; i++)
+        for (int j = 0; j < n1; j++) {
+            const int ok = inside & ((size_t)(i1 + i * g->step[1]) < (size_t)g->in[1]) &
+                           ((size_t)(i2 + j * g->step[2]) < (size_t)g->in[2]);
+            const ptrdiff_t at = (line * g->in[2] + i2) * g->x_pixel + i * down + j * right;
+            elements[i * n1 + j] = ok ? x + at : g->zeros;
+        }
+}
+
+static inline ptrdiff_t output_offset(const Layer *g, const Place *p)
+{
+    const ptrdiff_t line = (p->image * g->out[0] + p->depth) * g->out[1] + g->at[0][p->tile[0]];
+    return (line * g->out[2] + g->at[1][p->tile[1]]) * g->y_pixel;
+}
+
+/* The rows (axis 0) or columns of a tile's outputs that exist, at most `most`. */
+static inline ptrdiff_t rows_left(const Layer *g, const Place *p, int axis, ptrdiff_t most)
+{
+    const ptrdiff_t left = g->out[1 + axis] - g->at[axis][p->tile[axis]], step = g->step[1 + axis];
+    return left > (most - 1) * step ? most : (left + step - 1) / step;
+}
+
+/* The elements of a tile of dy; outside the image, zeros. */
+static inline __attribute__((always_inline)) void output_elements(
+    const Layer *g, const float *dy, const Place *p, const int m0, const int m1, const float **elements)
+{
+    const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel;
+    const ptrdiff_t rows = rows_left(g, p, 0, m0), columns = rows_left(g, p, 1, m1), at = output_offset(g, p);
+    for (int i = 0; i < m0; i++)
+        for (int j = 0; j < m1; j++)
+            elements[i * m1 + j] = (i < rows) & (j < columns) ? dy + at + i * down + j * right : g->zeros;
 }
 
 #define BYTES 16

@@ -16,6 +16,7 @@ from cython.parallel cimport prange, threadid
 
 cdef extern from "winograd.h" nogil:
     ctypedef struct Layer:
+        Py_ssize_t batch
         Py_ssize_t inp "in"[3]
         Py_ssize_t out[3]
         Py_ssize_t before[3]
@@ -25,6 +26,7 @@ cdef extern from "winograd.h" nogil:
         Py_ssize_t size[2]
         Py_ssize_t tiles[2]
         const Py_ssize_t *at[2]
+        const float *zeros
 
     int widest_vector(int widest)
     void transform_inputs(
@@ -48,12 +50,15 @@ cdef enum:
 
 
 cdef Layer layer(
-    tuple x_shape, tuple y_shape, object window, Py_ssize_t groups, object tiling,
+    tuple x_shape, tuple y_shape, object window, Py_ssize_t groups, object tiling
 ):
     """Unpack a lifted fastconv.window.Window and a fastconv.engine.winograd.Tiling."""
     cdef Layer g
     cdef const Py_ssize_t[::1] at
+    cdef const float[::1] zeros = tiling.zeros  # tiling outlives the call
     cdef int axis
+    g.batch = x_shape[0]
+    g.zeros = &zeros[0]
     g.x_pixel, g.y_pixel = x_shape[4], y_shape[4]
     g.channels, g.filters = g.x_pixel // groups, g.y_pixel // groups
     for axis in range(3):
@@ -66,7 +71,7 @@ cdef Layer layer(
         at = tiling.at[axis]
         g.size[axis] = tiling.size[axis]
         g.tiles[axis] = at.shape[0]
-        g.at[axis] = &at[0]  # tiling outlives the call
+        g.at[axis] = &at[0]
     return g
 
 

@@ -48,40 +48,40 @@ TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
 
 /* --- one axis ----------------------------------------------------------------------------------------------------- */
 
-/* B' d */
+/* B' d. The sums stand apart from the products: additions and multiplications run side by side. */
 TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
 {
-    const Reals even_a = d[4] - 2.0f * d[2], odd_a = d[3] - 2.0f * d[1];
-    const Reals even_b = d[4] - 0.5f * d[2], odd_b = d[3] - 0.5f * d[1];
+    const Reals even_a = d[4] - 2.0f * d[2], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
+    const Reals even_b = d[4] - 0.5f * d[2], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
     v[0] = (d[0] + d[4]) - 2.5f * d[2];
-    v[1] = even_a + POINT_A * odd_a;
-    v[2] = even_a - POINT_A * odd_a;
-    v[3] = even_b + POINT_B * odd_b;
-    v[4] = even_b - POINT_B * odd_b;
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
     v[5] = (d[1] + d[5]) - 2.5f * d[3];
 }
 
 /* The values at the points of a polynomial with 2 to 5 coefficients: A y; times the scales: G g */
 TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
 {
-    Reals even_a = c[0], even_b = c[0], odd_a = c[1], odd_b = c[1];
+    Reals even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
     if (count > 2) {
         even_a += 0.5f * c[2];
         even_b += 2.0f * c[2];
     }
     if (count > 3) {
-        odd_a += 0.5f * c[3];
-        odd_b += 2.0f * c[3];
+        odd_a += (0.5f * POINT_A) * c[3];
+        odd_b += (2.0f * POINT_B) * c[3];
     }
     if (count > 4) {
         even_a += 0.25f * c[4];
         even_b += 4.0f * c[4];
     }
     v[0] = c[0];
-    v[1] = even_a + POINT_A * odd_a;
-    v[2] = even_a - POINT_A * odd_a;
-    v[3] = even_b + POINT_B * odd_b;
-    v[4] = even_b - POINT_B * odd_b;
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
     v[5] = c[count - 1];
 }
 
@@ -114,39 +114,61 @@ TARGET INLINE void NAME(scale)(Reals *v)
 #define POINTS(size) ((size) > 1 ? 6 : 1)
 #define TAPS(size) ((size) == 4 ? 3 : (size) == 2 ? 5 : 1)
 
-/* One vector of channels: the tile at x, whose elements outside `rows` and `columns` are zeros, to the planes of v. */
+/* A row of a tile, already transformed along the columns, to its frequencies' planes. */
+TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, const int n1)
+{
+    Reals values[6];
+    if (n1 == 6)
+        NAME(interpolate)(line, values);
+    else
+        values[0] = line[0];
+    UNROLL for (int j = 0; j < n1; j++)
+        *(Reals *)(v + j * plane) = values[j];
+}
+
+/* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
+   in a sign, at a time: what they need fits the registers, and elements are read again instead. */
 TARGET INLINE void NAME(input_vector)(
-    const float *x, ptrdiff_t down, ptrdiff_t right, Range rows, Range columns, float *v, ptrdiff_t plane,
-    ptrdiff_t lanes, const int whole, const int m0, const int m1)
+    const float *const *x, const float *const *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes,
+    const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1);
-    Reals t[6][6], line[6], values[6];
+    Reals line[6], even[6], odd[6];
+#define X(i, j) NAME(load)(x[(i) * n1 + (j)] + at, lanes)
+    UNROLL for (int i = 6 - m0; i < n0; i++)
+        UNROLL for (int j = n1 - m1; j < n1; j++)
+            __builtin_prefetch(next[i * n1 + j] + at);
+    if (n0 == 1) {
+        UNROLL for (int j = 0; j < n1; j++)
+            line[j] = X(0, j);
+        NAME(put_row)(line, v, plane, n1);
+        return;
+    }
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = (X(0, j) + X(4, j)) - 2.5f * X(2, j);
+    NAME(put_row)(line, v, plane, n1);
     UNROLL for (int j = 0; j < n1; j++) {
-        if (!whole && (j < columns.low || j >= columns.high)) {
-            UNROLL for (int i = 0; i < n0; i++)
-                t[j][i] = (Reals){0};
-            continue;
-        }
-        UNROLL for (int i = 0; i < n0; i++)
-            if (whole || (i >= rows.low && i < rows.high))
-                line[i] = NAME(load)(x + i * down + j * right, lanes);
-            else
-                line[i] = (Reals){0};
-        if (n0 == 6)
-            NAME(interpolate)(line, t[j]);
-        else
-            t[j][0] = line[0];
+        even[j] = X(4, j) - 2.0f * X(2, j);
+        odd[j] = POINT_A * X(3, j) - (2.0f * POINT_A) * X(1, j);
+        line[j] = even[j] + odd[j];
     }
-    UNROLL for (int i = 0; i < n0; i++) {
-        UNROLL for (int j = 0; j < n1; j++)
-            line[j] = t[j][i];
-        if (n1 == 6)
-            NAME(interpolate)(line, values);
-        else
-            values[0] = line[0];
-        UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(v + (i * n1 + j) * plane) = values[j];
+    NAME(put_row)(line, v + n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = even[j] - odd[j];
+    NAME(put_row)(line, v + 2 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++) {
+        even[j] = X(4, j) - 0.5f * X(2, j);
+        odd[j] = POINT_B * X(3, j) - (0.5f * POINT_B) * X(1, j);
+        line[j] = even[j] + odd[j];
     }
+    NAME(put_row)(line, v + 3 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = even[j] - odd[j];
+    NAME(put_row)(line, v + 4 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = (X(1, j) + X(5, j)) - 2.5f * X(3, j);
+    NAME(put_row)(line, v + 5 * n1 * plane, plane, n1);
+#undef X
 }
 
 /* Tiles first .. last - 1 of x to the rows of v: row t, for tile first + t, holds the taps of the first axis one after
@@ -155,33 +177,25 @@ TARGET INLINE void NAME(inputs)(
     const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
     const int m0, const int m1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1);
-    const ptrdiff_t right = g->step[2] * g->x_pixel, down = g->step[1] * g->in[2] * g->x_pixel, c = g->channels;
-    for (ptrdiff_t tile = first; tile < last; tile++, v += row) {
-        const Place p = place(g, tile);
-        const ptrdiff_t i1 = p.at[0] - g->before[1], i2 = p.at[1] - g->before[2];
-        const Range rows = inside(i1, g->step[1], n0, g->in[1]), columns = inside(i2, g->step[2], n1, g->in[2]);
-        const int whole = rows.low == 0 && rows.high == n0 && columns.low == 0 && columns.high == n1;
-        for (ptrdiff_t r = 0; r < g->kernel[0]; r++) {
-            const ptrdiff_t i0 = p.depth + r - g->before[0];
-            const float *from = x + (((p.image * g->in[0] + i0) * g->in[1] + i1) * g->in[2] + i2) * g->x_pixel;
-            float *to = v + r * c;
-            ptrdiff_t j = 0;
-            if (i0 < 0 || i0 >= g->in[0]) {
-                for (; j < c; j += LANES)
-                    for (int f = 0; f < n0 * n1; f++)
-                        *(Reals *)(to + f * plane + j) = (Reals){0};
-                continue;
-            }
-            if (whole)
-                for (; j + LANES <= c; j += LANES)
-                    NAME(input_vector)(from + j, down, right, rows, columns, to + j, plane, LANES, 1, m0, m1);
-            else
-                for (; j + LANES <= c; j += LANES)
-                    NAME(input_vector)(from + j, down, right, rows, columns, to + j, plane, LANES, 0, m0, m1);
-            if (j < c)
-                NAME(input_vector)(from + j, down, right, rows, columns, to + j, plane, c - j, 0, m0, m1);
+    const ptrdiff_t c = g->channels, taps = g->kernel[0];
+    const float *elements[2][36];
+    Place p = place(g, first);
+    ptrdiff_t r = 0;
+    input_elements(g, x, &p, 0, POINTS(m0), POINTS(m1), elements[0]);
+    for (ptrdiff_t unit = 0; unit < (last - first) * taps; unit++) {
+        const float *const *from = elements[unit & 1];
+        const float **next = elements[~unit & 1];
+        float *to = v + unit / taps * row + r * c;
+        ptrdiff_t j = 0;
+        if (++r == taps) {
+            r = 0;
+            advance(g, &p);
         }
+        input_elements(g, x, &p, r, POINTS(m0), POINTS(m1), next);
+        for (; j + LANES <= c; j += LANES)
+            NAME(input_vector)(from, next, j, to + j, plane, LANES, m0, m1);
+        if (j < c)
+            NAME(input_vector)(from, next, j, to + j, plane, c - j, m0, m1);
     }
 }
 
@@ -220,15 +234,19 @@ TARGET INLINE void NAME(outputs)(
     ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
 {
     const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel;
+    Place p = place(g, first);
     for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
-        const Place p = place(g, tile);
-        const ptrdiff_t count[2] = {
-            inside(p.at[0], g->step[1], m0, g->out[1]).high, inside(p.at[1], g->step[2], m1, g->out[2]).high};
+        const ptrdiff_t count[2] = {rows_left(g, &p, 0, m0), rows_left(g, &p, 1, m1)};
         const int whole = count[0] == m0 && count[1] == m1;
-        float *to = y + (((p.image * g->out[0] + p.depth) * g->out[1] + p.at[0]) * g->out[2] + p.at[1]) * g->y_pixel;
+        float *to = y + output_offset(g, &p);
+        const float *next;
         ptrdiff_t j = 0;
+        advance(g, &p);
+        next = y + output_offset(g, &p);
         for (; j + LANES <= lanes; j += LANES) {
             const Reals b = bias ? *(const Reals *)(bias + j) : (Reals){0};
+            UNROLL for (int i = 0; i < m0 * m1; i++)
+                __builtin_prefetch(next + i / m1 * down + i % m1 * right + j, 1);
             if (whole)
                 NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 1, m0, m1);
             else
@@ -243,17 +261,16 @@ TARGET INLINE void NAME(outputs)(
 
 /* One vector of filters: the gradients of a tile's outputs to the planes of m, the adjoint of `output_vector`. */
 TARGET INLINE void NAME(gradient_vector)(
-    const float *dy, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count, float *m, ptrdiff_t plane,
-    ptrdiff_t lanes, const int whole, const int m0, const int m1)
+    const float *const *dy, const float *const *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes,
+    const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1);
-    Reals t[6][6], line[6], values[6];
+    Reals t[4][6], line[6], values[6];
     UNROLL for (int j = 0; j < m1; j++) {
-        UNROLL for (int i = 0; i < m0; i++)
-            if (whole || (i < count[0] && j < count[1]))
-                line[i] = NAME(load)(dy + i * down + j * right, lanes);
-            else
-                line[i] = (Reals){0};
+        UNROLL for (int i = 0; i < m0; i++) {
+            __builtin_prefetch(next[i * m1 + j] + at);
+            line[i] = NAME(load)(dy[i * m1 + j] + at, lanes);
+        }
         if (n0 == 6)
             NAME(evaluate)(line, t[j], m0);
         else
@@ -275,23 +292,20 @@ TARGET INLINE void NAME(gradients)(
     const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
     const int m0, const int m1)
 {
-    const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel, k = g->filters;
-    for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
-        const Place p = place(g, tile);
-        const ptrdiff_t count[2] = {
-            inside(p.at[0], g->step[1], m0, g->out[1]).high, inside(p.at[1], g->step[2], m1, g->out[2]).high};
-        const int whole = count[0] == m0 && count[1] == m1;
-        const float *from =
-            dy + (((p.image * g->out[0] + p.depth) * g->out[1] + p.at[0]) * g->out[2] + p.at[1]) * g->y_pixel;
+    const ptrdiff_t k = g->filters;
+    const float *elements[2][16];
+    Place p = place(g, first);
+    output_elements(g, dy, &p, m0, m1, elements[0]);
+    for (ptrdiff_t unit = 0; unit < last - first; unit++, m += row) {
+        const float *const *from = elements[unit & 1];
+        const float **next = elements[~unit & 1];
         ptrdiff_t j = 0;
-        if (whole)
-            for (; j + LANES <= k; j += LANES)
-                NAME(gradient_vector)(from + j, down, right, count, m + j, plane, LANES, 1, m0, m1);
-        else
-            for (; j + LANES <= k; j += LANES)
-                NAME(gradient_vector)(from + j, down, right, count, m + j, plane, LANES, 0, m0, m1);
+        advance(g, &p);
+        output_elements(g, dy, &p, m0, m1, next);
+        for (; j + LANES <= k; j += LANES)
+            NAME(gradient_vector)(from, next, j, m + j, plane, LANES, m0, m1);
         if (j < k)
-            NAME(gradient_vector)(from + j, down, right, count, m + j, plane, k - j, 0, m0, m1);
+            NAME(gradient_vector)(from, next, j, m + j, plane, k - j, m0, m1);
     }
 }
 

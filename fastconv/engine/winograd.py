@@ -25,20 +25,21 @@ TASKS = 16
 class Tiling(NamedTuple):
     size: tuple[int, ...]
     at: tuple[np.ndarray, ...]
+    zeros: np.ndarray
 
     @property
     def frequencies(self) -> int:
         return math.prod(POINTS if size > 1 else 1 for size in self.size)
 
 
-def _tiling(window: Window, output: tuple[int, ...]) -> Tiling:
+def _tiling(window: Window, output: tuple[int, ...], width: int) -> Tiling:
     """Tiles of every phase of a dilated window's axis."""
     size = tuple(OUTPUTS[kernel] for kernel in window.kernel[1:])
     at = []
     for n, m, step in zip(output[1:], size, window.dilation[1:], strict=True):
         starts = [range(phase, n, m * step) for phase in range(min(step, n))]
         at.append(np.concatenate([np.asarray(s, np.intp) for s in starts]))
-    return Tiling(size, tuple(at))
+    return Tiling(size, tuple(at), np.zeros(width + 16, np.float32))
 
 
 def _row(*lengths: int) -> int:
@@ -57,7 +58,7 @@ def forward(op, x, w, bias, y, window, groups):
 def _forward(op, x, w, bias, y, window, groups, reversed):
     if not y.size:
         return
-    tiling = _tiling(window, y.shape[1:4])
+    tiling = _tiling(window, y.shape[1:4], x.shape[4])
     bytes_ = kernels.vector_bytes(WIDEST)
     lanes = bytes_ // 4
     channels, filters = x.shape[4] // groups, y.shape[4] // groups
@@ -87,7 +88,7 @@ WBLOCK_BYTES = 1 << 19
 
 def gradient_weights(op, x, dy, w_shape, window, groups):
     dw = allocate(op, w_shape, dy.dtype)
-    tiling = _tiling(window, dy.shape[1:4])
+    tiling = _tiling(window, dy.shape[1:4], max(x.shape[4], dy.shape[4]))
     f = tiling.frequencies
     tiles = x.shape[0] * dy.shape[1] * math.prod(map(len, tiling.at))
     channels, filters = x.shape[4] // groups, dy.shape[4] // groups
