@@ -43,6 +43,7 @@ typedef struct {
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer)) /* else 36 addresses are computed beforehand, and spilled */
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* A tile's place: image, position along the first axis, row and column among the tiles. */

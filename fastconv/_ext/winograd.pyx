@@ -47,6 +47,7 @@ cdef extern from "winograd.h" nogil:
 
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
+    PIECE = 14  # tiles of one task that transforms nothing but them
 
 
 cdef Layer layer(
@@ -168,3 +169,101 @@ def gradient_weights_blocks(
                     last - first, index > begin,
                 )
         filters_from(bytes, u, row, u_plane, &partial[chunk, group, 0], False, &g, g.filters)
+
+
+def forward_panels(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
+    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, ::1] v, float[:, :, ::1] u,
+    float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, int bytes, int num_threads,
+):
+    """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * panel) and
+    m (frequencies, chunk * panel), where a panel is two vectors; `depth` steps of U are made at a time."""
+    cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], lanes = bytes // sizeof(float), panel = 2 * lanes
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t panels = (g.filters + panel - 1) // panel
+    cdef Py_ssize_t group, start, stop, task, first, lane, filters, width, index, step, last, f, u_plane = u.shape[2]
+    cdef float *own_u
+    cdef float *own_m
+    for group in range(groups):
+        for start from 0 <= start < tiles by chunk:
+            stop = min(start + chunk, tiles)
+            for task in prange(
+                (stop - start + PIECE - 1) // PIECE, nogil=True, num_threads=num_threads, schedule="dynamic"
+            ):
+                first = start + task * PIECE
+                transform_inputs(
+                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
+                    min(first + PIECE, stop),
+                )
+            for task in prange(panels, nogil=True, num_threads=num_threads, schedule="dynamic"):
+                lane = task * panel
+                filters = min(panel, g.filters - lane)
+                width = panel if filters > lanes else lanes
+                own_u = &u[threadid(), 0, 0]
+                own_m = &m[threadid(), 0, 0]
+                for index in range((steps + depth - 1) // depth):
+                    step = index * depth
+                    last = min(step + depth, steps)
+                    for first in range(width // lanes):
+                        transform_filters(
+                            bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, own_u + first * lanes, u_plane,
+                            width, &g, lane + first * lanes, step, last,
+                        )
+                    for f in range(frequencies):
+                        product(
+                            bytes, &v[f, step], row, own_u + f * u_plane, own_m + f * m.shape[2], panel, stop - start,
+                            filters, last - step, step > 0,
+                        )
+                outputs_from(
+                    bytes, own_m, panel, m.shape[2], NULL if bias is None else &bias[group * g.filters + lane],
+                    &y[0, 0, 0, 0, 0] + group * g.filters + lane, filters, &g, start, stop,
+                )
+
+
+def gradient_weights_panels(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] dw, object window,
+    Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, :, ::1] u, Py_ssize_t row,
+    Py_ssize_t m_row, Py_ssize_t chunk, Py_ssize_t height, Py_ssize_t depth, int bytes, int num_threads,
+):
+    """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), for a thread u (frequencies, height * row):
+    a task is `height` filters, `depth` tiles at a time."""
+    cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], m_plane = m.shape[1], u_plane = u.shape[2]
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, weights = dw.size // dy.shape[4]
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t group, start, stop, task, first, last, index, f, filter, count
+    cdef float *own_u
+    for group in range(groups):
+        for start from 0 <= start < tiles by chunk:
+            stop = min(start + chunk, tiles)
+            for task in prange(
+                (stop - start + PIECE - 1) // PIECE, nogil=True, num_threads=num_threads, schedule="dynamic"
+            ):
+                first = start + task * PIECE
+                last = min(first + PIECE, stop)
+                transform_inputs(
+                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first, last
+                )
+                transform_gradients(
+                    bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, &m[0, task * PIECE * m_row], m_row, m_plane, &g,
+                    first, last,
+                )
+            for task in prange(
+                (g.filters + height - 1) // height, nogil=True, num_threads=num_threads, schedule="dynamic"
+            ):
+                filter = task * height
+                count = min(height, g.filters - filter)
+                own_u = &u[threadid(), 0, 0]
+                for f in range(frequencies):
+                    for index in range((stop - start + depth - 1) // depth):
+                        first = index * depth
+                        product_transposed(
+                            bytes, &m[f, first * m_row + filter], m_row, &v[f, first * row], row, own_u + f * u_plane,
+                            row, count, steps, min(depth, stop - start - first), first > 0,
+                        )
+                filters_from(
+                    bytes, own_u, row, u_plane, &dw[0, 0, 0, 0, 0] + (group * g.filters + filter) * weights, start > 0,
+                    &g, count,
+                )

@@ -118,6 +118,7 @@ TARGET INLINE void NAME(scale)(Reals *v)
 TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, const int n1)
 {
     Reals values[6];
+    OPAQUE(v);
     if (n1 == 6)
         NAME(interpolate)(line, values);
     else

@@ -55,6 +55,12 @@ def forward(op, x, w, bias, y, window, groups):
     _forward(op, x, w, bias, y, window, groups, False)
 
 
+BY = 'auto'
+DEPTH = 128
+CHUNK = 256
+HEIGHT = 32
+
+
 def _forward(op, x, w, bias, y, window, groups, reversed):
     if not y.size:
         return
@@ -65,12 +71,23 @@ def _forward(op, x, w, bias, y, window, groups, reversed):
     steps = window.kernel[0] * channels
     f = tiling.frequencies
     tiles = x.shape[0] * y.shape[1] * math.prod(map(len, tiling.at))
-    row = _row(steps - channels + -(-channels // 16) * 16, filters)
+    v_width = steps - channels + -(-channels // 16) * 16
+    u_width = -(-filters // lanes) * lanes
+    threads = runtime.get_num_threads()
+    if BY == 'panels' or (BY == 'auto' and f * steps * u_width * 4 > 1 << 24):
+        row = _row(v_width)
+        chunk = min(tiles, CHUNK)
+        depth = min(DEPTH, steps)
+        v = allocate(op, (f, _plane(chunk, row)), x.dtype)
+        u = allocate(op, (threads, f, _plane(depth, 2 * lanes)), x.dtype)
+        m = allocate(op, (threads, f, _plane(chunk, 2 * lanes)), x.dtype)
+        kernels.forward_panels(x, w, bias, y, window, groups, reversed, tiling, v, u, m, row, chunk, depth, bytes_, threads)
+        return
+    row = _row(v_width, filters)
     best = max(1, BLOCK_BYTES // (4 * row * (f + 1)) // ROWS) * ROWS
     block = max(1, min(best, max(ROWS, -(-tiles // TASKS))))
     plane = _plane(block, row)
-    u = allocate(op, (groups, f, steps * (-(-filters // lanes) * lanes) + 16), x.dtype)
-    threads = runtime.get_num_threads()
+    u = allocate(op, (groups, f, steps * u_width + 16), x.dtype)
     buffers = allocate(op, (threads, (f + 1) * plane), x.dtype)
     kernels.forward_blocks(x, w, bias, y, window, groups, reversed, tiling, u, buffers, row, plane, block, bytes_, threads)
 
@@ -93,6 +110,18 @@ def gradient_weights(op, x, dy, w_shape, window, groups):
     tiles = x.shape[0] * dy.shape[1] * math.prod(map(len, tiling.at))
     channels, filters = x.shape[4] // groups, dy.shape[4] // groups
     steps = window.kernel[0] * channels
+    if BY == 'panels' or (BY == 'auto' and f * steps * filters * 4 > 1 << 21):
+        threads = runtime.get_num_threads()
+        row = _row(steps - channels + -(-channels // 16) * 16)
+        m_row = _row(filters)
+        chunk = min(tiles, CHUNK)
+        v = allocate(op, (f, _plane(chunk, row)), x.dtype)
+        m = allocate(op, (f, _plane(chunk, m_row)), x.dtype)
+        u = allocate(op, (threads, f, _plane(HEIGHT, row)), x.dtype)
+        kernels.gradient_weights_panels(
+            x, dy, dw, window, groups, tiling, v, m, u, row, m_row, chunk, HEIGHT, DEPTH, kernels.vector_bytes(WIDEST), threads
+        )
+        return dw
     row = _row(steps - channels + -(-channels // 16) * 16, filters)
     best = max(1, WBLOCK_BYTES // (8 * row * f) // ROWS) * ROWS
     block = max(1, min(best, max(ROWS, -(-tiles // TASKS))))
