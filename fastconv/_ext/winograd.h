@@ -38,6 +38,7 @@ typedef struct {
 #define SCALE_B (1.0f / 6)
 #define SQUARE 16 /* channels of w that are turned at a time */
 #define MOST_TAPS 25
+#define AHEAD 8 /* steps */
 
 #define INLINE static inline __attribute__((always_inline))
 #define JOIN_(a, b) a##_##b

@@ -353,8 +353,10 @@ TARGET INLINE void NAME(filters)(
     if (reversed) {
         for (ptrdiff_t step = first; step < last; step++, u += width) {
             const float *from = w + (step % c * depth + depth - 1 - step / c) * taps * k + lane;
-            for (int tap = 0; tap < taps; tap++)
+            for (int tap = 0; tap < taps; tap++) {
                 line[tap] = NAME(load)(from + (taps - 1 - tap) * k, lanes);
+                __builtin_prefetch(from + ((AHEAD / 2) * depth * taps + tap) * k);
+            }
             NAME(filter_vector)(line, u, plane, m0, m1);
         }
         return;
@@ -368,6 +370,7 @@ TARGET INLINE void NAME(filters)(
         for (ptrdiff_t l = 0; l < LANES; l++)
             for (int tap = 0; tap < taps; tap++) {
                 const float *line = w + (((lane + l) * depth + r) * taps + tap) * c + from;
+                __builtin_prefetch(line + SQUARE);
                 for (ptrdiff_t s = 0; s < count; s++)
                     square[tap][s][l] = l < lanes ? line[s] : 0;
             }
@@ -477,7 +480,7 @@ TARGET static void NAME(filters_from)(
 /* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers. */
 TARGET INLINE void NAME(register_tile)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t steps, int add, const int rows, const int vectors)
+    ptrdiff_t steps, int add, const int across, const int rows, const int vectors)
 {
     Reals sum[ROWS][2];
     UNROLL for (int p = 0; p < rows; p++)
@@ -485,6 +488,13 @@ TARGET INLINE void NAME(register_tile)(
             sum[p][v] = add ? *(const Reals *)(y + p * y_row + v * LANES) : (Reals){0};
     for (ptrdiff_t s = 0; s < steps; s++) {
         Reals right[2];
+        if (across)
+            __builtin_prefetch(a + (rows + (s & 15)) * a_row);
+        else {
+            __builtin_prefetch(a + AHEAD * a_step);
+            UNROLL for (int v = 0; v < vectors; v++)
+                __builtin_prefetch(b + AHEAD * b_step + v * LANES);
+        }
         UNROLL for (int v = 0; v < vectors; v++)
             right[v] = *(const Reals *)(b + v * LANES);
         UNROLL for (int p = 0; p < rows; p++)
@@ -501,9 +511,9 @@ TARGET INLINE void NAME(register_tile)(
 #define TILE(count)                                                                                                    \
     case count:                                                                                                        \
         if (vectors == 2)                                                                                              \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, count, 2);                          \
+            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 2);                          \
         else                                                                                                           \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, count, 1);                          \
+            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 1);                          \
         break;
 
 #if ROWS == 14
@@ -516,7 +526,7 @@ TARGET INLINE void NAME(register_tile)(
 /* `rows` rows in register tiles of nearly equal heights; one or two vectors of lanes. */
 TARGET INLINE void NAME(rows_of)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t steps, int add, int vectors)
+    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, int vectors)
 {
     for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
         const ptrdiff_t height = (rows + left - 1) / left;
@@ -536,7 +546,7 @@ TARGET static void NAME(product)(
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
         const int vectors = lanes - j > LANES ? 2 : 1;
-        NAME(rows_of)(a, a_row, 1, b, vectors * LANES, y + j, y_row, rows, steps, add, vectors);
+        NAME(rows_of)(a, a_row, 1, b, vectors * LANES, y + j, y_row, rows, steps, add, 1, vectors);
         b += 2 * LANES * steps;
     }
 }
@@ -547,7 +557,7 @@ TARGET static void NAME(product_transposed)(
     ptrdiff_t lanes, ptrdiff_t steps, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
-        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, steps, add, lanes - j > LANES ? 2 : 1);
+        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, steps, add, 0, lanes - j > LANES ? 2 : 1);
 }
 
 #undef TARGET

@@ -56,7 +56,7 @@ def forward(op, x, w, bias, y, window, groups):
 
 
 BY = 'auto'
-DEPTH = 128
+DEPTH = 256
 CHUNK = 256
 HEIGHT = 32
 
