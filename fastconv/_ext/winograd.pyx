@@ -48,6 +48,7 @@ cdef extern from "winograd.h" nogil:
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
     PIECE = 14  # tiles of one task that transforms nothing but them
+    FILTERS = 8  # of one task that transforms them back
 
 
 cdef Layer layer(
@@ -222,19 +223,18 @@ def forward_panels(
                 )
 
 
-def gradient_weights_panels(
+def gradient_weights_frequencies(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] dw, object window,
-    Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, :, ::1] u, Py_ssize_t row,
+    Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, ::1] u, Py_ssize_t row,
     Py_ssize_t m_row, Py_ssize_t chunk, Py_ssize_t height, Py_ssize_t depth, int bytes, int num_threads,
 ):
-    """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), for a thread u (frequencies, height * row):
-    a task is `height` filters, `depth` tiles at a time."""
+    """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), u (frequencies, height * row): `height`
+    filters and `depth` tiles at a time."""
     cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], m_plane = m.shape[1], u_plane = u.shape[2]
+    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], m_plane = m.shape[1]
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, weights = dw.size // dy.shape[4]
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
-    cdef Py_ssize_t group, start, stop, task, first, last, index, f, filter, count
-    cdef float *own_u
+    cdef Py_ssize_t group, start, stop, filter, count, task, first, last, index
     for group in range(groups):
         for start from 0 <= start < tiles by chunk:
             stop = min(start + chunk, tiles)
@@ -250,20 +250,21 @@ def gradient_weights_panels(
                     bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, &m[0, task * PIECE * m_row], m_row, m_plane, &g,
                     first, last,
                 )
-            for task in prange(
-                (g.filters + height - 1) // height, nogil=True, num_threads=num_threads, schedule="dynamic"
-            ):
-                filter = task * height
+            for filter from 0 <= filter < g.filters by height:
                 count = min(height, g.filters - filter)
-                own_u = &u[threadid(), 0, 0]
-                for f in range(frequencies):
+                for task in prange(frequencies, nogil=True, num_threads=num_threads, schedule="dynamic"):
                     for index in range((stop - start + depth - 1) // depth):
                         first = index * depth
                         product_transposed(
-                            bytes, &m[f, first * m_row + filter], m_row, &v[f, first * row], row, own_u + f * u_plane,
-                            row, count, steps, min(depth, stop - start - first), first > 0,
+                            bytes, &m[task, first * m_row + filter], m_row, &v[task, first * row], row, &u[task, 0], row,
+                            count, steps, min(depth, stop - start - first), first > 0,
                         )
-                filters_from(
-                    bytes, own_u, row, u_plane, &dw[0, 0, 0, 0, 0] + (group * g.filters + filter) * weights, start > 0,
-                    &g, count,
-                )
+                for task in prange(
+                    (count + FILTERS - 1) // FILTERS, nogil=True, num_threads=num_threads, schedule="dynamic"
+                ):
+                    first = task * FILTERS
+                    filters_from(
+                        bytes, &u[0, first * row], row, u.shape[1],
+                        &dw[0, 0, 0, 0, 0] + (group * g.filters + filter + first) * weights, start > 0, &g,
+                        min(FILTERS, count - first),
+                    )

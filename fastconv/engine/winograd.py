@@ -58,7 +58,8 @@ def forward(op, x, w, bias, y, window, groups):
 BY = 'auto'
 DEPTH = 256
 CHUNK = 256
-HEIGHT = 32
+HEIGHT = 128
+WDEPTH = 128
 
 
 def _forward(op, x, w, bias, y, window, groups, reversed):
@@ -117,9 +118,10 @@ def gradient_weights(op, x, dy, w_shape, window, groups):
         chunk = min(tiles, CHUNK)
         v = allocate(op, (f, _plane(chunk, row)), x.dtype)
         m = allocate(op, (f, _plane(chunk, m_row)), x.dtype)
-        u = allocate(op, (threads, f, _plane(HEIGHT, row)), x.dtype)
-        kernels.gradient_weights_panels(
-            x, dy, dw, window, groups, tiling, v, m, u, row, m_row, chunk, HEIGHT, DEPTH, kernels.vector_bytes(WIDEST), threads
+        height = min(HEIGHT, filters)
+        u = allocate(op, (f, _plane(height, row)), x.dtype)
+        kernels.gradient_weights_frequencies(
+            x, dy, dw, window, groups, tiling, v, m, u, row, m_row, chunk, height, WDEPTH, kernels.vector_bytes(WIDEST), threads
         )
         return dw
     row = _row(steps - channels + -(-channels // 16) * 16, filters)
