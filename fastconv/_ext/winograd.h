@@ -80,24 +80,6 @@ static inline void advance(const Layer *g, Place *p)
         p->image--;
 }
 
-/* The elements of a tile of x (n0 x n1 pixels) for one tap of the first axis; outside the image, zeros. */
-static inline __attribute__((always_inline)) void input_elements(
-    const Layer *g, const float *x, const Place *p, ptrdiff_t tap, const int n0, const int n1, const float **elements)
-{
-    const ptrdiff_t right = g->step[2] * g->x_pixel, down = g->step[1] * g->in[2] * g->x_pixel;
-    const ptrdiff_t i0 = p->depth + tap - g->before[0];
-    const ptrdiff_t i1 = g->at[0][p->tile[0]] - g->before[1], i2 = g->at[1][p->tile[1]] - g->before[2];
-    const ptrdiff_t line = (p->image * g->in[0] + i0) * g->in[1] + i1;
-    const int inside = (size_t)i0 < (size_t)g->in[0];
-    for (int i = 0; i < n0; i++)
-        for (int j = 0; j < n1; j++) {
-            const int ok = inside & ((size_t)(i1 + i * g->step[1]) < (size_t)g->in[1]) &
-                           ((size_t)(i2 + j * g->step[2]) < (size_t)g->in[2]);
-            const ptrdiff_t at = (line * g->in[2] + i2) * g->x_pixel + i * down + j * right;
-            elements[i * n1 + j] = ok ? x + at : g->zeros;
-        }
-}
-
 static inline ptrdiff_t output_offset(const Layer *g, const Place *p)
 {
     const ptrdiff_t line = (p->image * g->out[0] + p->depth) * g->out[1] + g->at[0][p->tile[0]];
@@ -111,15 +93,53 @@ static inline ptrdiff_t rows_left(const Layer *g, const Place *p, int axis, ptrd
     return left > (most - 1) * step ? most : (left + step - 1) / step;
 }
 
-/* The elements of a tile of dy; outside the image, zeros. */
-static inline __attribute__((always_inline)) void output_elements(
-    const Layer *g, const float *dy, const Place *p, const int m0, const int m1, const float **elements)
+/* A tile's elements, row i, column j at x + i * down + j * right; where some lie outside the image, at [i][j]: zeros. */
+typedef struct {
+    const float *x;
+    ptrdiff_t down, right;
+    int whole;
+    const float *at[6][6];
+} Tile;
+
+/* `rows` by `columns` elements, the first of them the element `first` of `height` by `width` ones. */
+INLINE void find_elements(
+    Tile *tile, const ptrdiff_t *first, const ptrdiff_t *step, ptrdiff_t height, ptrdiff_t width, const float *zeros,
+    const int rows, const int columns)
 {
-    const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel;
-    const ptrdiff_t rows = rows_left(g, p, 0, m0), columns = rows_left(g, p, 1, m1), at = output_offset(g, p);
-    for (int i = 0; i < m0; i++)
-        for (int j = 0; j < m1; j++)
-            elements[i * m1 + j] = (i < rows) & (j < columns) ? dy + at + i * down + j * right : g->zeros;
+    tile->whole = first[0] >= 0 && first[1] >= 0 && first[0] + (rows - 1) * step[0] < height &&
+                  first[1] + (columns - 1) * step[1] < width;
+    if (tile->whole)
+        return;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) {
+            const ptrdiff_t line = first[0] + i * step[0], column = first[1] + j * step[1];
+            const int inside = (line >= 0) & (line < height) & (column >= 0) & (column < width);
+            tile->at[i][j] = inside ? tile->x + i * tile->down + j * tile->right : zeros;
+        }
+}
+
+/* A tile of x for one tap of the first axis. */
+INLINE void input_tile(
+    Tile *tile, const Layer *g, const float *x, const Place *p, ptrdiff_t tap, const int rows, const int columns)
+{
+    const ptrdiff_t i0 = p->depth + tap - g->before[0];
+    const ptrdiff_t first[2] = {g->at[0][p->tile[0]] - g->before[1], g->at[1][p->tile[1]] - g->before[2]};
+    tile->x = x + (((p->image * g->in[0] + i0) * g->in[1] + first[0]) * g->in[2] + first[1]) * g->x_pixel;
+    tile->down = g->step[1] * g->in[2] * g->x_pixel;
+    tile->right = g->step[2] * g->x_pixel;
+    find_elements(
+        tile, first, g->step + 1, i0 >= 0 && i0 < g->in[0] ? g->in[1] : 0, g->in[2], g->zeros, rows, columns);
+}
+
+/* A tile of dy. */
+INLINE void gradient_tile(
+    Tile *tile, const Layer *g, const float *dy, const Place *p, const int rows, const int columns)
+{
+    const ptrdiff_t first[2] = {g->at[0][p->tile[0]], g->at[1][p->tile[1]]};
+    tile->x = dy + output_offset(g, p);
+    tile->down = g->step[1] * g->out[2] * g->y_pixel;
+    tile->right = g->step[2] * g->y_pixel;
+    find_elements(tile, first, g->step + 1, g->out[1], g->out[2], g->zeros, rows, columns);
 }
 
 #define BYTES 16

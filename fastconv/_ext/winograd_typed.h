@@ -130,15 +130,17 @@ TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, c
 /* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
    in a sign, at a time: what they need fits the registers, and elements are read again instead. */
 TARGET INLINE void NAME(input_vector)(
-    const float *const *x, const float *const *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes,
+    const Tile *tile, const float *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
     const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const float *x = tile->x;
+    const ptrdiff_t down = tile->down, right = tile->right;
     Reals line[6], even[6], odd[6];
-#define X(i, j) NAME(load)(x[(i) * n1 + (j)] + at, lanes)
+#define X(i, j) NAME(load)((whole ? x + (i) * down + (j) * right : tile->at[i][j]) + at, lanes)
     UNROLL for (int i = 6 - m0; i < n0; i++)
         UNROLL for (int j = n1 - m1; j < n1; j++)
-            __builtin_prefetch(next[i * n1 + j] + at);
+            __builtin_prefetch(next + i * down + j * right + at);
     if (n0 == 1) {
         UNROLL for (int j = 0; j < n1; j++)
             line[j] = X(0, j);
@@ -179,24 +181,30 @@ TARGET INLINE void NAME(inputs)(
     const int m0, const int m1)
 {
     const ptrdiff_t c = g->channels, taps = g->kernel[0];
-    const float *elements[2][36];
+    Tile tiles[2];
     Place p = place(g, first);
     ptrdiff_t r = 0;
-    input_elements(g, x, &p, 0, POINTS(m0), POINTS(m1), elements[0]);
+    input_tile(tiles, g, x, &p, 0, POINTS(m0), POINTS(m1));
     for (ptrdiff_t unit = 0; unit < (last - first) * taps; unit++) {
-        const float *const *from = elements[unit & 1];
-        const float **next = elements[~unit & 1];
+        const Tile *tile = tiles + (unit & 1);
+        Tile *next = tiles + (~unit & 1);
         float *to = v + unit / taps * row + r * c;
         ptrdiff_t j = 0;
         if (++r == taps) {
             r = 0;
             advance(g, &p);
         }
-        input_elements(g, x, &p, r, POINTS(m0), POINTS(m1), next);
-        for (; j + LANES <= c; j += LANES)
-            NAME(input_vector)(from, next, j, to + j, plane, LANES, m0, m1);
-        if (j < c)
-            NAME(input_vector)(from, next, j, to + j, plane, c - j, m0, m1);
+        input_tile(next, g, x, &p, r, POINTS(m0), POINTS(m1));
+        if (tile->whole)
+            for (; j + LANES <= c; j += LANES)
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 1, m0, m1);
+        else
+            for (; j + LANES <= c; j += LANES)
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 0, m0, m1);
+        if (j < c && tile->whole)
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 1, m0, m1);
+        else if (j < c)
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 0, m0, m1);
     }
 }
 
@@ -206,27 +214,31 @@ TARGET INLINE void NAME(output_vector)(
     ptrdiff_t lanes, const int whole, const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1);
-    Reals t[6][6], line[6], values[6];
-    UNROLL for (int j = 0; j < n1; j++) {
-        UNROLL for (int i = 0; i < n0; i++)
-            line[i] = *(const Reals *)(m + (i * n1 + j) * plane);
-        if (n0 == 6)
-            NAME(sum_powers)(line, t[j], m0);
-        else
-            t[j][0] = line[0];
-    }
-    UNROLL for (int i = 0; i < m0; i++) {
-        if (!whole && i >= count[0])
-            break;
+    Reals t[4][6], line[6], values[6];
+    UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
-            line[j] = t[j][i];
+            line[j] = *(const Reals *)(m + j * plane);
         if (n1 == 6)
             NAME(sum_powers)(line, values, m1);
         else
             values[0] = line[0];
         UNROLL for (int j = 0; j < m1; j++)
-            if (whole || j < count[1])
-                NAME(store)(values[j] + bias, y + i * down + j * right, lanes);
+            t[j][i] = values[j];
+        m += n1 * plane;
+        OPAQUE(m);
+    }
+    UNROLL for (int j = 0; j < m1; j++) {
+        if (!whole && j >= count[1])
+            break;
+        if (n0 == 6)
+            NAME(sum_powers)(t[j], values, m0);
+        else
+            values[0] = t[j][0];
+        UNROLL for (int i = 0; i < m0; i++)
+            if (whole || i < count[0])
+                NAME(store)(values[i] + bias, y + i * down, lanes);
+        y += right;
+        OPAQUE(y);
     }
 }
 
@@ -262,15 +274,17 @@ TARGET INLINE void NAME(outputs)(
 
 /* One vector of filters: the gradients of a tile's outputs to the planes of m, the adjoint of `output_vector`. */
 TARGET INLINE void NAME(gradient_vector)(
-    const float *const *dy, const float *const *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes,
+    const Tile *tile, const float *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
     const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const float *x = tile->x;
+    const ptrdiff_t down = tile->down, right = tile->right;
     Reals t[4][6], line[6], values[6];
     UNROLL for (int j = 0; j < m1; j++) {
         UNROLL for (int i = 0; i < m0; i++) {
-            __builtin_prefetch(next[i * m1 + j] + at);
-            line[i] = NAME(load)(dy[i * m1 + j] + at, lanes);
+            __builtin_prefetch(next + i * down + j * right + at);
+            line[i] = NAME(load)((whole ? x + i * down + j * right : tile->at[i][j]) + at, lanes);
         }
         if (n0 == 6)
             NAME(evaluate)(line, t[j], m0);
@@ -285,7 +299,9 @@ TARGET INLINE void NAME(gradient_vector)(
         else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(m + (i * n1 + j) * plane) = values[j];
+            *(Reals *)(m + j * plane) = values[j];
+        m += n1 * plane;
+        OPAQUE(m);
     }
 }
 
@@ -294,19 +310,25 @@ TARGET INLINE void NAME(gradients)(
     const int m0, const int m1)
 {
     const ptrdiff_t k = g->filters;
-    const float *elements[2][16];
+    Tile tiles[2];
     Place p = place(g, first);
-    output_elements(g, dy, &p, m0, m1, elements[0]);
+    gradient_tile(tiles, g, dy, &p, m0, m1);
     for (ptrdiff_t unit = 0; unit < last - first; unit++, m += row) {
-        const float *const *from = elements[unit & 1];
-        const float **next = elements[~unit & 1];
+        const Tile *tile = tiles + (unit & 1);
+        Tile *next = tiles + (~unit & 1);
         ptrdiff_t j = 0;
         advance(g, &p);
-        output_elements(g, dy, &p, m0, m1, next);
-        for (; j + LANES <= k; j += LANES)
-            NAME(gradient_vector)(from, next, j, m + j, plane, LANES, m0, m1);
-        if (j < k)
-            NAME(gradient_vector)(from, next, j, m + j, plane, k - j, m0, m1);
+        gradient_tile(next, g, dy, &p, m0, m1);
+        if (tile->whole)
+            for (; j + LANES <= k; j += LANES)
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 1, m0, m1);
+        else
+            for (; j + LANES <= k; j += LANES)
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 0, m0, m1);
+        if (j < k && tile->whole)
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 1, m0, m1);
+        else if (j < k)
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 0, m0, m1);
     }
 }
 
