@@ -151,6 +151,29 @@ INLINE void gradient_tile(
 #include "winograd_typed.h"
 #endif
 
+/* The transforms along one axis as matrices: interpolate (6, 6), evaluate of 5 coefficients (6, 5), and the scales. */
+static inline void axis_matrices(float *interpolate, float *evaluate, float *scales)
+{
+    Reals_16 unit[6], values[6];
+    for (int i = 0; i < 6; i++)
+        unit[i] = (Reals_16){1, 1, 1, 1};
+    scale_16(unit);
+    for (int i = 0; i < 6; i++)
+        scales[i] = unit[i][0];
+    for (int j = 0; j < 6; j++) {
+        for (int i = 0; i < 6; i++)
+            unit[i] = (Reals_16){0} + (float)(i == j);
+        interpolate_16(unit, values);
+        for (int i = 0; i < 6; i++)
+            interpolate[i * 6 + j] = values[i][0];
+        if (j == 5)
+            break;
+        evaluate_16(unit, values, 5);
+        for (int i = 0; i < 6; i++)
+            evaluate[i * 5 + j] = values[i][0];
+    }
+}
+
 /* The widest vectors of this CPU, at most `widest` bytes. */
 static inline int widest_vector(int widest)
 {

@@ -29,6 +29,7 @@ cdef extern from "winograd.h" nogil:
         const float *zeros
 
     int widest_vector(int widest)
+    void axis_matrices(float *interpolate, float *evaluate, float *scales)
     void transform_inputs(
         int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
     void transform_gradients(
@@ -92,8 +93,7 @@ def forward_blocks(
     reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
     """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = u.shape[1], u_plane = u.shape[2], lanes = bytes // sizeof(float)
-    cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
+    cdef Py_ssize_t frequencies = u.shape[1], steps = g.kernel[0] * g.channels
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
     cdef Py_ssize_t blocks = (tiles + block - 1) // block
     cdef Py_ssize_t task, group, first, last, f
