@@ -78,6 +78,19 @@ cdef Layer layer(
     return g
 
 
+def axis_transforms():
+    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5) and G's scales (6)."""
+    cdef float interpolate[36]
+    cdef float evaluate[30]
+    cdef float scales[6]
+    axis_matrices(interpolate, evaluate, scales)
+    return (
+        [[interpolate[i * 6 + j] for j in range(6)] for i in range(6)],
+        [[evaluate[i * 5 + j] for j in range(5)] for i in range(6)],
+        [scales[i] for i in range(6)],
+    )
+
+
 def vector_bytes(int widest):
     """Bytes of the widest vectors of this CPU, at most `widest`."""
     return widest_vector(widest)

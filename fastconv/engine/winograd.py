@@ -46,7 +46,7 @@ FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
 OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
-GRADIENT_BYTES = 10 << 20  # of those that all threads add up, a part each
+GRADIENT_BYTES = (1 << 20, 10 << 20)  # of those that all threads add up, a part each: as V, within these bounds
 CHUNK = 256  # tiles that are transformed before their products are taken
 FILTER_STEPS = 256  # channels whose filters are transformed at a time
 TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
@@ -174,8 +174,9 @@ def _forward(
     else:
         v, u, m = scratch
         kernels.forward_panels(
-            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, plan.part, bytes_, threads
-        )
+            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, plan.part, bytes_,
+            threads,
+        )  # fmt: skip
 
 
 # --- how a layer is cut ----------------------------------------------------------------------------------------------
@@ -225,7 +226,8 @@ def _plan_weights(s: Sizes, weights: int) -> Plan:
     both = f * (s.v_row + s.m_row)
     best = max(64, s.filters * s.steps // (s.filters + s.steps), BLOCK_BYTES // 2 // both)
     tiles = _evenly(s.tiles, max(1, min(best, limit // 2 // both)))
-    part = _evenly(s.filters, max(1, min(GRADIENT_BYTES // 4, limit // 4) // (f * s.v_row)))
+    best = min(max(GRADIENT_BYTES[0] // 4, tiles * f * s.v_row), GRADIENT_BYTES[1] // 4, limit // 4)
+    part = _evenly(s.filters, max(1, best // (f * s.v_row)))
     planes = _plane(tiles, s.v_row), _plane(tiles, s.m_row), _plane(part, s.v_row)
     return Plan(False, tiles, part, tuple((f, plane) for plane in planes))
 
