@@ -48,7 +48,7 @@ cdef extern from "winograd.h" nogil:
 
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
-    PIECE = 14  # tiles of one task that transforms nothing but them
+    PIECE = 7  # tiles of one task that transforms nothing but them
     FILTERS = 8  # of one task that transforms them back
 
 
@@ -101,7 +101,7 @@ def forward_blocks(
     object window, Py_ssize_t groups, bint reversed, object tiling, float[:, :, ::1] u, float[:, ::1] buffers,
     Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
 ):
-    """Fill y; u (groups, frequencies, >= steps * filters in whole vectors), buffers (threads, (frequencies + 1) * plane).
+    """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
 
     reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
     """
@@ -257,7 +257,8 @@ def gradient_weights_frequencies(
                 first = start + task * PIECE
                 last = min(first + PIECE, stop)
                 transform_inputs(
-                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first, last
+                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
+                    last,
                 )
                 transform_gradients(
                     bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, &m[0, task * PIECE * m_row], m_row, m_plane, &g,
@@ -269,8 +270,8 @@ def gradient_weights_frequencies(
                     for index in range((stop - start + depth - 1) // depth):
                         first = index * depth
                         product_transposed(
-                            bytes, &m[task, first * m_row + filter], m_row, &v[task, first * row], row, &u[task, 0], row,
-                            count, steps, min(depth, stop - start - first), first > 0,
+                            bytes, &m[task, first * m_row + filter], m_row, &v[task, first * row], row, &u[task, 0],
+                            row, count, steps, min(depth, stop - start - first), first > 0,
                         )
                 for task in prange(
                     (count + FILTERS - 1) // FILTERS, nogil=True, num_threads=num_threads, schedule="dynamic"

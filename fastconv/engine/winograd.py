@@ -47,6 +47,7 @@ BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
 OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
 GRADIENT_BYTES = (1 << 20, 10 << 20)  # of those that all threads add up, a part each: as V, within these bounds
+SUMMED_BYTES = 4 << 20  # of the transformed tiles whose products are added up at a time
 CHUNK = 256  # tiles that are transformed before their products are taken
 FILTER_STEPS = 256  # channels whose filters are transformed at a time
 TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
@@ -224,8 +225,8 @@ def _plan_weights(s: Sizes, weights: int) -> Plan:
         threads = _affordable(s.threads, limit - len(partial) * chunks * weights, buffer)
         return Plan(True, tiles, s.filters, ((threads, buffer), *partial))
     both = f * (s.v_row + s.m_row)
-    best = max(64, s.filters * s.steps // (s.filters + s.steps), BLOCK_BYTES // 2 // both)
-    tiles = _evenly(s.tiles, max(1, min(best, limit // 2 // both)))
+    best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
+    tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
     best = min(max(GRADIENT_BYTES[0] // 4, tiles * f * s.v_row), GRADIENT_BYTES[1] // 4, limit // 4)
     part = _evenly(s.filters, max(1, best // (f * s.v_row)))
     planes = _plane(tiles, s.v_row), _plane(tiles, s.m_row), _plane(part, s.v_row)
