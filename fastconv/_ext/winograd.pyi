@@ -1,0 +1,75 @@
+from numpy import ndarray
+
+from fastconv.engine.winograd import Tiling
+from fastconv.window import Window
+
+def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[float]]: ...
+def vector_bytes(widest: int) -> int: ...
+def forward_blocks(
+    x: ndarray,
+    w: ndarray,
+    bias: ndarray | None,
+    y: ndarray,
+    window: Window,
+    groups: int,
+    reversed: bool,
+    tiling: Tiling,
+    u: ndarray,
+    buffers: ndarray,
+    row: int,
+    plane: int,
+    block: int,
+    bytes: int,
+    num_threads: int,
+) -> None: ...
+def forward_panels(
+    x: ndarray,
+    w: ndarray,
+    bias: ndarray | None,
+    y: ndarray,
+    window: Window,
+    groups: int,
+    reversed: bool,
+    tiling: Tiling,
+    v: ndarray,
+    u: ndarray,
+    m: ndarray,
+    row: int,
+    chunk: int,
+    depth: int,
+    bytes: int,
+    num_threads: int,
+) -> None: ...
+def gradient_weights_blocks(
+    x: ndarray,
+    dy: ndarray,
+    partial: ndarray,
+    window: Window,
+    groups: int,
+    tiling: Tiling,
+    buffers: ndarray,
+    row: int,
+    plane: int,
+    u_plane: int,
+    block: int,
+    bytes: int,
+    num_threads: int,
+) -> None: ...
+def gradient_weights_frequencies(
+    x: ndarray,
+    dy: ndarray,
+    dw: ndarray,
+    window: Window,
+    groups: int,
+    tiling: Tiling,
+    v: ndarray,
+    m: ndarray,
+    u: ndarray,
+    row: int,
+    m_row: int,
+    chunk: int,
+    height: int,
+    depth: int,
+    bytes: int,
+    num_threads: int,
+) -> None: ...

@@ -1,0 +1,284 @@
+"""Winograd's convolution: the loops over tiles, frequencies and panels of channels; the arithmetic is winograd.h's.
+
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g).
+Tiles are counted over batch, first axis, rows and columns. For each frequency f, over the steps s = (first axis' tap,
+channel):
+
+    V[f] (tiles, s) = transformed x     U[f] (s, k) = transformed w     M[f] = V[f] @ U[f]     y = transformed M
+    dM[f] (tiles, k) = transformed dy   dU[f] (k, s) = dM[f].T @ V[f]   dw = transformed dU
+
+Rows of V, M, dM and dU are `row` floats apart, planes (frequencies) `plane`. By blocks, a thread takes a block of tiles
+through all three stages in its own scratch, where M[f] takes the place of V[f - 1]. By panels, V of many tiles is made
+first, and a thread takes two vectors of filters through the rest.
+"""
+
+from cython.parallel cimport prange, threadid
+
+cdef extern from "winograd.h" nogil:
+    ctypedef struct Layer:
+        Py_ssize_t batch
+        Py_ssize_t inp "in"[3]
+        Py_ssize_t out[3]
+        Py_ssize_t before[3]
+        Py_ssize_t kernel[3]
+        Py_ssize_t step[3]
+        Py_ssize_t x_pixel, y_pixel, channels, filters
+        Py_ssize_t size[2]
+        Py_ssize_t tiles[2]
+        const Py_ssize_t *at[2]
+        const float *zeros
+
+    int widest_vector(int widest)
+    void axis_matrices(float *interpolate, float *evaluate, float *scales)
+    void transform_inputs(
+        int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
+    void transform_gradients(
+        int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
+    void transform_filters(
+        int, const float *, int, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void outputs_from(
+        int, const float *, Py_ssize_t, Py_ssize_t, const float *, float *, Py_ssize_t, const Layer *, Py_ssize_t,
+        Py_ssize_t)
+    void filters_from(int, const float *, Py_ssize_t, Py_ssize_t, float *, int, const Layer *, Py_ssize_t)
+    void product(
+        int, const float *, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+    void product_transposed(
+        int, const float *, Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, int)
+
+cdef enum:
+    FILTER_STEPS = 64  # of one task that transforms filters
+    PIECE = 7  # tiles of one task that transforms nothing but them
+    FILTERS = 8  # of one task that transforms them back
+
+
+cdef Layer layer(
+    tuple x_shape, tuple y_shape, object window, Py_ssize_t groups, object tiling
+):
+    """Unpack a lifted fastconv.window.Window and a fastconv.engine.winograd.Tiling."""
+    cdef Layer g
+    cdef const Py_ssize_t[::1] at
+    cdef const float[::1] zeros = tiling.zeros  # tiling outlives the call
+    cdef int axis
+    g.batch = x_shape[0]
+    g.zeros = &zeros[0]
+    g.x_pixel, g.y_pixel = x_shape[4], y_shape[4]
+    g.channels, g.filters = g.x_pixel // groups, g.y_pixel // groups
+    for axis in range(3):
+        g.inp[axis] = x_shape[1 + axis]
+        g.out[axis] = y_shape[1 + axis]
+        g.before[axis] = window.padding[axis][0]
+        g.kernel[axis] = window.kernel[axis]
+        g.step[axis] = window.dilation[axis]
+    for axis in range(2):
+        at = tiling.at[axis]
+        g.size[axis] = tiling.size[axis]
+        g.tiles[axis] = at.shape[0]
+        g.at[axis] = &at[0]
+    return g
+
+
+def axis_transforms():
+    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5) and G's scales (6)."""
+    cdef float interpolate[36]
+    cdef float evaluate[30]
+    cdef float scales[6]
+    axis_matrices(interpolate, evaluate, scales)
+    return (
+        [[interpolate[i * 6 + j] for j in range(6)] for i in range(6)],
+        [[evaluate[i * 5 + j] for j in range(5)] for i in range(6)],
+        [scales[i] for i in range(6)],
+    )
+
+
+def vector_bytes(int widest):
+    """Bytes of the widest vectors of this CPU, at most `widest`."""
+    return widest_vector(widest)
+
+
+def forward_blocks(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
+    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, :, ::1] u, float[:, ::1] buffers,
+    Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
+):
+    """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
+
+    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
+    """
+    cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = u.shape[1], steps = g.kernel[0] * g.channels
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t blocks = (tiles + block - 1) // block
+    cdef Py_ssize_t task, group, first, last, f
+    cdef float *m
+    cdef float *v
+    filter_panels(w, reversed, u, &g, groups, bytes, num_threads)
+    for task in prange(groups * blocks, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        group = task // blocks
+        first = task % blocks * block
+        last = min(first + block, tiles)
+        m = &buffers[threadid(), 0]
+        v = m + plane
+        transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
+        for f in range(frequencies):
+            product(
+                bytes, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, steps, False
+            )
+        outputs_from(
+            bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
+            &y[0, 0, 0, 0, 0] + group * g.filters, g.filters, &g, first, last,
+        )
+
+
+cdef void filter_panels(
+    const float[:, :, :, :, ::1] w, bint reversed, float[:, :, ::1] u, const Layer *g, Py_ssize_t groups, int bytes,
+    int num_threads,
+):
+    """All of U, panel by panel of two vectors of filters."""
+    cdef Py_ssize_t lanes = bytes // sizeof(float), steps = g.kernel[0] * g.channels
+    cdef Py_ssize_t vectors = (g.filters + lanes - 1) // lanes, pieces = (steps + FILTER_STEPS - 1) // FILTER_STEPS
+    cdef Py_ssize_t task, group, vector, first, width, group_weights = w.size // groups
+    for task in prange(groups * vectors * pieces, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        first = task % pieces * FILTER_STEPS
+        vector = task // pieces % vectors
+        group = task // pieces // vectors
+        width = min(2, vectors - vector // 2 * 2) * lanes
+        transform_filters(
+            bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed,
+            &u[group, 0, 0] + vector // 2 * 2 * lanes * steps + first * width + vector % 2 * lanes, u.shape[2], width,
+            g, vector * lanes, first, min(first + FILTER_STEPS, steps),
+        )
+
+
+def gradient_weights_blocks(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, ::1] partial, object window,
+    Py_ssize_t groups, object tiling, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t u_plane,
+    Py_ssize_t block, int bytes, int num_threads,
+):
+    """partial (chunks, groups, weights of a group): the sums over each chunk of tiles; buffers (threads, V, dM, dU)."""
+    cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = tiling.frequencies, chunks = partial.shape[0]
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t blocks = (tiles + block - 1) // block
+    cdef Py_ssize_t task, group, chunk, index, begin, first, last, f
+    cdef float *v
+    cdef float *m
+    cdef float *u
+    for task in prange(groups * chunks, nogil=True, num_threads=num_threads, schedule="dynamic"):
+        group = task // chunks
+        chunk = task % chunks
+        v = &buffers[threadid(), 0]
+        m = v + frequencies * plane
+        u = m + frequencies * plane
+        begin = chunk * blocks // chunks
+        for index in range(begin, (chunk + 1) * blocks // chunks):
+            first = index * block
+            last = min(first + block, tiles)
+            transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
+            transform_gradients(bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, m, row, plane, &g, first, last)
+            for f in range(frequencies):
+                product_transposed(
+                    bytes, m + f * plane, row, v + f * plane, row, u + f * u_plane, row, g.filters, steps,
+                    last - first, index > begin,
+                )
+        filters_from(bytes, u, row, u_plane, &partial[chunk, group, 0], False, &g, g.filters)
+
+
+def forward_panels(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
+    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, ::1] v, float[:, :, ::1] u,
+    float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, int bytes, int num_threads,
+):
+    """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * panel) and
+    m (frequencies, chunk * panel), where a panel is two vectors; `depth` steps of U are made at a time."""
+    cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], lanes = bytes // sizeof(float), panel = 2 * lanes
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t panels = (g.filters + panel - 1) // panel
+    cdef Py_ssize_t group, start, stop, task, first, lane, filters, width, index, step, last, f, u_plane = u.shape[2]
+    cdef float *own_u
+    cdef float *own_m
+    for group in range(groups):
+        for start from 0 <= start < tiles by chunk:
+            stop = min(start + chunk, tiles)
+            for task in prange(
+                (stop - start + PIECE - 1) // PIECE, nogil=True, num_threads=num_threads, schedule="dynamic"
+            ):
+                first = start + task * PIECE
+                transform_inputs(
+                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
+                    min(first + PIECE, stop),
+                )
+            for task in prange(panels, nogil=True, num_threads=num_threads, schedule="dynamic"):
+                lane = task * panel
+                filters = min(panel, g.filters - lane)
+                width = panel if filters > lanes else lanes
+                own_u = &u[threadid(), 0, 0]
+                own_m = &m[threadid(), 0, 0]
+                for index in range((steps + depth - 1) // depth):
+                    step = index * depth
+                    last = min(step + depth, steps)
+                    for first in range(width // lanes):
+                        transform_filters(
+                            bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, own_u + first * lanes, u_plane,
+                            width, &g, lane + first * lanes, step, last,
+                        )
+                    for f in range(frequencies):
+                        product(
+                            bytes, &v[f, step], row, own_u + f * u_plane, own_m + f * m.shape[2], panel, stop - start,
+                            filters, last - step, step > 0,
+                        )
+                outputs_from(
+                    bytes, own_m, panel, m.shape[2], NULL if bias is None else &bias[group * g.filters + lane],
+                    &y[0, 0, 0, 0, 0] + group * g.filters + lane, filters, &g, start, stop,
+                )
+
+
+def gradient_weights_frequencies(
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] dw, object window,
+    Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, ::1] u, Py_ssize_t row,
+    Py_ssize_t m_row, Py_ssize_t chunk, Py_ssize_t height, Py_ssize_t depth, int bytes, int num_threads,
+):
+    """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), u (frequencies, height * row): `height`
+    filters and `depth` tiles at a time."""
+    cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
+    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], m_plane = m.shape[1]
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, weights = dw.size // dy.shape[4]
+    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
+    cdef Py_ssize_t group, start, stop, filter, count, task, first, last, index
+    for group in range(groups):
+        for start from 0 <= start < tiles by chunk:
+            stop = min(start + chunk, tiles)
+            for task in prange(
+                (stop - start + PIECE - 1) // PIECE, nogil=True, num_threads=num_threads, schedule="dynamic"
+            ):
+                first = start + task * PIECE
+                last = min(first + PIECE, stop)
+                transform_inputs(
+                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
+                    last,
+                )
+                transform_gradients(
+                    bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, &m[0, task * PIECE * m_row], m_row, m_plane, &g,
+                    first, last,
+                )
+            for filter from 0 <= filter < g.filters by height:
+                count = min(height, g.filters - filter)
+                for task in prange(frequencies, nogil=True, num_threads=num_threads, schedule="dynamic"):
+                    for index in range((stop - start + depth - 1) // depth):
+                        first = index * depth
+                        product_transposed(
+                            bytes, &m[task, first * m_row + filter], m_row, &v[task, first * row], row, &u[task, 0],
+                            row, count, steps, min(depth, stop - start - first), first > 0,
+                        )
+                for task in prange(
+                    (count + FILTERS - 1) // FILTERS, nogil=True, num_threads=num_threads, schedule="dynamic"
+                ):
+                    first = task * FILTERS
+                    filters_from(
+                        bytes, &u[0, first * row], row, u.shape[1],
+                        &dw[0, 0, 0, 0, 0] + (group * g.filters + filter + first) * weights, start > 0, &g,
+                        min(FILTERS, count - first),
+                    )

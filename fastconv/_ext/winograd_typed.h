@@ -1,0 +1,594 @@
+/* The loops of winograd.h for vectors of BYTES bytes. */
+
+#if BYTES == 64
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define ROWS 14 /* of a product's register tile, with two vectors a row */
+#elif BYTES == 32
+#define TARGET __attribute__((target("avx2,fma")))
+#define ROWS 6
+#else
+#define TARGET
+#define ROWS 6
+#endif
+#define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
+#define Reals NAME(Reals)
+
+typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
+
+/* The first `lanes` floats at x, then zeros. */
+TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
+{
+    if (lanes >= LANES)
+        return *(const Reals *)x;
+#if BYTES == 64
+    return (Reals)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
+#else
+    Reals value = {0};
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            value[lane] = x[lane];
+    return value;
+#endif
+}
+
+TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
+{
+    if (lanes >= LANES) {
+        *(Reals *)y = value;
+        return;
+    }
+#if BYTES == 64
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << lanes) - 1), (__m512)value);
+#else
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            y[lane] = value[lane];
+#endif
+}
+
+/* --- one axis ----------------------------------------------------------------------------------------------------- */
+
+/* B' d. The sums stand apart from the products: additions and multiplications run side by side. */
+TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
+{
+    const Reals even_a = d[4] - 2.0f * d[2], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
+    const Reals even_b = d[4] - 0.5f * d[2], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
+    v[0] = (d[0] + d[4]) - 2.5f * d[2];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = (d[1] + d[5]) - 2.5f * d[3];
+}
+
+/* The values at the points of a polynomial with 2 to 5 coefficients: A y; times the scales: G g */
+TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
+{
+    Reals even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
+    if (count > 2) {
+        even_a += 0.5f * c[2];
+        even_b += 2.0f * c[2];
+    }
+    if (count > 3) {
+        odd_a += (0.5f * POINT_A) * c[3];
+        odd_b += (2.0f * POINT_B) * c[3];
+    }
+    if (count > 4) {
+        even_a += 0.25f * c[4];
+        even_b += 4.0f * c[4];
+    }
+    v[0] = c[0];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = c[count - 1];
+}
+
+/* The transpose of `evaluate`: A' m; of the scaled values: G' u */
+TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count)
+{
+    const Reals even_a = m[1] + m[2], even_b = m[3] + m[4];
+    const Reals odd_a = POINT_A * (m[1] - m[2]), odd_b = POINT_B * (m[3] - m[4]);
+    c[0] = m[0] + (even_a + even_b);
+    c[1] = odd_a + odd_b;
+    if (count > 2)
+        c[2] = 0.5f * even_a + 2.0f * even_b;
+    if (count > 3)
+        c[3] = 0.5f * odd_a + 2.0f * odd_b;
+    if (count > 4)
+        c[4] = 0.25f * even_a + 4.0f * even_b;
+    c[count - 1] += m[5];
+}
+
+TARGET INLINE void NAME(scale)(Reals *v)
+{
+    v[1] *= SCALE_A;
+    v[2] *= SCALE_A;
+    v[3] *= SCALE_B;
+    v[4] *= SCALE_B;
+}
+
+/* --- two axes ----------------------------------------------------------------------------------------------------- */
+
+#define POINTS(size) ((size) > 1 ? 6 : 1)
+#define TAPS(size) ((size) == 4 ? 3 : (size) == 2 ? 5 : 1)
+
+/* A row of a tile, already transformed along the columns, to its frequencies' planes. */
+TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, const int n1)
+{
+    Reals values[6];
+    OPAQUE(v);
+    if (n1 == 6)
+        NAME(interpolate)(line, values);
+    else
+        values[0] = line[0];
+    UNROLL for (int j = 0; j < n1; j++)
+        *(Reals *)(v + j * plane) = values[j];
+}
+
+/* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
+   in a sign, at a time: what they need fits the registers, and elements are read again instead. */
+TARGET INLINE void NAME(input_vector)(
+    const Tile *tile, const float *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
+    const int m0, const int m1)
+{
+    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const float *x = tile->x;
+    const ptrdiff_t down = tile->down, right = tile->right;
+    Reals line[6], even[6], odd[6];
+#define X(i, j) NAME(load)((whole ? x + (i) * down + (j) * right : tile->at[i][j]) + at, lanes)
+    UNROLL for (int i = 6 - m0; i < n0; i++)
+        UNROLL for (int j = n1 - m1; j < n1; j++)
+            __builtin_prefetch(next + i * down + j * right + at);
+    if (n0 == 1) {
+        UNROLL for (int j = 0; j < n1; j++)
+            line[j] = X(0, j);
+        NAME(put_row)(line, v, plane, n1);
+        return;
+    }
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = (X(0, j) + X(4, j)) - 2.5f * X(2, j);
+    NAME(put_row)(line, v, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++) {
+        even[j] = X(4, j) - 2.0f * X(2, j);
+        odd[j] = POINT_A * X(3, j) - (2.0f * POINT_A) * X(1, j);
+        line[j] = even[j] + odd[j];
+    }
+    NAME(put_row)(line, v + n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = even[j] - odd[j];
+    NAME(put_row)(line, v + 2 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++) {
+        even[j] = X(4, j) - 0.5f * X(2, j);
+        odd[j] = POINT_B * X(3, j) - (0.5f * POINT_B) * X(1, j);
+        line[j] = even[j] + odd[j];
+    }
+    NAME(put_row)(line, v + 3 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = even[j] - odd[j];
+    NAME(put_row)(line, v + 4 * n1 * plane, plane, n1);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j] = (X(1, j) + X(5, j)) - 2.5f * X(3, j);
+    NAME(put_row)(line, v + 5 * n1 * plane, plane, n1);
+#undef X
+}
+
+/* Tiles first .. last - 1 of x to the rows of v: row t, for tile first + t, holds the taps of the first axis one after
+   the other, then zeros up to a whole vector. */
+TARGET INLINE void NAME(inputs)(
+    const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
+    const int m0, const int m1)
+{
+    const ptrdiff_t c = g->channels, taps = g->kernel[0];
+    Tile tiles[2];
+    Place p = place(g, first);
+    ptrdiff_t r = 0;
+    input_tile(tiles, g, x, &p, 0, POINTS(m0), POINTS(m1));
+    for (ptrdiff_t unit = 0; unit < (last - first) * taps; unit++) {
+        const Tile *tile = tiles + (unit & 1);
+        Tile *next = tiles + (~unit & 1);
+        float *to = v + unit / taps * row + r * c;
+        ptrdiff_t j = 0;
+        if (++r == taps) {
+            r = 0;
+            advance(g, &p);
+        }
+        input_tile(next, g, x, &p, r, POINTS(m0), POINTS(m1));
+        if (tile->whole)
+            for (; j + LANES <= c; j += LANES)
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 1, m0, m1);
+        else
+            for (; j + LANES <= c; j += LANES)
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 0, m0, m1);
+        if (j < c && tile->whole)
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 1, m0, m1);
+        else if (j < c)
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 0, m0, m1);
+    }
+}
+
+/* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
+TARGET INLINE void NAME(output_vector)(
+    const float *m, ptrdiff_t plane, Reals bias, float *y, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count,
+    ptrdiff_t lanes, const int whole, const int m0, const int m1)
+{
+    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    Reals t[4][6], line[6], values[6];
+    UNROLL for (int i = 0; i < n0; i++) {
+        UNROLL for (int j = 0; j < n1; j++)
+            line[j] = *(const Reals *)(m + j * plane);
+        if (n1 == 6)
+            NAME(sum_powers)(line, values, m1);
+        else
+            values[0] = line[0];
+        UNROLL for (int j = 0; j < m1; j++)
+            t[j][i] = values[j];
+        m += n1 * plane;
+        OPAQUE(m);
+    }
+    UNROLL for (int j = 0; j < m1; j++) {
+        if (!whole && j >= count[1])
+            break;
+        if (n0 == 6)
+            NAME(sum_powers)(t[j], values, m0);
+        else
+            values[0] = t[j][0];
+        UNROLL for (int i = 0; i < m0; i++)
+            if (whole || i < count[0])
+                NAME(store)(values[i] + bias, y + i * down, lanes);
+        y += right;
+        OPAQUE(y);
+    }
+}
+
+TARGET INLINE void NAME(outputs)(
+    const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
+    ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
+{
+    const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel;
+    Place p = place(g, first);
+    for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
+        const ptrdiff_t count[2] = {rows_left(g, &p, 0, m0), rows_left(g, &p, 1, m1)};
+        const int whole = count[0] == m0 && count[1] == m1;
+        float *to = y + output_offset(g, &p);
+        const float *next;
+        ptrdiff_t j = 0;
+        advance(g, &p);
+        next = y + output_offset(g, &p);
+        for (; j + LANES <= lanes; j += LANES) {
+            const Reals b = bias ? *(const Reals *)(bias + j) : (Reals){0};
+            UNROLL for (int i = 0; i < m0 * m1; i++)
+                __builtin_prefetch(next + i / m1 * down + i % m1 * right + j, 1);
+            if (whole)
+                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 1, m0, m1);
+            else
+                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 0, m0, m1);
+        }
+        if (j < lanes) {
+            const Reals b = bias ? NAME(load)(bias + j, lanes - j) : (Reals){0};
+            NAME(output_vector)(m + j, plane, b, to + j, down, right, count, lanes - j, 0, m0, m1);
+        }
+    }
+}
+
+/* One vector of filters: the gradients of a tile's outputs to the planes of m, the adjoint of `output_vector`. */
+TARGET INLINE void NAME(gradient_vector)(
+    const Tile *tile, const float *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
+    const int m0, const int m1)
+{
+    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const float *x = tile->x;
+    const ptrdiff_t down = tile->down, right = tile->right;
+    Reals t[4][6], line[6], values[6];
+    UNROLL for (int j = 0; j < m1; j++) {
+        UNROLL for (int i = 0; i < m0; i++) {
+            __builtin_prefetch(next + i * down + j * right + at);
+            line[i] = NAME(load)((whole ? x + i * down + j * right : tile->at[i][j]) + at, lanes);
+        }
+        if (n0 == 6)
+            NAME(evaluate)(line, t[j], m0);
+        else
+            t[j][0] = line[0];
+    }
+    UNROLL for (int i = 0; i < n0; i++) {
+        UNROLL for (int j = 0; j < m1; j++)
+            line[j] = t[j][i];
+        if (n1 == 6)
+            NAME(evaluate)(line, values, m1);
+        else
+            values[0] = line[0];
+        UNROLL for (int j = 0; j < n1; j++)
+            *(Reals *)(m + j * plane) = values[j];
+        m += n1 * plane;
+        OPAQUE(m);
+    }
+}
+
+TARGET INLINE void NAME(gradients)(
+    const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
+    const int m0, const int m1)
+{
+    const ptrdiff_t k = g->filters;
+    Tile tiles[2];
+    Place p = place(g, first);
+    gradient_tile(tiles, g, dy, &p, m0, m1);
+    for (ptrdiff_t unit = 0; unit < last - first; unit++, m += row) {
+        const Tile *tile = tiles + (unit & 1);
+        Tile *next = tiles + (~unit & 1);
+        ptrdiff_t j = 0;
+        advance(g, &p);
+        gradient_tile(next, g, dy, &p, m0, m1);
+        if (tile->whole)
+            for (; j + LANES <= k; j += LANES)
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 1, m0, m1);
+        else
+            for (; j + LANES <= k; j += LANES)
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 0, m0, m1);
+        if (j < k && tile->whole)
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 1, m0, m1);
+        else if (j < k)
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 0, m0, m1);
+    }
+}
+
+/* The taps w[i * TAPS(m1) + j] of one vector of lanes to the planes of u. */
+TARGET INLINE void NAME(filter_vector)(const Reals *w, float *u, ptrdiff_t plane, const int m0, const int m1)
+{
+    const int n0 = POINTS(m0), n1 = POINTS(m1), r0 = TAPS(m0), r1 = TAPS(m1);
+    Reals t[5][6], line[6], values[6];
+    UNROLL for (int j = 0; j < r1; j++) {
+        UNROLL for (int i = 0; i < r0; i++)
+            line[i] = w[i * r1 + j];
+        if (n0 == 6) {
+            NAME(evaluate)(line, t[j], r0);
+            NAME(scale)(t[j]);
+        } else
+            t[j][0] = line[0];
+    }
+    UNROLL for (int i = 0; i < n0; i++) {
+        UNROLL for (int j = 0; j < r1; j++)
+            line[j] = t[j][i];
+        if (n1 == 6) {
+            NAME(evaluate)(line, values, r1);
+            NAME(scale)(values);
+        } else
+            values[0] = line[0];
+        UNROLL for (int j = 0; j < n1; j++)
+            *(Reals *)(u + (i * n1 + j) * plane) = values[j];
+    }
+}
+
+/* One vector of lanes of u for the products' steps first .. last - 1, `width` floats a step; from w (k, taps, c).
+
+   Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient to
+   an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's layer,
+   whose channels are w's filters. */
+TARGET INLINE void NAME(filters)(
+    const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
+    ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
+{
+    const int taps = TAPS(m0) * TAPS(m1);
+    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0];
+    const ptrdiff_t lanes = k - lane < LANES ? k - lane : LANES;
+    Reals line[MOST_TAPS];
+    if (reversed) {
+        for (ptrdiff_t step = first; step < last; step++, u += width) {
+            const float *from = w + (step % c * depth + depth - 1 - step / c) * taps * k + lane;
+            for (int tap = 0; tap < taps; tap++) {
+                line[tap] = NAME(load)(from + (taps - 1 - tap) * k, lanes);
+                __builtin_prefetch(from + ((AHEAD / 2) * depth * taps + tap) * k);
+            }
+            NAME(filter_vector)(line, u, plane, m0, m1);
+        }
+        return;
+    }
+    while (first < last) {
+        const ptrdiff_t r = first / c, from = first % c;
+        ptrdiff_t count = last - first < c - from ? last - first : c - from;
+        float square[MOST_TAPS][SQUARE][BYTES / sizeof(float)];
+        if (count > SQUARE)
+            count = SQUARE;
+        for (ptrdiff_t l = 0; l < LANES; l++)
+            for (int tap = 0; tap < taps; tap++) {
+                const float *line = w + (((lane + l) * depth + r) * taps + tap) * c + from;
+                __builtin_prefetch(line + SQUARE);
+                for (ptrdiff_t s = 0; s < count; s++)
+                    square[tap][s][l] = l < lanes ? line[s] : 0;
+            }
+        for (ptrdiff_t s = 0; s < count; s++, u += width) {
+            for (int tap = 0; tap < taps; tap++)
+                line[tap] = *(const Reals *)square[tap][s];
+            NAME(filter_vector)(line, u, plane, m0, m1);
+        }
+        first += count;
+    }
+}
+
+/* One vector of channels: the planes of u to dw[(i * TAPS(m1) + j) * apart]. */
+TARGET INLINE void NAME(taps_vector)(
+    const float *u, ptrdiff_t plane, float *dw, ptrdiff_t apart, ptrdiff_t lanes, int add, const int m0, const int m1)
+{
+    const int n0 = POINTS(m0), n1 = POINTS(m1), r0 = TAPS(m0), r1 = TAPS(m1);
+    Reals t[6][5], line[6], values[6];
+    UNROLL for (int j = 0; j < n1; j++) {
+        UNROLL for (int i = 0; i < n0; i++)
+            line[i] = *(const Reals *)(u + (i * n1 + j) * plane);
+        if (n0 == 6) {
+            NAME(scale)(line);
+            NAME(sum_powers)(line, t[j], r0);
+        } else
+            t[j][0] = line[0];
+    }
+    UNROLL for (int i = 0; i < r0; i++) {
+        UNROLL for (int j = 0; j < n1; j++)
+            line[j] = t[j][i];
+        if (n1 == 6) {
+            NAME(scale)(line);
+            NAME(sum_powers)(line, values, r1);
+        } else
+            values[0] = line[0];
+        UNROLL for (int j = 0; j < r1; j++) {
+            float *to = dw + (i * r1 + j) * apart;
+            if (add)
+                values[j] += NAME(load)(to, lanes);
+            NAME(store)(values[j], to, lanes);
+        }
+    }
+}
+
+/* dw (count, taps, c) = or += the gradients whose transforms are the `count` rows of u's planes. */
+TARGET INLINE void NAME(weights)(
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count, const int m0,
+    const int m1)
+{
+    const ptrdiff_t c = g->channels, taps = TAPS(m0) * TAPS(m1);
+    for (ptrdiff_t k = 0; k < count; k++, u += row)
+        for (ptrdiff_t r = 0; r < g->kernel[0]; r++, dw += taps * c) {
+            ptrdiff_t j = 0;
+            for (; j + LANES <= c; j += LANES)
+                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, LANES, add, m0, m1);
+            if (j < c)
+                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, c - j, add, m0, m1);
+        }
+}
+
+/* --- the sizes of tiles ------------------------------------------------------------------------------------------- */
+
+#define EACH_SIZE(name, ...)                                                                                           \
+    switch (g->size[0] * 8 + g->size[1]) {                                                                             \
+    case 4 * 8 + 4: NAME(name)(__VA_ARGS__, 4, 4); break;                                                              \
+    case 2 * 8 + 2: NAME(name)(__VA_ARGS__, 2, 2); break;                                                              \
+    case 1 * 8 + 4: NAME(name)(__VA_ARGS__, 1, 4); break;                                                              \
+    case 1 * 8 + 2: NAME(name)(__VA_ARGS__, 1, 2); break;                                                              \
+    case 4 * 8 + 1: NAME(name)(__VA_ARGS__, 4, 1); break;                                                              \
+    case 2 * 8 + 1: NAME(name)(__VA_ARGS__, 2, 1); break;                                                              \
+    }
+
+TARGET static void NAME(transform_inputs)(
+    const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last)
+{
+    EACH_SIZE(inputs, x, v, row, plane, g, first, last)
+}
+
+TARGET static void NAME(transform_gradients)(
+    const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last)
+{
+    EACH_SIZE(gradients, dy, m, row, plane, g, first, last)
+}
+
+TARGET static void NAME(transform_filters)(
+    const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
+    ptrdiff_t first, ptrdiff_t last)
+{
+    EACH_SIZE(filters, w, reversed, u, plane, width, g, lane, first, last)
+}
+
+TARGET static void NAME(outputs_from)(
+    const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
+    ptrdiff_t first, ptrdiff_t last)
+{
+    EACH_SIZE(outputs, m, row, plane, bias, y, lanes, g, first, last)
+}
+
+TARGET static void NAME(filters_from)(
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count)
+{
+    EACH_SIZE(weights, u, row, plane, dw, add, g, count)
+}
+
+/* --- products ----------------------------------------------------------------------------------------------------- */
+
+/* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers. */
+TARGET INLINE void NAME(register_tile)(
+    const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
+    ptrdiff_t steps, int add, const int across, const int rows, const int vectors)
+{
+    Reals sum[ROWS][2];
+    UNROLL for (int p = 0; p < rows; p++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[p][v] = add ? *(const Reals *)(y + p * y_row + v * LANES) : (Reals){0};
+    for (ptrdiff_t s = 0; s < steps; s++) {
+        Reals right[2];
+        if (across)
+            __builtin_prefetch(a + (rows + (s & 15)) * a_row);
+        else {
+            __builtin_prefetch(a + AHEAD * a_step);
+            UNROLL for (int v = 0; v < vectors; v++)
+                __builtin_prefetch(b + AHEAD * b_step + v * LANES);
+        }
+        UNROLL for (int v = 0; v < vectors; v++)
+            right[v] = *(const Reals *)(b + v * LANES);
+        UNROLL for (int p = 0; p < rows; p++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                sum[p][v] += a[p * a_row] * right[v];
+        a += a_step;
+        b += b_step;
+    }
+    UNROLL for (int p = 0; p < rows; p++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            *(Reals *)(y + p * y_row + v * LANES) = sum[p][v];
+}
+
+#define TILE(count)                                                                                                    \
+    case count:                                                                                                        \
+        if (vectors == 2)                                                                                              \
+            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 2);                          \
+        else                                                                                                           \
+            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 1);                          \
+        break;
+
+#if ROWS == 14
+#define EACH_TILE                                                                                                      \
+    TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+#else
+#define EACH_TILE TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#endif
+
+/* `rows` rows in register tiles of nearly equal heights; one or two vectors of lanes. */
+TARGET INLINE void NAME(rows_of)(
+    const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
+    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, int vectors)
+{
+    for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
+        const ptrdiff_t height = (rows + left - 1) / left;
+        switch (height) {
+            EACH_TILE
+        }
+        rows -= height;
+        a += height * a_row;
+        y += height * y_row;
+    }
+}
+
+/* y (rows, lanes) = or += a (rows, steps) @ b, which is packed: panels of two vectors of lanes, the last of one or two. */
+TARGET static void NAME(product)(
+    const float *a, ptrdiff_t a_row, const float *b, float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t lanes,
+    ptrdiff_t steps, int add)
+{
+    for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
+        const int vectors = lanes - j > LANES ? 2 : 1;
+        NAME(rows_of)(a, a_row, 1, b, vectors * LANES, y + j, y_row, rows, steps, add, 1, vectors);
+        b += 2 * LANES * steps;
+    }
+}
+
+/* y (rows, lanes) = or += a (steps, rows)' @ b (steps, lanes) */
+TARGET static void NAME(product_transposed)(
+    const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows,
+    ptrdiff_t lanes, ptrdiff_t steps, int add)
+{
+    for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
+        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, steps, add, 0, lanes - j > LANES ? 2 : 1);
+}
+
+#undef TARGET
+#undef ROWS
+#undef LANES
+#undef Reals
+#undef POINTS
+#undef TAPS
+#undef EACH_SIZE
+#undef TILE
+#undef EACH_TILE
+#undef BYTES

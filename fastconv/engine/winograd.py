@@ -1,0 +1,283 @@
+"""The algorithm "winograd": fewer multiplications for kernels of 3 and 5 taps with stride 1, in float32.
+
+A tile of 6 x 6 inputs gives 4 x 4 outputs of a 3x3 kernel, or 2 x 2 of a 5x5 one, with 36 multiplications a channel
+instead of 144 or 100; along one axis 6 inputs give 4 or 2 outputs with 6 instead of 12 or 10 (Winograd 1980; Lavin and
+Gray 2016, "Fast Algorithms for Convolutional Neural Networks"). Arrays are lifted and channels-last as im2col's:
+x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups). Tiles lie along the last two axes, the first
+axis' taps are summed in the products; a dilated kernel sees every so many-th pixel, and tiles are cut from those.
+
+    forward            V[f] = B' x B     U[f] = G w G'     y = A' (V[f] @ U[f]) A + bias, for the 36 frequencies f
+    gradient_input     the same with dy for x, the taps reversed and the channels' roles exchanged
+    gradient_weights   dw = G' (dM[f]' @ V[f]) G,  dM[f] = A dy A': the adjoint
+
+Which is why a NaN or an infinity in x (or dy) reaches all outputs (or inputs) of its tiles, not its windows' alone; and
+results are not exact on integers: errors are about 1e-6 of the largest value, 4e-6 for 512 channels.
+
+With few channels a thread takes blocks of tiles through all stages within its own cache. With many, transformed
+filters, or their gradients, are larger than a cache: tiles are transformed first, and filters a panel at a time. All is
+cut by shape (and workspace limit), never by thread count.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv._ext import rows
+from fastconv._ext import winograd as kernels
+from fastconv.window import Window
+from fastconv.workspace import allocate, get_workspace_limit
+
+__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
+
+OUTPUTS = {1: 1, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
+KERNELS = ((3, 3), (5, 5), (1, 3), (1, 5), (3, 1), (5, 1))
+POINTS = 6  # inputs of a tile along an axis with taps
+WIDEST = 64  # bytes of a vector, where the CPU has them
+ALIGNED = 16  # floats: rows are whole vectors of any width
+ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
+ROWS = 14  # of the products' register tile
+FEW_ROWS = 8  # that still keep it busy
+TASKS = 16  # pieces that a layer is cut into where its size allows
+FEW_TILES = 32  # fewer of them are not worth a gradient of their own
+BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
+SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
+OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
+GRADIENT_BYTES = (1 << 20, 10 << 20)  # of those that all threads add up, a part each: as V, within these bounds
+SUMMED_BYTES = 4 << 20  # of the transformed tiles whose products are added up at a time
+CHUNK = 256  # tiles that are transformed before their products are taken
+FILTER_STEPS = 256  # channels whose filters are transformed at a time
+TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
+
+
+class Tiling(NamedTuple):
+    """Where the tiles of an image lie."""
+
+    size: tuple[int, ...]  # outputs of a tile, along rows and columns
+    at: tuple[np.ndarray, ...]  # the first output row, and column, of each
+    zeros: np.ndarray  # what lies outside the image: as many as a pixel's channels
+
+    @property
+    def frequencies(self) -> int:
+        return math.prod(POINTS if size > 1 else 1 for size in self.size)
+
+
+class Sizes(NamedTuple):
+    """A layer in the products' terms; of one group."""
+
+    frequencies: int
+    tiles: int  # of the batch
+    steps: int  # taps of the first axis times channels
+    filters: int
+    groups: int
+    v_row: int  # floats that a tile's steps, or a filter's, take
+    m_row: int  # floats that a tile's filters take
+
+    @property
+    def threads(self) -> int:
+        """As many as the products are worth."""
+        return runtime.threads_for(self.groups * self.frequencies * self.tiles * self.steps * self.filters // 4)
+
+
+def serves(window: Window, channels: int, filters: int, groups: int, dtype: np.dtype) -> bool:
+    """Whether the algorithm can compute this layer (a lifted window, all channels and filters), all three passes."""
+    ones = (1, 1, 1)
+    return (
+        dtype == np.float32
+        and window.kernel[1:] in KERNELS
+        and window.stride == ones
+        and window.up == ones
+        and window.dilation[0] == 1
+        and min(channels, filters) >= groups
+    )
+
+
+def workspace(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> int:
+    """Bytes that the hungriest of the three passes borrows."""
+    back = _reversed(window)
+    lanes = _lanes()
+    there, again = _sizes(x_shape, y_shape, window, groups), _sizes(y_shape, x_shape, back, groups)
+    weights = y_shape[4] * math.prod(window.kernel) * x_shape[4] // groups
+    plans = (_plan_forward(there, lanes), _plan_forward(again, lanes), _plan_weights(there, weights))
+    return 4 * max(sum(map(math.prod, plan.scratch)) for plan in plans)
+
+
+def forward(
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
+) -> None:
+    """Fill y."""
+    if y.size:
+        _forward(op, x, w, bias, y, window, groups, False)
+
+
+def gradient_input(
+    op: str, dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window, groups: int
+) -> np.ndarray:
+    """dx (N, i0, i1, i2, C)."""
+    dx = allocate(op, x_shape, dy.dtype)
+    if dx.size:
+        _forward(op, dy, w, None, dx, _reversed(window), groups, True)
+    return dx
+
+
+def gradient_weights(
+    op: str, x: np.ndarray, dy: np.ndarray, w_shape: tuple[int, ...], window: Window, groups: int
+) -> np.ndarray:
+    """dw (K, r0, r1, r2, C / groups). Chunks of tiles are summed apart, and the chunks' sums added in order."""
+    dw = allocate(op, w_shape, dy.dtype)
+    if not dy.size:
+        dw[...] = 0
+        return dw
+    tiling = _tiling(window, dy.shape, max(x.shape[4], dy.shape[4]))
+    sizes = _sizes(x.shape, dy.shape, window, groups)
+    plan = _plan_weights(sizes, dw.size)
+    scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
+    bytes_, threads = kernels.vector_bytes(WIDEST), sizes.threads
+    if plan.by_blocks:
+        buffers = scratch[0]
+        partial = scratch[1] if len(scratch) > 1 else dw.reshape(1, groups, -1)
+        row, threads = max(sizes.v_row, sizes.m_row), min(threads, buffers.shape[0])
+        planes = _plane(plan.tiles, row), _plane(sizes.filters, row)
+        kernels.gradient_weights_blocks(
+            x, dy, partial, window, groups, tiling, buffers, row, *planes, plan.tiles, bytes_, threads
+        )
+        if len(partial) > 1:
+            rows.add_in_order(partial.reshape(len(partial), -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
+    else:
+        v, m, u = scratch
+        kernels.gradient_weights_frequencies(
+            x, dy, dw, window, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, plan.part, TILE_STEPS,
+            bytes_, threads,
+        )  # fmt: skip
+    return dw
+
+
+def _forward(
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int,
+    reversed: bool,
+) -> None:  # fmt: skip
+    """forward; reversed: gradient_input, with dy for x and dx for y."""
+    tiling = _tiling(window, y.shape, max(x.shape[4], y.shape[4]))
+    sizes = _sizes(x.shape, y.shape, window, groups)
+    plan = _plan_forward(sizes, _lanes())
+    scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
+    threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), kernels.vector_bytes(WIDEST)
+    if plan.by_blocks:
+        u, buffers = scratch
+        row = max(sizes.v_row, sizes.m_row)
+        kernels.forward_blocks(
+            x, w, bias, y, window, groups, reversed, tiling, u, buffers, row, _plane(plan.tiles, row), plan.tiles,
+            bytes_, threads,
+        )  # fmt: skip
+    else:
+        v, u, m = scratch
+        kernels.forward_panels(
+            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, plan.part, bytes_,
+            threads,
+        )  # fmt: skip
+
+
+# --- how a layer is cut ----------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    by_blocks: bool
+    tiles: int  # of a block, or of what is transformed before the products
+    part: int  # steps, or filters, that are taken at a time
+    scratch: tuple[tuple[int, ...], ...]  # the shapes of what is borrowed
+
+
+def _plan_forward(s: Sizes, lanes: int) -> Plan:
+    """scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
+    limit = get_workspace_limit() // 4  # floats
+    f, panel = s.frequencies, 2 * lanes
+    u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
+    row = max(s.v_row, s.m_row)
+    if u * 4 <= SHARED_BYTES and s.groups * u <= limit // 2:
+        affordable = (limit - s.groups * u) // ((f + 1) * row)
+        best = max(ROWS, BLOCK_BYTES // 4 // ((f + 1) * row) // ROWS * ROWS)
+        tiles = _evenly(s.tiles, max(1, min(best, max(FEW_ROWS, -(-s.tiles // TASKS)), affordable - 1)))
+        buffer = (f + 1) * _plane(tiles, row)
+        threads = _affordable(s.threads, limit - s.groups * u, buffer)
+        return Plan(True, tiles, s.steps, ((s.groups, f, u // f), (threads, buffer)))
+    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + panel)))))
+    part = max(1, min(FILTER_STEPS, s.steps, limit // 4 // (f * panel)))
+    v, own_u, own_m = _plane(tiles, s.v_row), _plane(part, panel), _plane(tiles, panel)
+    threads = _affordable(s.threads, limit - f * v, f * (own_u + own_m))
+    return Plan(False, tiles, part, ((f, v), (threads, f, own_u), (threads, f, own_m)))
+
+
+def _plan_weights(s: Sizes, weights: int) -> Plan:
+    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and dU."""
+    limit = get_workspace_limit() // 4  # floats
+    f, row = s.frequencies, max(s.v_row, s.m_row)
+    own = f * _plane(s.filters, row)
+    if own * 4 <= OWN_BYTES and own <= limit // 4 and s.tiles * s.groups >= TASKS * FEW_TILES:
+        affordable = limit // 4 // (2 * f * row)
+        best = max(ROWS, BLOCK_BYTES // 4 // (2 * f * row) // ROWS * ROWS)
+        tiles = max(1, min(best, affordable, -(-s.tiles // TASKS)))
+        chunks = max(1, min(TASKS, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
+        partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
+        buffer = own + 2 * f * _plane(tiles, row)
+        threads = _affordable(s.threads, limit - len(partial) * chunks * weights, buffer)
+        return Plan(True, tiles, s.filters, ((threads, buffer), *partial))
+    both = f * (s.v_row + s.m_row)
+    best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
+    tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
+    best = min(max(GRADIENT_BYTES[0] // 4, tiles * f * s.v_row), GRADIENT_BYTES[1] // 4, limit // 4)
+    part = _evenly(s.filters, max(1, best // (f * s.v_row)))
+    planes = _plane(tiles, s.v_row), _plane(tiles, s.m_row), _plane(part, s.v_row)
+    return Plan(False, tiles, part, tuple((f, plane) for plane in planes))
+
+
+def _evenly(total: int, most: int) -> int:
+    """The size of pieces of `total` that are at most `most`, and nearly equal."""
+    return -(-total // -(-total // most))
+
+
+def _affordable(threads: int, room: int, each: int) -> int:
+    return max(1, min(threads, room // each))
+
+
+def _lanes() -> int:
+    return kernels.vector_bytes(WIDEST) // 4
+
+
+def _row(length: int) -> int:
+    return length + ALIGNED if length % ALIASED == 0 else length
+
+
+def _plane(count: int, row: int) -> int:
+    """Floats from a frequency's rows to the next one's: an odd number of cache lines."""
+    return count * row + (ALIGNED if count * row // ALIGNED % 2 == 0 else 2 * ALIGNED)
+
+
+def _sizes(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> Sizes:
+    tiling = _tiling(window, y_shape, 0)
+    channels, filters, taps = x_shape[4] // groups, y_shape[4] // groups, window.kernel[0]
+    tiles = y_shape[0] * y_shape[1] * math.prod(map(len, tiling.at))
+    whole, v_row = -(-filters // ALIGNED) * ALIGNED, (taps - 1) * channels + -(-channels // ALIGNED) * ALIGNED
+    v_row = -(-v_row // ALIGNED) * ALIGNED
+    return Sizes(tiling.frequencies, tiles, taps * channels, filters, groups, _row(v_row), _row(whole))
+
+
+def _tiling(window: Window, y_shape: tuple[int, ...], width: int) -> Tiling:
+    """Tiles of y; along a dilated axis, of each of the classes of outputs that see the same inputs."""
+    size = tuple(OUTPUTS[taps] for taps in window.kernel[1:])
+    at = []
+    for n, outputs, step in zip(y_shape[2:4], size, window.dilation[1:], strict=True):
+        firsts = [np.arange(first, n, outputs * step) for first in range(min(step, n))]
+        at.append(np.concatenate(firsts).astype(np.intp))
+    return Tiling(size, tuple(at), np.zeros(width + ALIGNED, np.float32))
+
+
+def _reversed(window: Window) -> Window:
+    """The window that slides over dy and gives dx; its padding may be negative."""
+    padding = tuple(
+        ((taps - 1) * step - before, (taps - 1) * step - after)
+        for taps, step, (before, after) in zip(window.kernel, window.dilation, window.padding, strict=True)
+    )
+    return Window(window.kernel, window.stride, padding, window.dilation, window.up)

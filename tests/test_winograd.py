@@ -1,0 +1,210 @@
+"""Winograd's algorithm against float64 convolution: all passes, shapes, vector widths, threads and workspace limits."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import functional
+from fastconv._ext import winograd as kernels
+from fastconv.engine import winograd
+from fastconv.window import Window
+
+TOLERANCE = 1e-5  # of the largest value
+NONE = (0, 0)
+ONES = (1, 1, 1)
+SAME = (NONE, (1, 1), (1, 1))
+
+# batch, input, channels, filters, kernel, padding, dilation, groups
+SHAPES = [
+    (2, (1, 9, 11), 16, 16, (1, 3, 3), SAME, ONES, 1),
+    (1, (1, 12, 12), 64, 64, (1, 3, 3), SAME, ONES, 1),
+    (3, (1, 7, 5), 5, 7, (1, 3, 3), (NONE, (0, 1), (2, 1)), ONES, 1),
+    (2, (1, 10, 13), 37, 70, (1, 3, 3), (NONE, (2, 2), NONE), ONES, 1),
+    (1, (1, 2, 2), 24, 40, (1, 3, 3), SAME, ONES, 1),
+    (1, (1, 1, 1), 3, 1, (1, 3, 3), (NONE, (5, 5), (4, 5)), ONES, 1),
+    (2, (1, 8, 8), 130, 33, (1, 3, 3), SAME, ONES, 1),
+    (1, (1, 7, 7), 512, 512, (1, 3, 3), SAME, ONES, 1),
+    (2, (1, 9, 11), 37, 33, (1, 5, 5), (NONE, (2, 2), (0, 1)), ONES, 1),
+    (3, (1, 5, 6), 6, 16, (1, 5, 5), NONE * 3, ONES, 1),
+    (2, (1, 1, 31), 37, 33, (1, 1, 3), (NONE, NONE, (1, 1)), ONES, 1),
+    (2, (1, 1, 30), 18, 33, (1, 1, 5), (NONE, NONE, (3, 5)), ONES, 1),
+    (2, (1, 31, 3), 17, 33, (1, 3, 1), (NONE, (1, 1), NONE), ONES, 1),
+    (2, (1, 12, 3), 17, 20, (1, 5, 1), (NONE, (1, 1), NONE), ONES, 1),
+    (2, (5, 6, 7), 17, 20, (3, 3, 3), ((1, 1),) * 3, ONES, 1),
+    (1, (4, 6, 7), 16, 32, (2, 3, 3), ((1, 0), (1, 1), (3, 4)), ONES, 1),
+    (2, (1, 13, 17), 24, 40, (1, 3, 3), (NONE, (2, 2), (3, 1)), (1, 2, 3), 1),
+    (2, (1, 13, 17), 24, 40, (1, 3, 3), SAME, ONES, 4),
+    (0, (1, 4, 4), 3, 2, (1, 3, 3), SAME, ONES, 1),
+]
+SHAPES = [(*s[:5], s[5] if len(s[5]) == 3 else (NONE,) * 3, *s[6:]) for s in SHAPES]
+
+
+def arrays(shape, seed=0):
+    """x, w, bias, dy and the lifted window of a shape."""
+    batch, spatial, channels, filters, kernel, padding, dilation, groups = shape
+    rng = np.random.default_rng(seed)
+    window = Window.parse("test", spatial, kernel, 1, padding, dilation)
+    x = rng.standard_normal((batch, *spatial, channels), np.float32)
+    w = rng.standard_normal((filters, *kernel, channels // groups), np.float32)
+    dy = rng.standard_normal((batch, *window.output(spatial), filters), np.float32)
+    return x, w, rng.standard_normal(filters, np.float32), dy, window
+
+
+def passes(x, w, bias, dy, window, groups):
+    """y, dx and dw."""
+    y = np.full(dy.shape, np.nan, np.float32)
+    winograd.forward("test", x, w, bias, y, window, groups)
+    dx = winograd.gradient_input("test", dy, w, x.shape, window, groups)
+    return y, dx, winograd.gradient_weights("test", x, dy, w.shape, window, groups)
+
+
+def exact(x, w, bias, dy, window, groups):
+    def first(a):
+        return np.moveaxis(a, -1, 1).astype(float)
+
+    y, pullback = fastconv.vjp(
+        functional.conv3d, first(x), first(w), bias.astype(float), padding=window.padding, dilation=window.dilation,
+        groups=groups, algorithm="im2col",
+    )  # fmt: skip
+    dx, dw, _ = pullback(first(dy))
+    return [np.moveaxis(a, 1, -1) for a in (y, dx, dw)]
+
+
+def check(shape, seed=0):
+    *operands, window = arrays(shape, seed)
+    for name, ours, right in zip(
+        ("y", "dx", "dw"), passes(*operands, window, shape[7]), exact(*operands, window, shape[7]), strict=True
+    ):
+        assert ours.shape == right.shape and ours.dtype == np.float32
+        if ours.size:
+            assert abs(ours - right).max() <= TOLERANCE * max(abs(right).max(), 1e-30), name
+
+
+@pytest.fixture(params=["as planned", "by panels", "by blocks"])
+def cut(request, monkeypatch):
+    """Every way in which a layer may be cut."""
+    if request.param == "by panels":
+        monkeypatch.setattr(winograd, "SHARED_BYTES", 0)
+        monkeypatch.setattr(winograd, "OWN_BYTES", 0)
+        monkeypatch.setattr(winograd, "CHUNK", 20)
+        monkeypatch.setattr(winograd, "FILTER_STEPS", 24)
+        monkeypatch.setattr(winograd, "GRADIENT_BYTES", (1 << 14, 1 << 16))
+    if request.param == "by blocks":
+        monkeypatch.setattr(winograd, "FEW_TILES", 1)
+        monkeypatch.setattr(winograd, "TASKS", 3)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_float64(shape, cut):
+    check(shape)
+
+
+@pytest.mark.parametrize("widest", [16, 32])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_vector_width(shape, widest, monkeypatch):
+    monkeypatch.setattr(winograd, "WIDEST", widest)
+    assert kernels.vector_bytes(widest) <= widest
+    check(shape)
+
+
+@pytest.mark.parametrize("channels", range(1, 71, 3))
+def test_any_number_of_channels(channels):
+    for filters in (1, 71 - channels):
+        check((1, (1, 6, 9), channels, filters, (1, 3, 3), SAME, ONES, 1), channels)
+
+
+def test_every_padding():
+    for seed, (size, pads) in enumerate(itertools.product((3, 6), itertools.product(range(3), repeat=4))):
+        check((1, (1, size, 5), 4, 5, (1, 3, 3), (NONE, pads[:2], pads[2:]), ONES, 1), seed)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_many_channels_stay_accurate(kernel):
+    check((1, (1, 8, 8), 512, 48, (1, kernel, kernel), (NONE, (1, 1), (1, 1)), ONES, 1))
+    check((1, (1, 8, 8), 48, 512, (1, kernel, kernel), (NONE, (1, 1), (1, 1)), ONES, 1))
+
+
+def test_gradients_are_adjoint():
+    x, w, _, dy, window = arrays((2, (2, 9, 10), 20, 24, (2, 3, 3), ((1, 0), (1, 1), (0, 2)), ONES, 2))
+    y, dx, dw = (a.astype(float) for a in passes(x, w, np.zeros(24, np.float32), dy, window, 2))
+    product = (y * dy).sum()
+    assert (x * dx).sum() == pytest.approx(product, rel=1e-5)
+    assert (w * dw).sum() == pytest.approx(product, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, (1, 30, 30), 32, 40, (1, 3, 3), SAME, ONES, 1), SHAPES[7], SHAPES[14]], ids=str)
+def test_same_bits_at_any_number_of_threads(shape, cut):
+    operands = arrays(shape)
+    results = []
+    for threads in (1, 2, 3):
+        fastconv.set_num_threads(threads)
+        results.append([a.tobytes() for a in passes(*operands, shape[7])])
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("limit", [1 << 21, 1 << 23, 1 << 26])
+@pytest.mark.parametrize("shape", [(4, (1, 40, 40), 48, 64, (1, 3, 3), SAME, ONES, 1), SHAPES[6], SHAPES[7]], ids=str)
+def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
+    *operands, window = arrays(shape)
+    borrowed = []
+
+    def allocate(op, shape, dtype):
+        borrowed.append(np.empty(shape, dtype))
+        return borrowed[-1]
+
+    monkeypatch.setattr(winograd, "allocate", allocate)
+    fastconv.set_num_threads(3)
+    fastconv.set_workspace_limit(limit)
+    y, dx, dw = passes(*operands, window, 1)
+    total, most, run = 0, 0, []
+    for a in borrowed:  # each pass allocates its result first, but the forward pass
+        if a is dx or a is dw:
+            run.append(total)
+            total = 0
+        else:
+            total += a.nbytes
+    most = max(*run, total)
+    assert most <= limit
+    assert winograd.workspace(operands[0].shape, y.shape, window, 1) == most
+    for ours, right in zip((y, dx, dw), exact(*operands, window, 1), strict=True):
+        assert abs(ours - right).max() <= TOLERANCE * abs(right).max()
+
+
+def test_the_smallest_workspace_computes_too():
+    fastconv.set_workspace_limit(1)
+    check(SHAPES[3])
+    check(SHAPES[14])
+
+
+def test_nan_stays_in_its_tiles():
+    x, w, bias, dy, window = arrays((1, (1, 12, 12), 4, 4, (1, 3, 3), (NONE,) * 3, ONES, 1))
+    x[0, 0, 0, 0, 1] = np.nan
+    y, _, dw = passes(x, w, bias, dy, window, 1)
+    assert np.isnan(y[0, 0, 0, 0]).all() and np.isnan(dw[:, 0, 0, 0, 1]).all()
+    assert np.isfinite(y[0, 0, 4:]).all() and np.isfinite(y[0, 0, :, 4:]).all()
+
+
+def test_what_it_serves():
+    def serves(kernel, stride=1, dilation=1, spatial=(9, 9, 9), dtype=np.float32, channels=8, groups=1):
+        window = Window.parse("test", spatial, kernel, stride, 2, dilation).lift()
+        return winograd.serves(window, channels, 8, groups, np.dtype(dtype))
+
+    assert serves(3) and serves(5) and serves((1, 3, 3), dilation=(1, 2, 2)) and serves((2, 5, 5))
+    assert serves(3, spatial=(9,)) and serves((3, 1), spatial=(9, 9)) and serves(3, groups=8)
+    assert not serves(3, stride=2) and not serves(3, dtype=np.float64) and not serves(3, dilation=2)
+    assert not serves(1) and not serves(7) and not serves((3, 5), spatial=(9, 9)) and not serves(3, channels=0)
+
+
+def test_transforms_follow_from_the_points():
+    """Toom and Cook: B' from the polynomials through the points, G from their powers and derivatives."""
+    interpolate, powers, scales = kernels.axis_transforms()
+    points = [0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)]
+    for i, p in enumerate(points):
+        others = [q for q in points if q != p]
+        np.testing.assert_allclose(interpolate[i], [*np.poly(others)[::-1], 0], atol=1e-6)
+        np.testing.assert_allclose(powers[i], [p**k for k in range(5)], atol=1e-6)
+        np.testing.assert_allclose(scales[i], 1 / np.prod([p - q for q in others]), atol=1e-6)
+    np.testing.assert_allclose(interpolate[5], np.poly(points)[::-1], atol=1e-6)
+    assert powers[5] == [0, 0, 0, 0, 1] and scales[5] == 1
