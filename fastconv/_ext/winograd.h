@@ -174,19 +174,6 @@ static inline void axis_matrices(float *interpolate, float *evaluate, float *sca
     }
 }
 
-/* The widest vectors of this CPU, at most `widest` bytes. */
-static inline int widest_vector(int widest)
-{
-#if defined(__x86_64__)
-    if (widest >= 64 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return 64;
-    if (widest >= 32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return 32;
-#endif
-    return 16;
-}
-
 #if defined(__x86_64__)
 #define CHOOSE(name, bytes, ...)                                                                                       \
     ((bytes) == 64 ? name##_64(__VA_ARGS__) : (bytes) == 32 ? name##_32(__VA_ARGS__) : name##_16(__VA_ARGS__))

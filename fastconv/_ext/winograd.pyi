@@ -4,7 +4,6 @@ from fastconv.engine.winograd import Tiling
 from fastconv.window import Window
 
 def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[float]]: ...
-def vector_bytes(widest: int) -> int: ...
 def forward_blocks(
     x: ndarray,
     w: ndarray,

@@ -28,7 +28,6 @@ cdef extern from "winograd.h" nogil:
         const Py_ssize_t *at[2]
         const float *zeros
 
-    int widest_vector(int widest)
     void axis_matrices(float *interpolate, float *evaluate, float *scales)
     void transform_inputs(
         int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
@@ -89,11 +88,6 @@ def axis_transforms():
         [[evaluate[i * 5 + j] for j in range(5)] for i in range(6)],
         [scales[i] for i in range(6)],
     )
-
-
-def vector_bytes(int widest):
-    """Bytes of the widest vectors of this CPU, at most `widest`."""
-    return widest_vector(widest)
 
 
 def forward_blocks(

@@ -2,34 +2,38 @@
 
 | algorithm | serves | why |
 |---|---|---|
-| direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
+| direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
+| winograd  | float32, 3 and 5 taps, stride 1 | up to 4 times fewer multiplications; many channels pay the transforms |
 
-Each algorithm is a module with `serves(direction, problem)`, `workspace(direction, problem)` and the three directions
-`forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last, x
-(N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them; strides are integers.
+Each algorithm is a module with `serves(direction, problem)`, `cost(direction, problem)` and the three directions
+`forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last,
+x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them; strides are whole.
 
-`choose` decides by shape, dtype and CPU alone, from measurements made beforehand (bench/NOTES.md), so that a net
-computes the same bits whenever it runs. An algorithm asked for by name serves what it can; im2col does the rest.
+`choose` takes the cheapest. A cost is the time over that of the definition's multiplications at the machine's full
+rate, as a small model of the shape, from measurements made beforehand (bench/NOTES.md), never a clock: a net computes
+the same bits whenever it runs. An algorithm asked for by name serves what it can; im2col does the rest.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastconv.engine import direct, im2col
+from fastconv.engine import direct, im2col, winograd
 from fastconv.trace import watched
 from fastconv.window import Window
+from fastconv.workspace import get_workspace_limit
 
 __all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "gradient_weights"]
 
 Ints = tuple[int, ...]
 Direction = Literal["forward", "gradient_input", "gradient_weights"]
 
-_MODULES: dict[str, ModuleType] = {"im2col": im2col, "direct": direct}
+_MODULES: dict[str, ModuleType] = {"im2col": im2col, "direct": direct, "winograd": winograd}
 ALGORITHMS = ("auto", *_MODULES)
 
 
@@ -47,13 +51,17 @@ class Problem(NamedTuple):
 
 
 def choose(direction: Direction, problem: Problem, algorithm: str = "auto") -> str:
-    """The name of the algorithm that serves a direction of a problem."""
-    if algorithm == "auto":
-        wasteful = direct.waste(direction, problem) > 1.5
-        candidates: tuple[str, ...] = ("im2col",) if wasteful else ("direct", "im2col")
-    else:
-        candidates = (algorithm, "im2col")
-    return next(name for name in candidates if _MODULES[name].serves(direction, problem))
+    """The name of the algorithm that serves a direction of a problem: the cheapest, or the one that is asked for."""
+    if algorithm != "auto":
+        return algorithm if _MODULES[algorithm].serves(direction, problem) else "im2col"
+    return _cheapest(direction, problem, get_workspace_limit())
+
+
+@lru_cache(maxsize=1024)
+def _cheapest(direction: Direction, problem: Problem, workspace_limit: int) -> str:
+    """workspace_limit: what `serves` may ask for."""
+    serving = [name for name, module in _MODULES.items() if module.serves(direction, problem)]
+    return min(serving, key=lambda name: _MODULES[name].cost(direction, problem))
 
 
 def forward(

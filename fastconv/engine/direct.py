@@ -25,7 +25,7 @@ from fastconv.workspace import allocate, get_workspace_limit
 if TYPE_CHECKING:
     from fastconv.engine import Problem
 
-__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "waste", "workspace"]
+__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
 
 Ints = tuple[int, ...]
 Cut = tuple[int, int, int]  # images of a band, bands of rows, bands of columns
@@ -49,22 +49,15 @@ def serves(direction: str, problem: Problem) -> bool:
     return problem.dtype == np.float32 and _packed_bytes(direction, problem) <= get_workspace_limit() // 2
 
 
-def waste(direction: str, problem: Problem) -> float:
-    """Multiplications over those of the definition: the gradient to the input meets every tap once an input, also where
-    no output lies."""
+def cost(direction: str, problem: Problem) -> float:
+    """Multiplications over those of the definition: lanes without a filter, and the gradient to the input meets every
+    tap once an input, also where no output lies."""
+    filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
+    lanes = direct.panels(filters, runtime.SIMD_BYTES)[1] / filters
     if direction != "gradient_input":
-        return 1.0
+        return lanes
     inputs = math.prod(-(-n // stride) for n, stride in zip(problem.inputs, problem.window.stride, strict=True))
-    return inputs / max(1, math.prod(problem.outputs))
-
-
-def workspace(direction: str, problem: Problem) -> int:
-    """Bytes that a direction borrows: packed weights or partial gradients, and a band a thread."""
-    packed = _packed_bytes(direction, problem)
-    if direction == "gradient_weights":
-        packed *= _most_chunks(packed, TASKS)
-    band = BAND_BYTES + 4 * MOST_LANES * GRADIENT_PIXELS
-    return packed + min(runtime.get_num_threads(), _affordable_threads(band)) * band
+    return lanes * max(1.0, inputs / max(1, math.prod(problem.outputs)))
 
 
 def _packed_bytes(direction: str, problem: Problem) -> int:

@@ -13,6 +13,7 @@ Tiles are runs of output pixels over the whole batch, cut by shape (and workspac
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from fastconv._ext import lowering, rows
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["forward", "gradient_input", "gradient_weights", "serves"]
+if TYPE_CHECKING:
+    from fastconv.engine import Problem
+
+__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
 
 TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
 SHORT_ROW = 16  # elements
@@ -31,9 +35,15 @@ TASKS = 16  # pieces that a layer is cut into where its size allows: enough for 
 HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
 
 
-def serves(direction: str, problem: object) -> bool:
+def serves(direction: str, problem: Problem) -> bool:
     """Every shape and float type."""
     return True
+
+
+def cost(direction: str, problem: Problem) -> float:
+    """The lowering, and BLAS's trouble with few filters: of a group, for each has a product of its own."""
+    filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
+    return 1.25 + 8 / filters
 
 
 def forward(

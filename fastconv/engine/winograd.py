@@ -21,26 +21,32 @@ cut by shape (and workspace limit), never by thread count.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
+from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
+if TYPE_CHECKING:
+    from fastconv.engine import Problem
+
+__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
 
 OUTPUTS = {1: 1, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
 KERNELS = ((3, 3), (5, 5), (1, 3), (1, 5), (3, 1), (5, 1))
 POINTS = 6  # inputs of a tile along an axis with taps
-WIDEST = 64  # bytes of a vector, where the CPU has them
+WIDEST = runtime.SIMD_BYTES  # of a vector
 ALIGNED = 16  # floats: rows are whole vectors of any width
 ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
 ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
+TRANSFORMS = 24  # channels
+FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
@@ -82,27 +88,26 @@ class Sizes(NamedTuple):
         return runtime.threads_for(self.groups * self.frequencies * self.tiles * self.steps * self.filters // 4)
 
 
-def serves(window: Window, channels: int, filters: int, groups: int, dtype: np.dtype) -> bool:
-    """Whether the algorithm can compute this layer (a lifted window, all channels and filters), all three passes."""
-    ones = (1, 1, 1)
+def serves(direction: str, problem: Problem) -> bool:
+    """float32; kernels of 3x3 or 5x5, or 3 or 5 along one axis, without stride or dilation of the first axis."""
+    window = problem.window
     return (
-        dtype == np.float32
+        problem.dtype == np.float32
         and window.kernel[1:] in KERNELS
-        and window.stride == ones
-        and window.up == ones
+        and window.stride == ONES
         and window.dilation[0] == 1
-        and min(channels, filters) >= groups
+        and min(problem.channels, problem.filters) >= problem.groups
     )
 
 
-def workspace(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> int:
-    """Bytes that the hungriest of the three passes borrows."""
-    back = _reversed(window)
-    lanes = _lanes()
-    there, again = _sizes(x_shape, y_shape, window, groups), _sizes(y_shape, x_shape, back, groups)
-    weights = y_shape[4] * math.prod(window.kernel) * x_shape[4] // groups
-    plans = (_plan_forward(there, lanes), _plan_forward(again, lanes), _plan_weights(there, weights))
-    return 4 * max(sum(map(math.prod, plan.scratch)) for plan in plans)
+def cost(direction: str, problem: Problem) -> float:
+    """Multiplications over those of the definition, and the transforms: as much as of TRANSFORMS channels more."""
+    outputs = problem.inputs if direction == "gradient_input" else problem.outputs
+    tiling = _tiling(problem.window, (problem.batch, *outputs), 0)
+    tiles = math.prod(map(len, tiling.at)) * outputs[0]
+    multiplied = tiles * tiling.frequencies / (math.prod(problem.outputs) * math.prod(problem.window.kernel[1:]))
+    channels = min(problem.channels, problem.filters) // problem.groups
+    return multiplied * (1 + TRANSFORMS / channels + FILTER_TILES / max(1, tiles * problem.batch))
 
 
 def forward(
@@ -135,7 +140,7 @@ def gradient_weights(
     sizes = _sizes(x.shape, dy.shape, window, groups)
     plan = _plan_weights(sizes, dw.size)
     scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
-    bytes_, threads = kernels.vector_bytes(WIDEST), sizes.threads
+    bytes_, threads = WIDEST, sizes.threads
     if plan.by_blocks:
         buffers = scratch[0]
         partial = scratch[1] if len(scratch) > 1 else dw.reshape(1, groups, -1)
@@ -164,7 +169,7 @@ def _forward(
     sizes = _sizes(x.shape, y.shape, window, groups)
     plan = _plan_forward(sizes, _lanes())
     scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
-    threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), kernels.vector_bytes(WIDEST)
+    threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), WIDEST
     if plan.by_blocks:
         u, buffers = scratch
         row = max(sizes.v_row, sizes.m_row)
@@ -243,7 +248,7 @@ def _affordable(threads: int, room: int, each: int) -> int:
 
 
 def _lanes() -> int:
-    return kernels.vector_bytes(WIDEST) // 4
+    return WIDEST // 4
 
 
 def _row(length: int) -> int:
