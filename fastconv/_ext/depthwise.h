@@ -1,0 +1,117 @@
+/* Depthwise and narrow grouped convolution on channels-last arrays: a vector holds channels that lie side by side, and a
+   run of outputs along a line is computed in registers.
+
+   Three kinds of lanes, `source` being the operand that the lanes pick from:
+       PLAIN       lane i takes channel i of the source: depthwise
+       PERMUTED    lanes of several whole groups; each takes channel j of its group, by a permutation of one vector
+       BROADCAST   all lanes lie in one group and take the same channel
+
+   Written with GCC's and Clang's vector types, once (depthwise_typed.h), and compiled for single elements and for vectors
+   of 16, 32 and 64 bytes; fastconv/engine/depthwise.py decides which. */
+
+#include <stddef.h>
+
+enum { PLAIN, PERMUTED, BROADCAST };
+
+#define PIXELS 8 /* outputs at a time */
+#define TAPS 9   /* of a gradient at a time */
+
+typedef struct {                              /* outputs along a line, and the taps that they see */
+    ptrdiff_t count[2], x_step[2], w_step[2]; /* axes 0 and 1: taps inside; elements of x and of w from one to the next */
+    ptrdiff_t taps, x_tap, w_tap;             /* along the line */
+    const ptrdiff_t *inside;                  /* (taps, 2): the outputs first .. last - 1 for which a tap lies inside */
+    ptrdiff_t inner_first, inner_last;        /* for which all taps do */
+    ptrdiff_t first, last;                    /* the run itself */
+    ptrdiff_t x_pixel, y_pixel;               /* elements from output to output */
+} Run;
+
+typedef struct {
+    int kind;
+    ptrdiff_t blocks, sources, lanes; /* of one block, from its `skip` on, lanes are of use */
+    const ptrdiff_t *block;           /* (blocks, 3): first channel of the source, of the lanes' side, skip */
+    const int *masks;                 /* (blocks, sources, vector): PERMUTED's */
+    ptrdiff_t block_size;             /* elements of a block's weights, packed (taps, sources, vector) */
+} Lanes;
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(name) JOIN(name, REAL, BYTES)
+
+static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline ptrdiff_t most(ptrdiff_t a, ptrdiff_t b)
+{
+    return a > b ? a : b;
+}
+
+#define REAL float
+#define INTEGER int
+#define BYTES 4
+#include "depthwise_typed.h"
+#define BYTES 16
+#include "depthwise_typed.h"
+#if defined(__x86_64__)
+#define BYTES 32
+#include "depthwise_typed.h"
+#define BYTES 64
+#include "depthwise_typed.h"
+#endif
+#undef REAL
+#undef INTEGER
+
+#define REAL double
+#define INTEGER long long
+#define BYTES 8
+#include "depthwise_typed.h"
+#define BYTES 16
+#include "depthwise_typed.h"
+#if defined(__x86_64__)
+#define BYTES 32
+#include "depthwise_typed.h"
+#define BYTES 64
+#include "depthwise_typed.h"
+#endif
+#undef REAL
+#undef INTEGER
+
+#if defined(__x86_64__)
+#define CHOOSE(name, one, bytes, ...)                                                                                  \
+    ((bytes) == 64   ? name##_64(__VA_ARGS__)                                                                          \
+     : (bytes) == 32 ? name##_32(__VA_ARGS__)                                                                          \
+     : (bytes) == 16 ? name##_16(__VA_ARGS__)                                                                          \
+                     : name##_##one(__VA_ARGS__))
+#else
+#define CHOOSE(name, one, bytes, ...) ((bytes) == 16 ? name##_16(__VA_ARGS__) : name##_##one(__VA_ARGS__))
+#endif
+
+static inline void outputs_float(
+    int bytes, const float *x, ptrdiff_t at, const float *w, const float *bias, float *y, const Run *run,
+    const Lanes *lanes)
+{
+    CHOOSE(outputs_float, 4, bytes, x, at, w, bias, y, run, lanes);
+}
+
+static inline void outputs_double(
+    int bytes, const double *x, ptrdiff_t at, const double *w, const double *bias, double *y, const Run *run,
+    const Lanes *lanes)
+{
+    CHOOSE(outputs_double, 8, bytes, x, at, w, bias, y, run, lanes);
+}
+
+static inline void products_float(
+    int bytes, const float *x, ptrdiff_t at, const float *dy, float *dw, const Run *run, const Lanes *lanes,
+    int x_is_source)
+{
+    CHOOSE(products_float, 4, bytes, x, at, dy, dw, run, lanes, x_is_source);
+}
+
+static inline void products_double(
+    int bytes, const double *x, ptrdiff_t at, const double *dy, double *dw, const Run *run, const Lanes *lanes,
+    int x_is_source)
+{
+    CHOOSE(products_double, 8, bytes, x, at, dy, dw, run, lanes, x_is_source);
+}

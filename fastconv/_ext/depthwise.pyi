@@ -1,0 +1,25 @@
+from numpy import ndarray
+
+from fastconv.engine.depthwise import Lanes, Reach
+
+def forward(
+    x: ndarray,
+    w: ndarray,
+    bias: ndarray | None,
+    y: ndarray,
+    reach: Reach,
+    lanes: Lanes,
+    length: int,
+    tasks: int,
+    num_threads: int,
+) -> None: ...
+def gradient_weights(
+    x: ndarray,
+    dy: ndarray,
+    partial: ndarray,
+    reach: Reach,
+    lanes: Lanes,
+    x_is_source: bool,
+    length: int,
+    num_threads: int,
+) -> None: ...

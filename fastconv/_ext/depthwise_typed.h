@@ -1,0 +1,256 @@
+/* The loops of depthwise.h for one REAL, with INTEGER of its size, and vectors of BYTES bytes. */
+
+#if BYTES == 64
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#elif BYTES == 32
+#define TARGET __attribute__((target("avx2,fma")))
+#else
+#define TARGET
+#endif
+#define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
+#define Reals NAME(Reals)
+#define Integers NAME(Integers)
+#define Ints NAME(Ints)
+
+typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+typedef INTEGER Integers __attribute__((vector_size(BYTES)));
+typedef int Ints __attribute__((vector_size(BYTES / sizeof(REAL) * sizeof(int)), aligned(sizeof(int)), may_alias));
+
+/* The lanes of x's vector that `mask` names, x's vector itself, or x[0] in every lane. */
+TARGET INLINE Reals NAME(pick)(const REAL *x, const int *mask, const int kind)
+{
+    if (kind == PLAIN)
+        return *(const Reals *)x;
+    if (kind == BROADCAST)
+        return *x - (Reals){0};
+#if defined(__clang__)
+    Reals value;
+    for (ptrdiff_t lane = 0; lane < LANES; lane++)
+        value[lane] = x[mask[lane]];
+    return value;
+#else
+    return __builtin_shuffle(*(const Reals *)x, __builtin_convertvector(*(const Ints *)mask, Integers));
+#endif
+}
+
+/* Lanes skip .. skip + lanes - 1 of a vector; y is where lane 0 would go. */
+TARGET INLINE void NAME(store)(Reals value, REAL *y, ptrdiff_t skip, ptrdiff_t lanes)
+{
+    const REAL *from = (const REAL *)&value + skip;
+    if (lanes == LANES)
+        *(Reals *)y = value;
+    else if (2 * lanes >= LANES) { /* two halves that overlap */
+        __builtin_memcpy(y + skip, from, BYTES / 2);
+        __builtin_memcpy(y + skip + lanes - LANES / 2, from + lanes - LANES / 2, BYTES / 2);
+    } else
+        __builtin_memcpy(y + skip, from, lanes * sizeof(REAL));
+}
+
+/* --- y ------------------------------------------------------------------------------------------------------------ */
+
+/* One block of lanes for the outputs q .. q + pixels - 1 of a run; inner: PIXELS of them, and no tap lies outside. */
+TARGET INLINE void NAME(tile)(
+    const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const int *masks,
+    ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind, const int inner)
+{
+    const ptrdiff_t x_pixel = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
+    const ptrdiff_t channel = kind == BROADCAST;
+    Reals sum[PIXELS];
+    for (int p = 0; p < PIXELS; p++)
+        sum[p] = bias ? *(const Reals *)bias : (Reals){0};
+    for (ptrdiff_t i0 = 0; i0 < count0; i0++)
+        for (ptrdiff_t i1 = 0; i1 < count1; i1++) {
+            ptrdiff_t line = at + i0 * run->x_step[0] + i1 * run->x_step[1];
+            const REAL *weights = w + i0 * run->w_step[0] + i1 * run->w_step[1];
+            for (ptrdiff_t tap = 0; tap < taps; tap++, line += run->x_tap, weights += run->w_tap) {
+                ptrdiff_t low = 0, high = PIXELS;
+                if (!inner) {
+                    low = most(run->inside[2 * tap] - q, 0);
+                    high = least(run->inside[2 * tap + 1] - q, pixels);
+                }
+                for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : sources); j++) {
+                    const Reals weight = *(const Reals *)(weights + j * LANES);
+                    const int *mask = masks + j * LANES;
+                    const ptrdiff_t source = line + j * channel;
+                    if (inner || (low == 0 && high == PIXELS)) {
+                        const REAL *a = x + source, *b = a + PIXELS / 2 * x_pixel;
+                        for (int p = 0; p < PIXELS / 2; p++)
+                            sum[p] += weight * NAME(pick)(a + p * x_pixel, mask, kind);
+                        for (int p = 0; p < PIXELS / 2; p++)
+                            sum[PIXELS / 2 + p] += weight * NAME(pick)(b + p * x_pixel, mask, kind);
+                    } else
+                        for (int p = 0; p < PIXELS; p++)
+                            if (p >= low && p < high)
+                                sum[p] += weight * NAME(pick)(x + (source + p * x_pixel), mask, kind);
+                }
+            }
+        }
+    for (int p = 0; p < PIXELS; p++)
+        if (inner || p < pixels)
+            NAME(store)(sum[p], y + p * run->y_pixel, skip, kind == PERMUTED ? lanes : LANES);
+}
+
+TARGET INLINE void NAME(outputs_of)(
+    const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes,
+    const int kind)
+{
+    for (ptrdiff_t q = run->first; q < run->last; q += PIXELS) {
+        const ptrdiff_t pixels = least(run->last - q, PIXELS);
+        const int inner = pixels == PIXELS && q >= run->inner_first && q + PIXELS <= run->inner_last;
+        const ptrdiff_t start = at + q * run->x_pixel;
+        for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
+            const ptrdiff_t *block = lanes->block + 3 * b;
+            const int *masks = lanes->masks + b * lanes->sources * LANES;
+            const REAL *weights = w + b * lanes->block_size;
+            const REAL *begin = bias ? bias + b * LANES : NULL;
+            REAL *out = y + q * run->y_pixel + block[1];
+            if (inner)
+                NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
+                           lanes->lanes, q, PIXELS, kind, 1);
+            else
+                NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
+                           lanes->lanes, q, pixels, kind, 0);
+        }
+    }
+}
+
+/* y = bias + the sum over the taps inside of w * x for every output of a run. x + at, w and y belong to the first tap and
+   output 0, which may lie outside. */
+TARGET static void NAME(outputs)(
+    const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes)
+{
+    if (lanes->kind == PLAIN)
+        NAME(outputs_of)(x, at, w, bias, y, run, lanes, PLAIN);
+    else if (lanes->kind == PERMUTED)
+        NAME(outputs_of)(x, at, w, bias, y, run, lanes, PERMUTED);
+    else
+        NAME(outputs_of)(x, at, w, bias, y, run, lanes, BROADCAST);
+}
+
+/* --- dw ----------------------------------------------------------------------------------------------------------- */
+
+/* dw[to[n]] += the sum over a run of dy * x at tap n, for `taps` taps and one block of lanes. */
+TARGET INLINE void NAME(correlate)(
+    const REAL *x, const ptrdiff_t *at, const REAL *dy, REAL *dw, const ptrdiff_t *to, const ptrdiff_t *const *inside,
+    const Run *run, const int *mask, const int taps, const int x_kind, const int dy_kind)
+{
+    const ptrdiff_t inner = most(run->first, least(run->inner_first, run->last));
+    const ptrdiff_t outer = most(inner, least(run->inner_last, run->last));
+    const ptrdiff_t x_pixel = run->x_pixel, y_pixel = run->y_pixel;
+    ptrdiff_t q = run->first;
+    const REAL *line[TAPS];
+    Reals sum[TAPS];
+    for (int n = 0; n < taps; n++)
+        sum[n] = (Reals){0};
+    for (int side = 0; side < 2; side++) {
+        const ptrdiff_t stop = side ? run->last : inner;
+        for (; q < stop; q++) {
+            const Reals d = NAME(pick)(dy + q * y_pixel, mask, dy_kind);
+            for (int n = 0; n < taps; n++)
+                if (q >= inside[n][0] && q < inside[n][1])
+                    sum[n] += d * NAME(pick)(x + (at[n] + q * x_pixel), mask, x_kind);
+        }
+        if (side || q == outer)
+            continue;
+        const REAL *d_line = dy + q * y_pixel;
+        for (int n = 0; n < taps; n++)
+            line[n] = x + (at[n] + q * x_pixel);
+        for (ptrdiff_t i = 0; q < outer; q++, i += x_pixel, d_line += y_pixel) {
+            const Reals d = NAME(pick)(d_line, mask, dy_kind);
+            for (int n = 0; n < taps; n++)
+                sum[n] += d * NAME(pick)(line[n] + i, mask, x_kind);
+        }
+    }
+    for (int n = 0; n < taps; n++)
+        *(Reals *)(dw + to[n]) += sum[n];
+}
+
+/* As many of the n taps as there is a loop for; their number. */
+TARGET INLINE int NAME(correlate_some)(
+    const REAL *x, const ptrdiff_t *at, const REAL *dy, REAL *dw, const ptrdiff_t *to, const ptrdiff_t *const *inside,
+    const Run *run, const int *mask, int n, const int x_kind, const int dy_kind)
+{
+    switch (n) {
+    case 9:
+        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 9, x_kind, dy_kind);
+        return 9;
+    case 8:
+    case 7:
+        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 7, x_kind, dy_kind);
+        return 7;
+    case 6:
+    case 5:
+        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 5, x_kind, dy_kind);
+        return 5;
+    case 4:
+    case 3:
+        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 3, x_kind, dy_kind);
+        return 3;
+    default:
+        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 1, x_kind, dy_kind);
+        return 1;
+    }
+}
+
+TARGET INLINE void NAME(products_of)(
+    const REAL *x, ptrdiff_t at, const REAL *dy, REAL *dw, const Run *run, const Lanes *lanes, const int x_kind,
+    const int dy_kind)
+{
+    const int kind = x_kind != PLAIN ? x_kind : dy_kind;
+    const int x_side = x_kind != PLAIN ? 0 : 1;
+    const ptrdiff_t total = run->count[0] * run->count[1] * run->taps;
+    ptrdiff_t from[TAPS], to[TAPS], i0 = 0, i1 = 0, tap = 0;
+    const ptrdiff_t *inside[TAPS];
+    for (ptrdiff_t done = 0; done < total;) {
+        int count = 0;
+        for (; count < TAPS && done < total; count++, done++) {
+            from[count] = at + i0 * run->x_step[0] + i1 * run->x_step[1] + tap * run->x_tap;
+            to[count] = i0 * run->w_step[0] + i1 * run->w_step[1] + tap * run->w_tap;
+            inside[count] = run->inside + 2 * tap;
+            if (++tap == run->taps) {
+                tap = 0;
+                if (++i1 == run->count[1]) {
+                    i1 = 0;
+                    i0++;
+                }
+            }
+        }
+        for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
+            const ptrdiff_t *block = lanes->block + 3 * b;
+            for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : lanes->sources); j++) {
+                const int *mask = lanes->masks + (b * lanes->sources + j) * LANES;
+                const ptrdiff_t channel = kind == BROADCAST ? j : 0;
+                const REAL *x_block = x + block[x_side] + (x_side ? 0 : channel);
+                const REAL *dy_block = dy + block[1 - x_side] + (x_side ? channel : 0);
+                REAL *sums = dw + b * lanes->block_size + j * LANES;
+                for (int n = 0; n < count;)
+                    n += NAME(correlate_some)(x_block, from + n, dy_block, sums, to + n, inside + n, run, mask,
+                                              count - n, x_kind, dy_kind);
+            }
+        }
+    }
+}
+
+/* dw, packed as the weights are, += the sum over a run of dy * x; x + at, dw and dy belong to the first tap and output 0.
+   The source is dy, or x. */
+TARGET static void NAME(products)(
+    const REAL *x, ptrdiff_t at, const REAL *dy, REAL *dw, const Run *run, const Lanes *lanes, int x_is_source)
+{
+    if (lanes->kind == PLAIN)
+        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, PLAIN);
+    else if (lanes->kind == PERMUTED && x_is_source)
+        NAME(products_of)(x, at, dy, dw, run, lanes, PERMUTED, PLAIN);
+    else if (lanes->kind == PERMUTED)
+        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, PERMUTED);
+    else if (x_is_source)
+        NAME(products_of)(x, at, dy, dw, run, lanes, BROADCAST, PLAIN);
+    else
+        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, BROADCAST);
+}
+
+#undef TARGET
+#undef LANES
+#undef Reals
+#undef Integers
+#undef Ints
+#undef BYTES
