@@ -15,14 +15,17 @@ enum { PLAIN, PERMUTED, BROADCAST };
 
 #define PIXELS 8 /* outputs at a time */
 #define TAPS 9   /* of a gradient at a time */
+#define SLIDE 3  /* neighbouring taps for which a vector of x is read once */
 
 typedef struct {                              /* outputs along a line, and the taps that they see */
     ptrdiff_t count[2], x_step[2], w_step[2]; /* axes 0 and 1: taps inside; elements of x and of w from one to the next */
     ptrdiff_t taps, x_tap, w_tap;             /* along the line */
-    const ptrdiff_t *inside;                  /* (taps, 2): the outputs first .. last - 1 for which a tap lies inside */
+    const ptrdiff_t *inside;                  /* (taps, 2): the outputs first .. last - 1 for which a tap lies inside, any number */
     ptrdiff_t inner_first, inner_last;        /* for which all taps do */
     ptrdiff_t first, last;                    /* the run itself */
     ptrdiff_t x_pixel, y_pixel;               /* elements from output to output */
+    ptrdiff_t ahead, y_ahead;                 /* elements to what will soon be read of x and dy; 0: in the cache */
+    int far;                                  /* y is too large for the caches: vectors of STREAMED bytes go past them */
 } Run;
 
 typedef struct {
@@ -34,6 +37,10 @@ typedef struct {
 } Lanes;
 
 #define INLINE static inline __attribute__((always_inline))
+#define CACHE_LINE 64
+#define STREAMED 64
+
+#define UNROLL _Pragma("GCC unroll 16")
 #define JOIN_(a, b, c) a##_##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define NAME(name) JOIN(name, REAL, BYTES)
@@ -46,6 +53,21 @@ static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
 static inline ptrdiff_t most(ptrdiff_t a, ptrdiff_t b)
 {
     return a > b ? a : b;
+}
+
+/* Bytes begin .. end - 1 from x on: in the order of memory, which the CPU's own prefetching then continues. */
+static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
+{
+    for (; begin < end; begin += CACHE_LINE)
+        __builtin_prefetch((const char *)x + begin);
+}
+
+/* What went past the caches is seen by other threads. */
+static inline void fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
 }
 
 #define REAL float

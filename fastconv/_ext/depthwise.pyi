@@ -11,6 +11,8 @@ def forward(
     lanes: Lanes,
     length: int,
     tasks: int,
+    prefetches: bool,
+    far: bool,
     num_threads: int,
 ) -> None: ...
 def gradient_weights(
@@ -21,5 +23,6 @@ def gradient_weights(
     lanes: Lanes,
     x_is_source: bool,
     length: int,
+    prefetches: bool,
     num_threads: int,
 ) -> None: ...

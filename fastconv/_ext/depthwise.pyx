@@ -22,6 +22,8 @@ cdef extern from "depthwise.h" nogil:
         Py_ssize_t inner_first, inner_last
         Py_ssize_t first, last
         Py_ssize_t x_pixel, y_pixel
+        Py_ssize_t ahead, y_ahead
+        int far
 
     ctypedef struct Lanes:
         int kind
@@ -30,6 +32,7 @@ cdef extern from "depthwise.h" nogil:
         const int *masks
         Py_ssize_t block_size
 
+    void fence()
     void outputs_float(
         int, const float *, Py_ssize_t, const float *, const float *, float *, const Run *, const Lanes *)
     void outputs_double(
@@ -38,6 +41,10 @@ cdef extern from "depthwise.h" nogil:
         int, const float *, Py_ssize_t, const float *, float *, const Run *, const Lanes *, int)
     void products_double(
         int, const double *, Py_ssize_t, const double *, double *, const Run *, const Lanes *, int)
+
+
+cdef enum:
+    SOON = 16  # outputs ahead on a line of its own
 
 
 cdef struct Geometry:
@@ -56,9 +63,12 @@ cdef struct Geometry:
     const Py_ssize_t *phase   # (phases, 5): of output 0 the position and the number of tap 0; taps; inner outputs
     const Py_ssize_t *inside  # (phases, taps of the largest, 2): Run's
     Py_ssize_t widest       # taps of the largest phase
+    bint prefetches, far    # x does not lie in the cache; y does not fit there
 
 
-cdef Geometry geometry(tuple x_shape, tuple y_shape, object reach, Py_ssize_t tap_size, Py_ssize_t length):
+cdef Geometry geometry(
+    tuple x_shape, tuple y_shape, object reach, Py_ssize_t tap_size, Py_ssize_t length, bint prefetches, bint far
+):
     """Valid as long as `reach` is."""
     cdef Geometry g
     cdef int axis
@@ -75,7 +85,7 @@ cdef Geometry geometry(tuple x_shape, tuple y_shape, object reach, Py_ssize_t ta
     g.channels, g.filters = x_shape[4], y_shape[4]
     g.stride, g.phases = reach.stride, phase.shape[0]
     g.length, g.segments = length, (g.out[2] + length - 1) // length
-    g.tap_size = tap_size
+    g.tap_size, g.prefetches, g.far = tap_size, prefetches, far
     g.planes, g.rows, g.phase, g.inside = &planes[0, 0], &rows[0, 0], &phase[0, 0], &inside[0, 0, 0]
     g.widest = inside.shape[1]
     return g
@@ -108,6 +118,12 @@ cdef inline Py_ssize_t set_lines(Run *run, const Geometry *g, Py_ssize_t line, P
     run.w_step[1] = g.turn[1] * g.kernel[2] * g.tap_size
     run.x_tap, run.w_tap = g.dilation[2] * g.channels, g.turn[2] * g.tap_size
     run.x_pixel, run.y_pixel = g.stride * g.channels, g.phases * g.filters
+    run.ahead, run.y_ahead, run.far = 0, g.out[2] * g.filters, g.far
+    if g.prefetches and line % g.out[1] + 1 < g.out[1]:
+        run.ahead = (row[3] + (row[5] - 1) * g.dilation[1] - row[0]) * size
+    elif g.prefetches and g.out[1] == 1:
+        run.ahead = SOON * run.x_pixel
+        run.y_ahead = SOON * run.y_pixel
     tap[0] = (plane[1] * g.kernel[1] + row[1]) * g.kernel[2]
     return ((image * g.inp[0] + plane[0]) * g.inp[1] + row[0]) * size
 
@@ -149,15 +165,22 @@ cdef void forward_segments(
                 outputs_float(bytes, x, x_at, weights, bias, out, &run, lanes)
             else:
                 outputs_double(bytes, x, x_at, weights, bias, out, &run, lanes)
+    if g.far:
+        fence()
 
 
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, ::1] w, const floating[:, ::1] bias,
-    floating[:, :, :, :, ::1] y, object reach, object lanes, Py_ssize_t length, Py_ssize_t tasks, int num_threads,
+    floating[:, :, :, :, ::1] y, object reach, object lanes, Py_ssize_t length, Py_ssize_t tasks, bint prefetches,
+    bint far, int num_threads,
 ):
-    """y = bias (may be None) + the sum over the taps of w * x."""
+    """y = bias (may be None) + the sum over the taps of w * x.
+
+    prefetches   x lies beyond the cache
+    far          y too, for which its memory must be aligned to lanes.nbytes
+    """
     cdef Py_ssize_t tap_size = w.shape[2] * w.shape[3]
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, reach, tap_size, length)
+    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, reach, tap_size, length, prefetches, far)
     cdef Lanes c_lanes = unpack(lanes, w.shape[1] * tap_size)
     cdef Py_ssize_t total = y.shape[0] * g.out[0] * g.out[1] * g.segments
     cdef const floating *c_bias = NULL if bias is None else &bias[0, 0]
@@ -193,13 +216,13 @@ cdef void product_segments(
 
 def gradient_weights(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, :, :, ::1] partial,
-    object reach, object lanes, bint x_is_source, Py_ssize_t length, int num_threads,
+    object reach, object lanes, bint x_is_source, Py_ssize_t length, bint prefetches, int num_threads,
 ):
     """partial[task] = the part of dw, packed as w is, that a task's outputs give; the lanes' source is x or dy."""
     cdef Py_ssize_t tap_size = partial.shape[3] * partial.shape[4]
     cdef Py_ssize_t block_size = partial.shape[2] * tap_size
     cdef Py_ssize_t size = partial.shape[1] * block_size
-    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, reach, tap_size, length)
+    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, reach, tap_size, length, prefetches, False)
     cdef Lanes c_lanes = unpack(lanes, block_size)
     cdef Py_ssize_t total = dy.shape[0] * g.out[0] * g.out[1] * g.segments
     cdef Py_ssize_t tasks = partial.shape[0]

@@ -33,10 +33,16 @@ TARGET INLINE Reals NAME(pick)(const REAL *x, const int *mask, const int kind)
 #endif
 }
 
-/* Lanes skip .. skip + lanes - 1 of a vector; y is where lane 0 would go. */
-TARGET INLINE void NAME(store)(Reals value, REAL *y, ptrdiff_t skip, ptrdiff_t lanes)
+/* Lanes skip .. skip + lanes - 1 of a vector; y is where lane 0 would go. far: past the caches. */
+TARGET INLINE void NAME(store)(Reals value, REAL *y, ptrdiff_t skip, ptrdiff_t lanes, int far)
 {
     const REAL *from = (const REAL *)&value + skip;
+#if BYTES == STREAMED
+    if (far) {
+        __asm__("vmovntps %1, %0" : "=m"(*(Reals *)y) : "v"(value));
+        return;
+    }
+#endif
     if (lanes == LANES)
         *(Reals *)y = value;
     else if (2 * lanes >= LANES) { /* two halves that overlap */
@@ -48,52 +54,74 @@ TARGET INLINE void NAME(store)(Reals value, REAL *y, ptrdiff_t skip, ptrdiff_t l
 
 /* --- y ------------------------------------------------------------------------------------------------------------ */
 
+/* sum[p] += the products of `taps` neighbouring taps of a line: one vector of x, `pitch` from the next, serves them all.
+   Those of x that lie inside are low .. high - 1; inner: all of them do. */
+TARGET INLINE void NAME(slide)(
+    Reals *sum, const REAL *x, ptrdiff_t at, ptrdiff_t pitch, const REAL *w, ptrdiff_t w_tap, const int *mask,
+    ptrdiff_t low, ptrdiff_t high, const int taps, const int kind, const int inner)
+{
+    Reals weight[SLIDE];
+    UNROLL
+    for (int t = 0; t < taps; t++)
+        weight[t] = *(const Reals *)(w + t * w_tap);
+    UNROLL
+    for (int i = 0; i < PIXELS + taps - 1; i++, at += pitch)
+        if (inner || (i >= low && i < high)) {
+            const Reals value = NAME(pick)(x + at, mask, kind);
+            UNROLL
+            for (int t = 0; t < taps; t++)
+                if (i - t >= 0 && i - t < PIXELS)
+                    sum[i - t] += weight[t] * value;
+        }
+}
+
 /* One block of lanes for the outputs q .. q + pixels - 1 of a run; inner: PIXELS of them, and no tap lies outside. */
 TARGET INLINE void NAME(tile)(
     const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const int *masks,
     ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind, const int inner)
 {
-    const ptrdiff_t x_pixel = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
-    const ptrdiff_t channel = kind == BROADCAST;
+    const ptrdiff_t pitch = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
+    const ptrdiff_t w_tap = run->w_tap, channel = kind == BROADCAST;
+    const ptrdiff_t most_taps = run->x_tap == pitch ? SLIDE : 1;
     Reals sum[PIXELS];
+    UNROLL
     for (int p = 0; p < PIXELS; p++)
         sum[p] = bias ? *(const Reals *)bias : (Reals){0};
     for (ptrdiff_t i0 = 0; i0 < count0; i0++)
         for (ptrdiff_t i1 = 0; i1 < count1; i1++) {
-            ptrdiff_t line = at + i0 * run->x_step[0] + i1 * run->x_step[1];
+            const ptrdiff_t line = at + i0 * run->x_step[0] + i1 * run->x_step[1];
             const REAL *weights = w + i0 * run->w_step[0] + i1 * run->w_step[1];
-            for (ptrdiff_t tap = 0; tap < taps; tap++, line += run->x_tap, weights += run->w_tap) {
-                ptrdiff_t low = 0, high = PIXELS;
+            for (ptrdiff_t tap = 0, some; tap < taps; tap += some) {
+                ptrdiff_t low = 0, high = 0;
+                some = least(taps - tap, most_taps);
                 if (!inner) {
-                    low = most(run->inside[2 * tap] - q, 0);
-                    high = least(run->inside[2 * tap + 1] - q, pixels);
+                    low = run->inside[2 * tap] - q;
+                    high = least(run->inside[2 * tap + 1] - q, pixels + some - 1);
                 }
                 for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : sources); j++) {
-                    const Reals weight = *(const Reals *)(weights + j * LANES);
+                    const REAL *weight = weights + tap * w_tap + j * LANES;
+                    const ptrdiff_t from = line + tap * run->x_tap + j * channel;
                     const int *mask = masks + j * LANES;
-                    const ptrdiff_t source = line + j * channel;
-                    if (inner || (low == 0 && high == PIXELS)) {
-                        const REAL *a = x + source, *b = a + PIXELS / 2 * x_pixel;
-                        for (int p = 0; p < PIXELS / 2; p++)
-                            sum[p] += weight * NAME(pick)(a + p * x_pixel, mask, kind);
-                        for (int p = 0; p < PIXELS / 2; p++)
-                            sum[PIXELS / 2 + p] += weight * NAME(pick)(b + p * x_pixel, mask, kind);
-                    } else
-                        for (int p = 0; p < PIXELS; p++)
-                            if (p >= low && p < high)
-                                sum[p] += weight * NAME(pick)(x + (source + p * x_pixel), mask, kind);
+                    if (some == 3)
+                        NAME(slide)(sum, x, from, pitch, weight, w_tap, mask, low, high, 3, kind, inner);
+                    else if (some == 2)
+                        NAME(slide)(sum, x, from, pitch, weight, w_tap, mask, low, high, 2, kind, inner);
+                    else
+                        NAME(slide)(sum, x, from, pitch, weight, w_tap, mask, low, high, 1, kind, inner);
                 }
             }
         }
+    UNROLL
     for (int p = 0; p < PIXELS; p++)
         if (inner || p < pixels)
-            NAME(store)(sum[p], y + p * run->y_pixel, skip, kind == PERMUTED ? lanes : LANES);
+            NAME(store)(sum[p], y + p * run->y_pixel, skip, kind == PERMUTED ? lanes : LANES, run->far);
 }
 
 TARGET INLINE void NAME(outputs_of)(
     const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes,
     const int kind)
 {
+    const ptrdiff_t share = PIXELS * run->x_pixel * sizeof(REAL) / lanes->blocks; /* of x, to each block */
     for (ptrdiff_t q = run->first; q < run->last; q += PIXELS) {
         const ptrdiff_t pixels = least(run->last - q, PIXELS);
         const int inner = pixels == PIXELS && q >= run->inner_first && q + PIXELS <= run->inner_last;
@@ -104,6 +132,8 @@ TARGET INLINE void NAME(outputs_of)(
             const REAL *weights = w + b * lanes->block_size;
             const REAL *begin = bias ? bias + b * LANES : NULL;
             REAL *out = y + q * run->y_pixel + block[1];
+            if (run->ahead)
+                prefetch(x + (start + run->ahead), b * share, (b + 1) * share);
             if (inner)
                 NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
                            lanes->lanes, q, PIXELS, kind, 1);
@@ -199,6 +229,9 @@ TARGET INLINE void NAME(products_of)(
     const int kind = x_kind != PLAIN ? x_kind : dy_kind;
     const int x_side = x_kind != PLAIN ? 0 : 1;
     const ptrdiff_t total = run->count[0] * run->count[1] * run->taps;
+    const ptrdiff_t x_share = (run->last - run->first) * run->x_pixel * sizeof(REAL) / lanes->blocks;
+    const ptrdiff_t dy_share = (run->last - run->first) * run->y_pixel * sizeof(REAL) / lanes->blocks;
+    const REAL *x_soon = x + (at + run->first * run->x_pixel + run->ahead), *dy_soon = dy + (run->first * run->y_pixel + run->y_ahead);
     ptrdiff_t from[TAPS], to[TAPS], i0 = 0, i1 = 0, tap = 0;
     const ptrdiff_t *inside[TAPS];
     for (ptrdiff_t done = 0; done < total;) {
@@ -217,6 +250,10 @@ TARGET INLINE void NAME(products_of)(
         }
         for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
             const ptrdiff_t *block = lanes->block + 3 * b;
+            if (run->ahead && done <= TAPS) {
+                prefetch(x_soon, b * x_share, (b + 1) * x_share);
+                prefetch(dy_soon, b * dy_share, (b + 1) * dy_share);
+            }
             for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : lanes->sources); j++) {
                 const int *mask = lanes->masks + (b * lanes->sources + j) * LANES;
                 const ptrdiff_t channel = kind == BROADCAST ? j : 0;

@@ -33,9 +33,12 @@ WIDEST = runtime.SIMD_BYTES  # bytes of a vector
 MOST_PER_GROUP = 8  # channels and filters; wider groups have enough to do for a product of matrices
 TASKS = 32  # pieces that a layer is cut into where its size allows
 LINE = 256  # outputs of a line's segment
+CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
+FAR = 8 << 20  # bytes of y, from which on it is written past the caches
 SUM_LINE = 128  # of one whose products are summed up one by one: float32 loses 1e-6 there
 
 PLAIN, PERMUTED, BROADCAST = range(3)  # depthwise.h's
+STREAMED = 64  # bytes
 
 
 def serves(direction: str, problem: Problem) -> bool:
@@ -93,8 +96,8 @@ def gradient_weights(
     tasks = _partials(math.prod(shape) * x.itemsize, outputs)
     partial = allocate(op, (tasks, *shape), x.dtype)
     reach = _reach(window, x.shape[1:4], dy.shape[1:4], False)
-    threads = _threads(x, dy, math.prod(w_shape[1:]))
-    depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, threads)
+    prefetches, threads = x.nbytes + dy.nbytes > CACHED, _threads(x, dy, math.prod(w_shape[1:]))
+    depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, prefetches, threads)
     total = allocate(op, shape, x.dtype)
     rows.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
     dw = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
@@ -113,7 +116,15 @@ def _run(
     packed = np.ascontiguousarray(w[lanes.filters].transpose(0, 2, 3, 1))
     if bias is not None:
         bias = bias[lanes.filters]
-    depthwise.forward(x, packed, bias, y, reach, lanes, length, tasks, _threads(x, y, math.prod(w.shape[1:])))
+    prefetches, far = x.nbytes + y.nbytes > CACHED, y.nbytes >= FAR and _fits_vectors(y, lanes)
+    threads = _threads(x, y, math.prod(w.shape[1:]))
+    depthwise.forward(x, packed, bias, y, reach, lanes, length, tasks, prefetches, far, threads)
+
+
+def _fits_vectors(y: np.ndarray, lanes: Lanes) -> bool:
+    """Whether every block of lanes is a whole vector of STREAMED bytes in y, aligned."""
+    whole = lanes.useful * y.itemsize == lanes.nbytes == STREAMED
+    return whole and y.shape[4] * y.itemsize % STREAMED == 0 and y.ctypes.data % STREAMED == 0
 
 
 def _threads(x: np.ndarray, y: np.ndarray, multiply_adds: int) -> int:
@@ -246,7 +257,7 @@ def _reach(window: Window, inputs: tuple[int, ...], outputs: tuple[int, ...], tr
     for number, (position, tap, taps) in enumerate(last.phases):
         at = position + np.arange(taps) * last.dilation
         count = len(range(number, outputs[2], len(last.phases)))
-        low, high = (np.clip(-((at - n) // last.stride), 0, count) for n in (0, inputs[2]))
+        low, high = (-((at - n) // last.stride) for n in (0, inputs[2]))
         inside[number, :taps, 0], inside[number, :taps, 1] = low, high
         phase[number] = position, tap, taps, low.max(initial=0), high.min(initial=count)
     planes, rows = (_lines(axes[axis], inputs[axis], outputs[axis]) for axis in range(2))
