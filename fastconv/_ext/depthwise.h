@@ -14,7 +14,8 @@
 enum { PLAIN, PERMUTED, BROADCAST };
 
 #define PIXELS 8 /* outputs at a time */
-#define TAPS 9   /* of a gradient at a time */
+#define STRIPS 9  /* of taps of a gradient to the weights at a time */
+#define SUMMED 4  /* outputs that share vectors of x there */
 #define SLIDE 3  /* neighbouring taps for which a vector of x is read once */
 
 typedef struct {                              /* outputs along a line, and the taps that they see */
@@ -27,6 +28,16 @@ typedef struct {                              /* outputs along a line, and the t
     ptrdiff_t ahead, y_ahead;                 /* elements to what will soon be read of x and dy; 0: in the cache */
     int far;                                  /* y is too large for the caches: vectors of STREAMED bytes go past them */
 } Run;
+
+typedef struct { /* neighbouring taps along a line: of the first the offset in x, in dw, and Run's `inside` */
+    ptrdiff_t at, to;
+    const ptrdiff_t *inside;
+} Strip;
+
+typedef struct { /* x and dy of the next line, and how many bytes of them to fetch for every output of this one */
+    const char *x, *dy;
+    ptrdiff_t x_share, dy_share;
+} Soon;
 
 typedef struct {
     int kind;
@@ -71,6 +82,7 @@ static inline void fence(void)
 }
 
 #define REAL float
+#define SINGLE 1
 #define INTEGER int
 #define BYTES 4
 #include "depthwise_typed.h"
@@ -83,9 +95,11 @@ static inline void fence(void)
 #include "depthwise_typed.h"
 #endif
 #undef REAL
+#undef SINGLE
 #undef INTEGER
 
 #define REAL double
+#define SINGLE 0
 #define INTEGER long long
 #define BYTES 8
 #include "depthwise_typed.h"
@@ -98,6 +112,7 @@ static inline void fence(void)
 #include "depthwise_typed.h"
 #endif
 #undef REAL
+#undef SINGLE
 #undef INTEGER
 
 #if defined(__x86_64__)

@@ -7,6 +7,7 @@
 #else
 #define TARGET
 #endif
+#define MANY_LOOPS (SINGLE && BYTES >= 16) /* float64 and single lanes do with fewer, to compile sooner */
 #define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
 #define Reals NAME(Reals)
 #define Integers NAME(Integers)
@@ -159,68 +160,99 @@ TARGET static void NAME(outputs)(
 
 /* --- dw ----------------------------------------------------------------------------------------------------------- */
 
-/* dw[to[n]] += the sum over a run of dy * x at tap n, for `taps` taps and one block of lanes. */
-TARGET INLINE void NAME(correlate)(
-    const REAL *x, const ptrdiff_t *at, const REAL *dy, REAL *dw, const ptrdiff_t *to, const ptrdiff_t *const *inside,
-    const Run *run, const int *mask, const int taps, const int x_kind, const int dy_kind)
+/* sum += dy * x for SUMMED outputs from q on, which share vectors of x. `inner`: all taps lie inside. */
+TARGET INLINE void NAME(correlate_block)(
+    Reals (*sum)[SLIDE], const REAL *x, const REAL *dy, const Strip *strip, const Run *run, const int *mask,
+    ptrdiff_t q, const int strips, const int taps, const int x_kind, const int dy_kind, const int inner)
 {
-    const ptrdiff_t inner = most(run->first, least(run->inner_first, run->last));
-    const ptrdiff_t outer = most(inner, least(run->inner_last, run->last));
-    const ptrdiff_t x_pixel = run->x_pixel, y_pixel = run->y_pixel;
-    ptrdiff_t q = run->first;
-    const REAL *line[TAPS];
-    Reals sum[TAPS];
-    for (int n = 0; n < taps; n++)
-        sum[n] = (Reals){0};
-    for (int side = 0; side < 2; side++) {
-        const ptrdiff_t stop = side ? run->last : inner;
-        for (; q < stop; q++) {
-            const Reals d = NAME(pick)(dy + q * y_pixel, mask, dy_kind);
-            for (int n = 0; n < taps; n++)
-                if (q >= inside[n][0] && q < inside[n][1])
-                    sum[n] += d * NAME(pick)(x + (at[n] + q * x_pixel), mask, x_kind);
-        }
-        if (side || q == outer)
-            continue;
-        const REAL *d_line = dy + q * y_pixel;
-        for (int n = 0; n < taps; n++)
-            line[n] = x + (at[n] + q * x_pixel);
-        for (ptrdiff_t i = 0; q < outer; q++, i += x_pixel, d_line += y_pixel) {
-            const Reals d = NAME(pick)(d_line, mask, dy_kind);
-            for (int n = 0; n < taps; n++)
-                sum[n] += d * NAME(pick)(line[n] + i, mask, x_kind);
-        }
+    Reals d[SUMMED];
+    UNROLL
+    for (int u = 0; u < SUMMED; u++)
+        d[u] = NAME(pick)(dy + (q + u) * run->y_pixel, mask, dy_kind);
+    UNROLL
+    for (int s = 0; s < strips; s++) {
+        ptrdiff_t at = strip[s].at + q * run->x_pixel;
+        UNROLL
+        for (int i = 0; i < SUMMED + taps - 1; i++, at += run->x_pixel)
+            if (inner || (q + i >= strip[s].inside[0] && q + i < strip[s].inside[1])) {
+                const Reals value = NAME(pick)(x + at, mask, x_kind);
+                UNROLL
+                for (int t = 0; t < taps; t++)
+                    if (i - t >= 0 && i - t < SUMMED)
+                        sum[s][t] += d[i - t] * value;
+            }
     }
-    for (int n = 0; n < taps; n++)
-        *(Reals *)(dw + to[n]) += sum[n];
 }
 
-/* As many of the n taps as there is a loop for; their number. */
-TARGET INLINE int NAME(correlate_some)(
-    const REAL *x, const ptrdiff_t *at, const REAL *dy, REAL *dw, const ptrdiff_t *to, const ptrdiff_t *const *inside,
-    const Run *run, const int *mask, int n, const int x_kind, const int dy_kind)
+/* For `strips` strips of `taps` neighbouring taps, and one block of lanes: dw at a tap += the sum over a run of dy * x.
+   `soon`, unless NULL, is fetched meanwhile. */
+TARGET INLINE void NAME(correlate)(
+    const REAL *x, const REAL *dy, REAL *dw, const Strip *strip, const Run *run, const int *mask, const Soon *soon,
+    const int strips, const int taps, const int x_kind, const int dy_kind)
 {
-    switch (n) {
-    case 9:
-        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 9, x_kind, dy_kind);
-        return 9;
-    case 8:
-    case 7:
-        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 7, x_kind, dy_kind);
-        return 7;
-    case 6:
-    case 5:
-        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 5, x_kind, dy_kind);
-        return 5;
-    case 4:
-    case 3:
-        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 3, x_kind, dy_kind);
-        return 3;
-    default:
-        NAME(correlate)(x, at, dy, dw, to, inside, run, mask, 1, x_kind, dy_kind);
-        return 1;
+    ptrdiff_t q = run->first;
+    Reals sum[STRIPS][SLIDE];
+    UNROLL
+    for (int s = 0; s < strips; s++)
+        UNROLL
+        for (int t = 0; t < taps; t++)
+            sum[s][t] = (Reals){0};
+    for (; q + SUMMED <= run->last; q += SUMMED) {
+        if (soon) {
+            prefetch(soon->x, (q - run->first) * soon->x_share, (q + SUMMED - run->first) * soon->x_share);
+            prefetch(soon->dy, (q - run->first) * soon->dy_share, (q + SUMMED - run->first) * soon->dy_share);
+        }
+        if (q >= run->inner_first && q + SUMMED <= run->inner_last)
+            NAME(correlate_block)(sum, x, dy, strip, run, mask, q, strips, taps, x_kind, dy_kind, 1);
+        else
+            NAME(correlate_block)(sum, x, dy, strip, run, mask, q, strips, taps, x_kind, dy_kind, 0);
     }
+    for (; q < run->last; q++) {
+        const Reals d = NAME(pick)(dy + q * run->y_pixel, mask, dy_kind);
+        UNROLL
+        for (int s = 0; s < strips; s++)
+            UNROLL
+            for (int t = 0; t < taps; t++)
+                if (q + t >= strip[s].inside[0] && q + t < strip[s].inside[1])
+                    sum[s][t] += d * NAME(pick)(x + (strip[s].at + (q + t) * run->x_pixel), mask, x_kind);
+    }
+    UNROLL
+    for (int s = 0; s < strips; s++)
+        UNROLL
+        for (int t = 0; t < taps; t++)
+            *(Reals *)(dw + strip[s].to + t * run->w_tap) += sum[s][t];
 }
+
+#define CORRELATE(strips, taps)                                                                                        \
+    {                                                                                                                  \
+        NAME(correlate)(x, dy, dw, strip, run, mask, soon, strips, taps, x_kind, dy_kind);                             \
+        return strips;                                                                                                 \
+    }
+
+/* As many of n strips as there is a loop for; their number. */
+TARGET INLINE int NAME(correlate_some)(
+    const REAL *x, const REAL *dy, REAL *dw, const Strip *strip, const Run *run, const int *mask, const Soon *soon,
+    int n, int taps, const int x_kind, const int dy_kind)
+{
+#if MANY_LOOPS
+    if (x_kind == PLAIN && taps == 3) {
+        if (n >= 3)
+            CORRELATE(3, 3)
+        CORRELATE(1, 3)
+    }
+    if (x_kind == PLAIN && taps == 2) {
+        if (n >= 3)
+            CORRELATE(3, 2)
+        CORRELATE(1, 2)
+    }
+    if (x_kind == PLAIN && n >= 9)
+        CORRELATE(9, 1)
+#endif
+    if (n >= 3)
+        CORRELATE(3, 1)
+    CORRELATE(1, 1)
+}
+#undef CORRELATE
 
 TARGET INLINE void NAME(products_of)(
     const REAL *x, ptrdiff_t at, const REAL *dy, REAL *dw, const Run *run, const Lanes *lanes, const int x_kind,
@@ -228,42 +260,50 @@ TARGET INLINE void NAME(products_of)(
 {
     const int kind = x_kind != PLAIN ? x_kind : dy_kind;
     const int x_side = x_kind != PLAIN ? 0 : 1;
-    const ptrdiff_t total = run->count[0] * run->count[1] * run->taps;
-    const ptrdiff_t x_share = (run->last - run->first) * run->x_pixel * sizeof(REAL) / lanes->blocks;
-    const ptrdiff_t dy_share = (run->last - run->first) * run->y_pixel * sizeof(REAL) / lanes->blocks;
-    const REAL *x_soon = x + (at + run->first * run->x_pixel + run->ahead), *dy_soon = dy + (run->first * run->y_pixel + run->y_ahead);
-    ptrdiff_t from[TAPS], to[TAPS], i0 = 0, i1 = 0, tap = 0;
-    const ptrdiff_t *inside[TAPS];
-    for (ptrdiff_t done = 0; done < total;) {
-        int count = 0;
-        for (; count < TAPS && done < total; count++, done++) {
-            from[count] = at + i0 * run->x_step[0] + i1 * run->x_step[1] + tap * run->x_tap;
-            to[count] = i0 * run->w_step[0] + i1 * run->w_step[1] + tap * run->w_tap;
-            inside[count] = run->inside + 2 * tap;
-            if (++tap == run->taps) {
-                tap = 0;
-                if (++i1 == run->count[1]) {
-                    i1 = 0;
-                    i0++;
+    const int slides = MANY_LOOPS && x_kind == PLAIN && run->x_tap == run->x_pixel;
+    const ptrdiff_t lines = run->count[0] * run->count[1], rest = slides ? run->taps % SLIDE : run->taps;
+    const ptrdiff_t x_share = run->x_pixel * sizeof(REAL) / lanes->blocks;
+    const ptrdiff_t dy_share = run->y_pixel * sizeof(REAL) / lanes->blocks;
+    int fetched = !run->ahead;
+    for (int taps = SLIDE; taps > 0; taps--) {
+        ptrdiff_t of_line = taps == SLIDE ? run->taps / SLIDE : rest == taps, first = run->taps - taps;
+        if (!slides)
+            of_line = taps == 1 ? run->taps : 0;
+        if (!slides || taps == SLIDE)
+            first = 0;
+        const ptrdiff_t total = lines * of_line;
+        const int together = taps == 1 ? STRIPS : 3;
+        for (ptrdiff_t done = 0; done < total;) {
+            Strip strip[STRIPS]; /* more than one tap each only where x_tap == x_pixel */
+            int count = 0;
+            for (; count < together && done < total; count++, done++) {
+                const ptrdiff_t line = done / of_line, tap = first + done % of_line * taps;
+                const ptrdiff_t i0 = line / run->count[1], i1 = line % run->count[1];
+                strip[count].at = at + i0 * run->x_step[0] + i1 * run->x_step[1] + tap * run->x_tap;
+                strip[count].to = i0 * run->w_step[0] + i1 * run->w_step[1] + tap * run->w_tap;
+                strip[count].inside = run->inside + 2 * tap;
+            }
+            for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
+                const ptrdiff_t *block = lanes->block + 3 * b;
+                const ptrdiff_t x_begin = at + run->first * run->x_pixel + run->ahead;
+                const ptrdiff_t dy_begin = run->first * run->y_pixel + run->y_ahead;
+                const ptrdiff_t pixels = run->last - run->first;
+                const Soon soon = {
+                    (const char *)(x + x_begin) + b * pixels * x_share,
+                    (const char *)(dy + dy_begin) + b * pixels * dy_share, x_share, dy_share};
+                for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : lanes->sources); j++) {
+                    const int *mask = lanes->masks + (b * lanes->sources + j) * LANES;
+                    const ptrdiff_t channel = kind == BROADCAST ? j : 0;
+                    const REAL *x_block = x + block[x_side] + (x_side ? 0 : channel);
+                    const REAL *dy_block = dy + block[1 - x_side] + (x_side ? channel : 0);
+                    REAL *sums = dw + b * lanes->block_size + j * LANES;
+                    const Soon *fetch = fetched || j ? NULL : &soon;
+                    for (int n = 0; n < count;)
+                        n += NAME(correlate_some)(x_block, dy_block, sums, strip + n, run, mask, n ? NULL : fetch,
+                                                  count - n, taps, x_kind, dy_kind);
                 }
             }
-        }
-        for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
-            const ptrdiff_t *block = lanes->block + 3 * b;
-            if (run->ahead && done <= TAPS) {
-                prefetch(x_soon, b * x_share, (b + 1) * x_share);
-                prefetch(dy_soon, b * dy_share, (b + 1) * dy_share);
-            }
-            for (ptrdiff_t j = 0; j < (kind == PLAIN ? 1 : lanes->sources); j++) {
-                const int *mask = lanes->masks + (b * lanes->sources + j) * LANES;
-                const ptrdiff_t channel = kind == BROADCAST ? j : 0;
-                const REAL *x_block = x + block[x_side] + (x_side ? 0 : channel);
-                const REAL *dy_block = dy + block[1 - x_side] + (x_side ? channel : 0);
-                REAL *sums = dw + b * lanes->block_size + j * LANES;
-                for (int n = 0; n < count;)
-                    n += NAME(correlate_some)(x_block, from + n, dy_block, sums, to + n, inside + n, run, mask,
-                                              count - n, x_kind, dy_kind);
-            }
+            fetched = 1;
         }
     }
 }
@@ -287,6 +327,7 @@ TARGET static void NAME(products)(
 
 #undef TARGET
 #undef LANES
+#undef MANY_LOOPS
 #undef Reals
 #undef Integers
 #undef Ints
