@@ -7,6 +7,7 @@ from fastconv import reference, runtime, set_num_threads, set_workspace_limit, v
 from fastconv.arrays import channels_last, lift, logical
 from fastconv.engine import Problem, depthwise
 from fastconv.window import Window
+from fastconv.workspace import allocate
 
 WIDTHS = [nbytes for nbytes in (8, 16, 32, 64) if nbytes <= runtime.SIMD_BYTES]  # 8: no vectors
 DTYPES = [np.float32, np.float64]
@@ -69,7 +70,8 @@ def last(array):
 def run(x, w, b, dy, window, groups):
     """y, dx, dw, logical, through the module's three directions."""
     x_last, w_last, dy_last = last(x), last(w), last(dy)
-    y = np.full(dy_last.shape, np.nan, x.dtype)
+    y = allocate("op", dy_last.shape, x.dtype)
+    y[...] = np.nan
     depthwise.forward("op", x_last, w_last, b, y, window, groups)
     dx = depthwise.gradient_input("op", dy_last, w_last, x_last.shape, window, groups)
     dw = depthwise.gradient_weights("op", x_last, dy_last, w_last.shape, window, groups)
@@ -89,7 +91,7 @@ _expected = {}
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_reference(case, dtype, width):
-    shape, filters, groups, kernel, options = case
+    _, _, groups, _, options = case
     x, w, b, dy, window = setting(*case, dtype)
     if str(case) not in _expected:  # of small integers: the same in both types
         _expected[str(case)] = naive(*(a.astype(np.float64) for a in (x, w, b, dy)), options, groups)
@@ -158,6 +160,20 @@ def test_long_sums_are_accurate(length, kernel):
     single = run(*(a.astype(np.float32) for a in (x, w)), None, dy.astype(np.float32), window, 16)
     for actual, expected in zip(single, run(x, w, None, dy, window, 16), strict=True):
         assert np.abs(actual - expected).max() <= 3e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("filters", "groups"), [(64, 64), (96, 32), (32, 8), (32, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_goes_past_the_caches(filters, groups, stride, dtype, monkeypatch):
+    """Large arrays are prefetched, and written to memory directly where vectors fit: the same numbers."""
+    shape = 2, max(32, groups), 20, 21
+    x, w, b, dy, window = setting(shape, filters, groups, (3, 3), {"padding": 1, "stride": stride}, dtype)
+    expected = run(x, w, b, dy, window, groups)
+    monkeypatch.setattr(depthwise, "CACHED", 0)
+    monkeypatch.setattr(depthwise, "FAR", 0)
+    for a, e in zip(run(x, w, b, dy, window, groups), expected, strict=True):
+        np.testing.assert_array_equal(a, e)
 
 
 def test_partial_gradients_stay_under_the_limit():

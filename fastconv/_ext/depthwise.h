@@ -25,7 +25,7 @@ typedef struct {                              /* outputs along a line, and the t
     ptrdiff_t inner_first, inner_last;        /* for which all taps do */
     ptrdiff_t first, last;                    /* the run itself */
     ptrdiff_t x_pixel, y_pixel;               /* elements from output to output */
-    ptrdiff_t ahead, y_ahead;                 /* elements to what will soon be read of x and dy; 0: in the cache */
+    ptrdiff_t ahead, y_ahead, ahead_pixel;    /* elements to what is read next of x, of dy, and of x for an output; 0: none */
     int far;                                  /* y is too large for the caches: vectors of STREAMED bytes go past them */
 } Run;
 

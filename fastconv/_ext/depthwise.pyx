@@ -22,7 +22,7 @@ cdef extern from "depthwise.h" nogil:
         Py_ssize_t inner_first, inner_last
         Py_ssize_t first, last
         Py_ssize_t x_pixel, y_pixel
-        Py_ssize_t ahead, y_ahead
+        Py_ssize_t ahead, y_ahead, ahead_pixel
         int far
 
     ctypedef struct Lanes:
@@ -111,19 +111,21 @@ cdef inline Py_ssize_t set_lines(Run *run, const Geometry *g, Py_ssize_t line, P
     cdef const Py_ssize_t *plane = g.planes + line // g.out[1] % g.out[0] * 3
     cdef const Py_ssize_t *row = g.rows + line % g.out[1] * 3
     cdef Py_ssize_t image = line // (g.out[0] * g.out[1])
-    cdef Py_ssize_t size = g.inp[2] * g.channels
+    cdef Py_ssize_t size = g.inp[2] * g.channels, added
     run.count[0], run.count[1] = plane[2], row[2]
     run.x_step[0], run.x_step[1] = g.dilation[0] * g.inp[1] * size, g.dilation[1] * size
     run.w_step[0] = g.turn[0] * g.kernel[1] * g.kernel[2] * g.tap_size
     run.w_step[1] = g.turn[1] * g.kernel[2] * g.tap_size
     run.x_tap, run.w_tap = g.dilation[2] * g.channels, g.turn[2] * g.tap_size
     run.x_pixel, run.y_pixel = g.stride * g.channels, g.phases * g.filters
-    run.ahead, run.y_ahead, run.far = 0, g.out[2] * g.filters, g.far
-    if g.prefetches and line % g.out[1] + 1 < g.out[1]:
-        run.ahead = (row[3] + (row[5] - 1) * g.dilation[1] - row[0]) * size
+    run.ahead, run.y_ahead, run.ahead_pixel, run.far = 0, g.out[2] * g.filters, run.x_pixel, g.far
+    if g.prefetches and line % g.out[1] + 1 < g.out[1]:  # the lines of x that the next output line, row[3:6], adds
+        added = row[3] - row[0] + (row[5] - row[2]) * g.dilation[1]
+        if added > 0:
+            run.ahead = ((row[2] - 1) * g.dilation[1] + 1) * size
+            run.ahead_pixel = added * run.x_pixel
     elif g.prefetches and g.out[1] == 1:
-        run.ahead = SOON * run.x_pixel
-        run.y_ahead = SOON * run.y_pixel
+        run.ahead, run.y_ahead = SOON * run.x_pixel, SOON * run.y_pixel
     tap[0] = (plane[1] * g.kernel[1] + row[1]) * g.kernel[2]
     return ((image * g.inp[0] + plane[0]) * g.inp[1] + row[0]) * size
 
@@ -158,6 +160,8 @@ cdef void forward_segments(
         for number_of_phase in range(g.phases):
             if not set_phase(&run, g, number_of_phase, segment):
                 continue
+            if number_of_phase > 0:
+                run.ahead = 0
             x_at = at + g.phase[number_of_phase * 5] * g.channels
             weights = w + (tap + g.phase[number_of_phase * 5 + 1]) * g.tap_size
             out = y + (line * g.out[2] + number_of_phase) * g.filters

@@ -122,7 +122,7 @@ TARGET INLINE void NAME(outputs_of)(
     const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes,
     const int kind)
 {
-    const ptrdiff_t share = PIXELS * run->x_pixel * sizeof(REAL) / lanes->blocks; /* of x, to each block */
+    const ptrdiff_t share = PIXELS * run->ahead_pixel * sizeof(REAL) / lanes->blocks; /* of a block, to fetch */
     for (ptrdiff_t q = run->first; q < run->last; q += PIXELS) {
         const ptrdiff_t pixels = least(run->last - q, PIXELS);
         const int inner = pixels == PIXELS && q >= run->inner_first && q + PIXELS <= run->inner_last;
@@ -134,7 +134,7 @@ TARGET INLINE void NAME(outputs_of)(
             const REAL *begin = bias ? bias + b * LANES : NULL;
             REAL *out = y + q * run->y_pixel + block[1];
             if (run->ahead)
-                prefetch(x + (start + run->ahead), b * share, (b + 1) * share);
+                prefetch(x + (at + run->ahead + q * run->ahead_pixel), b * share, (b + 1) * share);
             if (inner)
                 NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
                            lanes->lanes, q, PIXELS, kind, 1);
@@ -262,7 +262,7 @@ TARGET INLINE void NAME(products_of)(
     const int x_side = x_kind != PLAIN ? 0 : 1;
     const int slides = MANY_LOOPS && x_kind == PLAIN && run->x_tap == run->x_pixel;
     const ptrdiff_t lines = run->count[0] * run->count[1], rest = slides ? run->taps % SLIDE : run->taps;
-    const ptrdiff_t x_share = run->x_pixel * sizeof(REAL) / lanes->blocks;
+    const ptrdiff_t x_share = run->ahead_pixel * sizeof(REAL) / lanes->blocks;
     const ptrdiff_t dy_share = run->y_pixel * sizeof(REAL) / lanes->blocks;
     int fetched = !run->ahead;
     for (int taps = SLIDE; taps > 0; taps--) {
@@ -285,8 +285,8 @@ TARGET INLINE void NAME(products_of)(
             }
             for (ptrdiff_t b = 0; b < lanes->blocks; b++) {
                 const ptrdiff_t *block = lanes->block + 3 * b;
-                const ptrdiff_t x_begin = at + run->first * run->x_pixel + run->ahead;
-                const ptrdiff_t dy_begin = run->first * run->y_pixel + run->y_ahead;
+                const ptrdiff_t x_begin = at + run->ahead + run->first * run->ahead_pixel;
+                const ptrdiff_t dy_begin = run->y_ahead + run->first * run->y_pixel;
                 const ptrdiff_t pixels = run->last - run->first;
                 const Soon soon = {
                     (const char *)(x + x_begin) + b * pixels * x_share,

@@ -1,12 +1,12 @@
 """The algorithm "depthwise": direct loops for groups of few channels, where a matrix product has nothing to multiply.
 
     forward            y[o, k] = bias[k] + sum over the taps t inside and j of w[k, t, j] * x[i(o, t), group(k), j]
-    gradient_input     the same sum with x and y, and the channels of a group, exchanged: a stride's dx falls into phases
+    gradient_input     the same sum with x and y, and a group's channels, exchanged; a stride makes it fall into phases
     gradient_weights   dw[k, t, j] = sum over o of dy[o, k] * x[i(o, t), group(k), j]
 
 Lanes of a vector are channels (`Lanes`), outputs lie along a line of the last axis (`Reach`), and nothing is copied but
-the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Tasks are runs of outputs, cut by
-shape; partial gradients to the weights are sums along one line, added line by line, and task by task in order.
+the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Tasks are runs of outputs, cut
+by shape; partial gradients to the weights are sums along one line, added line by line, and task by task in order.
 
 The floor is memory traffic for 3x3 (x and y once), and otherwise one load and one multiply-add a tap.
 """
@@ -34,7 +34,7 @@ MOST_PER_GROUP = 8  # channels and filters; wider groups have enough to do for a
 TASKS = 32  # pieces that a layer is cut into where its size allows
 LINE = 256  # outputs of a line's segment
 CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
-FAR = 8 << 20  # bytes of y, from which on it is written past the caches
+FAR = 4 << 20  # bytes of y, from which on it is written past the caches
 SUM_LINE = 128  # of one whose products are summed up one by one: float32 loses 1e-6 there
 
 PLAIN, PERMUTED, BROADCAST = range(3)  # depthwise.h's
@@ -261,8 +261,8 @@ def _reach(window: Window, inputs: tuple[int, ...], outputs: tuple[int, ...], tr
         inside[number, :taps, 0], inside[number, :taps, 1] = low, high
         phase[number] = position, tap, taps, low.max(initial=0), high.min(initial=count)
     planes, rows = (_lines(axes[axis], inputs[axis], outputs[axis]) for axis in range(2))
-    dilation, turn = (tuple(getattr(axis, name) for axis in axes) for name in ("dilation", "turn"))
-    return Reach(window.kernel, dilation, turn, last.stride, planes, rows, phase, inside)
+    dilations, turns = tuple(axis.dilation for axis in axes), tuple(axis.turn for axis in axes)
+    return Reach(window.kernel, dilations, turns, last.stride, planes, rows, phase, inside)
 
 
 def _transposed_axis(kernel: int, stride: int, before: int, dilation: int, outputs: int) -> _Axis:
