@@ -106,9 +106,8 @@ def gradient_weights(
     return np.ascontiguousarray(dw.reshape(w_shape))
 
 
-def _run(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, reach: Reach, lanes: Lanes
-) -> None:  # fmt: skip
+def _run(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, reach: Reach, lanes: Lanes) -> None:
+    """Fill y; w is (filters, taps, channels of a group)."""
     if not y.size:
         return
     length = min(LINE, y.shape[3])
@@ -178,7 +177,7 @@ def _lanes(channels: int, filters: int, groups: int, itemsize: int, widest: int,
     if inside == outside == 1 and channels >= vector:
         kind, useful = PLAIN, vector
         first = np.minimum(np.arange(0, filters, vector), filters - vector)
-        source = skip = first
+        source = first
     elif outside >= vector:
         kind, useful = BROADCAST, vector
         group = np.arange(groups)[:, None]
