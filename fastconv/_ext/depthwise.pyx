@@ -44,7 +44,7 @@ cdef extern from "depthwise.h" nogil:
 
 
 cdef enum:
-    SOON = 16  # outputs ahead on a line of its own
+    SOON = 64  # outputs ahead on a line of its own
 
 
 cdef struct Geometry:
