@@ -1,0 +1,28 @@
+from numpy import ndarray
+
+from fastconv.engine.depthwise import Lanes, Reach
+
+def forward(
+    x: ndarray,
+    w: ndarray,
+    bias: ndarray | None,
+    y: ndarray,
+    reach: Reach,
+    lanes: Lanes,
+    length: int,
+    tasks: int,
+    prefetches: bool,
+    far: bool,
+    num_threads: int,
+) -> None: ...
+def gradient_weights(
+    x: ndarray,
+    dy: ndarray,
+    partial: ndarray,
+    reach: Reach,
+    lanes: Lanes,
+    x_is_source: bool,
+    length: int,
+    prefetches: bool,
+    num_threads: int,
+) -> None: ...
