@@ -1,13 +1,13 @@
-"""The transposed convolution with few channels, as that of a gradient to the input: planes (planes.h), whose lanes are the
-columns of a row.
+"""The transposed convolution with few channels, as that of a gradient to the input: planes (planes.h), whose lanes are
+the columns of a row.
 
-Arrays are channels-last with three spatial axes: y (n, o0, o1, o2, k) is read, x (n, i0, i1, i2, c) is written. The columns
-of y are multiplied with all taps of a window's row: their sums run over the filters and the rows of the window, and those
-that belong to a column of x are then added. Where the sums have few terms, each column of x is summed at once instead,
-from columns of y that are shifted by its taps ("shifted").
+Arrays are channels-last with three spatial axes: y (n, o0, o1, o2, k) is read, x (n, i0, i1, i2, c) is written. The
+columns of y are multiplied with all taps of a window's row: their sums run over the filters and the rows of the window,
+and those that belong to a column of x are then added. Where the sums have few terms, each column of x is summed at once
+instead, from columns of y that are shifted by its taps ("shifted").
 
-A line is a row, or a part of one, of some images, one behind the other with zeros between, so that no window reaches from
-image to image. A task has some images, and bands of the axes of x.
+A line is a row, or a part of one, of some images, one behind the other with zeros between, so that no window reaches
+from image to image. A task has some images, and bands of the axes of x.
 """
 
 from cython.parallel cimport prange, threadid
@@ -58,7 +58,7 @@ cdef struct Geometry:
     Py_ssize_t line, target     # columns of a line of sums, and of x, room for whole vectors included
     Py_ssize_t *output[2]   # of an index of x and a tap of an axis: the index of y whose window it is there, or -1
     Py_ssize_t *place       # of a row of y: where it lies among those that are kept
-    Py_ssize_t *shift       # of a tap of a row: column q of x, among those of its phase, has it from column q + shift of y
+    Py_ssize_t *shift       # of a tap of a row: it sends column q + shift of y to column stride * q + phase of x
     Py_ssize_t *phase
 
 
@@ -67,7 +67,7 @@ cdef inline Py_ssize_t whole(Py_ssize_t count, Py_ssize_t unit) noexcept nogil:
 
 
 cdef inline Py_ssize_t shift_of(const Geometry *g, Py_ssize_t tap, Py_ssize_t *phase) noexcept nogil:
-    """A tap's shift and phase: it sends column q + shift of y to column stride * q + phase of x."""
+    """A tap's shift, and its phase."""
     cdef Py_ssize_t at = tap * g.dilation[2] - g.before[2]
     phase[0] = (at % g.stride[2] + g.stride[2]) % g.stride[2]
     return (phase[0] - at) // g.stride[2]
@@ -158,14 +158,15 @@ cdef struct Task:
 
 
 def transposed(
-    const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start, float[:, :, :, :, ::1] x, object window,
-    bint shifted, tuple cut, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+    const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start, float[:, :, :, :, ::1] x,
+    object window, bint shifted, tuple cut, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
+    int widest,
 ):
     """x = start (c) + what y (k channels) sends to the taps of its windows on x.
 
-    w: (r1, k, (r0, r2, c)), or (r1, r2, k, (r0, c)) if shifted, which needs stride 1 along the last axis; cut: images of a
-    line, bands of each axis, columns from image to image; index, scratch and tables: as `room` says, the last two with a
-    row a thread.
+    w: (r1, k, (r0, r2, c)), or (r1, r2, k, (r0, c)) if shifted, which needs stride 1 along the last axis.
+    cut: images of a line, bands of each axis, columns from image to image.
+    index, scratch and tables: as large as `room` says, the last two with a row a thread.
     """
     cdef Geometry g = geometry((<object> y).shape, (<object> x).shape, window, shifted, cut, widest)
     cdef Py_ssize_t tasks = (g.batch + g.images - 1) // g.images * g.bands[0] * g.bands[1] * g.bands[2]

@@ -1,7 +1,7 @@
 """Few channels are written: columns in the lanes, where channels would leave lanes empty; a part of "direct".
 
-    gradient_input     dy, turned into planes, times all taps of a window's row: a product that fills its lanes. What belongs
-                       to one column of dx is then added, whatever the stride
+    gradient_input     dy, turned into planes, times all taps of a window's row: a product that fills its lanes. What
+                       belongs to one column of dx is then added, whatever the stride
     forward            the same with the reversed filters; stride 1
 
 Rows of some images lie one behind the other in a line, so that small images fill vectors too. Lines, and bands of the
@@ -31,7 +31,7 @@ WIDE = 16  # channels that are read pay for planes if at least an eighth of the 
 MOST = 24  # channels that are written
 SCRATCH = 1 << 20  # elements of a thread's, at most
 SUMS = 40 << 10  # elements: of the sums of a task, most of its scratch
-SHORT = 24  # terms of a sum over the filters and the rows of a window: up to so many, the taps of the row are added at once
+SHORT = 24  # terms of a sum over the filters and the rows of a window: up to so many, all taps are summed at once
 TASKS = 16  # pieces that a layer is cut into where its size allows
 LINES = 8  # of a batch, at least
 LINE = 1536  # elements of y in a line of several images: the next row of one image alone is better fetched ahead
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     shifted: bool
     cut: Ints
-    index: int
+    indices: int
     elements: int
     entries: int
 
@@ -86,7 +86,7 @@ def _transposed(op: str, y: np.ndarray, w: np.ndarray, start: np.ndarray, x: np.
     tasks = -(-x.shape[0] // images) * math.prod(bands)
     affordable = get_workspace_limit() // 2 // (4 * plan.elements)
     threads = max(1, min(runtime.threads_for(y[..., 0].size * packed.size // 4), tasks, affordable))
-    index = np.empty(plan.index, np.intp)
+    index = np.empty(plan.indices, np.intp)
     scratch = allocate(op, (threads, plan.elements), x.dtype)
     tables = np.empty((threads, plan.entries), np.intp)
     planar.transposed(
