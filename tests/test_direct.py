@@ -50,7 +50,7 @@ def case(shape, integers=True):
 
 
 def check(shape):
-    """Both directions, into memory full of NaN; the forward pass exchanges channels and filters, to have few of these."""
+    """Both directions, into memory full of NaN; the forward pass with channels and filters exchanged."""
     x, w, _, dy, window = case(shape)
     dx = np.full(x.shape, np.nan, np.float32)
     planar.gradient_input("test", dy, w, dx, window)

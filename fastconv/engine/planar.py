@@ -51,6 +51,8 @@ class Plan(NamedTuple):
 def serves(y_shape: Ints, x_shape: Ints, window: Window) -> bool:
     """Whether planes pay: x (n, i0, i1, i2, c) of one group is written, y (n, o0, o1, o2, k) is read."""
     channels, filters = x_shape[4], y_shape[4]
+    if not (math.prod(x_shape) and math.prod(y_shape)):
+        return False
     _, lanes = direct.panels(channels, runtime.SIMD_BYTES)
     filled = 8 * channels <= 7 * lanes and channels <= MOST
     return (channels < FEW or (filled and filters >= WIDE)) and _plan(y_shape, x_shape, window).elements <= SCRATCH
