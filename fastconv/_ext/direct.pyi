@@ -31,15 +31,3 @@ def gradient_weights(
     tables: ndarray,
     widest: int,
 ) -> None: ...
-def gradient_narrow(
-    dy: ndarray,
-    packed: ndarray,
-    dx: ndarray,
-    window: Window,
-    axis: int,
-    bands: int,
-    segment: int,
-    scratch: ndarray,
-    tables: ndarray,
-    widest: int,
-) -> None: ...

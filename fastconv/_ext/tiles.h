@@ -23,8 +23,6 @@ typedef struct {
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
 
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
-
 #define BYTES 16
 #include "tiles_typed.h"
 #if defined(__x86_64__)
@@ -72,13 +70,6 @@ static inline void tile_weights(
     const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, float *dw)
 {
     CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, dw);
-}
-
-/* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e of each. */
-static inline void tile_scatter(
-    int bytes, ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
-{
-    CHOOSE(tile_scatter, bytes < 32 ? bytes : 32, run, col, row, dx, step, count);
 }
 
 #endif

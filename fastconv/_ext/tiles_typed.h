@@ -169,39 +169,6 @@ TARGET INLINE void NAME(weights)(
             *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
 }
 
-/* dx[j * step + e] += col[j * row + e] for `count` pixels j and `run` elements e each: pixels whose runs overlap are not
-   added one after the other, for a load would wait for the store before it. */
-TARGET INLINE void NAME(scatter)(
-    const ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
-{
-    const ptrdiff_t apart = (run - 1) / step + 1;
-    for (ptrdiff_t first = 0; first < apart; first++)
-        for (ptrdiff_t j = first; j < count; j += apart) {
-            const float *source = col + j * row;
-            float *target = dx + j * step;
-            ptrdiff_t e = 0;
-            for (; e + LANES <= run; e += LANES)
-                *(Vector *)(target + e) += NAME(load)(source + e);
-            for (; e + 4 <= run; e += 4)
-                *(Quad *)(target + e) += *(const Quad *)(source + e);
-            for (; e < run; e++)
-                target[e] += source[e];
-        }
-}
-
-TARGET static void NAME(tile_scatter)(
-    ptrdiff_t run, const float *col, ptrdiff_t row, float *dx, ptrdiff_t step, ptrdiff_t count)
-{
-    switch (run) {
-    case 3: NAME(scatter)(3, col, row, dx, step, count); break;
-    case 5: NAME(scatter)(5, col, row, dx, step, count); break;
-    case 9: NAME(scatter)(9, col, row, dx, step, count); break;
-    case 15: NAME(scatter)(15, col, row, dx, step, count); break;
-    case 21: NAME(scatter)(21, col, row, dx, step, count); break;
-    default: NAME(scatter)(run, col, row, dx, step, count); break;
-    }
-}
-
 #define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
 #define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, dw)
 #define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, dw)

@@ -4,7 +4,9 @@
 |---|---|---|
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
 | direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
+|           | float32, few channels to write (engine.planar) | columns in the lanes: none stand empty |
 | winograd  | float32, 3 and 5 taps, stride 1 | up to 4 times fewer multiplications; many channels pay the transforms |
+| depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
 
 Each algorithm is a module with `serves(direction, problem)`, `cost(direction, problem)` and the three directions
 `forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last,
@@ -23,7 +25,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastconv.engine import direct, im2col, winograd
+from fastconv.engine import depthwise, direct, im2col, winograd
 from fastconv.trace import watched
 from fastconv.window import Window
 from fastconv.workspace import get_workspace_limit
@@ -33,7 +35,9 @@ __all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "grad
 Ints = tuple[int, ...]
 Direction = Literal["forward", "gradient_input", "gradient_weights"]
 
-_MODULES: dict[str, ModuleType] = {"im2col": im2col, "direct": direct, "winograd": winograd}
+_MODULES: dict[str, ModuleType] = {
+    "im2col": im2col, "direct": direct, "winograd": winograd, "depthwise": depthwise,
+}  # fmt: skip
 ALGORITHMS = ("auto", *_MODULES)
 
 

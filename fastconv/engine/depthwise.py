@@ -27,7 +27,7 @@ from fastconv.workspace import allocate, get_workspace_limit
 if TYPE_CHECKING:
     from fastconv.engine import Problem
 
-__all__ = ["forward", "gradient_input", "gradient_weights", "serves", "workspace"]
+__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
 
 WIDEST = runtime.SIMD_BYTES  # bytes of a vector
 MOST_PER_GROUP = 8  # channels and filters; wider groups have enough to do for a product of matrices
@@ -47,18 +47,9 @@ def serves(direction: str, problem: Problem) -> bool:
     return problem.groups > 1 and (inside == 1 or max(inside, problem.filters // problem.groups) <= MOST_PER_GROUP)
 
 
-def workspace(direction: str, problem: Problem) -> int:
-    """Bytes borrowed: the packed weights, and a task's partial gradient to them for each task."""
-    if direction == "gradient_weights":
-        lanes, _ = _gradient_lanes(problem.channels, problem.filters, problem.groups, problem.dtype)
-    else:
-        around = problem.channels, problem.filters
-        inputs, outputs = around if direction == "forward" else around[::-1]
-        lanes = _lanes(inputs, outputs, problem.groups, problem.dtype.itemsize, WIDEST, False)
-    packed = lanes.filters.size * lanes.masks.shape[1] * math.prod(problem.window.kernel) * problem.dtype.itemsize
-    if direction == "gradient_weights":
-        return packed * _partials(packed, problem.batch * math.prod(problem.outputs))
-    return packed
+def cost(direction: str, problem: Problem) -> float:
+    """What it serves, the others cannot do well."""
+    return 0.0
 
 
 def forward(

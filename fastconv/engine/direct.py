@@ -1,9 +1,10 @@
 """The algorithm "direct": register tiles of pixels times filters that read the input where it lies; float32.
 
     forward            a tile's sums run over all taps of its pixels' windows; no column is ever stored
-    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases). For
-                       few channels the product with all taps, which then are scattered
+    gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases)
     gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
+
+Few channels to write would leave lanes empty: engine.planar then has the columns in the lanes.
 
 Bands whose windows see beyond the border are copied into a small padded scratch first. Weights are packed once a call.
 Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.
@@ -18,6 +19,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import direct
+from fastconv.engine import planar
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -34,11 +36,10 @@ BAND_BYTES = 256 << 10  # of what a band's windows see: a quarter of a core's L2
 FORWARD_PIXELS = 448  # of a band
 GRADIENT_PIXELS = 448
 IMAGE_PIXELS = 112  # small images are joined until a band has so many
-NARROW = 8  # channels: fewer than a vector's lanes
-SEGMENT_BYTES = 16 << 10  # of the taps of some pixels: half of L1
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 CHUNK_PIXELS = 256  # at least, whose gradients are summed apart: adding the sums costs about as much as 8 pixels
 MOST_LANES = 32  # of a panel
+COLUMNS_COST = 1.25  # engine.planar's, which also turns what it reads
 FEW = 8  # taps of a run that are taken one by one
 AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING = (slice(None),) * 3
@@ -51,13 +52,27 @@ def serves(direction: str, problem: Problem) -> bool:
 
 def cost(direction: str, problem: Problem) -> float:
     """Multiplications over those of the definition: lanes without a filter, and the gradient to the input meets every
-    tap once an input, also where no output lies."""
+    tap once an input, also where no output lies. With the columns in the lanes neither is lost."""
+    if _in_columns(direction, problem):
+        return COLUMNS_COST
     filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
     lanes = direct.panels(filters, runtime.SIMD_BYTES)[1] / filters
     if direction != "gradient_input":
         return lanes
     inputs = math.prod(-(-n // stride) for n, stride in zip(problem.inputs, problem.window.stride, strict=True))
     return lanes * max(1.0, inputs / max(1, math.prod(problem.outputs)))
+
+
+def _in_columns(direction: str, problem: Problem) -> tuple[Ints, Ints, Window] | None:
+    """The shapes that are read and written, and the window, where engine.planar serves."""
+    x = (problem.batch, *problem.inputs, problem.channels)
+    y = (problem.batch, *problem.outputs, problem.filters)
+    served = None
+    if direction == "gradient_input":
+        served = y, x, problem.window
+    elif direction == "forward" and problem.window.stride == ONES:
+        served = x, y, planar.forward_window(problem.window)
+    return served if served and problem.groups == 1 and planar.serves(*served) else None
 
 
 def _packed_bytes(direction: str, problem: Problem) -> int:
@@ -84,6 +99,9 @@ def forward(
     """Fill y."""
     if not y.size:
         return
+    if groups == 1 and window.stride == ONES and planar.serves(x.shape, y.shape, planar.forward_window(window)):
+        planar.forward(op, x, w, bias, y, window)
+        return
     filters, *kernel, depth = w.shape
     packed = _packed(op, w.reshape(groups, filters // groups, *kernel, depth))
     if _pixelwise(window, x, y):  # one long row
@@ -96,8 +114,8 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
         return dx
-    if groups == 1 and x_shape[4] <= NARROW:
-        _gradient_narrow(op, dy, w, dx, window)
+    if groups == 1 and planar.serves(dy.shape, x_shape, window):
+        planar.gradient_input(op, dy, w, dx, window)
         return dx
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
@@ -114,20 +132,6 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
         else:
             _convolve(op, dy, packed, start, dx, part, tuple(outputs), groups)
     return dx
-
-
-def _gradient_narrow(op: str, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window) -> None:
-    """dx of few channels: taps in the lanes, what they send is scattered. Tasks are images, or bands of one."""
-    filters, *kernel, depth = w.shape
-    taps = math.prod(kernel) * depth
-    packed = _packed(op, w.reshape(1, filters, taps, 1, 1, 1).transpose(0, 2, 3, 4, 5, 1))
-    axis = 0 if dx.shape[1] > 1 else 1
-    bands = max(1, min(-(-TASKS // dx.shape[0]), dx.shape[1 + axis] // (4 * window.spans[axis])))
-    segment = max(14, min(dy.shape[3], SEGMENT_BYTES // (4 * (taps + 16)) // 14 * 14))
-    threads = max(1, min(runtime.threads_for(dy[..., 0].size * packed.size // 4), dx.shape[0] * bands))
-    scratch = allocate(op, (threads, segment * (taps + 16)), dx.dtype)
-    tables = np.empty((threads, 2 * segment + AHEAD + 1), np.intp)
-    direct.gradient_narrow(dy, packed, dx, window, axis, bands, segment, scratch, tables, runtime.SIMD_BYTES)
 
 
 def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
