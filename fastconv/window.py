@@ -19,6 +19,7 @@ __all__ = ["Window", "integers", "pairs"]
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
 
+LARGEST = 1 << 60  # of any number: sums of a few stay within 64 bits
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
 
 
@@ -52,6 +53,8 @@ def _integer(op: str, name: str, value: Any, minimum: int) -> int:
         raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
     if number < minimum:
         raise ShapeError(f"{op}: {name} must be at least {minimum}, got {number}")
+    if number > LARGEST:
+        raise ShapeError(f"{op}: {name} must be at most {LARGEST}, got {number}")
     return number
 
 
@@ -62,6 +65,8 @@ def _fractions(op: str, stride: Any, ndim: int) -> list[Fraction]:
             entry = Fraction(_integer(op, "stride", entry, 1))
         if entry <= 0:
             raise ShapeError(f"{op}: stride must be positive, got {entry}")
+        if max(entry.numerator, entry.denominator) > LARGEST:
+            raise ShapeError(f"{op}: a stride's numbers must be at most {LARGEST}, got {entry}")
         result.append(entry)
     return result
 

@@ -9,7 +9,7 @@ import pytest
 from test_runtime import printed
 
 import fastconv
-from fastconv import functional, vjp, workspace
+from fastconv import functional, reference, vjp, workspace
 from fastconv._ext import memory
 from fastconv.ops import OPS
 
@@ -303,3 +303,16 @@ def test_nothing_is_allocated_before_the_refusal():
         assert "\n" not in message
     assert grown < 64 << 20
     assert value == 72
+
+
+def test_the_naive_loops_are_refused_before_they_fill_memory(monkeypatch):
+    """Python's lists take more than the arrays that they were made of."""
+    monkeypatch.setattr(workspace, "available_bytes", lambda: 100 << 20)
+    image, kernel = np.zeros((1, 1, 2000, 2000), np.float32), np.zeros((1, 1, 1, 1), np.float32)  # 16 MB
+    for call in (
+        lambda: reference.conv2d(image, kernel),
+        lambda: reference.max_pool2d(image, 2),
+        lambda: reference.downsample(image, 2),
+    ):
+        with pytest.raises(MemoryError, match=r"^naive loops: needs [\d,]+ bytes of memory, this process may use "):
+            call()
