@@ -376,6 +376,10 @@ def test_unknown_net():
         ("train folder --data .", 1, "the images must be in one subfolder per class"),
         ("predict", 2, "the following arguments are required: RUN, IMAGE"),
         ("predict nowhere a.png", 2, "nowhere: is no run folder"),
+        ("export", 2, "the following arguments are required: RUN, FILE"),
+        ("export nowhere a.npz", 2, "nowhere: is no run folder"),
+        ("export nowhere a.pt", 2, "the name must end in .safetensors or .npz, got 'a.pt'"),
+        ("export nowhere nowhere/a.npz", 2, "no such folder: nowhere"),
         ("bench", 1, "bench: no such folder: the benchmarks are in the source tree"),
         ("bench --load nothing.json", 1, "nothing.json: No such file or directory"),
         ("bench --load nothing.json -k x", 2, "--load runs nothing: -k does not go with it"),
@@ -395,7 +399,7 @@ def test_wrong_calls_are_one_line(capsys, arguments, status, message):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "train", "predict", "compare", "bench", "info"])
+@pytest.mark.parametrize("command", ["", "train", "predict", "export", "compare", "bench", "info"])
 def test_help(capsys, command):
     status, out, err = call(capsys, *command.split(), "--help")
     assert (status, err) == (0, "")
