@@ -70,7 +70,7 @@ def prepare(
     window = Window.parse(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
     output = window.output(x.shape[2:])
     require_array(op, (x.shape[0], filters, *output), x.itemsize)
-    return Arguments(x, w, b, window, groups, output)
+    return Arguments(x, w, b, window.tight(op, output), groups, output)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def prepare(
     if min(output) < 1:
         raise ShapeError(f"{op}: the output must have at least one element along each axis, got {output}")
     require_array(op, (x.shape[0], filters, *output), x.itemsize)
-    return Arguments(x, w, b, Window(kernel, strides, around, dilations, (1,) * ndim), groups, output)
+    window = Window(kernel, strides, around, dilations, (1,) * ndim)
+    return Arguments(x, w, b, window.tight(op, x.shape[2:]), groups, output)
 
 
 def _extra(
