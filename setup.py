@@ -57,5 +57,6 @@ setup(
             "initializedcheck": False,
             "embedsignature": True,
         },
-    )
+    ),
+    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
 )

@@ -14,7 +14,7 @@ from fastconv import runtime
 from fastconv._ext import layout, rows
 from fastconv.errors import ShapeError
 from fastconv.window import AXES
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 __all__ = [
     "as_floats",
@@ -38,8 +38,8 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
 
     float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. Raises
     TypeError for float32 beside float64, for what holds no real numbers and for a first array that is None, ShapeError
-    for rows of different lengths, MemoryError for an array whose
-    elements would not fit this process's memory (a zero-stride view, say).
+    for rows of different lengths, MemoryError for an array whose elements would not fit this process's memory (a
+    zero-stride view, say).
     """
     found: dict[np.dtype, str] = {}
     result: list[Any] = []
@@ -56,7 +56,7 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
                 found.setdefault(dtype, name)
             elif dtype.kind not in "biu" and dtype != np.float16:
                 raise TypeError(f"{op}: {name} must hold real numbers (float32 or float64 best), got {array.dtype}")
-            require(op, array.size * max(4, dtype.itemsize))
+            require_array(op, array.shape, max(4, dtype.itemsize))
         result.append(array)
     if len(found) > 1:
         (first, a), (second, b) = found.items()

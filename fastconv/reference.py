@@ -7,6 +7,7 @@ every fast path against them, and `fastconv.vjp` of a name here gives pullbacks 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
 def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
     reference = OPS[name].reference
     assert reference is not None, name
+    signature = inspect.signature(twin)
 
     @functools.wraps(twin)
     def function(*arrays: Any, **options: Any) -> Any:
+        try:
+            signature.bind(*arrays, **options)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
         return reference(*arrays, **options)[0]
 
     function.__module__ = __name__

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = ["Window", "integers", "pairs"]
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
 
+LARGEST = 1 << 60  # of a convolution's numbers: sums of a few stay within 64 bits
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
 
 
@@ -147,6 +149,18 @@ class Window:
                 m -= 1
             result.append(m)
         return tuple(result)
+
+    def tight(self, op: str, output: Sequence[int]) -> Window:
+        """The same window for that output, without the steps that nobody takes, which may be of any size.
+
+        Raises ShapeError where a number that counts is too large for 64 bits.
+        """
+        stride = tuple(step if m > 1 else 1 for step, m in zip(self.stride, output, strict=True))
+        dilation = tuple(step if k > 1 else 1 for step, k in zip(self.dilation, self.kernel, strict=True))
+        largest = max(*stride, *dilation, *self.up, *itertools.chain(*self.padding))
+        if largest > LARGEST:
+            raise ShapeError(f"{op}: stride, padding and dilation must be at most {LARGEST}, got {largest}")
+        return replace(self, stride=stride, dilation=dilation)
 
     def lift(self) -> Window:
         """The same window on three spatial axes."""

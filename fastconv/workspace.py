@@ -14,7 +14,9 @@ import numpy as np
 from fastconv import cgroup
 from fastconv._ext import memory
 
-__all__ = ["allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "set_workspace_limit"]
+__all__ = [
+    "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array", "set_workspace_limit",
+]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
 UNCHECKED = 16 << 20  # requests below this many bytes are not held against the system's memory: asking costs more
@@ -49,8 +51,8 @@ def allocate(op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     Raises MemoryError, before anything is allocated, when it is larger than what this process may still use.
     """
     global _borrowed
+    require_array(op, shape, dtype.itemsize)
     nbytes = math.prod(shape) * dtype.itemsize
-    require(op, nbytes)
     _borrowed += nbytes
     if nbytes < POOLED:
         return np.empty(shape, dtype)
@@ -69,6 +71,11 @@ def require(op: str, nbytes: int) -> None:
     available = available_bytes()
     if nbytes > available:
         raise MemoryError(f"{op}: needs {nbytes:,} bytes of memory, this process may use {available:,}")
+
+
+def require_array(op: str, shape: Sequence[int], itemsize: int) -> None:
+    """`require` for an array of this shape. An empty axis counts as one: an empty batch's planes are walked too."""
+    require(op, itemsize * math.prod(shape if 0 not in shape else [n or 1 for n in shape]))
 
 
 def available_bytes() -> int:

@@ -376,6 +376,10 @@ def test_unknown_net():
         ("train folder --data .", 1, "the images must be in one subfolder per class"),
         ("predict", 2, "the following arguments are required: RUN, IMAGE"),
         ("predict nowhere a.png", 2, "nowhere: is no run folder"),
+        ("export", 2, "the following arguments are required: RUN, FILE"),
+        ("export nowhere a.npz", 2, "nowhere: is no run folder"),
+        ("export nowhere a.pt", 2, "the name must end in .safetensors or .npz, got 'a.pt'"),
+        ("export nowhere nowhere/a.npz", 2, "no such folder: nowhere"),
         ("bench", 1, "bench: no such folder: the benchmarks are in the source tree"),
         ("bench --load nothing.json", 1, "nothing.json: No such file or directory"),
         ("bench --load nothing.json -k x", 2, "--load runs nothing: -k does not go with it"),
@@ -395,7 +399,7 @@ def test_wrong_calls_are_one_line(capsys, arguments, status, message):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "train", "predict", "compare", "bench", "info"])
+@pytest.mark.parametrize("command", ["", "train", "predict", "export", "compare", "bench", "info"])
 def test_help(capsys, command):
     status, out, err = call(capsys, *command.split(), "--help")
     assert (status, err) == (0, "")
@@ -457,6 +461,7 @@ def test_compare(capsys):
 
 SUITE = """
 import pytest
+import fastconv
 
 @pytest.mark.parametrize("version", ["naive", "numpy", "fastconv"])
 def test_sum(benchmark, version):
@@ -474,6 +479,8 @@ def test_bench(capsys):
     pytest.importorskip("matplotlib")
     Path("bench").mkdir()
     Path("bench/test_suite.py").write_text(SUITE)
+    Path("fastconv").mkdir()  # sources beside bench/, as in a clone: the package that runs the suite is this one
+    Path("fastconv/__init__.py").write_text("raise ImportError('the sources')")
     options = ("-k", "sum", "--quiet", "--save", "kept.json", "--plot", "a.png")
     status, out, err = call(capsys, "bench", *options)
     assert (status, err) == (0, "")

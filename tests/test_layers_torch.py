@@ -71,6 +71,7 @@ def test_every_layer_has_a_twin():
 @pytest.mark.parametrize(("name", "arguments", "options", "shape"), TWINS)
 def test_layer_equals_torchs(name, arguments, options, shape, training):
     rng = np.random.default_rng(0)
+    torch.manual_seed(0)
     twin = (
         getattr(torch.nn, name.replace("LpPool", "LPPool").replace("Resize", "Upsample"))(*arguments, **options)
         .double()

@@ -9,7 +9,7 @@ import pytest
 from test_runtime import printed
 
 import fastconv
-from fastconv import functional, vjp, workspace
+from fastconv import functional, reference, vjp, workspace
 from fastconv._ext import memory
 from fastconv.ops import OPS
 
@@ -227,6 +227,37 @@ def test_the_workspace_limit_bounds_scratch(limit, threads):
         assert scratch(64, backward) <= limit + (1 << 19)
 
 
+def test_a_training_step_grows_by_what_it_must_keep():
+    """Per image: the input, every layer's output, and the gradients that live at a time; no columns, no copies."""
+    plane = 28 * 28
+    kept = (8 + 5 * 16 + 4) * plane + 10  # Flatten is a view
+    gradients = 2 * 16 * plane  # of a layer's output and of its input
+
+    def peak(batch):
+        net = fastconv.Sequential(
+            fastconv.Conv2d(8, 16, 3, padding=1), fastconv.BatchNorm2d(16), fastconv.ReLU(),
+            fastconv.Conv2d(16, 16, 3, padding=1), fastconv.ReLU(), fastconv.MaxPool2d(2),
+            fastconv.Flatten(), fastconv.Linear(4 * plane, 10),
+        )  # fmt: skip
+        x, y = np.zeros((batch, 8, 28, 28), np.float32), np.zeros(batch, int)
+        optimizer = fastconv.optim.SGD(0.1, momentum=0.9)
+        for traced in (False, True):  # the first step makes what every later one has
+            memory.trim()
+            if traced:
+                tracemalloc.start()
+            _, gradients = fastconv.value_and_grad(net, "cross_entropy", x, y)
+            optimizer.step(net.parameters(), gradients)
+            del gradients
+        try:
+            return memory.cached() + tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    an_image = (peak(256) - peak(64)) / (256 - 64) / 4  # floats
+    assert an_image < 1.1 * (kept + gradients)  # size classes round up
+    assert an_image + 0.5 * 9 * 16 * plane > 1.1 * (kept + gradients)  # half an image's columns would be seen
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_bad_workspace_limits(limit):
     with pytest.raises(ValueError, match=rf"^set_workspace_limit: the limit must be at least 1 byte, got {limit}$"):
@@ -303,3 +334,16 @@ def test_nothing_is_allocated_before_the_refusal():
         assert "\n" not in message
     assert grown < 64 << 20
     assert value == 72
+
+
+def test_the_naive_loops_are_refused_before_they_fill_memory(monkeypatch):
+    """Python's lists take more than the arrays that they were made of."""
+    monkeypatch.setattr(workspace, "available_bytes", lambda: 100 << 20)
+    image, kernel = np.zeros((1, 1, 2000, 2000), np.float32), np.zeros((1, 1, 1, 1), np.float32)  # 16 MB
+    for call in (
+        lambda: reference.conv2d(image, kernel),
+        lambda: reference.max_pool2d(image, 2),
+        lambda: reference.downsample(image, 2),
+    ):
+        with pytest.raises(MemoryError, match=r"^naive loops: needs [\d,]+ bytes of memory, this process may use "):
+            call()

@@ -405,7 +405,7 @@ def test_mixed_float_types_are_refused(op):
 def test_unknown_options_are_a_type_error(op):
     case, arrays = first_with_floats(op)
     for function in (fast(case), naive(case)):
-        with pytest.raises(TypeError, match="colour"):
+        with pytest.raises(TypeError, match=rf"^{op}\(\) .*colour"):
             function(*arrays, **case.keywords(), colour=1)
 
 
@@ -414,6 +414,17 @@ def test_unknown_options_are_a_type_error(op):
 def test_more_elements_than_memory_holds(op, dtype):
     case, arrays = first_with_floats(op)
     x = np.broadcast_to(dtype(0), (2**40, *arrays[0].shape[1:]))
+    for function in (fast(case), naive(case)):
+        with pytest.raises(MemoryError) as error:
+            case.call(function, (x, *arrays[1:]))
+        assert_one_line(op, error)
+
+
+@tried_op
+def test_an_empty_batch_of_more_than_memory_holds(op):
+    """The naive loops walk an image's positions even where there are no images."""
+    case, arrays = first_with_floats(op)
+    x = np.zeros((0, *arrays[0].shape[1:-1], 2**40), np.float32)
     for function in (fast(case), naive(case)):
         with pytest.raises(MemoryError) as error:
             case.call(function, (x, *arrays[1:]))

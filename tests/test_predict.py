@@ -271,7 +271,17 @@ def test_a_bad_image_does_not_stop_the_others(run, tmp_path, capsys):
     assert "blank" in entries[1]["error"]
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no config", "config", "foreign config", "weights", "unfinished"])
+CHANGES = {
+    "channels": {"image_shape": [3, 8, 8]},
+    "size": {"image_shape": [1, 9, 30]},
+    "huge": {"image_shape": [1, 2**40, 2**40]},
+    "classes": {"classes": ["one"]},
+}
+
+
+@pytest.mark.parametrize(
+    "damage", ["no folder", "no config", "config", "foreign config", "weights", "unfinished", *CHANGES]
+)
 def test_damaged_runs(run, tmp_path, capsys, damage):
     import shutil
 
@@ -285,6 +295,9 @@ def test_damaged_runs(run, tmp_path, capsys, damage):
         (folder / "config.json").write_text("{")
     elif damage == "foreign config":
         (folder / "config.json").write_text('{"format": "fastconv.run/1", "data": 3}')
+    elif damage in CHANGES:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **CHANGES[damage]}))
     elif damage == "weights":
         (folder / "weights.safetensors").write_bytes(b"x" * 100)
     else:

@@ -3,9 +3,11 @@
 import concurrent.futures
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,6 +271,18 @@ def test_import_loads_no_more_than_it_needs():
 
 
 # --- report ----------------------------------------------------------------------------------------------------------
+
+
+def test_sources_without_kernels_say_so(tmp_path):
+    shutil.copytree(
+        Path(fastconv.__file__).parent, tmp_path / "fastconv", ignore=shutil.ignore_patterns("*.so", "*.c", "*.pyc")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastconv"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().rpartition("\n")[2]
+    assert last.startswith(f"ImportError: {tmp_path}/fastconv/_ext: the kernels are not compiled here.")
 
 
 def test_show_config(capsys):

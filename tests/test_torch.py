@@ -24,7 +24,7 @@ def assert_near(actual, expected, dtype, what):
 
 
 def assert_agrees(case, arrays, awkward, rng, what):
-    """The call of `case` on awkward copies of the arrays gives what PyTorch gives on the arrays."""
+    """The call of `case` on awkward copies of the arrays, and its pullback on one of dy, give what PyTorch gives."""
     dtype = next(array.dtype for array in arrays if is_floats(array))
     asked = [i for i in float_positions(arrays) if case.gradients and i not in case.written + case.constant]
     tensors = [
@@ -37,7 +37,7 @@ def assert_agrees(case, arrays, awkward, rng, what):
         awkward(array) if is_floats(array) and i not in case.written else array for i, array in enumerate(arrays)
     )
     dy = rng.uniform(-1, 1, tuple(expected[0].shape)).astype(dtype)
-    actual = run(case, fast(case), inputs, dy)
+    actual = run(case, fast(case), inputs, awkward(dy))
     for ours, theirs in zip(actual.outputs, expected, strict=True):
         assert_near(ours, theirs, dtype, what)
     if asked:

@@ -768,6 +768,24 @@ def test_progress(capsys, monkeypatch):
     assert terminal.getvalue().startswith("epoch 1/2  loss ")
 
 
+@pytest.mark.parametrize("columns", [0, 70])
+def test_a_bar_on_terminals_of_known_and_unknown_width(columns):
+    pytest.importorskip("tqdm")
+    import fcntl
+    import struct
+    import termios
+
+    terminal, standard_error = os.openpty()
+    fcntl.ioctl(standard_error, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    code = "from fastconv.training.progress import Progress; p = Progress(True, 1); p.start(1, 5, 2); p.close()"
+    subprocess.run([sys.executable, "-c", code], stderr=standard_error, check=True)
+    os.close(standard_error)
+    shown = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert "epoch 1/1:  40%" in shown
+    assert "2/5" in shown
+
+
 def test_history(tmp_path):
     history = History([{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": math.inf, "val_loss": math.nan}])
     assert history["epoch"] == [1, 2] and history["val_loss"][0] is None
@@ -899,6 +917,9 @@ def edits():
     yield setting("position", "epoch", value=2)
     yield setting("history", value=[{"loss": "x"}] * 3)
     yield setting("history", value=[[]] * 3)
+    yield setting("history", value=[{}] * 3)
+    yield lambda data, tensors: data["history"][1].pop("seconds")
+    yield lambda data, tensors: data["history"].reverse()
     yield setting("loss", "name", value="__import__")
     yield setting("loss", "options", value=[1])
     yield setting("loss", "options", value={"weigth": 1})

@@ -194,3 +194,23 @@ def test_a_window_cannot_be_changed():
 def test_huge_numbers_do_not_overflow():
     window = Window.parse("op", (2**40,), 3, 1, 2**62)
     assert window.output((2**40,)) == (2**40 + 2**63 - 2,)
+
+
+def test_steps_that_nobody_takes_may_have_any_size():
+    window = Window.parse("op", (5, 5), (1, 2), 2**70, 0, (2**70, 1))
+    assert window.tight("op", window.output((5, 5))) == Window.parse("op", (5, 5), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        ({"stride": 2**69, "padding": 2**70}, 2**70),
+        ({"kernel": 2, "dilation": 2**61, "padding": 2**60}, 2**61),
+        ({"stride": Fraction(2**70 + 1, 2**70)}, 2**70 + 1),
+    ],
+)
+def test_steps_beyond_64_bits_are_refused(options, largest):
+    window = Window.parse("op", (5,), **{"kernel": 1, **options})
+    rule = f"^op: stride, padding and dilation must be at most 1152921504606846976, got {largest}$"
+    with pytest.raises(ShapeError, match=rule):
+        window.tight("op", window.output((5,)))

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import fastconv
 from fastconv import plots
 from fastconv.cli.common import Failure, UsageError, add_threads, picture
 from fastconv.training.checkpoint import as_format_error, parse_json
@@ -21,6 +22,8 @@ __all__ = ["NAME", "add_arguments", "run"]
 NAME = "bench"
 OURS = "fastconv"  # the version that the others are held against
 NO_TESTS = 5  # pytest's exit status
+# pytest without the present folder on its path, which in a clone holds the sources; PYTHONPATH leads to this package
+PYTEST = "import sys; sys.path = [p for p in sys.path if p]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,11 +73,12 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
     with tempfile.TemporaryDirectory() as folder:
         file = args.save or Path(folder, "benchmarks.json")
         command = [
-            sys.executable, "-m", "pytest", str(args.path), "-q", "-p", "no:cacheprovider", "-W", "ignore:Not saving",
+            sys.executable, "-c", PYTEST, str(args.path), "-q", "-p", "no:cacheprovider", "-W", "ignore:Not saving",
             "--benchmark-enable", "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={file}",
             *(["-k", args.k] if args.k else []),
         ]  # fmt: skip
-        environment = dict(os.environ)
+        places = [str(Path(fastconv.__file__).parent.parent), os.environ.get("PYTHONPATH")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
         if args.threads is not None:
             environment["FASTCONV_NUM_THREADS"] = str(args.threads)
         output = subprocess.PIPE if args.quiet else sys.stderr.fileno()

@@ -38,6 +38,7 @@ BEST = "best.safetensors"
 RESULT = "result.json"
 HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 CURVE, CONFUSION, MISTAKES = "curve.png", "confusion.png", "mistakes.png"
+FILES = (CONFIG, CHECKPOINT, WEIGHTS, BEST, RESULT, HISTORY_CSV, HISTORY_JSON, CURVE, CONFUSION, MISTAKES)
 FORMAT = "fastconv.run/1"
 
 

@@ -12,7 +12,6 @@ is global pooling.
 from __future__ import annotations
 
 import itertools
-import math
 from functools import partial
 from typing import Any
 
@@ -37,7 +36,7 @@ from fastconv.ops.pool import (
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, prepare_input, unlift
 from fastconv.window import Window, integers
-from fastconv.workspace import require
+from fastconv.workspace import require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -50,7 +49,7 @@ def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
     else:
         wanted = spatial if output_size is None else output_size
     output = integers(op, "output_size", wanted, len(spatial), 1)
-    require(op, x.itemsize * x.shape[0] * x.shape[1] * math.prod(output))
+    require_array(op, (*x.shape[:2], *output), x.itemsize)
     return x, output
 
 

@@ -26,7 +26,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 AXES = ("L", "H W", "D H W")
 
@@ -69,8 +69,8 @@ def prepare(
         raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
     window = Window.parse(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
     output = window.output(x.shape[2:])
-    require(op, x.dtype.itemsize * x.shape[0] * filters * int(np.prod(output, dtype=object)))
-    return Arguments(x, w, b, window, groups, output)
+    require_array(op, (x.shape[0], filters, *output), x.itemsize)
+    return Arguments(x, w, b, window.tight(op, output), groups, output)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------

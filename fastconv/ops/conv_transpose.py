@@ -29,7 +29,7 @@ from fastconv.ops.conv import AXES
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers, pairs
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -71,8 +71,9 @@ def prepare(
     output = tuple(m + e for m, e in zip(smallest, extra, strict=True))
     if min(output) < 1:
         raise ShapeError(f"{op}: the output must have at least one element along each axis, got {output}")
-    require(op, x.dtype.itemsize * x.shape[0] * filters * math.prod(output))
-    return Arguments(x, w, b, Window(kernel, strides, around, dilations, (1,) * ndim), groups, output)
+    require_array(op, (x.shape[0], filters, *output), x.itemsize)
+    window = Window(kernel, strides, around, dilations, (1,) * ndim)
+    return Arguments(x, w, b, window.tight(op, x.shape[2:]), groups, output)
 
 
 def _extra(

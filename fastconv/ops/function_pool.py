@@ -23,7 +23,7 @@ from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes
 from fastconv.window import Window
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 OP = "function_pool2d"
 Function = Callable[[np.ndarray], Any]
@@ -49,7 +49,7 @@ def prepare_call(x: Any, function: Any, kernel_size: Any, stride: Any, padding: 
         raise TypeError(f"{OP}: function must be callable, got {function!r}")
     if vjp is not None and not callable(vjp):
         raise TypeError(f"{OP}: vjp must be callable or None, got {vjp!r}")
-    require(OP, a.x.itemsize * a.x.shape[0] * a.x.shape[1] * int(np.prod(a.output + a.window.kernel, dtype=object)))
+    require_array(OP, (*a.x.shape[:2], *a.output, *a.window.kernel), a.x.itemsize)
     return Arguments(a.x, function, a.window, a.output, vjp)
 
 

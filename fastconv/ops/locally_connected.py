@@ -66,7 +66,7 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
     require(OP, x.itemsize * x.shape[0] * (image + result))
     if max(image, result) > LONGEST:
         raise ShapeError(f"{OP}: an image must have at most {LONGEST:,} elements, got {image:,} and {result:,} of y")
-    return Arguments(x, w, b, window, output)
+    return Arguments(x, w, b, window.tight(OP, output), output)
 
 
 def padded_spatial(x: np.ndarray, window: Window) -> tuple[int, ...]:

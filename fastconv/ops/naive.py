@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fastconv.window import Window
+from fastconv.workspace import require
 
-__all__ = ["planes", "windows"]
+__all__ = ["as_lists", "planes", "windows"]
+
+LIST, PAIR, NUMBER = 64, 128, 32  # bytes that Python takes for them
 
 
 def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> list[list[tuple[int, int]]]:
@@ -19,6 +23,8 @@ def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> li
     Tap t of output o reads position o * stride - before + t * dilation of the upsampled input; of those, every up-th
     holds an input element, the others zeros.
     """
+    taps = math.prod(window.kernel)
+    require("naive loops", math.prod(output) * (LIST + PAIR * taps))
     per_axis = []
     for axis, (n, m) in enumerate(zip(spatial, output, strict=True)):
         up, before = window.up[axis], window.padding[axis][0]
@@ -44,6 +50,12 @@ def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> li
     return result
 
 
+def as_lists(array: np.ndarray) -> Any:
+    """`array.tolist()`, where there is memory for it: Python's numbers take more than the array's."""
+    require("naive loops", array.size * NUMBER)
+    return array.tolist()
+
+
 def planes(array: np.ndarray) -> list[list[list[float]]]:
     """(A, B, *spatial) as nested lists, with the spatial axes as one."""
-    return array.reshape(*array.shape[:2], math.prod(array.shape[2:])).tolist()
+    return as_lists(array.reshape(*array.shape[:2], math.prod(array.shape[2:])))

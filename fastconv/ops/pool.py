@@ -30,7 +30,7 @@ from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, planes, prepare_input, unlift
 from fastconv.window import Window
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require, require_array
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
@@ -69,7 +69,7 @@ def prepare(
                 f"the kernel {size}"
             )
     output = window.output(x.shape[2:])
-    require(op, x.dtype.itemsize * x.shape[0] * x.shape[1] * math.prod(output))
+    require_array(op, (*x.shape[:2], *output), x.itemsize)
     return Arguments(x, window, output)
 
 

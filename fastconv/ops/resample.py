@@ -25,7 +25,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import AXES, integers
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ def prepare_upsample(op: str, x: Any, factor: Any, output_size: Any) -> tuple[np
             raise ShapeError(
                 f"{op}: output_size must be at least (n - 1) * factor + 1 = {bound} on spatial axis {axis}, got {m}"
             )
-    require(op, x.itemsize * x.shape[0] * x.shape[1] * math.prod(wide))
+    require_array(op, (*x.shape[:2], *wide), x.itemsize)
     return x, Steps(wide, spatial, factors, (0,) * len(spatial))
 
 

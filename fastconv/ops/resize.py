@@ -30,7 +30,7 @@ from fastconv.ops.common import number
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, need_flag, planes, prepare_input
 from fastconv.window import integers
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require, require_array
 
 OP = "resize"
 MODES = ("nearest", "linear", "cubic")
@@ -74,7 +74,8 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
         sizes = tuple(floor_product(n, f) for n, f in zip(spatial, scales, strict=True))
         if min(sizes) < 1:
             raise ShapeError(f"{OP}: the output must not be empty: scale {scale!r} makes {sizes} of {spatial}")
-    require(OP, x.itemsize * x.shape[0] * x.shape[1] * math.prod(sizes) + MATRIX_BYTES * sum(sizes + spatial))
+    require_array(OP, (*x.shape[:2], *sizes), x.itemsize)
+    require(OP, MATRIX_BYTES * sum(sizes + spatial))
     axes = []
     for n, m, factor in zip(spatial, sizes, scales, strict=True):
         ratio = n / m if factor is None or (mode == "nearest" and count == 2 and m in (n, 2 * n)) else 1 / factor

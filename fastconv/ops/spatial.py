@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv.arrays import as_floats, logical, need_axes
 from fastconv.errors import ShapeError
+from fastconv.ops.naive import as_lists
 from fastconv.ops.registry import Backward
 
 __all__ = ["Ints", "gradient_to_x", "need_flag", "planes", "prepare_input", "unlift"]
@@ -38,7 +39,7 @@ def need_flag(op: str, name: str, value: Any) -> None:
 
 def planes(x: np.ndarray) -> list[list[float]]:
     """(N, C, *spatial) as N * C lists of elements."""
-    return x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:])).tolist()
+    return as_lists(x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:])))
 
 
 def unlift(last: np.ndarray, spatial: Ints) -> np.ndarray:

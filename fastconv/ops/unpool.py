@@ -23,7 +23,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import integers, pairs
-from fastconv.workspace import allocate, require
+from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ def prepare(
     if min(output) < 1:
         raise ShapeError(f"{op}: the output would be empty: padding takes away all of {output}")
     size = math.prod(output)
-    require(op, x.itemsize * x.shape[0] * x.shape[1] * size)
+    require_array(op, (*x.shape[:2], *output), x.itemsize)
     if indices.size and (indices.min() < 0 or indices.max() >= size):
         raise ShapeError(
             f"{op}: indices must lie in the output's planes of {size} elements, got {indices.min()} to {indices.max()}"

@@ -18,9 +18,9 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -29,7 +29,10 @@ from fastconv.datasets.files import open_regular
 from fastconv.errors import FormatError
 from fastconv.layers.base import LAYERS, Layer, from_config
 
-__all__ = ["as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "save_net", "write"]
+__all__ = [
+    "as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "replace_whole", "save_net",
+    "write",
+]  # fmt: skip
 
 MAX_HEADER = 16 << 20  # bytes; Python objects take some 25 times the text they were parsed from
 MAX_LAYERS = 10_000  # of a net that a file describes
@@ -53,7 +56,6 @@ def write(path: Pathlike, tensors: Mapping[str, np.ndarray], metadata: Mapping[s
     The bytes go to `path` + ".tmp", in the same folder, and reach the disk before the name changes hands. Raises
     OSError where the system refuses, TypeError for dtypes that the format does not have; the old file then stays.
     """
-    target = Path(os.path.realpath(path))
     plain = {name: _little_endian(name, tensor) for name, tensor in tensors.items()}
     names = sorted(plain, key=lambda name: (-plain[name].dtype.itemsize, name))  # each aligned to its own itemsize
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -65,13 +67,23 @@ def write(path: Pathlike, tensors: Mapping[str, np.ndarray], metadata: Mapping[s
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise ValueError(f"{path}: the header would have {len(text):,} bytes, more than {MAX_HEADER:,}")
+
+    def fill(file: IO[bytes]) -> None:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in names:
+            file.write(np.ascontiguousarray(plain[name]).data)
+
+    replace_whole(path, fill)
+
+
+def replace_whole(path: Pathlike, fill: Callable[[IO[bytes]], Any]) -> None:
+    """Have `fill` write a file's bytes; whoever reads `path` finds the old file or the new one, whole."""
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.tmp")  # one name: what a killed process left is overwritten
     try:
         with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in names:
-                file.write(np.ascontiguousarray(plain[name]).data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

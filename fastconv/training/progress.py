@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 __all__ = ["Progress"]
 
 REFRESH = 0.1  # seconds between two looks at the loss
+WIDTH = 100  # columns of a terminal that says it has none: tqdm would draw nothing
+
+
+def _has_no_width() -> bool:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except (OSError, ValueError):
+        return False
 
 
 class Progress:
@@ -34,7 +43,8 @@ class Progress:
         """Epoch number `epoch`, from 1, begins, `done` of its `steps` behind it."""
         if self.tqdm is not None:
             label = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
-            self.bar = self.tqdm(total=steps, initial=done, desc=label, unit="step", dynamic_ncols=True)
+            width: dict[str, Any] = {"ncols": WIDTH} if _has_no_width() else {"dynamic_ncols": True}
+            self.bar = self.tqdm(total=steps, initial=done, desc=label, unit="step", **width)
 
     def step(self, loss: float) -> None:
         """One more step; `loss` is the epoch's mean so far."""

@@ -41,6 +41,7 @@ __all__ = ["Evaluation", "Trainer"]
 
 FORMAT = "fastconv.trainer/1"
 BATCH_SIZE = 128
+RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
 
 AugmentLike = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Callback = Callable[["Trainer", Record], Any]
@@ -521,6 +522,9 @@ class Trainer:
             self.history.append({str(name): _number_from_data(value) for name, value in record.items()})
         if len(self.history) != self.epoch:
             raise ValueError(f"it has {len(self.history)} records for {self.epoch} epochs")
+        for epoch, record in enumerate(self.history, 1):
+            if not record.keys() >= RECORD or record["epoch"] != epoch:
+                raise ValueError(f"record {epoch} of its history is not that of an epoch")
         self.best_epoch = data["best_epoch"]
         if self.best_epoch is not None:
             _score(self._record_of(_integer("history", "best_epoch", self.best_epoch, 1)))

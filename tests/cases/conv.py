@@ -23,6 +23,7 @@ CASES = [
     conv("empty_batch", (0, 3, 9), (4, 3, 3)),
     conv("one_channel", (3, 1, 17), (5, 1, 4), stride=2, padding=3),
     conv("padding_beyond_kernel", (2, 2, 5), (3, 2, 2), padding=4),
+    conv("steps_that_nobody_takes", (2, 2, 5), (3, 2, 1), stride=2**70, dilation=2**70),
     conv("before_only", (2, 2, 7), (3, 2, 3), padding=((2, 0),)),
     conv("dilation_stride", (2, 2, 13), (3, 2, 3), dilation=3, stride=2, padding=2),
     conv("two_thirds", (2, 2, 7), (3, 2, 4), stride=Fraction(3, 2), padding=((1, 2),)),
@@ -145,6 +146,8 @@ BAD_CASES = [
     bad("algorithm", ValueError, "algorithm must be one of auto, .*, got 'fft'", reference=False, algorithm="fft"),
     bad("mixed_floats", TypeError, "arrays must share one float type", w=np.zeros((6, 4, 3, 3))),
     bad("huge_padding", MemoryError, "needs .* bytes of memory", padding=2**40),
+    bad("huge_padding_empty_batch", MemoryError, "needs .* bytes of memory", x=(0, 4, 6, 6), padding=2**40),
+    bad("huge_padding_and_stride", ShapeError, "must be at most .*, got 1180591620717411303424", padding=2**70, stride=2**69),
     bad("huge_padding_one_axis", MemoryError, "needs .* bytes of memory", padding=(2**40, 0)),
     bad("huge_output", MemoryError, "needs 137,441,050,632,000 bytes", x=(50, 1, 1, 1), w=(40, 1, 1, 1), padding=2**16),
     bad("axes", ShapeError, r"x must have 3 axes \(N C L\), got 4", op="conv1d"),
@@ -155,7 +158,8 @@ BAD_CASES = [
 def random_conv(rng: np.random.Generator, ndim: int) -> Case:
     """All options mixed, shapes that fit."""
     groups = int(rng.choice([1, 1, 2, 3]))
-    per_group, filters = int(rng.integers(1, 5)), groups * int(rng.integers(1, 4))
+    wide = rng.random() < 0.15  # enough channels for the algorithms that want vectors of them
+    per_group, filters = int(rng.integers(1, 40 if wide else 5)), groups * int(rng.integers(1, 40 if wide else 4))
     kernel = rng.integers(1, 5 if ndim < 3 else 4, ndim)
     dilation = rng.integers(1, 4, ndim)
     before, after = rng.integers(0, 4, (2, ndim))
@@ -165,7 +169,7 @@ def random_conv(rng: np.random.Generator, ndim: int) -> Case:
         for _ in range(ndim)
     ]
     smallest = np.maximum(1, spans - before - after)
-    spatial = smallest + rng.integers(0, {1: 20, 2: 8, 3: 4}[ndim], ndim)
+    spatial = smallest + rng.integers(0, 2 if wide else {1: 20, 2: 8, 3: 4}[ndim], ndim)
     form = rng.integers(0, 5)
     if form == 0:
         padding: Any = str(rng.choice(["same", "same_lower"]))

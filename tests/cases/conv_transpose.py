@@ -18,6 +18,7 @@ def transposed(name: str, x: tuple[int, ...], w: tuple[int, ...], bias: bool = T
 CASES = [
     transposed("plain", (2, 3, 5), (3, 4, 3)),
     transposed("stride_output_padding", (2, 3, 5), (3, 2, 3), stride=3, padding=1, output_padding=2),
+    transposed("steps_that_nobody_takes", (2, 3, 1), (3, 4, 1), stride=2**70, dilation=2**70),
     transposed("empty_batch", (0, 3, 5), (3, 4, 3)),
     transposed("plain", (2, 3, 4, 5), (3, 4, 3, 2)),
     transposed("no_bias", (2, 3, 4, 5), (3, 4, 3, 2), bias=False),
