@@ -21,7 +21,7 @@ import numpy as np
 
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
-from fastconv.engine.phases import ONES, Phase, phases
+from fastconv.engine.phases import ONES, Phase, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
@@ -29,6 +29,7 @@ from fastconv.window import Window, integers
 from fastconv.workspace import allocate, require
 
 AXES = ("L", "H W", "D H W")
+CHUNK_BYTES = 1 << 22  # of outputs whose phases are put together while a cache still holds them
 
 Parts = list[tuple[tuple[slice, ...], np.ndarray, Window]]  # of each phase: its taps, its dy, its window
 
@@ -147,18 +148,30 @@ def forward(
     if window.up == ONES:
         engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
     else:
-        y[...] = 0 if bias is None else bias
-        for outputs, taps, part in parts:
-            y_part = allocate(op, y[outputs].shape, x.dtype)
-            w_part = np.ascontiguousarray(w_last[taps])
-            engine.forward(op, algorithm, x_last, w_part, bias, y_part, part, groups)
-            y[outputs] = y_part
+        interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
     return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None, algorithm)
+
+
+def interleave(
+    op: str, algorithm: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, parts: list[Phase],
+    groups: int,
+) -> None:  # fmt: skip
+    """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
+    if sum(y[part.outputs].size for part in parts) < y.size:  # the other outputs see inserted zeros only
+        y[...] = 0 if bias is None else bias
+    ws = [np.ascontiguousarray(w[part.taps]) for part in parts]
+    images = max(1, CHUNK_BYTES // max(1, y[:1].nbytes))
+    for start in range(0, len(y), images):
+        x_some, y_some = x[start : start + images], y[start : start + images]
+        for part, w_part in zip(parts, ws, strict=True):
+            y_part = allocate(op, y_some[part.outputs].shape, y.dtype)
+            engine.forward(op, algorithm, x_some, w_part, bias, y_part, part.window, groups)
+            put(y_part, y_some, part)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    parts = [(taps, np.ascontiguousarray(dy_last[outputs]), window) for outputs, taps, window in saved.phases]
+    parts = [(part.taps, take(op, dy_last, part), part.window) for part in saved.phases]
     dx = gradient_input(op, parts, saved) if needs[0] else None
     dw = gradient_weights(op, parts, saved) if needs[1] else None
     db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
