@@ -68,7 +68,7 @@ class Setting:
 
 MNIST = Setting(side=28, images=10_000, epochs=3, many=30, tested=250, step=14, margin=12)
 DIGITS = Setting(side=8, images=1437, epochs=25, many=100, tested=360, step=4, margin=6)
-SMALL = Setting(side=8, images=600, epochs=6, many=5, tested=60, step=8, margin=6)
+SMALL = Setting(side=8, images=600, epochs=6, many=60, tested=60, step=8, margin=6)
 
 
 # --- digits on a background ------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Pa
     axes.set_ylim(0, 102)
     axes.grid(color="#e3e3e3", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 

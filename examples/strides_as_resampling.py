@@ -113,7 +113,10 @@ def channels_last(array: np.ndarray) -> np.ndarray:
 
 def draw(times: dict[Fraction, dict[str, tuple[float, float]]], layer: str) -> Any:
     figure = plots.need_matplotlib("the picture")(figsize=(12.8, 6.6), layout="constrained")
-    figure.suptitle("A stride of 3/2: upsample by 2, convolve, downsample by 3", fontweight="bold", fontsize=13)
+    figure.suptitle(
+        "Strides as resampling: a stride of 3/2 step by step, and what the ways to a stride cost",
+        fontweight="bold", fontsize=13,
+    )  # fmt: skip
     steps, costs = figure.subfigures(1, 2, width_ratios=(1.0, 1.05))
     draw_steps(steps)
     bars = costs.subplots(2, 1, sharex=True)

@@ -56,8 +56,8 @@ def test_shift_invariance(run, tmp_path):
         assert values.ravel()[1:].mean() < 0.3
     for values in (at_any_place, slid):
         assert values.min() > 0.6
-    assert (at_any_place == at_any_place[0, 0]).all()
-    assert shifted.max() - shifted.min() < 0.4
+    assert at_any_place.max() - at_any_place.min() < 0.05
+    assert shifted.mean() > 0.3
     table = (tmp_path / "out" / "shift_invariance.csv").read_text().splitlines()
     assert table[0] == "net,top,left,accuracy"
     assert len(table) == 1 + 5 * 9
