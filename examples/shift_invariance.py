@@ -215,7 +215,7 @@ def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Pa
     corner.imshow(place(test[0][:1], 0, 0, size)[0, 0], cmap="gray", vmin=0, vmax=1)
     for at in setting.places:
         for other in setting.places:
-            corner.plot(other, at, marker="s", markersize=3, color=plots.ORANGE)
+            corner.plot(other, at, marker="s", markersize=3, color=plots.ORANGE, clip_on=False)
     corner.set_title("a training image; orange:\nwhere the digit's corner is put in the test", fontsize=10)
     corner.set_xticks([])
     corner.set_yticks([])

@@ -58,3 +58,5 @@ def test_operations_stand_beside_their_references():
 def test_links_lead_somewhere():
     for example in re.findall(r"`(examples/\w*(?:\.py)?)`", PAGE):
         assert (TESTS.parent / example).exists()
+    for picture in re.findall(r"!\[[^]]*\]\((\w+\.png)\)", PAGE):
+        assert (TESTS.parent / "docs" / picture).exists()
