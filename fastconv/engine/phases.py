@@ -2,7 +2,7 @@
 
 Outputs `up` apart see the same taps on input elements, so each of the `up` phases along an axis is a convolution of the
 input with every so many-th tap and an integer stride. A rational stride is one such convolution, the gradient to the
-input of a strided one is another.
+input of a strided one is another: with stride 1 on the upsampled input the two are the same (`across`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastconv._ext import resampling
 from fastconv.window import Window
 from fastconv.workspace import allocate
 
-__all__ = ["ONES", "Phase", "phases", "put", "take"]
+__all__ = ["ONES", "Phase", "across", "phases", "put", "take"]
 
 ONES = (1, 1, 1)
 
@@ -78,3 +78,12 @@ def take(op: str, y: np.ndarray, phase: Phase) -> np.ndarray:
     y_part = allocate(op, y[phase.outputs].shape, y.dtype)
     resampling.keep_every(y, y_part, phase.apart, phase.first, runtime.threads_for(2 * y_part.nbytes))
     return y_part
+
+
+def across(window: Window, output: tuple[int, ...]) -> Window | None:
+    """The window with an integer stride, from outputs to inputs, whose gradient to its input is the convolution by this
+    lifted one, filters reversed; None where there is none."""
+    if window.up == ONES or window.stride != ONES or any(up > m for up, m in zip(window.up, output, strict=True)):
+        return None
+    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
+    return Window(window.kernel, window.up, around, window.dilation, ONES)

@@ -9,7 +9,8 @@
 
 A rational stride S2/S1 upsamples x by S1 (S1 - 1 zeros between neighbours) before the convolution with stride S2. The
 fast path multiplies none of those zeros: outputs S1 apart see the same taps on input elements, so each of the S1 phases
-along an axis is a convolution of x with every so many-th tap and an integer stride.
+along an axis is a convolution of x with every so many-th tap and an integer stride. With a stride of 1/S1 it is the
+gradient to the input of a convolution with stride S1, and its own gradient to the input is that convolution.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
-from fastconv.engine.phases import ONES, Phase, phases, put, take
+from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
@@ -126,7 +127,7 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 class Saved(NamedTuple):
     x: np.ndarray  # (N, i0, i1, i2, C)
     w: np.ndarray  # (K, r0, r1, r2, C / groups)
-    phases: list[Phase]
+    window: Window
     groups: int
     x_shape: tuple[int, ...]  # (N, C, *spatial)
     w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
@@ -142,14 +143,28 @@ def forward(
     window = window.lift()
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     bias = None if b is None else np.ascontiguousarray(b)
-    y_last = allocate(op, (x.shape[0], *output, w.shape[0]), x.dtype)
-    y = lift(y_last)
-    parts = phases(window, y.shape[1:4])
-    if window.up == ONES:
-        engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+    y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
+    upwards = across(window, y_shape[1:4])
+    if upwards is not None:
+        y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups)
+        if bias is not None:
+            y += bias
     else:
-        interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
-    return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None, algorithm)
+        y = allocate(op, y_shape, x.dtype)
+        parts = phases(window, y_shape[1:4])
+        if window.up == ONES:
+            engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+        else:
+            interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
+    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, algorithm)
+    return logical(y.reshape(x.shape[0], *output, w.shape[0])), saved
+
+
+def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
+    """(K, r0, r1, r2, C / groups) -> (C, r0, r1, r2, K / groups), taps in reverse."""
+    filters, *kernel, depth = w.shape
+    turned = w[:, ::-1, ::-1, ::-1].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
+    return np.ascontiguousarray(turned).reshape(groups * depth, *kernel, filters // groups)
 
 
 def interleave(
@@ -171,11 +186,23 @@ def interleave(
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    parts = [(part.taps, take(op, dy_last, part), part.window) for part in saved.phases]
-    dx = gradient_input(op, parts, saved) if needs[0] else None
-    dw = gradient_weights(op, parts, saved) if needs[1] else None
+    parts = [(part.taps, take(op, dy_last, part), part.window) for part in phases(saved.window, dy_last.shape[1:4])]
+    dx = dw = None
+    if needs[0]:
+        upwards = across(saved.window, dy_last.shape[1:4])
+        dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
+    if needs[1]:
+        dw = gradient_weights(op, parts, saved)
     db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
     return dx, dw, db
+
+
+def gradient_across(op: str, dy: np.ndarray, saved: Saved, window: Window) -> np.ndarray:
+    """dx is the convolution of dy by the window across, with the filters reversed."""
+    n, c, *spatial = saved.x_shape
+    dx = allocate(op, saved.x.shape, saved.x.dtype)
+    engine.forward(op, saved.algorithm, dy, exchanged(saved.w, saved.groups), None, dx, window, saved.groups)
+    return logical(dx.reshape(n, *spatial, c))
 
 
 def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
