@@ -137,6 +137,7 @@ CONVOLUTIONS = {
     "1-D": (fc.Conv1d(2, 3, 5, dilation=2, padding="same", rng=0), (3, 2, 20)),
     "by name": (fc.Conv2d(16, 16, 3, algorithm="direct", rng=0), (1, 16, 9, 9)),
     "fractions": (fc.Conv2d(2, 3, 3, stride=(Fraction(2, 3), Fraction(1, 2)), padding=2, rng=0), (1, 2, 7, 6)),
+    "upwards": (fc.Conv2d(4, 6, 3, stride=(Fraction(1, 3), 1), padding=1, groups=2, rng=0), (2, 4, 5, 6)),
     "transposed": (fc.ConvTranspose2d(2, 4, 3, 2, 1, 1, 2, rng=0), (2, 2, 5, 6)),
     "transposed 3-D": (fc.ConvTranspose3d(2, 3, 2, 2, dilation=(1, 2, 1), rng=0), (1, 2, 3, 4, 5)),
 }

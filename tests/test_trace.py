@@ -76,9 +76,11 @@ def test_allocations_are_counted():
 
 def test_a_rational_stride_is_told_by_its_phases():
     x, w = np.ones((1, 2, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
-    passes = heard(lambda: functional.conv2d(x, w, padding=1, stride=Fraction(1, 2)))
+    passes = heard(lambda: functional.conv2d(x, w, padding=1, stride=Fraction(3, 2)))
     assert len(passes) == 4
     assert {found.w_shape[2:] for found in passes} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    (one,) = heard(lambda: functional.conv2d(x, w, padding=1, stride=Fraction(1, 2)))  # of the convolution across
+    assert one.direction == "dx"
 
 
 def test_a_listener_that_fails_stops_listening():

@@ -3,6 +3,9 @@ from numpy import ndarray
 def keep_every(
     wide: ndarray, narrow: ndarray, factor: tuple[int, ...], phase: tuple[int, ...], num_threads: int
 ) -> None: ...
+def place_every(
+    narrow: ndarray, wide: ndarray, factor: tuple[int, ...], phase: tuple[int, ...], num_threads: int
+) -> None: ...
 def spread(
     narrow: ndarray, wide: ndarray, factor: tuple[int, ...], phase: tuple[int, ...], num_threads: int
 ) -> None: ...

@@ -44,6 +44,32 @@ def keep_every(
         )
 
 
+cdef inline void place_line(
+    const floating *narrow, floating *wide, Py_ssize_t count, Py_ssize_t step, Py_ssize_t c
+) noexcept nogil:
+    cdef Py_ssize_t o
+    if c == 1:
+        for o in range(count):
+            wide[o * step] = narrow[o]
+        return
+    for o in range(count):
+        copy(narrow + o * c, wide + o * step, c)
+
+
+def place_every(
+    const floating[:, :, :, :, ::1] narrow, floating[:, :, :, :, ::1] wide, tuple factor, tuple phase, int num_threads
+):
+    """Every factor-th position of wide, from phase on, = narrow; the others stay as they are."""
+    cdef Py_ssize_t o0 = narrow.shape[1], o1 = narrow.shape[2], o2 = narrow.shape[3], c = narrow.shape[4]
+    cdef Py_ssize_t f0 = factor[0], f1 = factor[1], f2 = factor[2], p0 = phase[0], p1 = phase[1], p2 = phase[2]
+    cdef Py_ssize_t task
+    for task in prange(narrow.shape[0] * o0 * o1, nogil=True, num_threads=num_threads, schedule="static"):
+        place_line(
+            &narrow[task // (o0 * o1), task // o1 % o0, task % o1, 0, 0],
+            &wide[task // (o0 * o1), task // o1 % o0 * f0 + p0, task % o1 * f1 + p1, p2, 0], o2, f2 * c, c,
+        )
+
+
 cdef inline void spread_line(
     const floating *narrow, floating *wide, Py_ssize_t length, Py_ssize_t count, Py_ssize_t factor, Py_ssize_t phase,
     Py_ssize_t c,

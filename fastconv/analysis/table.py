@@ -14,7 +14,7 @@ from fastconv import engine
 from fastconv.analysis.reach import Sliding, reach_of
 from fastconv.analysis.receptive import Reader, ReceptiveField
 from fastconv.analysis.trace import Shape, trace
-from fastconv.engine.phases import phases
+from fastconv.engine.phases import across, phases
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.window import AXES, Window
 
@@ -174,6 +174,9 @@ def problems_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> list[tuple[engi
         return [("gradient_input", problem)]
     window = Window.parse(layer.op, small, weight.shape[2:], *given).lift()
     output = (*front, *large)
+    upwards = across(window, output)
+    if upwards is not None:
+        return [("gradient_input", engine.Problem(n, k, output, c, (*front, *small), upwards, groups, weight.dtype))]
     return [
         ("forward", engine.Problem(n, c, (*front, *small), k, part, phase.window, groups, weight.dtype))
         for phase in phases(window, output)

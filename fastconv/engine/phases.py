@@ -2,7 +2,7 @@
 
 Outputs `up` apart see the same taps on input elements, so each of the `up` phases along an axis is a convolution of the
 input with every so many-th tap and an integer stride. A rational stride is one such convolution, the gradient to the
-input of a strided one is another.
+input of a strided one is another: with stride 1 on the upsampled input the two are the same (`across`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ import itertools
 import math
 from typing import NamedTuple
 
-from fastconv.window import Window
+import numpy as np
 
-__all__ = ["ONES", "Phase", "phases"]
+from fastconv import runtime
+from fastconv._ext import resampling
+from fastconv.window import Window
+from fastconv.workspace import allocate
+
+__all__ = ["ONES", "Phase", "across", "phases", "put", "take"]
 
 ONES = (1, 1, 1)
 
@@ -25,6 +30,16 @@ class Phase(NamedTuple):
     taps: tuple[slice, ...]  # of w (K, r0, r1, r2, C / groups)
     window: Window
 
+    @property
+    def first(self) -> tuple[int, ...]:
+        """The first output along each axis."""
+        return tuple(along.start for along in self.outputs[1:])
+
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """Steps between the outputs along each axis."""
+        return tuple(along.step for along in self.outputs[1:])
+
 
 def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
     """The phases of a lifted window that have taps and outputs; one, the window itself, for an integer stride."""
@@ -33,14 +48,15 @@ def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
         up, stride, dilation = window.up[axis], window.stride[axis], window.dilation[axis]
         before = window.padding[axis][0]
         step = up // math.gcd(up, dilation)  # between taps that lie on input elements
+        apart = min(up, output[axis])  # between a phase's outputs; whatever it is where there is one
         along = []
-        for first in range(min(up, output[axis])):
+        for first in range(apart):
             at = first * stride - before  # of tap 0, in the upsampled input
             tap = next((t for t in range(min(step, window.kernel[axis])) if (at + t * dilation) % up == 0), None)
             if tap is not None:
                 kernel = len(range(tap, window.kernel[axis], step))
                 pad = -(at + tap * dilation) // up
-                along.append((slice(first, None, up), slice(tap, None, step), kernel, pad, step * dilation // up))
+                along.append((slice(first, None, apart), slice(tap, None, step), kernel, pad, step * dilation // up))
         per_axis.append(along)
     result = []
     for combination in itertools.product(*per_axis):
@@ -48,3 +64,26 @@ def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
         outputs, taps = (slice(None), *outputs), (slice(None), *taps)
         result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
     return result
+
+
+def put(y_part: np.ndarray, y: np.ndarray, phase: Phase) -> None:
+    """The phase's outputs to their places among the others'."""
+    resampling.place_every(y_part, y, phase.apart, phase.first, runtime.threads_for(2 * y_part.nbytes))
+
+
+def take(op: str, y: np.ndarray, phase: Phase) -> np.ndarray:
+    """The phase's outputs from among the others'; no copy where there are no others."""
+    if phase.apart == ONES:
+        return y
+    y_part = allocate(op, y[phase.outputs].shape, y.dtype)
+    resampling.keep_every(y, y_part, phase.apart, phase.first, runtime.threads_for(2 * y_part.nbytes))
+    return y_part
+
+
+def across(window: Window, output: tuple[int, ...]) -> Window | None:
+    """The window with an integer stride, from outputs to inputs, whose gradient to its input is the convolution by this
+    lifted one, filters reversed; None where there is none."""
+    if window.up == ONES or window.stride != ONES or any(up > m for up, m in zip(window.up, output, strict=True)):
+        return None
+    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
+    return Window(window.kernel, window.up, around, window.dilation, ONES)

@@ -9,7 +9,8 @@
 
 A rational stride S2/S1 upsamples x by S1 (S1 - 1 zeros between neighbours) before the convolution with stride S2. The
 fast path multiplies none of those zeros: outputs S1 apart see the same taps on input elements, so each of the S1 phases
-along an axis is a convolution of x with every so many-th tap and an integer stride.
+along an axis is a convolution of x with every so many-th tap and an integer stride. With a stride of 1/S1 it is the
+gradient to the input of a convolution with stride S1, and its own gradient to the input is that convolution.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
-from fastconv.engine.phases import ONES, Phase, phases
+from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
@@ -29,6 +30,7 @@ from fastconv.window import Window, integers
 from fastconv.workspace import allocate, require_array
 
 AXES = ("L", "H W", "D H W")
+CHUNK_BYTES = 1 << 22  # of outputs whose phases are put together while a cache still holds them
 
 Parts = list[tuple[tuple[slice, ...], np.ndarray, Window]]  # of each phase: its taps, its dy, its window
 
@@ -125,7 +127,7 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 class Saved(NamedTuple):
     x: np.ndarray  # (N, i0, i1, i2, C)
     w: np.ndarray  # (K, r0, r1, r2, C / groups)
-    phases: list[Phase]
+    window: Window
     groups: int
     x_shape: tuple[int, ...]  # (N, C, *spatial)
     w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
@@ -141,28 +143,66 @@ def forward(
     window = window.lift()
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     bias = None if b is None else np.ascontiguousarray(b)
-    y_last = allocate(op, (x.shape[0], *output, w.shape[0]), x.dtype)
-    y = lift(y_last)
-    parts = phases(window, y.shape[1:4])
-    if window.up == ONES:
-        engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+    y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
+    upwards = across(window, y_shape[1:4])
+    if upwards is not None:
+        y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups)
+        if bias is not None:
+            y += bias
     else:
+        y = allocate(op, y_shape, x.dtype)
+        parts = phases(window, y_shape[1:4])
+        if window.up == ONES:
+            engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+        else:
+            interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
+    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, algorithm)
+    return logical(y.reshape(x.shape[0], *output, w.shape[0])), saved
+
+
+def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
+    """(K, r0, r1, r2, C / groups) -> (C, r0, r1, r2, K / groups), taps in reverse."""
+    filters, *kernel, depth = w.shape
+    turned = w[:, ::-1, ::-1, ::-1].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
+    return np.ascontiguousarray(turned).reshape(groups * depth, *kernel, filters // groups)
+
+
+def interleave(
+    op: str, algorithm: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, parts: list[Phase],
+    groups: int,
+) -> None:  # fmt: skip
+    """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
+    if sum(y[part.outputs].size for part in parts) < y.size:  # the other outputs see inserted zeros only
         y[...] = 0 if bias is None else bias
-        for outputs, taps, part in parts:
-            y_part = allocate(op, y[outputs].shape, x.dtype)
-            w_part = np.ascontiguousarray(w_last[taps])
-            engine.forward(op, algorithm, x_last, w_part, bias, y_part, part, groups)
-            y[outputs] = y_part
-    return logical(y_last), Saved(x_last, w_last, parts, groups, x.shape, w.shape, b is not None, algorithm)
+    ws = [np.ascontiguousarray(w[part.taps]) for part in parts]
+    images = max(1, CHUNK_BYTES // max(1, y[:1].nbytes))
+    for start in range(0, len(y), images):
+        x_some, y_some = x[start : start + images], y[start : start + images]
+        for part, w_part in zip(parts, ws, strict=True):
+            y_part = allocate(op, y_some[part.outputs].shape, y.dtype)
+            engine.forward(op, algorithm, x_some, w_part, bias, y_part, part.window, groups)
+            put(y_part, y_some, part)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    parts = [(taps, np.ascontiguousarray(dy_last[outputs]), window) for outputs, taps, window in saved.phases]
-    dx = gradient_input(op, parts, saved) if needs[0] else None
-    dw = gradient_weights(op, parts, saved) if needs[1] else None
+    parts = [(part.taps, take(op, dy_last, part), part.window) for part in phases(saved.window, dy_last.shape[1:4])]
+    dx = dw = None
+    if needs[0]:
+        upwards = across(saved.window, dy_last.shape[1:4])
+        dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
+    if needs[1]:
+        dw = gradient_weights(op, parts, saved)
     db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
     return dx, dw, db
+
+
+def gradient_across(op: str, dy: np.ndarray, saved: Saved, window: Window) -> np.ndarray:
+    """dx is the convolution of dy by the window across, with the filters reversed."""
+    n, c, *spatial = saved.x_shape
+    dx = allocate(op, saved.x.shape, saved.x.dtype)
+    engine.forward(op, saved.algorithm, dy, exchanged(saved.w, saved.groups), None, dx, window, saved.groups)
+    return logical(dx.reshape(n, *spatial, c))
 
 
 def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
