@@ -688,7 +688,8 @@ def trained(kind):
             fc.Flatten(),
             fc.Linear(72, 10, rng=1),
         )
-    fc.Trainer(net, fc.optim.SGD(lr=0.1, momentum=0.9), seed=0).fit(x, y, epochs=2, batch_size=64, progress=False)
+    lr = 0.1 if kind == "mlp" else 0.03  # scores of 20 and more would differ by float32's roundings alone
+    fc.Trainer(net, fc.optim.SGD(lr=lr, momentum=0.9), seed=0).fit(x, y, epochs=2, batch_size=64, progress=False)
     assert (net.predict(x).argmax(axis=1) == y).mean() > 0.85
     return net
 

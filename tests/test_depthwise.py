@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv import reference, runtime, set_num_threads, set_workspace_limit, vjp
+from fastconv import reference, runtime, set_num_threads, set_workspace_limit, vjp, workspace
 from fastconv.arrays import channels_last, lift, logical
 from fastconv.engine import Problem, depthwise
 from fastconv.window import Window
@@ -178,13 +178,20 @@ def test_what_goes_past_the_caches(filters, groups, stride, dtype, monkeypatch):
 
 def test_partial_gradients_stay_under_the_limit():
     case = (4, 32, 16, 16), 32, 8, (3, 3), {"padding": 1}
-    x, w, b, dy, window = setting(*case, np.float32)
-    whole = run(x, w, b, dy, window, 8)[2]
-    problem = Problem(4, 32, (1, 16, 16), 32, (1, 16, 16), window, 8, x.dtype)
-    assert depthwise.workspace("gradient_weights", problem) > 1 << 14
+    x, w, _, dy, window = setting(*case, np.float32)
+    x, w, dy = last(x), last(w), last(dy)
+
+    def borrowed():
+        before = workspace.borrowed()
+        dw = depthwise.gradient_weights("op", x, dy, w.shape, window, 8)
+        return workspace.borrowed() - before - dw.nbytes, dw
+
+    most, whole = borrowed()
+    assert most > 1 << 15
     set_workspace_limit(1 << 14)
-    assert depthwise.workspace("gradient_weights", problem) <= 1 << 14
-    np.testing.assert_array_equal(run(x, w, b, dy, window, 8)[2], whole)
+    most, dw = borrowed()
+    assert most <= 1 << 15  # the parts, and their sum
+    np.testing.assert_array_equal(dw, whole)
 
 
 def test_which_problems_are_served():

@@ -14,7 +14,6 @@ other. Batch norm reads one position: its statistics are the running ones.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -310,9 +309,9 @@ def empirical_receptive_field(
     generator = as_generator(rng)
     spatial = found.shape(step)[2:]
     position = _position(op, found, step, spatial or (1,) * (len(found.input_shape) - 2), index)
-    dtype = net.dtype or np.dtype(np.float32)
+    dtype = np.dtype(np.float64)  # whose convolutions are exact zeros where no tap reaches: Winograd's are not
     if x is not None:
-        x = net.cast(x)
+        x = net.cast(x).astype(dtype)
         if x.shape[1:] != found.input_shape[1:] or not len(x):
             raise ShapeError(f"{op}: x must be images of shape {found.input_shape[1:]}, got {x.shape}")
         samples = len(x)
@@ -335,12 +334,12 @@ def empirical_receptive_field(
 
 
 def _frozen_layers(found: Trace, step: int, generator: np.random.Generator | None) -> dict[int, Layer]:
-    """Copies of the layers that share their arrays and train none; with a generator, of random positive weights."""
+    """Copies of the layers in float64 that train none; with a generator, of random positive weights."""
     layers: dict[int, Layer] = {}
     for here in found.steps[: step + 1]:
         if here.join is not None or id(here.layer) in layers:
             continue
-        twin = copy.deepcopy(here.layer) if here.layer.children() else copy.copy(here.layer)
+        twin = here.layer.astype(np.float64)
         layers[id(here.layer)] = twin
         for _, inner in twin.walk():
             inner._frozen = set(inner.parameter_names)
