@@ -46,6 +46,7 @@ ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the 
 ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
 TRANSFORMS = 24  # channels
+FEWEST = 12  # channels: fewer stay exact on integers, for little
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
@@ -102,11 +103,13 @@ def serves(direction: str, problem: Problem) -> bool:
 
 def cost(direction: str, problem: Problem) -> float:
     """Multiplications over those of the definition, and the transforms: as much as of TRANSFORMS channels more."""
+    channels = min(problem.channels, problem.filters) // problem.groups
+    if channels < FEWEST:
+        return math.inf
     outputs = problem.inputs if direction == "gradient_input" else problem.outputs
     tiling = _tiling(problem.window, (problem.batch, *outputs), 0)
     tiles = math.prod(map(len, tiling.at)) * outputs[0]
     multiplied = tiles * tiling.frequencies / (math.prod(problem.outputs) * math.prod(problem.window.kernel[1:]))
-    channels = min(problem.channels, problem.filters) // problem.groups
     return multiplied * (1 + TRANSFORMS / channels + FILTER_TILES / max(1, tiles * problem.batch))
 
 
