@@ -17,6 +17,7 @@ from fastconv.window import AXES
 from fastconv.workspace import allocate, require_array
 
 __all__ = [
+    "add_bias",
     "as_floats",
     "channel_sums",
     "channels_last",
@@ -138,6 +139,12 @@ def dense(op: str, x: np.ndarray) -> np.ndarray:
     copy = allocate(op, x.shape, x.dtype)
     np.copyto(copy, x)
     return copy
+
+
+def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
+    """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
+    table = last.reshape(-1, last.shape[-1])
+    rows.add_row(table, np.ascontiguousarray(bias), runtime.threads_for(2 * last.nbytes))
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.arrays import add_bias, as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
@@ -148,7 +148,7 @@ def forward(
     if upwards is not None:
         y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups)
         if bias is not None:
-            y += bias
+            add_bias(y, bias)
     else:
         y = allocate(op, y_shape, x.dtype)
         parts = phases(window, y_shape[1:4])
