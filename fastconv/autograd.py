@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
         return layer_vjp(arrays[0])
     name, forward, backward = _pair(function)
     try:
-        bound = inspect.signature(function).bind(*arrays, **options)
+        bound = _signature(function).bind(*arrays, **options)
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     output, saved = forward(*bound.args, **bound.kwargs)
@@ -48,6 +49,11 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
         return backward(as_gradient(name, dy, values), saved, needs)[: len(arrays)]
 
     return output, pullback
+
+
+@lru_cache(maxsize=1024)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:

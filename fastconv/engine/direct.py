@@ -13,6 +13,7 @@ Bands, and the chunks of bands whose gradients are added in order, are cut by sh
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -208,6 +209,7 @@ def _seen(lengths: Ints, window: Window) -> Ints:
     )
 
 
+@lru_cache(maxsize=1024)
 def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, tasks: int) -> Cut:
     """Images of a band, bands of rows, bands of columns: at most `pixels` and about BAND_BYTES each, `tasks` in all."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ class Phase(NamedTuple):
         return tuple(along.step for along in self.outputs[1:])
 
 
-def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
+@lru_cache(maxsize=1024)
+def phases(window: Window, output: tuple[int, ...]) -> tuple[Phase, ...]:
     """The phases of a lifted window that have taps and outputs; one, the window itself, for an integer stride."""
     per_axis = []
     for axis in range(3):
@@ -63,7 +65,7 @@ def phases(window: Window, output: tuple[int, ...]) -> list[Phase]:
         outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
         outputs, taps = (slice(None), *outputs), (slice(None), *taps)
         result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
-    return result
+    return tuple(result)
 
 
 def put(y_part: np.ndarray, y: np.ndarray, phase: Phase) -> None:

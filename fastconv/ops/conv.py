@@ -168,8 +168,8 @@ def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
 
 
 def interleave(
-    op: str, algorithm: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, parts: list[Phase],
-    groups: int,
+    op: str, algorithm: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+    parts: tuple[Phase, ...], groups: int,
 ) -> None:  # fmt: skip
     """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
     if sum(y[part.outputs].size for part in parts) < y.size:  # the other outputs see inserted zeros only
