@@ -9,7 +9,7 @@ import numpy as np
 from cases import CASES, Case
 from tolerance import tolerance
 
-from fastconv import functional, reference, trace, vjp
+from fastconv import functional, reference, vjp
 from fastconv.ops import OPS
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "naive", "own_ops", "run", "small_integers",
 ]  # fmt: skip
 
-ROUNDED = {"winograd"}  # algorithms that are not exact on small integers
 DTYPES = (np.float32, np.float64)
 
 
@@ -51,7 +50,6 @@ class Run(NamedTuple):
     dy: np.ndarray
     gradients: tuple[np.ndarray | None, ...]  # empty for a case without any
     written: tuple[np.ndarray, ...]  # what the call left in the arguments that it updates
-    rounded: bool  # an algorithm of the engine has rounded what exact arithmetic would not
     pullback: Callable[[np.ndarray], tuple[np.ndarray | None, ...]]
 
     def everything(self) -> list[np.ndarray | None]:
@@ -61,16 +59,12 @@ class Run(NamedTuple):
 def run(case: Case, function: Callable[..., Any], arrays: tuple[Any, ...], dy: np.ndarray | None = None) -> Run:
     """One call and one pullback, with dy of small integers unless it is given."""
     arrays = case.copies(arrays)
-    used: list[str] = []
-    with trace.listening(lambda a_pass: used.append(a_pass.algorithm)):
-        output, pullback = vjp(function, *arrays, **case.keywords())
+    output, pullback = vjp(function, *arrays, **case.keywords())
     outputs = tuple(np.asarray(part) for part in (output if isinstance(output, tuple) else (output,)))
     if dy is None:
         dy = small_integers(outputs[0])
-    with trace.listening(lambda a_pass: used.append(a_pass.algorithm)):
-        gradients = pullback(dy) if case.gradients else ()
-    rounded = not ROUNDED.isdisjoint(used)
-    return Run(outputs, dy, gradients, tuple(arrays[i] for i in case.written), rounded, pullback)
+    gradients = pullback(dy) if case.gradients else ()
+    return Run(outputs, dy, gradients, tuple(arrays[i] for i in case.written), pullback)
 
 
 def small_integers(like: np.ndarray, seed: int = 99) -> np.ndarray:
@@ -79,12 +73,12 @@ def small_integers(like: np.ndarray, seed: int = 99) -> np.ndarray:
 
 
 def assert_same(case: Case, actual: Run, expected: Run) -> None:
-    """Bit for bit for exact cases and algorithms, within tests/tolerance.py for the others."""
+    """Bit for bit for exact cases, within tests/tolerance.py for the others."""
     assert len(actual.everything()) == len(expected.everything())
     for a, b in zip(actual.everything(), expected.everything(), strict=True):
         if b is None or a is None:
             assert a is None and b is None
-        elif (case.exact and not actual.rounded) or b.dtype.kind != "f":
+        elif case.exact or b.dtype.kind != "f":
             np.testing.assert_array_equal(a, b, strict=True)
         else:
             assert_close(a, b, tolerance(case.op, b.dtype))
