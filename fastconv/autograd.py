@@ -37,13 +37,16 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
             raise TypeError(f"vjp: a net takes its input only, got {len(arrays)} arrays and options {sorted(options)}")
         return layer_vjp(arrays[0])
     name, forward, backward = _pair(function)
-    try:
-        bound = _signature(function).bind(*arrays, **options)
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None
-    output, saved = forward(*bound.args, **bound.kwargs)
+    positional, named = arrays, options
+    if not _fits(function, len(arrays), options):
+        try:
+            bound = inspect.signature(function).bind(*arrays, **options)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        positional, named = bound.args, bound.kwargs
+    output, saved = forward(*positional, **named)
     values = output[0] if isinstance(output, tuple) else output
-    needs = (True,) * len(arrays) + (False,) * (len(bound.args) - len(arrays))
+    needs = (True,) * len(arrays) + (False,) * (len(positional) - len(arrays))
 
     def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
         return backward(as_gradient(name, dy, values), saved, needs)[: len(arrays)]
@@ -51,9 +54,20 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
     return output, pullback
 
 
+def _fits(function: Callable[..., Any], count: int, options: dict[str, Any]) -> bool:
+    """Whether `count` arrays by position and `options` are a call of `function` that needs no sorting."""
+    least, most, names = _accepted(function)
+    return least <= count <= most and options.keys() <= names
+
+
 @lru_cache(maxsize=1024)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
+def _accepted(function: Callable[..., Any]) -> tuple[int, int, frozenset[str]]:
+    """How many arguments by position a function needs and takes, and its keyword-only names."""
+    parameters = inspect.signature(function).parameters.values()
+    by_position = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    least = sum(each.default is each.empty for each in by_position)
+    names = frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+    return least, len(by_position), names
 
 
 def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:

@@ -8,20 +8,43 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 from fastconv.errors import ShapeError
 
-__all__ = ["Window", "integers", "pairs"]
+__all__ = ["Window", "integers", "lifted", "pairs", "remembered"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
+Parse = TypeVar("Parse", bound=Callable[..., Any])
 
 LARGEST = 1 << 60  # of a convolution's numbers: sums of a few stay within 64 bits
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
+
+
+_PLAIN = (int, bool, str, Fraction, type(None))
+
+
+def remembered(parse: Parse) -> Parse:
+    """`parse` with its last answers kept, for arguments of ints, fractions, strings and tuples of them.
+
+    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 would be found as 2.
+    """
+    kept = lru_cache(maxsize=1024)(parse)
+
+    @wraps(parse)
+    def call(*arguments: Any) -> Any:
+        return kept(*arguments) if _plain(arguments) else parse(*arguments)
+
+    return call  # type: ignore[return-value]
+
+
+def _plain(values: tuple[Any, ...]) -> bool:
+    return all(type(value) in _PLAIN or (type(value) is tuple and _plain(value)) for value in values)
 
 
 def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
@@ -89,6 +112,16 @@ class Window:
     dilation: Ints
     up: Ints
     ceil_mode: bool = False
+    spans: Ints = field(init=False, repr=False, compare=False)  # input steps from first to last tap, both included
+    _hash: int = field(init=False, repr=False, compare=False)  # windows are keys of every cache
+
+    def __post_init__(self) -> None:
+        fields = self.kernel, self.stride, self.padding, self.dilation, self.up, self.ceil_mode
+        object.__setattr__(self, "spans", tuple([(k - 1) * d + 1 for k, d in zip(fields[0], fields[3], strict=True)]))
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def parse(
@@ -131,11 +164,6 @@ class Window:
     def ndim(self) -> int:
         return len(self.kernel)
 
-    @property
-    def spans(self) -> Ints:
-        """Input steps from a window's first tap to its last, both included."""
-        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-
     def output(self, spatial: Sequence[int]) -> Ints:
         """The output's spatial shape for an input of shape `spatial`."""
         result = []
@@ -174,6 +202,9 @@ class Window:
             ones + self.up,
             self.ceil_mode,
         )
+
+
+lifted = lru_cache(maxsize=1024)(Window.lift)
 
 
 def _named_padding(op: str, name: str, lengths: Sequence[int], spans: Sequence[int], strides: Ints) -> Pairs:

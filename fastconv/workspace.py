@@ -15,7 +15,8 @@ from fastconv import cgroup
 from fastconv._ext import memory
 
 __all__ = [
-    "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array", "set_workspace_limit",
+    "UNCHECKED", "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array",
+    "set_workspace_limit",
 ]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
@@ -51,8 +52,9 @@ def allocate(op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     Raises MemoryError, before anything is allocated, when it is larger than what this process may still use.
     """
     global _borrowed
-    require_array(op, shape, dtype.itemsize)
     nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes > UNCHECKED or not nbytes:
+        require_array(op, shape, dtype.itemsize)
     _borrowed += nbytes
     if nbytes < POOLED:
         return np.empty(shape, dtype)

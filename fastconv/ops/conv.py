@@ -26,7 +26,7 @@ from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, integers
+from fastconv.window import Window, integers, lifted, remembered
 from fastconv.workspace import allocate, require_array
 
 AXES = ("L", "H W", "D H W")
@@ -55,24 +55,31 @@ def prepare(
     x, w, b = as_floats(op, x=x, w=w, b=b)
     need_axes(op, "x", x, f"N C {AXES[ndim - 1]}")
     need_axes(op, "w", w, f"K C/groups {AXES[ndim - 1]}")
+    window, groups, output = sliding(op, x.shape, w.shape, stride, padding, dilation, groups)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ShapeError(f"{op}: b must have one entry per filter, shape ({len(w)},), got {b.shape}")
+    if algorithm not in engine.ALGORITHMS:
+        raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
+    require_array(op, (x.shape[0], w.shape[0], *output), x.itemsize)
+    return Arguments(x, w, b, window, groups, output)
+
+
+@remembered
+def sliding(
+    op: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Window, int, tuple[int, ...]]:
+    """The window, the groups and the output's spatial shape, of the shapes of x and w."""
     (groups,) = integers(op, "groups", groups, 1, 1)
-    channels, filters = x.shape[1], w.shape[0]
+    channels, filters = x[1], w[0]
     if channels % groups or filters % groups:
         raise ShapeError(
             f"{op}: groups must divide the channels of x and the filters, got {groups} for {channels} and {filters}"
         )
-    if w.shape[1] * groups != channels:
-        raise ShapeError(
-            f"{op}: w must have as many channels as x has per group, got w {w.shape} and x {x.shape}, groups={groups}"
-        )
-    if b is not None and b.shape != (filters,):
-        raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
-    if algorithm not in engine.ALGORITHMS:
-        raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
-    window = Window.parse(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
-    output = window.output(x.shape[2:])
-    require_array(op, (x.shape[0], filters, *output), x.itemsize)
-    return Arguments(x, w, b, window.tight(op, output), groups, output)
+    if w[1] * groups != channels:
+        raise ShapeError(f"{op}: w must have as many channels as x has per group, got w {w} and x {x}, groups={groups}")
+    window = Window.parse(op, x[2:], w[2:], stride, padding, dilation)
+    output = window.output(x[2:])
+    return window.tight(op, output), groups, output
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -140,7 +147,7 @@ def forward(
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     x, w, b, window, groups, output = prepare(op, x, w, b, stride, padding, dilation, groups, algorithm)
-    window = window.lift()
+    window = lifted(window)
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     bias = None if b is None else np.ascontiguousarray(b)
     y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])

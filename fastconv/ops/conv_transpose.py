@@ -28,7 +28,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops.conv import AXES
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, integers, pairs
+from fastconv.window import Window, integers, lifted, pairs, remembered
 from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -51,29 +51,42 @@ def prepare(
     x, w, b = as_floats(op, x=x, w=w, b=b)
     need_axes(op, "x", x, f"N C {AXES[ndim - 1]}")
     need_axes(op, "w", w, f"C K/groups {AXES[ndim - 1]}")
-    (groups,) = integers(op, "groups", groups, 1, 1)
-    channels, filters = x.shape[1], w.shape[1] * groups
-    if w.shape[0] != channels:
-        raise ShapeError(f"{op}: w must have as many channels as x on its first axis, got w {w.shape} and x {x.shape}")
-    if channels % groups:
-        raise ShapeError(f"{op}: groups must divide the channels of x, got {groups} for {channels}")
+    window, groups, output = sliding(
+        op, x.shape, w.shape, stride, padding, output_padding, output_size, dilation, groups
+    )  # fmt: skip
+    filters = w.shape[1] * groups
     if b is not None and b.shape != (filters,):
         raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
-    kernel = w.shape[2:]
+    require_array(op, (x.shape[0], filters, *output), x.itemsize)
+    return Arguments(x, w, b, window, groups, output)
+
+
+@remembered
+def sliding(
+    op: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, output_size: Any,
+    dilation: Any, groups: Any,
+) -> tuple[Window, int, tuple[int, ...]]:  # fmt: skip
+    """The window of the convolution from y to x, the groups and y's spatial shape, of the shapes of x and w."""
+    ndim = len(x) - 2
+    (groups,) = integers(op, "groups", groups, 1, 1)
+    if w[0] != x[1]:
+        raise ShapeError(f"{op}: w must have as many channels as x on its first axis, got w {w} and x {x}")
+    if x[1] % groups:
+        raise ShapeError(f"{op}: groups must divide the channels of x, got {groups} for {x[1]}")
+    kernel = w[2:]
     strides = integers(op, "stride", stride, ndim, 1)
     dilations = integers(op, "dilation", dilation, ndim, 1)
     around = pairs(op, "padding", padding, ndim)
     smallest = [
         (n - 1) * s - before - after + d * (k - 1) + 1
-        for n, s, (before, after), d, k in zip(x.shape[2:], strides, around, dilations, kernel, strict=True)
+        for n, s, (before, after), d, k in zip(x[2:], strides, around, dilations, kernel, strict=True)
     ]
     extra = _extra(op, output_padding, output_size, smallest, strides, dilations)
     output = tuple(m + e for m, e in zip(smallest, extra, strict=True))
     if min(output) < 1:
         raise ShapeError(f"{op}: the output must have at least one element along each axis, got {output}")
-    require_array(op, (x.shape[0], filters, *output), x.itemsize)
     window = Window(kernel, strides, around, dilations, (1,) * ndim)
-    return Arguments(x, w, b, window.tight(op, x.shape[2:]), groups, output)
+    return window.tight(op, x[2:]), groups, output
 
 
 def _extra(
@@ -160,7 +173,7 @@ def forward(
     x, w, b, window, groups, output = prepare(
         op, x, w, b, stride, padding, output_padding, output_size, dilation, groups
     )
-    window = window.lift()
+    window = lifted(window)
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     n, filters = x.shape[0], w.shape[1] * groups
     y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
