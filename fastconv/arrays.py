@@ -170,9 +170,9 @@ def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:
-    """The sum over everything but the last axis of a C-contiguous array, in float64, in a fixed order."""
+    """The sum over everything but the last axis of a C-contiguous array, added up in float64, in a fixed order."""
     table = last.reshape(-1, last.shape[-1])
-    sums = np.zeros((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
+    sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
         rows.column_sums(table, sums, SUM_ROWS, runtime.threads_for(table.nbytes))
-    return sums.sum(axis=0)
+    return (sums[0] if len(sums) == 1 else sums.sum(axis=0)).astype(last.dtype)

@@ -26,13 +26,13 @@ LARGEST = 1 << 60  # of a convolution's numbers: sums of a few stay within 64 bi
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
 
 
-_PLAIN = (int, bool, str, Fraction, type(None))
+_PLAIN = (int, bool, str, type(None))
 
 
 def remembered(parse: Parse) -> Parse:
-    """`parse` with its last answers kept, for arguments of ints, fractions, strings and tuples of them.
+    """`parse` with its last answers kept, for arguments of ints, strings, tuples of them and true fractions.
 
-    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 would be found as 2.
+    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 or Fraction(2) would be found as 2.
     """
     kept = lru_cache(maxsize=1024)(parse)
 
@@ -44,7 +44,14 @@ def remembered(parse: Parse) -> Parse:
 
 
 def _plain(values: tuple[Any, ...]) -> bool:
-    return all(type(value) in _PLAIN or (type(value) is tuple and _plain(value)) for value in values)
+    for value in values:
+        kind = type(value)
+        if kind is tuple:
+            if not _plain(value):
+                return False
+        elif kind not in _PLAIN and not (kind is Fraction and value.denominator > 1):
+            return False
+    return True
 
 
 def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastconv import ShapeError
+from fastconv import ShapeError, functional
 from fastconv.ops.naive import windows
 from fastconv.window import Window, integers, pairs
 
@@ -214,3 +214,15 @@ def test_steps_beyond_64_bits_are_refused(options, largest):
     rule = f"^op: stride, padding and dilation must be at most 1152921504606846976, got {largest}$"
     with pytest.raises(ShapeError, match=rule):
         window.tight("op", window.output((5,)))
+
+
+def test_a_remembered_call_answers_as_a_first_one():
+    """What was refused stays refused after its equal was taken: 1.0 == 1 == Fraction(1) == True."""
+    x, w = np.ones((1, 1, 4, 4)), np.ones((1, 1, 2, 2))
+    for stride in (1, True, (1, 1), [1, 1], Fraction(1), np.int64(1), Fraction(1, 1)):
+        assert functional.conv2d(x, w, stride=stride, padding=1).shape == (1, 1, 5, 5)
+    for padding in (1.0, (1.0, 1.0), Fraction(1), ((1, 1), (1, 1.0))):
+        with pytest.raises(TypeError, match="conv2d: padding must be an integer"):
+            functional.conv2d(x, w, padding=padding)
+    assert functional.conv2d(x, w, stride=Fraction(1, 2)).shape == (1, 1, 6, 6)
+    assert functional.conv2d(x, w, stride=Fraction(3, 2)).shape == (1, 1, 2, 2)

@@ -200,7 +200,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
         dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
     if needs[1]:
         dw = gradient_weights(op, parts, saved)
-    db = channel_sums(dy_last).astype(dy.dtype) if saved.has_bias and needs[2] else None
+    db = channel_sums(dy_last) if saved.has_bias and needs[2] else None
     return dx, dw, db
 
 

@@ -197,7 +197,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
         dw = engine.gradient_weights(op, "auto", dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
         dw = logical(dw.reshape(c, *kernel, per_group))
     if saved.has_bias and needs[2]:
-        db = channel_sums(dy_last).astype(dy.dtype)
+        db = channel_sums(dy_last)
     return dx, dw, db
 
 

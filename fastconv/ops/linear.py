@@ -116,7 +116,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     dw = product(dy_rows.T, x.reshape(-1, x.shape[-1])) if needs[1] else None
     db = None
     if has_bias and len(needs) > 2 and needs[2]:
-        db = channel_sums(np.ascontiguousarray(dy_rows)).astype(dy.dtype)
+        db = channel_sums(np.ascontiguousarray(dy_rows))
     return dx, dw, db
 
 

@@ -29,7 +29,7 @@ from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, planes, prepare_input, unlift
-from fastconv.window import Window
+from fastconv.window import Window, remembered
 from fastconv.workspace import allocate, require, require_array
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
@@ -57,9 +57,19 @@ def prepare(
     x = prepare_input(op, x, int(op[-2]))
     for name, value in flags.items():
         need_flag(op, name, value)
-    window = Window.parse(
+    window, output = windows_of(
         op, x.shape[2:], kernel_size, kernel_size if stride is None else stride, padding, dilation, flags["ceil_mode"]
     )
+    require_array(op, (*x.shape[:2], *output), x.itemsize)
+    return Arguments(x, window, output)
+
+
+@remembered
+def windows_of(
+    op: str, spatial: Ints, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Window, Ints]:
+    """The window and the output's spatial shape."""
+    window = Window.parse(op, spatial, kernel_size, stride, padding, dilation, ceil_mode)
     if any(up > 1 for up in window.up):
         raise TypeError(f"{op}: stride must be an integer, got {stride!r}")
     for axis, (size, around) in enumerate(zip(window.kernel, window.padding, strict=True)):
@@ -68,9 +78,7 @@ def prepare(
                 f"{op}: padding must be at most half of the kernel: on spatial axis {axis} it is {max(around)}, "
                 f"the kernel {size}"
             )
-    output = window.output(x.shape[2:])
-    require_array(op, (*x.shape[:2], *output), x.itemsize)
-    return Arguments(x, window, output)
+    return window, window.output(spatial)
 
 
 def prepare_lp(
