@@ -74,16 +74,15 @@ def _ready(arrays: list[Any]) -> bool:
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype not in _FLOATS:
         return False
-    return all(
-        array is None
-        or (
-            type(array) is np.ndarray
-            and array.dtype is first.dtype
-            and array.flags.aligned
-            and 0 < array.nbytes <= UNCHECKED
-        )
-        for array in arrays
-    )
+    for array in arrays:
+        if array is not None and (
+            type(array) is not np.ndarray
+            or array.dtype is not first.dtype
+            or not array.flags.aligned
+            or not 0 < array.nbytes <= UNCHECKED
+        ):
+            return False
+    return True
 
 
 def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:
