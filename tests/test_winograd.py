@@ -82,6 +82,16 @@ def check(shape, seed=0):
             assert abs(ours - right).max() <= TOLERANCE * max(abs(right).max(), 1e-30), name
 
 
+@pytest.fixture(autouse=True)
+def plan_anew():
+    """Whatever the bounds are that a test sets."""
+    for plan in (winograd._plan_forward, winograd._plan_weights):
+        plan.cache_clear()
+    yield
+    for plan in (winograd._plan_forward, winograd._plan_weights):
+        plan.cache_clear()
+
+
 @pytest.fixture(params=["as planned", "by panels", "by blocks"])
 def cut(request, monkeypatch):
     """Every way in which a layer may be cut."""
@@ -89,8 +99,9 @@ def cut(request, monkeypatch):
         monkeypatch.setattr(winograd, "SHARED_BYTES", 0)
         monkeypatch.setattr(winograd, "OWN_BYTES", 0)
         monkeypatch.setattr(winograd, "CHUNK", 20)
-        monkeypatch.setattr(winograd, "FILTER_STEPS", 24)
-        monkeypatch.setattr(winograd, "GRADIENT_BYTES", (1 << 14, 1 << 16))
+        monkeypatch.setattr(winograd, "PANEL_STEPS", 24)
+        monkeypatch.setattr(winograd, "PIECE_FILTERS", 20)
+        monkeypatch.setattr(winograd, "PIECE_CHANNELS", 32)
     if request.param == "by blocks":
         monkeypatch.setattr(winograd, "FEW_TILES", 1)
         monkeypatch.setattr(winograd, "TASKS", 3)
@@ -201,12 +212,12 @@ def test_what_it_serves():
 
 def test_transforms_follow_from_the_points():
     """Toom and Cook: B' from the polynomials through the points, G from their powers and derivatives."""
-    interpolate, powers, scales = kernels.axis_transforms()
+    interpolate, powers, scaled = kernels.axis_transforms()
     points = [0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)]
     for i, p in enumerate(points):
         others = [q for q in points if q != p]
         np.testing.assert_allclose(interpolate[i], [*np.poly(others)[::-1], 0], atol=1e-6)
         np.testing.assert_allclose(powers[i], [p**k for k in range(5)], atol=1e-6)
-        np.testing.assert_allclose(scales[i], 1 / np.prod([p - q for q in others]), atol=1e-6)
+        np.testing.assert_allclose(scaled[i], np.divide(powers[i], np.prod([p - q for q in others])), atol=1e-6)
     np.testing.assert_allclose(interpolate[5], np.poly(points)[::-1], atol=1e-6)
-    assert powers[5] == [0, 0, 0, 0, 1] and scales[5] == 1
+    assert powers[5] == scaled[5] == [0, 0, 0, 0, 1]

@@ -151,15 +151,10 @@ INLINE void gradient_tile(
 #include "winograd_typed.h"
 #endif
 
-/* The transforms along one axis as matrices: interpolate (6, 6), evaluate of 5 coefficients (6, 5), and the scales. */
-static inline void axis_matrices(float *interpolate, float *evaluate, float *scales)
+/* The transforms along one axis as matrices: interpolate (6, 6), evaluate of 5 coefficients (6, 5), and with the scales. */
+static inline void axis_matrices(float *interpolate, float *evaluate, float *scaled)
 {
     Reals_16 unit[6], values[6];
-    for (int i = 0; i < 6; i++)
-        unit[i] = (Reals_16){1, 1, 1, 1};
-    scale_16(unit);
-    for (int i = 0; i < 6; i++)
-        scales[i] = unit[i][0];
     for (int j = 0; j < 6; j++) {
         for (int i = 0; i < 6; i++)
             unit[i] = (Reals_16){0} + (float)(i == j);
@@ -171,6 +166,9 @@ static inline void axis_matrices(float *interpolate, float *evaluate, float *sca
         evaluate_16(unit, values, 5);
         for (int i = 0; i < 6; i++)
             evaluate[i * 5 + j] = values[i][0];
+        evaluate_scaled_16(unit, values, 5);
+        for (int i = 0; i < 6; i++)
+            scaled[i * 5 + j] = values[i][0];
     }
 }
 
@@ -209,9 +207,10 @@ static inline void outputs_from(
 }
 
 static inline void filters_from(
-    int bytes, const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count)
+    int bytes, const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+    ptrdiff_t count, ptrdiff_t lanes)
 {
-    CHOOSE(filters_from, bytes, u, row, plane, dw, add, g, count);
+    CHOOSE(filters_from, bytes, u, row, plane, dw, dw_row, add, g, count, lanes);
 }
 
 static inline void product(

@@ -3,12 +3,16 @@
 #if BYTES == 64
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define ROWS 14 /* of a product's register tile, with two vectors a row */
+#define OF_FOURS(a, b, c, d)                                                                                           \
+    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
 #elif BYTES == 32
 #define TARGET __attribute__((target("avx2,fma")))
 #define ROWS 6
+#define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
 #else
 #define TARGET
 #define ROWS 6
+#define OF_FOURS(a, b, c, d) a, b, c, d
 #endif
 #define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
 #define Reals NAME(Reals)
@@ -61,7 +65,7 @@ TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
     v[5] = (d[1] + d[5]) - 2.5f * d[3];
 }
 
-/* The values at the points of a polynomial with 2 to 5 coefficients: A y; times the scales: G g */
+/* The values at the points of a polynomial with 2 to 5 coefficients: A y */
 TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
 {
     Reals even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
@@ -85,7 +89,7 @@ TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
     v[5] = c[count - 1];
 }
 
-/* The transpose of `evaluate`: A' m; of the scaled values: G' u */
+/* The transpose of `evaluate`: A' m */
 TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count)
 {
     const Reals even_a = m[1] + m[2], even_b = m[3] + m[4];
@@ -101,12 +105,44 @@ TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count)
     c[count - 1] += m[5];
 }
 
-TARGET INLINE void NAME(scale)(Reals *v)
+/* G g: `evaluate`, and the scales */
+TARGET INLINE void NAME(evaluate_scaled)(const Reals *c, Reals *v, const int count)
 {
-    v[1] *= SCALE_A;
-    v[2] *= SCALE_A;
-    v[3] *= SCALE_B;
-    v[4] *= SCALE_B;
+    Reals even_a = SCALE_A * c[0], even_b = SCALE_B * c[0];
+    Reals odd_a = (SCALE_A * POINT_A) * c[1], odd_b = (SCALE_B * POINT_B) * c[1];
+    if (count > 2) {
+        even_a += (SCALE_A * 0.5f) * c[2];
+        even_b += (SCALE_B * 2.0f) * c[2];
+    }
+    if (count > 3) {
+        odd_a += (SCALE_A * 0.5f * POINT_A) * c[3];
+        odd_b += (SCALE_B * 2.0f * POINT_B) * c[3];
+    }
+    if (count > 4) {
+        even_a += (SCALE_A * 0.25f) * c[4];
+        even_b += (SCALE_B * 4.0f) * c[4];
+    }
+    v[0] = c[0];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = c[count - 1];
+}
+
+/* The transpose of `evaluate_scaled`: G' u */
+TARGET INLINE void NAME(sum_scaled)(const Reals *m, Reals *c, const int count)
+{
+    const Reals even_a = m[1] + m[2], even_b = m[3] + m[4], odd_a = m[1] - m[2], odd_b = m[3] - m[4];
+    c[0] = m[0] + SCALE_A * even_a + SCALE_B * even_b;
+    c[1] = (SCALE_A * POINT_A) * odd_a + (SCALE_B * POINT_B) * odd_b;
+    if (count > 2)
+        c[2] = (SCALE_A * 0.5f) * even_a + (SCALE_B * 2.0f) * even_b;
+    if (count > 3)
+        c[3] = (SCALE_A * 0.5f * POINT_A) * odd_a + (SCALE_B * 2.0f * POINT_B) * odd_b;
+    if (count > 4)
+        c[4] = (SCALE_A * 0.25f) * even_a + (SCALE_B * 4.0f) * even_b;
+    c[count - 1] += m[5];
 }
 
 /* --- two axes ----------------------------------------------------------------------------------------------------- */
@@ -332,77 +368,122 @@ TARGET INLINE void NAME(gradients)(
     }
 }
 
-/* The taps w[i * TAPS(m1) + j] of one vector of lanes to the planes of u. */
-TARGET INLINE void NAME(filter_vector)(const Reals *w, float *u, ptrdiff_t plane, const int m0, const int m1)
+/* The taps of one vector of lanes, the tap after w[0] at w[right], to the planes of u. */
+TARGET INLINE void NAME(filter_vector)(
+    const float *w, ptrdiff_t right, ptrdiff_t lanes, float *u, ptrdiff_t plane, const int m0, const int m1)
 {
     const int n0 = POINTS(m0), n1 = POINTS(m1), r0 = TAPS(m0), r1 = TAPS(m1);
     Reals t[5][6], line[6], values[6];
     UNROLL for (int j = 0; j < r1; j++) {
         UNROLL for (int i = 0; i < r0; i++)
-            line[i] = w[i * r1 + j];
-        if (n0 == 6) {
-            NAME(evaluate)(line, t[j], r0);
-            NAME(scale)(t[j]);
-        } else
+            line[i] = NAME(load)(w + (i * r1 + j) * right, lanes);
+        if (n0 == 6)
+            NAME(evaluate_scaled)(line, t[j], r0);
+        else
             t[j][0] = line[0];
     }
     UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < r1; j++)
             line[j] = t[j][i];
-        if (n1 == 6) {
-            NAME(evaluate)(line, values, r1);
-            NAME(scale)(values);
-        } else
+        if (n1 == 6)
+            NAME(evaluate_scaled)(line, values, r1);
+        else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(u + (i * n1 + j) * plane) = values[j];
+            *(Reals *)(u + j * plane) = values[j];
+        u += n1 * plane;
+        OPAQUE(u);
     }
 }
 
-/* One vector of lanes of u for the products' steps first .. last - 1, `width` floats a step; from w (k, taps, c).
+/* Four floats of every fourth of LANES rows. */
+TARGET INLINE Reals NAME(fours)(const float *const *rows, ptrdiff_t at)
+{
+#define TWO_FOURS(i)                                                                                                   \
+    _mm256_insertf128_ps(                                                                                              \
+        _mm256_castps128_ps256(_mm_loadu_ps(rows[i] + at)), _mm_loadu_ps(rows[(i) + 4] + at), 1)
+#if BYTES == 64
+    return (Reals)_mm512_insertf32x8(_mm512_castps256_ps512(TWO_FOURS(0)), TWO_FOURS(8), 1);
+#elif BYTES == 32
+    return (Reals)TWO_FOURS(0);
+#else
+    return *(const Reals *)(rows[0] + at);
+#endif
+#undef TWO_FOURS
+}
 
-   Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient to
-   an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's layer,
-   whose channels are w's filters. */
+/* Four floats of LANES rows to four vectors. */
+TARGET INLINE void NAME(turn)(const float *const *rows, ptrdiff_t at, float *columns)
+{
+    Reals row[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = NAME(fours)(rows + i, at);
+    const Reals low01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(0, LANES, 1, LANES + 1));
+    const Reals high01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(2, LANES + 2, 3, LANES + 3));
+    const Reals low23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(0, LANES, 1, LANES + 1));
+    const Reals high23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(2, LANES + 2, 3, LANES + 3));
+    ((Reals *)columns)[0] = __builtin_shufflevector(low01, low23, OF_FOURS(0, 1, LANES, LANES + 1));
+    ((Reals *)columns)[1] = __builtin_shufflevector(low01, low23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
+    ((Reals *)columns)[2] = __builtin_shufflevector(high01, high23, OF_FOURS(0, 1, LANES, LANES + 1));
+    ((Reals *)columns)[3] = __builtin_shufflevector(high01, high23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
+}
+
+/* `width` lanes of u, whole vectors, for the products' steps first .. last - 1: packed as `product` reads them; from
+   w (k, taps, c).
+
+   Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient
+   to an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's
+   layer, whose channels are w's filters. */
 TARGET INLINE void NAME(filters)(
     const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
     ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
 {
     const int taps = TAPS(m0) * TAPS(m1);
-    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0];
-    const ptrdiff_t lanes = k - lane < LANES ? k - lane : LANES;
-    Reals line[MOST_TAPS];
+    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0], steps = last - first;
+#define PANEL(j) ((j) / (2 * LANES) * (2 * LANES)) /* its first lane */
+#define ACROSS(j) (width - PANEL(j) < 2 * LANES ? LANES : 2 * LANES)
     if (reversed) {
-        for (ptrdiff_t step = first; step < last; step++, u += width) {
-            const float *from = w + (step % c * depth + depth - 1 - step / c) * taps * k + lane;
-            for (int tap = 0; tap < taps; tap++) {
-                line[tap] = NAME(load)(from + (taps - 1 - tap) * k, lanes);
-                __builtin_prefetch(from + ((AHEAD / 2) * depth * taps + tap) * k);
+        for (ptrdiff_t s = 0; s < steps; s++) {
+            const ptrdiff_t step = first + s;
+            const float *from = w + ((step % c * depth + depth - step / c) * taps - 1) * k + lane;
+            for (ptrdiff_t j = 0; j < width; j += LANES) {
+                float *to = u + PANEL(j) * steps + s * ACROSS(j) + j - PANEL(j);
+                UNROLL for (int tap = 0; tap < taps; tap++)
+                    __builtin_prefetch(from + (AHEAD * depth * taps - tap) * k + j);
+                if (k - lane - j >= LANES)
+                    NAME(filter_vector)(from + j, -k, LANES, to, plane, m0, m1);
+                else
+                    NAME(filter_vector)(from + j, -k, k - lane - j, to, plane, m0, m1);
             }
-            NAME(filter_vector)(line, u, plane, m0, m1);
         }
         return;
     }
-    while (first < last) {
-        const ptrdiff_t r = first / c, from = first % c;
-        ptrdiff_t count = last - first < c - from ? last - first : c - from;
-        float square[MOST_TAPS][SQUARE][BYTES / sizeof(float)];
-        if (count > SQUARE)
-            count = SQUARE;
-        for (ptrdiff_t l = 0; l < LANES; l++)
+    for (ptrdiff_t j = 0; j < width; j += LANES) {
+        float *to = u + PANEL(j) * steps + j - PANEL(j);
+        for (ptrdiff_t step = first, count; step < last; step += count) {
+            const ptrdiff_t r = step / c, from = step % c, left = c - from < last - step ? c - from : last - step;
+            float square[MOST_TAPS][SQUARE][BYTES / sizeof(float)];
+            count = left < SQUARE ? left : SQUARE;
             for (int tap = 0; tap < taps; tap++) {
-                const float *line = w + (((lane + l) * depth + r) * taps + tap) * c + from;
-                __builtin_prefetch(line + SQUARE);
-                for (ptrdiff_t s = 0; s < count; s++)
-                    square[tap][s][l] = l < lanes ? line[s] : 0;
+                const float *rows[BYTES / sizeof(float)];
+                ptrdiff_t s = 0;
+                for (ptrdiff_t l = 0; l < LANES; l++) {
+                    const ptrdiff_t filter = lane + j + l;
+                    rows[l] = filter < k ? w + ((filter * depth + r) * taps + tap) * c + from : g->zeros;
+                    __builtin_prefetch(rows[l] + 2 * SQUARE - 1); /* the last line of the next square */
+                }
+                for (; s + 4 <= count; s += 4)
+                    NAME(turn)(rows, s, square[tap][s]);
+                for (; s < count; s++)
+                    for (ptrdiff_t l = 0; l < LANES; l++)
+                        square[tap][s][l] = rows[l][s];
             }
-        for (ptrdiff_t s = 0; s < count; s++, u += width) {
-            for (int tap = 0; tap < taps; tap++)
-                line[tap] = *(const Reals *)square[tap][s];
-            NAME(filter_vector)(line, u, plane, m0, m1);
+            for (ptrdiff_t s = 0; s < count; s++, to += ACROSS(j))
+                NAME(filter_vector)(square[0][s], SQUARE * LANES, LANES, to, plane, m0, m1);
         }
-        first += count;
     }
+#undef PANEL
+#undef ACROSS
 }
 
 /* One vector of channels: the planes of u to dw[(i * TAPS(m1) + j) * apart]. */
@@ -414,19 +495,17 @@ TARGET INLINE void NAME(taps_vector)(
     UNROLL for (int j = 0; j < n1; j++) {
         UNROLL for (int i = 0; i < n0; i++)
             line[i] = *(const Reals *)(u + (i * n1 + j) * plane);
-        if (n0 == 6) {
-            NAME(scale)(line);
-            NAME(sum_powers)(line, t[j], r0);
-        } else
+        if (n0 == 6)
+            NAME(sum_scaled)(line, t[j], r0);
+        else
             t[j][0] = line[0];
     }
     UNROLL for (int i = 0; i < r0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
             line[j] = t[j][i];
-        if (n1 == 6) {
-            NAME(scale)(line);
-            NAME(sum_powers)(line, values, r1);
-        } else
+        if (n1 == 6)
+            NAME(sum_scaled)(line, values, r1);
+        else
             values[0] = line[0];
         UNROLL for (int j = 0; j < r1; j++) {
             float *to = dw + (i * r1 + j) * apart;
@@ -437,20 +516,20 @@ TARGET INLINE void NAME(taps_vector)(
     }
 }
 
-/* dw (count, taps, c) = or += the gradients whose transforms are the `count` rows of u's planes. */
+/* `lanes` channels of `count` filters: dw[k * dw_row + tap * c] = or += the gradients whose transforms are the rows of
+   u's planes. */
 TARGET INLINE void NAME(weights)(
-    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count, const int m0,
-    const int m1)
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+    ptrdiff_t count, ptrdiff_t lanes, const int m0, const int m1)
 {
-    const ptrdiff_t c = g->channels, taps = TAPS(m0) * TAPS(m1);
-    for (ptrdiff_t k = 0; k < count; k++, u += row)
-        for (ptrdiff_t r = 0; r < g->kernel[0]; r++, dw += taps * c) {
-            ptrdiff_t j = 0;
-            for (; j + LANES <= c; j += LANES)
-                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, LANES, add, m0, m1);
-            if (j < c)
-                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, c - j, add, m0, m1);
-        }
+    const ptrdiff_t c = g->channels;
+    for (ptrdiff_t k = 0; k < count; k++, u += row, dw += dw_row) {
+        ptrdiff_t j = 0;
+        for (; j + LANES <= lanes; j += LANES)
+            NAME(taps_vector)(u + j, plane, dw + j, c, LANES, add, m0, m1);
+        if (j < lanes)
+            NAME(taps_vector)(u + j, plane, dw + j, c, lanes - j, add, m0, m1);
+    }
 }
 
 /* --- the sizes of tiles ------------------------------------------------------------------------------------------- */
@@ -492,9 +571,10 @@ TARGET static void NAME(outputs_from)(
 }
 
 TARGET static void NAME(filters_from)(
-    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count)
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+    ptrdiff_t count, ptrdiff_t lanes)
 {
-    EACH_SIZE(weights, u, row, plane, dw, add, g, count)
+    EACH_SIZE(weights, u, row, plane, dw, dw_row, add, g, count, lanes)
 }
 
 /* --- products ----------------------------------------------------------------------------------------------------- */
@@ -584,6 +664,7 @@ TARGET static void NAME(product_transposed)(
 
 #undef TARGET
 #undef ROWS
+#undef OF_FOURS
 #undef LANES
 #undef Reals
 #undef POINTS

@@ -14,13 +14,14 @@ Which is why a NaN or an infinity in x (or dy) reaches all outputs (or inputs) o
 results are not exact on integers: errors are about 1e-6 of the largest value, 4e-6 for 512 channels.
 
 With few channels a thread takes blocks of tiles through all stages within its own cache. With many, transformed
-filters, or their gradients, are larger than a cache: tiles are transformed first, and filters a panel at a time. All is
-cut by shape (and workspace limit), never by thread count.
+filters, or their gradients, are larger than a cache: tiles are transformed first, and filters, or their gradients, a
+piece at a time, which leaves the cache as it came. All is cut by shape (and workspace limit), never by thread count.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,10 +54,12 @@ FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
 OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
-GRADIENT_BYTES = (1 << 20, 10 << 20)  # of those that all threads add up, a part each: as V, within these bounds
 SUMMED_BYTES = 4 << 20  # of the transformed tiles whose products are added up at a time
 CHUNK = 256  # tiles that are transformed before their products are taken
-FILTER_STEPS = 256  # channels whose filters are transformed at a time
+PANEL_STEPS = 64  # channels, and
+PANEL_FILTERS = 64  # filters that are transformed at a time: a quarter of a core's L2
+PIECE_FILTERS = 56  # and
+PIECE_CHANNELS = 64  # whose gradients are summed at a time
 TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
 
 
@@ -78,6 +81,7 @@ class Sizes(NamedTuple):
     frequencies: int
     tiles: int  # of the batch
     steps: int  # taps of the first axis times channels
+    channels: int
     filters: int
     groups: int
     v_row: int  # floats that a tile's steps, or a filter's, take
@@ -139,9 +143,8 @@ def gradient_weights(
     if not dy.size:
         dw[...] = 0
         return dw
-    tiling = _tiling(window, dy.shape, max(x.shape[4], dy.shape[4]))
-    sizes = _sizes(x.shape, dy.shape, window, groups)
-    plan = _plan_weights(sizes, dw.size)
+    tiling, sizes = _geometry(x.shape, dy.shape, window, groups)
+    plan = _plan_weights(sizes, dw.size, sizes.threads, get_workspace_limit())
     scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
     bytes_, threads = WIDEST, sizes.threads
     if plan.by_blocks:
@@ -156,9 +159,9 @@ def gradient_weights(
             rows.add_in_order(partial.reshape(len(partial), -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
     else:
         v, m, u = scratch
-        kernels.gradient_weights_frequencies(
-            x, dy, dw, window, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, plan.part, TILE_STEPS,
-            bytes_, threads,
+        kernels.gradient_weights_pieces(
+            x, dy, dw, window, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, *plan.part, TILE_STEPS,
+            bytes_, min(threads, u.shape[0]),
         )  # fmt: skip
     return dw
 
@@ -168,9 +171,8 @@ def _forward(
     reversed: bool,
 ) -> None:  # fmt: skip
     """forward; reversed: gradient_input, with dy for x and dx for y."""
-    tiling = _tiling(window, y.shape, max(x.shape[4], y.shape[4]))
-    sizes = _sizes(x.shape, y.shape, window, groups)
-    plan = _plan_forward(sizes, _lanes())
+    tiling, sizes = _geometry(x.shape, y.shape, window, groups)
+    plan = _plan_forward(sizes, _lanes(), sizes.threads, get_workspace_limit())
     scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
     threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), WIDEST
     if plan.by_blocks:
@@ -183,8 +185,8 @@ def _forward(
     else:
         v, u, m = scratch
         kernels.forward_panels(
-            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, plan.part, bytes_,
-            threads,
+            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, *plan.part,
+            bytes_, threads,
         )  # fmt: skip
 
 
@@ -194,14 +196,15 @@ def _forward(
 class Plan(NamedTuple):
     by_blocks: bool
     tiles: int  # of a block, or of what is transformed before the products
-    part: int  # steps, or filters, that are taken at a time
+    part: tuple[int, int]  # steps and filters, or filters and channels, that are taken at a time
     scratch: tuple[tuple[int, ...], ...]  # the shapes of what is borrowed
 
 
-def _plan_forward(s: Sizes, lanes: int) -> Plan:
+@lru_cache(maxsize=1024)
+def _plan_forward(s: Sizes, lanes: int, threads: int, limit: int) -> Plan:
     """scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
-    limit = get_workspace_limit() // 4  # floats
-    f, panel = s.frequencies, 2 * lanes
+    limit //= 4  # floats
+    f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
     row = max(s.v_row, s.m_row)
     if u * 4 <= SHARED_BYTES and s.groups * u <= limit // 2:
@@ -209,18 +212,23 @@ def _plan_forward(s: Sizes, lanes: int) -> Plan:
         best = max(ROWS, BLOCK_BYTES // 4 // ((f + 1) * row) // ROWS * ROWS)
         tiles = _evenly(s.tiles, max(1, min(best, max(FEW_ROWS, -(-s.tiles // TASKS)), affordable - 1)))
         buffer = (f + 1) * _plane(tiles, row)
-        threads = _affordable(s.threads, limit - s.groups * u, buffer)
-        return Plan(True, tiles, s.steps, ((s.groups, f, u // f), (threads, buffer)))
-    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + panel)))))
-    part = max(1, min(FILTER_STEPS, s.steps, limit // 4 // (f * panel)))
-    v, own_u, own_m = _plane(tiles, s.v_row), _plane(part, panel), _plane(tiles, panel)
-    threads = _affordable(s.threads, limit - f * v, f * (own_u + own_m))
-    return Plan(False, tiles, part, ((f, v), (threads, f, own_u), (threads, f, own_m)))
+        threads = _affordable(threads, limit - s.groups * u, buffer)
+        return Plan(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f), (threads, buffer)))
+    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + pair)))))
+    v = _plane(tiles, s.v_row)
+    room = (limit - f * v) // f
+    wide = _evenly(-(-s.filters // pair), max(1, min(PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
+    steps = _evenly(s.steps, max(1, min(PANEL_STEPS, room // 2 // wide)))
+    own_u, own_m = _plane(steps, wide), _plane(tiles, wide)
+    threads = _affordable(threads, room, own_u + own_m)
+    return Plan(False, tiles, (steps, wide), ((f, v), (threads, f, own_u), (threads, f, own_m)))
 
 
-def _plan_weights(s: Sizes, weights: int) -> Plan:
-    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and dU."""
-    limit = get_workspace_limit() // 4  # floats
+@lru_cache(maxsize=1024)
+def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
+    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and the
+    threads' pieces of dU."""
+    limit //= 4  # floats
     f, row = s.frequencies, max(s.v_row, s.m_row)
     own = f * _plane(s.filters, row)
     if own * 4 <= OWN_BYTES and own <= limit // 4 and s.tiles * s.groups >= TASKS * FEW_TILES:
@@ -230,15 +238,17 @@ def _plan_weights(s: Sizes, weights: int) -> Plan:
         chunks = max(1, min(TASKS, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
         partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
-        threads = _affordable(s.threads, limit - len(partial) * chunks * weights, buffer)
-        return Plan(True, tiles, s.filters, ((threads, buffer), *partial))
+        threads = _affordable(threads, limit - len(partial) * chunks * weights, buffer)
+        return Plan(True, tiles, (s.filters, s.channels), ((threads, buffer), *partial))
     both = f * (s.v_row + s.m_row)
     best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
     tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
-    best = min(max(GRADIENT_BYTES[0] // 4, tiles * f * s.v_row), GRADIENT_BYTES[1] // 4, limit // 4)
-    part = _evenly(s.filters, max(1, best // (f * s.v_row)))
-    planes = _plane(tiles, s.v_row), _plane(tiles, s.m_row), _plane(part, s.v_row)
-    return Plan(False, tiles, part, tuple((f, plane) for plane in planes))
+    v, m = _plane(tiles, s.v_row), _plane(tiles, s.m_row)
+    width = min(PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
+    height = _evenly(s.filters, max(1, min(PIECE_FILTERS, limit // 4 // (f * width))))
+    own = _plane(height, width)
+    threads = _affordable(threads, limit - f * (v + m), f * own)
+    return Plan(False, tiles, (height, width), ((f, v), (f, m), (threads, f, own)))
 
 
 def _evenly(total: int, most: int) -> int:
@@ -263,13 +273,15 @@ def _plane(count: int, row: int) -> int:
     return count * row + (ALIGNED if count * row // ALIGNED % 2 == 0 else 2 * ALIGNED)
 
 
-def _sizes(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> Sizes:
-    tiling = _tiling(window, y_shape, 0)
+@lru_cache(maxsize=1024)
+def _geometry(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> tuple[Tiling, Sizes]:
+    tiling = _tiling(window, y_shape, max(x_shape[4], y_shape[4]))
     channels, filters, taps = x_shape[4] // groups, y_shape[4] // groups, window.kernel[0]
     tiles = y_shape[0] * y_shape[1] * math.prod(map(len, tiling.at))
     whole, v_row = -(-filters // ALIGNED) * ALIGNED, (taps - 1) * channels + -(-channels // ALIGNED) * ALIGNED
     v_row = -(-v_row // ALIGNED) * ALIGNED
-    return Sizes(tiling.frequencies, tiles, taps * channels, filters, groups, _row(v_row), _row(whole))
+    sizes = Sizes(tiling.frequencies, tiles, taps * channels, channels, filters, groups, _row(v_row), _row(whole))
+    return tiling, sizes
 
 
 def _tiling(window: Window, y_shape: tuple[int, ...], width: int) -> Tiling:
@@ -282,6 +294,7 @@ def _tiling(window: Window, y_shape: tuple[int, ...], width: int) -> Tiling:
     return Tiling(size, tuple(at), np.zeros(width + ALIGNED, np.float32))
 
 
+@lru_cache(maxsize=1024)
 def _reversed(window: Window) -> Window:
     """The window that slides over dy and gives dx; its padding may be negative."""
     padding = tuple(
