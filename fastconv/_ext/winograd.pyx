@@ -78,7 +78,7 @@ cdef Layer layer(
 
 
 def axis_transforms():
-    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), and G (6, 5): these, scaled."""
+    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5)."""
     cdef float interpolate[36]
     cdef float evaluate[30]
     cdef float scaled[30]
@@ -195,7 +195,7 @@ def forward_panels(
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
     cdef Py_ssize_t panels = (g.filters + wide - 1) // wide, chunks = (tiles + chunk - 1) // chunk
-    cdef Py_ssize_t turn, group = 0, start = 0, stop = 0, task, first, lane, filters, index, step, last, f
+    cdef Py_ssize_t turn = 0, group = 0, start = 0, stop = 0, task, first, lane, filters, index, step, last, f
     cdef float *own_u
     cdef float *own_m
     with nogil, parallel(num_threads=num_threads):
@@ -246,7 +246,7 @@ def gradient_weights_pieces(
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
     cdef Py_ssize_t chunks = (tiles + chunk - 1) // chunk
     cdef Py_ssize_t across = (g.channels + width - 1) // width, down = (g.filters + height - 1) // height
-    cdef Py_ssize_t turn, group = 0, start = 0, stop = 0, task, first, last, index, f
+    cdef Py_ssize_t turn = 0, group = 0, start = 0, stop = 0, task, first, last, index, f
     cdef Py_ssize_t tap, channel, channels, filter, filters
     cdef float *own
     with nogil, parallel(num_threads=num_threads):

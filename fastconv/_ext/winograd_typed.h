@@ -16,8 +16,10 @@
 #endif
 #define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
 #define Reals NAME(Reals)
+#define Half NAME(Half)
 
 typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
+typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
 /* The first `lanes` floats at x, then zeros. */
 TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
@@ -579,56 +581,82 @@ TARGET static void NAME(filters_from)(
 
 /* --- products ----------------------------------------------------------------------------------------------------- */
 
-/* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers. */
+/* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers: of `vectors` and,
+   behind them, half a one where `half`. */
 TARGET INLINE void NAME(register_tile)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t steps, int add, const int across, const int rows, const int vectors)
+    ptrdiff_t steps, int add, const int across, const int rows, const int vectors, const int half)
 {
     Reals sum[ROWS][2];
-    UNROLL for (int p = 0; p < rows; p++)
+    Half half_sum[ROWS];
+    UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
             sum[p][v] = add ? *(const Reals *)(y + p * y_row + v * LANES) : (Reals){0};
+        if (half)
+            half_sum[p] = add ? *(const Half *)(y + p * y_row + vectors * LANES) : (Half){0};
+    }
     for (ptrdiff_t s = 0; s < steps; s++) {
         Reals right[2];
+        Half half_right;
         if (across)
             __builtin_prefetch(a + (rows + (s & 15)) * a_row);
         else {
             __builtin_prefetch(a + AHEAD * a_step);
-            UNROLL for (int v = 0; v < vectors; v++)
+            UNROLL for (int v = 0; v < vectors + half; v++)
                 __builtin_prefetch(b + AHEAD * b_step + v * LANES);
         }
         UNROLL for (int v = 0; v < vectors; v++)
             right[v] = *(const Reals *)(b + v * LANES);
-        UNROLL for (int p = 0; p < rows; p++)
+        if (half)
+            half_right = *(const Half *)(b + vectors * LANES);
+        UNROLL for (int p = 0; p < rows; p++) {
             UNROLL for (int v = 0; v < vectors; v++)
                 sum[p][v] += a[p * a_row] * right[v];
+            if (half)
+                half_sum[p] += a[p * a_row] * half_right;
+        }
         a += a_step;
         b += b_step;
     }
-    UNROLL for (int p = 0; p < rows; p++)
+    UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
             *(Reals *)(y + p * y_row + v * LANES) = sum[p][v];
+        if (half)
+            *(Half *)(y + p * y_row + vectors * LANES) = half_sum[p];
+    }
 }
 
-#define TILE(count)                                                                                                    \
-    case count:                                                                                                        \
-        if (vectors == 2)                                                                                              \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 2);                          \
+#define SUM(rows, vectors, half)                                                                                       \
+    NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, rows, vectors, half)
+#if BYTES == 64 /* half a vector is half the work; of narrower ones it is not */
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (lanes > LANES + LANES / 2)                                                                                 \
+            SUM(rows, 2, 0);                                                                                           \
+        else if (lanes > LANES)                                                                                        \
+            SUM(rows, 1, 1);                                                                                           \
+        else if (lanes > LANES / 2)                                                                                    \
+            SUM(rows, 1, 0);                                                                                           \
         else                                                                                                           \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 1);                          \
+            SUM(rows, 0, 1);                                                                                           \
         break;
-
-#if ROWS == 14
 #define EACH_TILE                                                                                                      \
     TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 #else
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (lanes > LANES)                                                                                             \
+            SUM(rows, 2, 0);                                                                                           \
+        else                                                                                                           \
+            SUM(rows, 1, 0);                                                                                           \
+        break;
 #define EACH_TILE TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #endif
 
-/* `rows` rows in register tiles of nearly equal heights; one or two vectors of lanes. */
+/* `rows` rows in register tiles of nearly equal heights; up to two vectors of lanes. */
 TARGET INLINE void NAME(rows_of)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, int vectors)
+    ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t steps, int add, const int across)
 {
     for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
         const ptrdiff_t height = (rows + left - 1) / left;
@@ -647,8 +675,8 @@ TARGET static void NAME(product)(
     ptrdiff_t steps, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
-        const int vectors = lanes - j > LANES ? 2 : 1;
-        NAME(rows_of)(a, a_row, 1, b, vectors * LANES, y + j, y_row, rows, steps, add, 1, vectors);
+        const ptrdiff_t width = lanes - j > LANES ? 2 * LANES : LANES;
+        NAME(rows_of)(a, a_row, 1, b, width, y + j, y_row, rows, lanes - j, steps, add, 1);
         b += 2 * LANES * steps;
     }
 }
@@ -659,7 +687,7 @@ TARGET static void NAME(product_transposed)(
     ptrdiff_t lanes, ptrdiff_t steps, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
-        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, steps, add, 0, lanes - j > LANES ? 2 : 1);
+        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, lanes - j, steps, add, 0);
 }
 
 #undef TARGET
@@ -667,9 +695,11 @@ TARGET static void NAME(product_transposed)(
 #undef OF_FOURS
 #undef LANES
 #undef Reals
+#undef Half
 #undef POINTS
 #undef TAPS
 #undef EACH_SIZE
+#undef SUM
 #undef TILE
 #undef EACH_TILE
 #undef BYTES
