@@ -121,6 +121,21 @@ def test_every_vector_width(shape, widest, monkeypatch):
     check(shape)
 
 
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_weights_as_they_lie_in_a_net(shape, width, monkeypatch):
+    """Taps last in memory."""
+    if width > runtime.SIMD_BYTES:
+        pytest.skip("this machine's vectors are narrower")
+    monkeypatch.setattr(winograd, "WIDEST", width)
+    x, w, bias, dy, window = arrays(shape)
+    taps_last = np.ascontiguousarray(w.transpose(0, 4, 1, 2, 3)).transpose(0, 2, 3, 4, 1)
+    first, second = (passes(x, weights, bias, dy, window, shape[7]) for weights in (w, taps_last))
+    for ours, same in zip(first, second, strict=True):
+        if ours.size:
+            assert abs(ours - same).max() <= 2e-6 * abs(same).max()
+
+
 @pytest.mark.parametrize("channels", range(1, 71, 3))
 def test_any_number_of_channels(channels):
     for filters in (1, 71 - channels):

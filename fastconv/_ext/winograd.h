@@ -24,6 +24,7 @@ typedef struct {
     ptrdiff_t batch, in[3], out[3], before[3];
     ptrdiff_t kernel[3];         /* the taps of the first axis are summed in the products */
     ptrdiff_t step[3];           /* dilation; 1 along the first axis */
+    int taps_last;               /* in w, else channels */
     ptrdiff_t x_pixel, y_pixel;  /* floats from a pixel to the next */
     ptrdiff_t channels, filters; /* of one group */
     ptrdiff_t size[2];           /* outputs of a tile along rows and columns: 4, 2, or 1 without taps */
@@ -38,7 +39,8 @@ typedef struct {
 #define SCALE_B (1.0f / 6)
 #define SQUARE 16 /* channels of w that are turned at a time */
 #define MOST_TAPS 25
-#define AHEAD 8 /* steps */
+#define AHEAD 8  /* steps */
+#define CLOSE 48 /* floats */
 
 #define INLINE static inline __attribute__((always_inline))
 #define JOIN_(a, b) a##_##b

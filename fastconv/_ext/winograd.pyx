@@ -1,8 +1,8 @@
 """Winograd's convolution: the loops over tiles, frequencies and panels of channels; the arithmetic is winograd.h's.
 
-Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g).
-Tiles are counted over batch, first axis, rows and columns. For each frequency f, over the steps s = (first axis' tap,
-channel):
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g);
+where `taps_last` w is (k, c / g, r0, r1, r2). Tiles are counted over batch, first axis, rows and columns. For
+each frequency f, over the steps s = (first axis' tap, channel):
 
     V[f] (tiles, s) = transformed x     U[f] (s, k) = transformed w     M[f] = V[f] @ U[f]     y = transformed M
     dM[f] (tiles, k) = transformed dy   dU[f] (k, s) = dM[f].T @ V[f]   dw = transformed dU
@@ -22,6 +22,7 @@ cdef extern from "winograd.h" nogil:
         Py_ssize_t before[3]
         Py_ssize_t kernel[3]
         Py_ssize_t step[3]
+        int taps_last
         Py_ssize_t x_pixel, y_pixel, channels, filters
         Py_ssize_t size[2]
         Py_ssize_t tiles[2]
@@ -69,6 +70,7 @@ cdef Layer layer(
         g.before[axis] = window.padding[axis][0]
         g.kernel[axis] = window.kernel[axis]
         g.step[axis] = window.dilation[axis]
+    g.taps_last = False
     for axis in range(2):
         at = tiling.at[axis]
         g.size[axis] = tiling.size[axis]
@@ -92,8 +94,8 @@ def axis_transforms():
 
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
-    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, :, ::1] u, float[:, ::1] buffers,
-    Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
+    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
+    float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
 ):
     """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
 
@@ -106,6 +108,7 @@ def forward_blocks(
     cdef Py_ssize_t task, group, first, last, f
     cdef float *m
     cdef float *v
+    g.taps_last = taps_last
     filter_panels(w, reversed, u, &g, groups, bytes, num_threads)
     for task in prange(groups * blocks, nogil=True, num_threads=num_threads, schedule="dynamic"):
         group = task // blocks
@@ -184,8 +187,9 @@ def gradient_weights_blocks(
 
 def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
-    object window, Py_ssize_t groups, bint reversed, object tiling, float[:, ::1] v, float[:, :, ::1] u,
-    float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide, int bytes, int num_threads,
+    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, ::1] v,
+    float[:, :, ::1] u, float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide,
+    int bytes, int num_threads,
 ):
     """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * wide) and
     m (frequencies, chunk * wide): `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time."""
@@ -198,6 +202,7 @@ def forward_panels(
     cdef Py_ssize_t turn = 0, group = 0, start = 0, stop = 0, task, first, lane, filters, index, step, last, f
     cdef float *own_u
     cdef float *own_m
+    g.taps_last = taps_last
     with nogil, parallel(num_threads=num_threads):
         for turn in range(groups * chunks):
             group = turn // chunks

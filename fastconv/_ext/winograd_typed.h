@@ -430,8 +430,43 @@ TARGET INLINE void NAME(turn)(const float *const *rows, ptrdiff_t at, float *col
     ((Reals *)columns)[3] = __builtin_shufflevector(high01, high23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
 }
 
+/* `filters` for one vector of lanes, of w (k, c, taps): LANES runs of taps are turned. Steps of u are `across` floats
+   apart; lanes that are too many repeat the last one. */
+TARGET INLINE void NAME(turned_filters)(
+    const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t across, const Layer *g, ptrdiff_t lane,
+    ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
+{
+    const int taps = TAPS(m0) * TAPS(m1);
+    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0];
+    const ptrdiff_t lane_apart = (reversed ? 1 : c) * depth * taps, step_apart = (reversed ? k : 1) * depth * taps;
+    const float *rows[BYTES / sizeof(float)];
+    for (ptrdiff_t l = 0; l < LANES; l++)
+        rows[l] = w + (lane + l < k ? lane + l : k - 1) * lane_apart;
+    for (ptrdiff_t step = first; step < last; step++, u += across) {
+        const ptrdiff_t r = reversed ? depth - 1 - step / c : step / c, at = step % c * step_apart + r * taps;
+        float turned[MOST_TAPS][BYTES / sizeof(float)];
+        if (reversed)
+            UNROLL for (ptrdiff_t l = 0; l < LANES; l++)
+                __builtin_prefetch(rows[l] + at + AHEAD * step_apart);
+        else
+            for (ptrdiff_t l = step & 1; l < LANES; l += 2)
+                __builtin_prefetch(rows[l] + at + CLOSE);
+        if (taps < 4)
+            for (int tap = 0; tap < taps; tap++)
+                for (ptrdiff_t l = 0; l < LANES; l++)
+                    turned[tap][l] = rows[l][at + tap];
+        else {
+            UNROLL for (int tap = 0; tap + 4 <= taps; tap += 4)
+                NAME(turn)(rows, at + tap, turned[tap]);
+            if (taps % 4)
+                NAME(turn)(rows, at + taps - 4, turned[taps - 4]);
+        }
+        NAME(filter_vector)(turned[reversed ? taps - 1 : 0], reversed ? -LANES : LANES, LANES, u, plane, m0, m1);
+    }
+}
+
 /* `width` lanes of u, whole vectors, for the products' steps first .. last - 1: packed as `product` reads them; from
-   w (k, taps, c).
+   w (k, taps, c), or (k, c, taps) where g->taps_last.
 
    Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient
    to an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's
@@ -444,6 +479,12 @@ TARGET INLINE void NAME(filters)(
     const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0], steps = last - first;
 #define PANEL(j) ((j) / (2 * LANES) * (2 * LANES)) /* its first lane */
 #define ACROSS(j) (width - PANEL(j) < 2 * LANES ? LANES : 2 * LANES)
+    if (g->taps_last) {
+        for (ptrdiff_t j = 0; j < width; j += LANES)
+            NAME(turned_filters)(
+                w, reversed, u + PANEL(j) * steps + j - PANEL(j), plane, ACROSS(j), g, lane + j, first, last, m0, m1);
+        return;
+    }
     if (reversed) {
         for (ptrdiff_t s = 0; s < steps; s++) {
             const ptrdiff_t step = first + s;

@@ -170,7 +170,10 @@ def _forward(
     op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int,
     reversed: bool,
 ) -> None:  # fmt: skip
-    """forward; reversed: gradient_input, with dy for x and dx for y."""
+    """forward; reversed: gradient_input, with dy for x and dx for y. w may lie taps last in memory."""
+    taps_last = not w.flags.c_contiguous
+    if taps_last:
+        w = w.transpose(0, 4, 1, 2, 3)
     tiling, sizes = _geometry(x.shape, y.shape, window, groups)
     plan = _plan_forward(sizes, _lanes(), sizes.threads, get_workspace_limit())
     scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
@@ -179,13 +182,13 @@ def _forward(
         u, buffers = scratch
         row = max(sizes.v_row, sizes.m_row)
         kernels.forward_blocks(
-            x, w, bias, y, window, groups, reversed, tiling, u, buffers, row, _plane(plan.tiles, row), plan.tiles,
-            bytes_, threads,
+            x, w, bias, y, window, groups, reversed, taps_last, tiling, u, buffers, row, _plane(plan.tiles, row),
+            plan.tiles, bytes_, threads,
         )  # fmt: skip
     else:
         v, u, m = scratch
         kernels.forward_panels(
-            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, *plan.part,
+            x, w, bias, y, window, groups, reversed, taps_last, tiling, v, u, m, sizes.v_row, plan.tiles, *plan.part,
             bytes_, threads,
         )  # fmt: skip
 
