@@ -3,7 +3,7 @@ from numpy import ndarray
 from fastconv.engine.winograd import Tiling
 from fastconv.window import Window
 
-def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[list[float]]]: ...
+def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[list[float]], list[list[float]]]: ...
 def forward_blocks(
     x: ndarray,
     w: ndarray,

@@ -1,8 +1,8 @@
 """Winograd's convolution: the loops over tiles, frequencies and panels of channels; the arithmetic is winograd.h's.
 
 Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c / g);
-where `taps_last` w is (k, c / g, r0, r1, r2). Tiles are counted over batch, first axis, rows and columns. For
-each frequency f, over the steps s = (first axis' tap, channel):
+where `taps_last` w is (k, c / g, r0, r1, r2). Tiles are counted over batch, first axis, rows and columns. For each
+frequency f, over the steps s = (phase, first axis' tap, channel):
 
     V[f] (tiles, s) = transformed x     U[f] (s, k) = transformed w     M[f] = V[f] @ U[f]     y = transformed M
     dM[f] (tiles, k) = transformed dy   dU[f] (k, s) = dM[f].T @ V[f]   dw = transformed dU
@@ -23,13 +23,15 @@ cdef extern from "winograd.h" nogil:
         Py_ssize_t kernel[3]
         Py_ssize_t step[3]
         int taps_last
-        Py_ssize_t x_pixel, y_pixel, channels, filters
-        Py_ssize_t size[2]
+        Py_ssize_t stride[3]
+        Py_ssize_t phases[2]
+        Py_ssize_t whole[2]
+        Py_ssize_t x_pixel, y_first, y_image, y_plane, y_row, y_column, channels, filters
         Py_ssize_t tiles[2]
         const Py_ssize_t *at[2]
         const float *zeros
 
-    void axis_matrices(float *interpolate, float *evaluate, float *scaled)
+    void axis_matrices(float *interpolate, float *evaluate, float *scaled, float *five)
     void transform_inputs(
         int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
     void transform_gradients(
@@ -42,10 +44,14 @@ cdef extern from "winograd.h" nogil:
     void filters_from(
         int, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t, int, const Layer *, Py_ssize_t, Py_ssize_t)
     void product(
-        int, const float *, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+        int, const Layer *, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void product_transposed(
-        int, const float *, Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-        Py_ssize_t, int)
+        int, const Layer *, Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, int)
+    void product_transposed_of(
+        int, const Layer *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, float *,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
 
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
@@ -60,35 +66,48 @@ cdef Layer layer(
     cdef const Py_ssize_t[::1] at
     cdef const float[::1] zeros = tiling.zeros  # tiling outlives the call
     cdef int axis
+    cdef Py_ssize_t first[3]
+    cdef Py_ssize_t apart[3]
     g.batch = x_shape[0]
     g.zeros = &zeros[0]
-    g.x_pixel, g.y_pixel = x_shape[4], y_shape[4]
-    g.channels, g.filters = g.x_pixel // groups, g.y_pixel // groups
+    g.x_pixel = x_shape[4]
+    g.channels, g.filters = x_shape[4] // groups, y_shape[4] // groups
     for axis in range(3):
         g.inp[axis] = x_shape[1 + axis]
-        g.out[axis] = y_shape[1 + axis]
+        first[axis] = tiling.first[axis]
+        apart[axis] = tiling.apart[axis]
+        g.out[axis] = tiling.out[axis]
         g.before[axis] = window.padding[axis][0]
         g.kernel[axis] = window.kernel[axis]
         g.step[axis] = window.dilation[axis]
+        g.stride[axis] = window.stride[axis]
     g.taps_last = False
+    g.y_column = apart[2] * y_shape[4]
+    g.y_row = apart[1] * y_shape[3] * y_shape[4]
+    g.y_plane = apart[0] * y_shape[2] * y_shape[3] * y_shape[4]
+    g.y_image = y_shape[1] * y_shape[2] * y_shape[3] * y_shape[4]
+    g.y_first = ((first[0] * y_shape[2] + first[1]) * y_shape[3] + first[2]) * y_shape[4]
     for axis in range(2):
         at = tiling.at[axis]
-        g.size[axis] = tiling.size[axis]
+        g.phases[axis], g.whole[axis] = tiling.phases[axis], tiling.whole[axis]
         g.tiles[axis] = at.shape[0]
         g.at[axis] = &at[0]
     return g
 
 
 def axis_transforms():
-    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5)."""
+    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5), and B'
+    for 2 taps (5, 5)."""
     cdef float interpolate[36]
     cdef float evaluate[30]
     cdef float scaled[30]
-    axis_matrices(interpolate, evaluate, scaled)
+    cdef float five[25]
+    axis_matrices(interpolate, evaluate, scaled, five)
     return (
         [[interpolate[i * 6 + j] for j in range(6)] for i in range(6)],
         [[evaluate[i * 5 + j] for j in range(5)] for i in range(6)],
         [[scaled[i * 5 + j] for j in range(5)] for i in range(6)],
+        [[five[i * 5 + j] for j in range(5)] for i in range(5)],
     )
 
 
@@ -119,7 +138,7 @@ def forward_blocks(
         transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
         for f in range(frequencies):
             product(
-                bytes, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, steps, False
+                bytes, &g, f, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, 0, steps
             )
         outputs_from(
             bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
@@ -154,7 +173,7 @@ def gradient_weights_blocks(
     """partial (chunks, groups, weights of a group): the sums over each chunk of tiles; buffers (threads, V, dM, dU)."""
     cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
     cdef Py_ssize_t frequencies = tiling.frequencies, chunks = partial.shape[0]
-    cdef Py_ssize_t steps = g.kernel[0] * g.channels, weights = partial.shape[2] // g.filters
+    cdef Py_ssize_t weights = partial.shape[2] // g.filters
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
     cdef Py_ssize_t blocks = (tiles + block - 1) // block
     cdef Py_ssize_t task, group, chunk, index, begin, first, last, f, tap
@@ -175,8 +194,8 @@ def gradient_weights_blocks(
             transform_gradients(bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, m, row, plane, &g, first, last)
             for f in range(frequencies):
                 product_transposed(
-                    bytes, m + f * plane, row, v + f * plane, row, u + f * u_plane, row, g.filters, steps,
-                    last - first, index > begin,
+                    bytes, &g, f, m + f * plane, row, v + f * plane, row, u + f * u_plane, row, g.filters, last - first,
+                    index > begin,
                 )
         for tap in range(g.kernel[0]):
             filters_from(
@@ -228,8 +247,8 @@ def forward_panels(
                     )
                     for f in range(frequencies):
                         product(
-                            bytes, &v[f, step], row, own_u + f * u_plane, own_m + f * m_plane, wide, stop - start,
-                            filters, last - step, step > 0,
+                            bytes, &g, f, &v[f, step], row, own_u + f * u_plane, own_m + f * m_plane, wide,
+                            stop - start, filters, step, last,
                         )
                 outputs_from(
                     bytes, own_m, wide, m_plane, NULL if bias is None else &bias[group * g.filters + lane],
@@ -280,8 +299,8 @@ def gradient_weights_pieces(
                 for f in range(frequencies):
                     for index in range((stop - start + depth - 1) // depth):
                         first = index * depth
-                        product_transposed(
-                            bytes, &m[f, first * m_row + filter], m_row,
+                        product_transposed_of(
+                            bytes, &g, f, tap, &m[f, first * m_row + filter], m_row,
                             &v[f, first * row + tap * g.channels + channel], row, own + f * u_plane, width, filters,
                             channels, min(depth, stop - start - first), first > 0,
                         )
