@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, runtime
+from fastconv import engine, functional, runtime
 from fastconv._ext import winograd as kernels
 from fastconv.engine import Problem, winograd
 from fastconv.window import Window
@@ -16,7 +16,7 @@ NONE = (0, 0)
 ONES = (1, 1, 1)
 SAME = (NONE, (1, 1), (1, 1))
 
-# batch, input, channels, filters, kernel, padding, dilation, groups
+# batch, input, channels, filters, kernel, padding, dilation, groups, and the stride where there is one
 SHAPES = [
     (2, (1, 9, 11), 16, 16, (1, 3, 3), SAME, ONES, 1),
     (1, (1, 12, 12), 64, 64, (1, 3, 3), SAME, ONES, 1),
@@ -37,15 +37,34 @@ SHAPES = [
     (2, (1, 13, 17), 24, 40, (1, 3, 3), (NONE, (2, 2), (3, 1)), (1, 2, 3), 1),
     (2, (1, 13, 17), 24, 40, (1, 3, 3), SAME, ONES, 4),
     (0, (1, 4, 4), 3, 2, (1, 3, 3), SAME, ONES, 1),
+    (2, (1, 9, 11), 37, 33, (1, 2, 2), (NONE, (1, 0), (0, 1)), ONES, 1),
+    (2, (1, 1, 31), 18, 33, (1, 1, 2), NONE * 3, ONES, 1),
+    (2, (1, 12, 3), 17, 20, (1, 2, 1), (NONE, (1, 1), NONE), ONES, 1),
+    (1, (1, 13, 17), 24, 40, (1, 2, 2), (NONE, (2, 2), (3, 1)), (1, 2, 3), 4),
+    (2, (1, 18, 21), 16, 48, (1, 3, 3), SAME, ONES, 1, (1, 2, 2)),
+    (2, (1, 13, 14), 37, 70, (1, 3, 3), (NONE, (2, 0), (0, 1)), ONES, 1, (1, 2, 2)),
+    (3, (1, 17, 12), 40, 21, (1, 4, 4), SAME, ONES, 1, (1, 2, 2)),
+    (1, (1, 6, 9), 130, 35, (1, 4, 4), (NONE, (3, 2), (1, 5)), ONES, 1, (1, 2, 2)),
+    (2, (1, 15, 16), 24, 32, (1, 4, 3), (NONE, (1, 1), (0, 2)), ONES, 4, (1, 2, 2)),
+    (2, (1, 22, 19), 13, 18, (1, 5, 6), (NONE, (2, 1), (4, 0)), ONES, 1, (1, 3, 3)),
+    (2, (1, 15, 16), 5, 7, (1, 4, 3), (NONE, (1, 1), (0, 2)), ONES, 1, (1, 2, 3)),
+    (2, (1, 2, 3), 9, 17, (1, 4, 4), SAME, ONES, 1, (1, 2, 2)),
+    (1, (1, 15, 16), 20, 17, (1, 5, 5), (NONE, (2, 2), (2, 1)), ONES, 1, (1, 2, 2)),
+    (2, (1, 31, 22), 17, 16, (1, 10, 10), (NONE, (4, 4), (3, 4)), ONES, 1, (1, 2, 2)),
+    (2, (1, 1, 61), 18, 33, (1, 1, 16), (NONE, NONE, (4, 3)), ONES, 1, (1, 1, 8)),
+    (2, (1, 1, 41), 33, 18, (1, 1, 4), (NONE, NONE, (1, 2)), ONES, 1, (1, 1, 2)),
+    (2, (1, 23, 3), 17, 20, (1, 3, 1), (NONE, (1, 1), NONE), ONES, 1, (1, 2, 1)),
+    (2, (7, 8, 9), 17, 20, (3, 4, 4), ((1, 1),) * 3, ONES, 1, (1, 2, 2)),
+    (1, (7, 8, 9), 16, 32, (3, 3, 3), ((1, 0), (1, 1), (2, 1)), ONES, 1, (2, 2, 2)),
 ]
-SHAPES = [(*s[:5], s[5] if len(s[5]) == 3 else (NONE,) * 3, *s[6:]) for s in SHAPES]
+SHAPES = [(*s[:5], s[5] if len(s[5]) == 3 else (NONE,) * 3, *s[6:], *(ONES,) * (9 - len(s))) for s in SHAPES]
 
 
 def arrays(shape, seed=0):
     """x, w, bias, dy and the lifted window of a shape."""
-    batch, spatial, channels, filters, kernel, padding, dilation, groups = shape
+    batch, spatial, channels, filters, kernel, padding, dilation, groups, *stride = shape
     rng = np.random.default_rng(seed)
-    window = Window.parse("test", spatial, kernel, 1, padding, dilation)
+    window = Window.parse("test", spatial, kernel, *stride or [1], padding, dilation)
     x = rng.standard_normal((batch, *spatial, channels), np.float32)
     w = rng.standard_normal((filters, *kernel, channels // groups), np.float32)
     dy = rng.standard_normal((batch, *window.output(spatial), filters), np.float32)
@@ -56,7 +75,7 @@ def passes(x, w, bias, dy, window, groups):
     """y, dx and dw."""
     y = np.full(dy.shape, np.nan, np.float32)
     winograd.forward("test", x, w, bias, y, window, groups)
-    dx = winograd.gradient_input("test", dy, w, x.shape, window, groups)
+    dx = engine.gradient_input("test", "winograd", dy, w, x.shape, window, groups)  # im2col's where it serves not
     return y, dx, winograd.gradient_weights("test", x, dy, w.shape, window, groups)
 
 
@@ -65,8 +84,8 @@ def exact(x, w, bias, dy, window, groups):
         return np.moveaxis(a, -1, 1).astype(float)
 
     y, pullback = fastconv.vjp(
-        functional.conv3d, first(x), first(w), bias.astype(float), padding=window.padding, dilation=window.dilation,
-        groups=groups, algorithm="im2col",
+        functional.conv3d, first(x), first(w), bias.astype(float), stride=window.stride, padding=window.padding,
+        dilation=window.dilation, groups=groups, algorithm="im2col",
     )  # fmt: skip
     dx, dw, _ = pullback(first(dy))
     return [np.moveaxis(a, 1, -1) for a in (y, dx, dw)]
@@ -82,6 +101,16 @@ def check(shape, seed=0):
             assert abs(ours - right).max() <= TOLERANCE * max(abs(right).max(), 1e-30), name
 
 
+@pytest.fixture(autouse=True)
+def plan_anew():
+    """Whatever the bounds are that a test sets."""
+    for plan in (winograd._plan_forward, winograd._plan_weights):
+        plan.cache_clear()
+    yield
+    for plan in (winograd._plan_forward, winograd._plan_weights):
+        plan.cache_clear()
+
+
 @pytest.fixture(params=["as planned", "by panels", "by blocks"])
 def cut(request, monkeypatch):
     """Every way in which a layer may be cut."""
@@ -89,8 +118,9 @@ def cut(request, monkeypatch):
         monkeypatch.setattr(winograd, "SHARED_BYTES", 0)
         monkeypatch.setattr(winograd, "OWN_BYTES", 0)
         monkeypatch.setattr(winograd, "CHUNK", 20)
-        monkeypatch.setattr(winograd, "FILTER_STEPS", 24)
-        monkeypatch.setattr(winograd, "GRADIENT_BYTES", (1 << 14, 1 << 16))
+        monkeypatch.setattr(winograd, "PANEL_STEPS", 24)
+        monkeypatch.setattr(winograd, "PIECE_FILTERS", 20)
+        monkeypatch.setattr(winograd, "PIECE_CHANNELS", 32)
     if request.param == "by blocks":
         monkeypatch.setattr(winograd, "FEW_TILES", 1)
         monkeypatch.setattr(winograd, "TASKS", 3)
@@ -108,6 +138,21 @@ def test_every_vector_width(shape, widest, monkeypatch):
     if widest > runtime.SIMD_BYTES:
         pytest.skip("this machine's vectors are narrower")
     check(shape)
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_weights_as_they_lie_in_a_net(shape, width, monkeypatch):
+    """Taps last in memory."""
+    if width > runtime.SIMD_BYTES:
+        pytest.skip("this machine's vectors are narrower")
+    monkeypatch.setattr(winograd, "WIDEST", width)
+    x, w, bias, dy, window = arrays(shape)
+    taps_last = np.ascontiguousarray(w.transpose(0, 4, 1, 2, 3)).transpose(0, 2, 3, 4, 1)
+    first, second = (passes(x, weights, bias, dy, window, shape[7]) for weights in (w, taps_last))
+    for ours, same in zip(first, second, strict=True):
+        if ours.size:
+            assert abs(ours - same).max() <= 2e-6 * abs(same).max()
 
 
 @pytest.mark.parametrize("channels", range(1, 71, 3))
@@ -135,7 +180,16 @@ def test_gradients_are_adjoint():
     assert (w * dw).sum() == pytest.approx(product, rel=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(9, (1, 30, 30), 32, 40, (1, 3, 3), SAME, ONES, 1), SHAPES[7], SHAPES[14]], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (9, (1, 30, 30), 32, 40, (1, 3, 3), SAME, ONES, 1),
+        (5, (1, 30, 31), 32, 40, (1, 3, 3), SAME, ONES, 1, (1, 2, 2)),
+        SHAPES[7],
+        SHAPES[14],
+    ],
+    ids=str,
+)
 def test_same_bits_at_any_number_of_threads(shape, cut):
     operands = arrays(shape)
     results = []
@@ -146,7 +200,16 @@ def test_same_bits_at_any_number_of_threads(shape, cut):
 
 
 @pytest.mark.parametrize("limit", [1 << 21, 1 << 23, 1 << 26])
-@pytest.mark.parametrize("shape", [(4, (1, 40, 40), 48, 64, (1, 3, 3), SAME, ONES, 1), SHAPES[6], SHAPES[7]], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (4, (1, 40, 40), 48, 64, (1, 3, 3), SAME, ONES, 1),
+        (4, (1, 40, 40), 40, 48, (1, 4, 4), SAME, ONES, 1, (1, 2, 2)),
+        SHAPES[6],
+        SHAPES[7],
+    ],
+    ids=str,
+)
 def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
     *operands, window = arrays(shape)
     borrowed = []
@@ -187,26 +250,45 @@ def test_nan_stays_in_its_tiles():
 
 
 def test_what_it_serves():
-    def serves(kernel, stride=1, dilation=1, spatial=(9, 9, 9), dtype=np.float32, channels=8, groups=1):
+    def serves(kernel, stride=1, dilation=1, spatial=(9, 9, 9), dtype=np.float32, channels=8, groups=1, dx=False):
         window = Window.parse("test", spatial, kernel, stride, 2, dilation).lift()
         sizes = (1,) * (3 - len(spatial)) + spatial
         problem = Problem(1, channels, sizes, 8, window.output(sizes), window, groups, np.dtype(dtype))
-        return winograd.serves("forward", problem)
+        return winograd.serves("gradient_input" if dx else "forward", problem)
 
-    assert serves(3) and serves(5) and serves((1, 3, 3), dilation=(1, 2, 2)) and serves((2, 5, 5))
+    assert serves(3) and serves(5) and serves((1, 3, 3), dilation=(1, 2, 2)) and serves((2, 5, 5)) and serves(2)
     assert serves(3, spatial=(9,)) and serves((3, 1), spatial=(9, 9)) and serves(3, groups=8)
-    assert not serves(3, stride=2) and not serves(3, dtype=np.float64) and not serves(3, dilation=2)
+    assert not serves(3, dtype=np.float64) and not serves(3, dilation=2)
     assert not serves(1) and not serves(7) and not serves((3, 5), spatial=(9, 9)) and not serves(3, channels=0)
+    flat = (9, 9)
+    for dx in (False, True):
+        assert serves(3, stride=2, spatial=flat, dx=dx) and serves((4, 3), stride=2, spatial=flat, dx=dx)
+        assert serves(6, stride=3, spatial=flat, dx=dx) and serves(4, stride=2, spatial=(9,), dx=dx)
+        assert serves(3, stride=2, dx=dx) and serves(10, stride=2, spatial=(11, 11), dx=dx)
+        assert not serves(2, stride=2, spatial=flat, dx=dx) and not serves(7, stride=2, spatial=flat, dx=dx)
+        assert not serves(3, stride=2, dilation=2, spatial=flat, dx=dx) and not serves(
+            3, stride=(1, 2), spatial=flat, dx=dx
+        )
+    assert serves(5, stride=2, spatial=flat) and not serves(5, stride=2, spatial=flat, dx=True)
 
 
 def test_transforms_follow_from_the_points():
     """Toom and Cook: B' from the polynomials through the points, G from their powers and derivatives."""
-    interpolate, powers, scales = kernels.axis_transforms()
+    interpolate, powers, scaled, _ = kernels.axis_transforms()
     points = [0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)]
     for i, p in enumerate(points):
         others = [q for q in points if q != p]
         np.testing.assert_allclose(interpolate[i], [*np.poly(others)[::-1], 0], atol=1e-6)
         np.testing.assert_allclose(powers[i], [p**k for k in range(5)], atol=1e-6)
-        np.testing.assert_allclose(scales[i], 1 / np.prod([p - q for q in others]), atol=1e-6)
+        np.testing.assert_allclose(scaled[i], np.divide(powers[i], np.prod([p - q for q in others])), atol=1e-6)
     np.testing.assert_allclose(interpolate[5], np.poly(points)[::-1], atol=1e-6)
-    assert powers[5] == [0, 0, 0, 0, 1] and scales[5] == 1
+    assert powers[5] == scaled[5] == [0, 0, 0, 0, 1]
+
+
+def test_the_transform_of_two_taps_has_no_point_0():
+    """Interpolation through four points and infinity, each row times its point: G's scales are those of five points."""
+    five = kernels.axis_transforms()[3]
+    points = [0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)]
+    for i, p in enumerate(points):
+        np.testing.assert_allclose(five[i], p * np.array([*np.poly([q for q in points if q != p])[::-1], 0]), atol=1e-6)
+    np.testing.assert_allclose(five[4], np.poly(points)[::-1], atol=1e-6)

@@ -9,6 +9,7 @@ Weights are packed: panels of at most two vectors of filters, each tap by tap (`
 """
 
 from cython.parallel cimport prange, threadid
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 cdef extern from "tiles.h" nogil:
@@ -130,25 +131,31 @@ def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num
     """packed = w (groups, filters, r0, r1, r2, channels), any strides: group by group, panel by panel, tap by tap."""
     cdef Py_ssize_t lanes, task
     cdef Py_ssize_t count = panels_of(w.shape[1], widest, &lanes)
+    cdef Py_ssize_t[3] first = [0, 0, 0]
+    cdef Py_ssize_t[3] step = [1, 1, 1]
+    cdef Py_ssize_t[3] kernel = [w.shape[2], w.shape[3], w.shape[4]]
     for task in prange(w.shape[0] * count, nogil=True, num_threads=num_threads, schedule="static"):
-        pack_panel(w, task // count, task % count, &packed[0], widest)
+        pack_panel(w, first, step, kernel, task // count, task % count, &packed[0], widest)
 
 
 cdef void pack_panel(
-    const float[:, :, :, :, :, :] w, Py_ssize_t group, Py_ssize_t number, float *packed, int widest
+    const float[:, :, :, :, :, :] w, const Py_ssize_t *first, const Py_ssize_t *step, const Py_ssize_t *kernel,
+    Py_ssize_t group, Py_ssize_t number, float *packed, int widest,
 ) noexcept nogil:
+    """Along each axis, `kernel` taps from `first` on, `step` apart."""
     cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane
-    cdef Py_ssize_t taps = w.shape[2] * w.shape[3] * w.shape[4] * w.shape[5]
     cdef Py_ssize_t next_filter = w.strides[1] // <Py_ssize_t> sizeof(float)
     cdef Panel panel = panel_number(number, w.shape[1], widest, &before)
     cdef const float *source
     panels_of(w.shape[1], widest, &lanes)
-    packed += (group * lanes + before) * taps
-    for r0 in range(w.shape[2]):
-        for r1 in range(w.shape[3]):
-            for r2 in range(w.shape[4]):
+    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * w.shape[5]
+    for r0 in range(kernel[0]):
+        for r1 in range(kernel[1]):
+            for r2 in range(kernel[2]):
                 for c in range(w.shape[5]):
-                    source = &w[group, panel.first, r0, r1, r2, c]
+                    source = &w[
+                        group, panel.first, first[0] + r0 * step[0], first[1] + r1 * step[1], first[2] + r2 * step[2], c
+                    ]
                     if next_filter == 1:
                         memcpy(packed, source, panel.count * sizeof(float))
                     else:
@@ -304,23 +311,81 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 
+cdef struct Part:
+    Geometry g
+    Py_ssize_t first_tap[3]     # of the whole kernel's
+    Py_ssize_t tap_step[3]
+    Py_ssize_t packed           # where its weights begin
+    Py_ssize_t panels           # of all groups
+    Py_ssize_t splits           # runs of panels that tasks of their own take
+
+
+cdef class Parts:
+    """Convolutions of one x, each with some of a kernel's taps, to outputs of their own in one y; planned once.
+
+    parts: (window, outputs, taps, cut, splits) of each: `outputs` and `taps` a slice per spatial axis of y and w, `cut`
+    as for `geometry`.
+    """
+
+    cdef Part *parts
+    cdef readonly Py_ssize_t count, size  # size: elements of all packed weights
+
+    def __cinit__(self, tuple x_shape, tuple y_shape, Py_ssize_t groups, tuple parts, tuple kernel, int widest):
+        cdef Py_ssize_t lanes
+        cdef Part *part
+        self.parts = <Part *> calloc(max(1, len(parts)), sizeof(Part))
+        if self.parts == NULL:
+            raise MemoryError
+        for window, outputs, taps, cut, splits in parts:
+            part = &self.parts[self.count]
+            part.g = geometry(x_shape, y_shape, window, outputs, groups, cut)
+            for axis in range(3):
+                part.first_tap[axis], _, part.tap_step[axis] = taps[axis].indices(kernel[axis])
+            part.panels = groups * panels_of(part.g.filters // groups, widest, &lanes)
+            part.packed = self.size
+            part.splits = splits
+            self.size += groups * lanes * part.g.taps
+            self.count += 1
+
+    def __dealloc__(self):
+        free(self.parts)
+
+
+def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, int widest, int num_threads):
+    """Each part's taps of w (groups, filters, r0, r1, r2, channels), any strides, as `pack` does."""
+    cdef Py_ssize_t panels = parts.parts[0].panels, per_group = panels // w.shape[0], task, number
+    cdef const Part *part
+    for task in prange(parts.count * panels, nogil=True, num_threads=num_threads, schedule="static"):
+        part = &parts.parts[task // panels]
+        number = task % panels
+        pack_panel(
+            w, part.first_tap, part.tap_step, part.g.kernel, number // per_group, number % per_group,
+            &packed[part.packed], widest,
+        )
+
+
 def forward(
     const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
-    object window, object outputs, Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch,
-    Py_ssize_t[:, ::1] tables, int widest,
+    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
 ):
-    """The `outputs` of y = start + conv(x, w).
+    """The outputs of the parts, y = start + conv(x, w).
 
-    packed: w by `pack`; start: a bias, packed likewise; splits: runs of panels that tasks of their own take; scratch
-    and tables: a row a thread, with room for a band's copy, and four times for its pixels and AHEAD, or its runs.
+    packed: w by `pack_parts`; start: a bias, packed likewise; scratch and tables: a row a thread, with room for a
+    band's copy, and four times for its pixels and AHEAD, or its runs.
     """
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, groups, cut)
-    cdef Py_ssize_t tasks = bands_of(&g) * splits
-    cdef Py_ssize_t task
+    cdef Py_ssize_t tasks = 0, task, number
+    cdef const Part *part
+    for number in range(parts.count):
+        tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+        part = parts.parts
+        number = task
+        while number >= bands_of(&part.g) * part.splits:
+            number = number - bands_of(&part.g) * part.splits
+            part = part + 1
         forward_task(
-            &x[0, 0, 0, 0, 0], &packed[0], &start[0], &y[0, 0, 0, 0, 0], &g, task // splits, task % splits, splits,
-            &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1], widest,
+            &x[0, 0, 0, 0, 0], &packed[part.packed], &start[0], &y[0, 0, 0, 0, 0], &part.g, number // part.splits,
+            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1], widest,
         )
 
 

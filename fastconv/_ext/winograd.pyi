@@ -3,7 +3,7 @@ from numpy import ndarray
 from fastconv.engine.winograd import Tiling
 from fastconv.window import Window
 
-def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[float]]: ...
+def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[list[float]], list[list[float]]]: ...
 def forward_blocks(
     x: ndarray,
     w: ndarray,
@@ -12,6 +12,7 @@ def forward_blocks(
     window: Window,
     groups: int,
     reversed: bool,
+    taps_last: bool,
     tiling: Tiling,
     u: ndarray,
     buffers: ndarray,
@@ -29,6 +30,7 @@ def forward_panels(
     window: Window,
     groups: int,
     reversed: bool,
+    taps_last: bool,
     tiling: Tiling,
     v: ndarray,
     u: ndarray,
@@ -36,6 +38,7 @@ def forward_panels(
     row: int,
     chunk: int,
     depth: int,
+    wide: int,
     bytes: int,
     num_threads: int,
 ) -> None: ...
@@ -54,7 +57,7 @@ def gradient_weights_blocks(
     bytes: int,
     num_threads: int,
 ) -> None: ...
-def gradient_weights_frequencies(
+def gradient_weights_pieces(
     x: ndarray,
     dy: ndarray,
     dw: ndarray,
@@ -68,6 +71,7 @@ def gradient_weights_frequencies(
     m_row: int,
     chunk: int,
     height: int,
+    width: int,
     depth: int,
     bytes: int,
     num_threads: int,

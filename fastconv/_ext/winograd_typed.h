@@ -3,17 +3,23 @@
 #if BYTES == 64
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define ROWS 14 /* of a product's register tile, with two vectors a row */
+#define OF_FOURS(a, b, c, d)                                                                                           \
+    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
 #elif BYTES == 32
 #define TARGET __attribute__((target("avx2,fma")))
 #define ROWS 6
+#define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
 #else
 #define TARGET
 #define ROWS 6
+#define OF_FOURS(a, b, c, d) a, b, c, d
 #endif
 #define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
 #define Reals NAME(Reals)
+#define Half NAME(Half)
 
 typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
+typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
 /* The first `lanes` floats at x, then zeros. */
 TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
@@ -61,7 +67,19 @@ TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
     v[5] = (d[1] + d[5]) - 2.5f * d[3];
 }
 
-/* The values at the points of a polynomial with 2 to 5 coefficients: A y; times the scales: G g */
+/* B' d for 2 taps, from v[1] on: 5 inputs, and no point 0. */
+TARGET INLINE void NAME(interpolate_five)(const Reals *d, Reals *v)
+{
+    const Reals even_a = 0.5f * d[2] - d[0], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
+    const Reals even_b = 2.0f * d[2] - d[0], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = (d[0] + d[4]) - 2.5f * d[2];
+}
+
+/* The values at the points of a polynomial with 2 to 5 coefficients: A y */
 TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
 {
     Reals even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
@@ -85,12 +103,12 @@ TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
     v[5] = c[count - 1];
 }
 
-/* The transpose of `evaluate`: A' m; of the scaled values: G' u */
-TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count)
+/* The transpose of `evaluate`, for the points from number `first` on: A' m */
+TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count, const int first)
 {
     const Reals even_a = m[1] + m[2], even_b = m[3] + m[4];
     const Reals odd_a = POINT_A * (m[1] - m[2]), odd_b = POINT_B * (m[3] - m[4]);
-    c[0] = m[0] + (even_a + even_b);
+    c[0] = first ? even_a + even_b : m[0] + (even_a + even_b);
     c[1] = odd_a + odd_b;
     if (count > 2)
         c[2] = 0.5f * even_a + 2.0f * even_b;
@@ -101,18 +119,50 @@ TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count)
     c[count - 1] += m[5];
 }
 
-TARGET INLINE void NAME(scale)(Reals *v)
+/* G g: `evaluate`, and the scales */
+TARGET INLINE void NAME(evaluate_scaled)(const Reals *c, Reals *v, const int count)
 {
-    v[1] *= SCALE_A;
-    v[2] *= SCALE_A;
-    v[3] *= SCALE_B;
-    v[4] *= SCALE_B;
+    Reals even_a = SCALE_A * c[0], even_b = SCALE_B * c[0];
+    Reals odd_a = (SCALE_A * POINT_A) * c[1], odd_b = (SCALE_B * POINT_B) * c[1];
+    if (count > 2) {
+        even_a += (SCALE_A * 0.5f) * c[2];
+        even_b += (SCALE_B * 2.0f) * c[2];
+    }
+    if (count > 3) {
+        odd_a += (SCALE_A * 0.5f * POINT_A) * c[3];
+        odd_b += (SCALE_B * 2.0f * POINT_B) * c[3];
+    }
+    if (count > 4) {
+        even_a += (SCALE_A * 0.25f) * c[4];
+        even_b += (SCALE_B * 4.0f) * c[4];
+    }
+    v[0] = c[0];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = c[count - 1];
+}
+
+/* The transpose of `evaluate_scaled`, likewise: G' u */
+TARGET INLINE void NAME(sum_scaled)(const Reals *m, Reals *c, const int count, const int first)
+{
+    const Reals even_a = m[1] + m[2], even_b = m[3] + m[4], odd_a = m[1] - m[2], odd_b = m[3] - m[4];
+    c[0] = SCALE_A * even_a + SCALE_B * even_b;
+    if (!first)
+        c[0] += m[0];
+    c[1] = (SCALE_A * POINT_A) * odd_a + (SCALE_B * POINT_B) * odd_b;
+    if (count > 2)
+        c[2] = (SCALE_A * 0.5f) * even_a + (SCALE_B * 2.0f) * even_b;
+    if (count > 3)
+        c[3] = (SCALE_A * 0.5f * POINT_A) * odd_a + (SCALE_B * 2.0f * POINT_B) * odd_b;
+    if (count > 4)
+        c[4] = (SCALE_A * 0.25f) * even_a + (SCALE_B * 4.0f) * even_b;
+    c[count - 1] += m[5];
 }
 
 /* --- two axes ----------------------------------------------------------------------------------------------------- */
 
-#define POINTS(size) ((size) > 1 ? 6 : 1)
-#define TAPS(size) ((size) == 4 ? 3 : (size) == 2 ? 5 : 1)
 
 /* A row of a tile, already transformed along the columns, to its frequencies' planes. */
 TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, const int n1)
@@ -121,25 +171,27 @@ TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, c
     OPAQUE(v);
     if (n1 == 6)
         NAME(interpolate)(line, values);
+    else if (n1 == 5)
+        NAME(interpolate_five)(line, values);
     else
         values[0] = line[0];
     UNROLL for (int j = 0; j < n1; j++)
-        *(Reals *)(v + j * plane) = values[j];
+        *(Reals *)(v + j * plane) = values[j + (n1 == 5)];
 }
 
 /* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
    in a sign, at a time: what they need fits the registers, and elements are read again instead. */
 TARGET INLINE void NAME(input_vector)(
     const Tile *tile, const float *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
-    const int m0, const int m1)
+    const int r0, const int r1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const int n0 = POINTS(r0), n1 = POINTS(r1);
     const float *x = tile->x;
     const ptrdiff_t down = tile->down, right = tile->right;
     Reals line[6], even[6], odd[6];
 #define X(i, j) NAME(load)((whole ? x + (i) * down + (j) * right : tile->at[i][j]) + at, lanes)
-    UNROLL for (int i = 6 - m0; i < n0; i++)
-        UNROLL for (int j = n1 - m1; j < n1; j++)
+    UNROLL for (int i = n0 - OUTPUTS(r0); i < n0; i++)
+        UNROLL for (int j = n1 - OUTPUTS(r1); j < n1; j++)
             __builtin_prefetch(next + i * down + j * right + at);
     if (n0 == 1) {
         UNROLL for (int j = 0; j < n1; j++)
@@ -147,30 +199,33 @@ TARGET INLINE void NAME(input_vector)(
         NAME(put_row)(line, v, plane, n1);
         return;
     }
-    UNROLL for (int j = 0; j < n1; j++)
-        line[j] = (X(0, j) + X(4, j)) - 2.5f * X(2, j);
-    NAME(put_row)(line, v, plane, n1);
+    if (n0 == 6) {
+        UNROLL for (int j = 0; j < n1; j++)
+            line[j] = (X(0, j) + X(4, j)) - 2.5f * X(2, j);
+        NAME(put_row)(line, v, plane, n1);
+        v += n1 * plane;
+    }
     UNROLL for (int j = 0; j < n1; j++) {
-        even[j] = X(4, j) - 2.0f * X(2, j);
+        even[j] = n0 == 6 ? X(4, j) - 2.0f * X(2, j) : 0.5f * X(2, j) - X(0, j);
         odd[j] = POINT_A * X(3, j) - (2.0f * POINT_A) * X(1, j);
         line[j] = even[j] + odd[j];
     }
-    NAME(put_row)(line, v + n1 * plane, plane, n1);
+    NAME(put_row)(line, v, plane, n1);
     UNROLL for (int j = 0; j < n1; j++)
         line[j] = even[j] - odd[j];
-    NAME(put_row)(line, v + 2 * n1 * plane, plane, n1);
+    NAME(put_row)(line, v + n1 * plane, plane, n1);
     UNROLL for (int j = 0; j < n1; j++) {
-        even[j] = X(4, j) - 0.5f * X(2, j);
+        even[j] = n0 == 6 ? X(4, j) - 0.5f * X(2, j) : 2.0f * X(2, j) - X(0, j);
         odd[j] = POINT_B * X(3, j) - (0.5f * POINT_B) * X(1, j);
         line[j] = even[j] + odd[j];
     }
-    NAME(put_row)(line, v + 3 * n1 * plane, plane, n1);
+    NAME(put_row)(line, v + 2 * n1 * plane, plane, n1);
     UNROLL for (int j = 0; j < n1; j++)
         line[j] = even[j] - odd[j];
-    NAME(put_row)(line, v + 4 * n1 * plane, plane, n1);
+    NAME(put_row)(line, v + 3 * n1 * plane, plane, n1);
     UNROLL for (int j = 0; j < n1; j++)
-        line[j] = (X(1, j) + X(5, j)) - 2.5f * X(3, j);
-    NAME(put_row)(line, v + 5 * n1 * plane, plane, n1);
+        line[j] = n0 == 6 ? (X(1, j) + X(5, j)) - 2.5f * X(3, j) : (X(0, j) + X(4, j)) - 2.5f * X(2, j);
+    NAME(put_row)(line, v + 4 * n1 * plane, plane, n1);
 #undef X
 }
 
@@ -178,13 +233,13 @@ TARGET INLINE void NAME(input_vector)(
    the other, then zeros up to a whole vector. */
 TARGET INLINE void NAME(inputs)(
     const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
-    const int m0, const int m1)
+    const int r0, const int r1)
 {
     const ptrdiff_t c = g->channels, taps = g->kernel[0];
     Tile tiles[2];
     Place p = place(g, first);
     ptrdiff_t r = 0;
-    input_tile(tiles, g, x, &p, 0, POINTS(m0), POINTS(m1));
+    input_tile(tiles, g, x, &p, 0, POINTS(r0), POINTS(r1));
     for (ptrdiff_t unit = 0; unit < (last - first) * taps; unit++) {
         const Tile *tile = tiles + (unit & 1);
         Tile *next = tiles + (~unit & 1);
@@ -194,47 +249,47 @@ TARGET INLINE void NAME(inputs)(
             r = 0;
             advance(g, &p);
         }
-        input_tile(next, g, x, &p, r, POINTS(m0), POINTS(m1));
+        input_tile(next, g, x, &p, r, POINTS(r0), POINTS(r1));
         if (tile->whole)
             for (; j + LANES <= c; j += LANES)
-                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 1, m0, m1);
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 1, r0, r1);
         else
             for (; j + LANES <= c; j += LANES)
-                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 0, m0, m1);
+                NAME(input_vector)(tile, next->x, j, to + j, plane, LANES, 0, r0, r1);
         if (j < c && tile->whole)
-            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 1, m0, m1);
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 1, r0, r1);
         else if (j < c)
-            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 0, m0, m1);
+            NAME(input_vector)(tile, next->x, j, to + j, plane, c - j, 0, r0, r1);
     }
 }
 
 /* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
 TARGET INLINE void NAME(output_vector)(
     const float *m, ptrdiff_t plane, Reals bias, float *y, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count,
-    ptrdiff_t lanes, const int whole, const int m0, const int m1)
+    ptrdiff_t lanes, const int whole, const int r0, const int r1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const int n0 = POINTS(r0), n1 = POINTS(r1);
     Reals t[4][6], line[6], values[6];
     UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
-            line[j] = *(const Reals *)(m + j * plane);
-        if (n1 == 6)
-            NAME(sum_powers)(line, values, m1);
+            line[j + FIRST(r1)] = *(const Reals *)(m + j * plane);
+        if (n1 > 1)
+            NAME(sum_powers)(line, values, OUTPUTS(r1), FIRST(r1));
         else
             values[0] = line[0];
-        UNROLL for (int j = 0; j < m1; j++)
-            t[j][i] = values[j];
+        UNROLL for (int j = 0; j < OUTPUTS(r1); j++)
+            t[j][i + FIRST(r0)] = values[j];
         m += n1 * plane;
         OPAQUE(m);
     }
-    UNROLL for (int j = 0; j < m1; j++) {
+    UNROLL for (int j = 0; j < OUTPUTS(r1); j++) {
         if (!whole && j >= count[1])
             break;
-        if (n0 == 6)
-            NAME(sum_powers)(t[j], values, m0);
+        if (n0 > 1)
+            NAME(sum_powers)(t[j], values, OUTPUTS(r0), FIRST(r0));
         else
             values[0] = t[j][0];
-        UNROLL for (int i = 0; i < m0; i++)
+        UNROLL for (int i = 0; i < OUTPUTS(r0); i++)
             if (whole || i < count[0])
                 NAME(store)(values[i] + bias, y + i * down, lanes);
         y += right;
@@ -244,13 +299,13 @@ TARGET INLINE void NAME(output_vector)(
 
 TARGET INLINE void NAME(outputs)(
     const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
-    ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
+    ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
 {
-    const ptrdiff_t right = g->step[2] * g->y_pixel, down = g->step[1] * g->out[2] * g->y_pixel;
+    const ptrdiff_t right = g->step[2] * g->y_column, down = g->step[1] * g->y_row;
     Place p = place(g, first);
     for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
-        const ptrdiff_t count[2] = {rows_left(g, &p, 0, m0), rows_left(g, &p, 1, m1)};
-        const int whole = count[0] == m0 && count[1] == m1;
+        const ptrdiff_t count[2] = {rows_left(g, &p, 0, OUTPUTS(r0)), rows_left(g, &p, 1, OUTPUTS(r1))};
+        const int whole = count[0] == OUTPUTS(r0) && count[1] == OUTPUTS(r1);
         float *to = y + output_offset(g, &p);
         const float *next;
         ptrdiff_t j = 0;
@@ -258,16 +313,16 @@ TARGET INLINE void NAME(outputs)(
         next = y + output_offset(g, &p);
         for (; j + LANES <= lanes; j += LANES) {
             const Reals b = bias ? *(const Reals *)(bias + j) : (Reals){0};
-            UNROLL for (int i = 0; i < m0 * m1; i++)
-                __builtin_prefetch(next + i / m1 * down + i % m1 * right + j, 1);
+            UNROLL for (int i = 0; i < OUTPUTS(r0) * OUTPUTS(r1); i++)
+                __builtin_prefetch(next + i / OUTPUTS(r1) * down + i % OUTPUTS(r1) * right + j, 1);
             if (whole)
-                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 1, m0, m1);
+                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 1, r0, r1);
             else
-                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 0, m0, m1);
+                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 0, r0, r1);
         }
         if (j < lanes) {
             const Reals b = bias ? NAME(load)(bias + j, lanes - j) : (Reals){0};
-            NAME(output_vector)(m + j, plane, b, to + j, down, right, count, lanes - j, 0, m0, m1);
+            NAME(output_vector)(m + j, plane, b, to + j, down, right, count, lanes - j, 0, r0, r1);
         }
     }
 }
@@ -275,31 +330,31 @@ TARGET INLINE void NAME(outputs)(
 /* One vector of filters: the gradients of a tile's outputs to the planes of m, the adjoint of `output_vector`. */
 TARGET INLINE void NAME(gradient_vector)(
     const Tile *tile, const float *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
-    const int m0, const int m1)
+    const int r0, const int r1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1);
+    const int n0 = POINTS(r0), n1 = POINTS(r1);
     const float *x = tile->x;
     const ptrdiff_t down = tile->down, right = tile->right;
     Reals t[4][6], line[6], values[6];
-    UNROLL for (int j = 0; j < m1; j++) {
-        UNROLL for (int i = 0; i < m0; i++) {
+    UNROLL for (int j = 0; j < OUTPUTS(r1); j++) {
+        UNROLL for (int i = 0; i < OUTPUTS(r0); i++) {
             __builtin_prefetch(next + i * down + j * right + at);
             line[i] = NAME(load)((whole ? x + i * down + j * right : tile->at[i][j]) + at, lanes);
         }
-        if (n0 == 6)
-            NAME(evaluate)(line, t[j], m0);
+        if (n0 > 1)
+            NAME(evaluate)(line, t[j], OUTPUTS(r0));
         else
             t[j][0] = line[0];
     }
     UNROLL for (int i = 0; i < n0; i++) {
-        UNROLL for (int j = 0; j < m1; j++)
-            line[j] = t[j][i];
-        if (n1 == 6)
-            NAME(evaluate)(line, values, m1);
+        UNROLL for (int j = 0; j < OUTPUTS(r1); j++)
+            line[j] = t[j][i + FIRST(r0)];
+        if (n1 > 1)
+            NAME(evaluate)(line, values, OUTPUTS(r1));
         else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(m + j * plane) = values[j];
+            *(Reals *)(m + j * plane) = values[j + FIRST(r1)];
         m += n1 * plane;
         OPAQUE(m);
     }
@@ -307,126 +362,210 @@ TARGET INLINE void NAME(gradient_vector)(
 
 TARGET INLINE void NAME(gradients)(
     const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last,
-    const int m0, const int m1)
+    const int r0, const int r1)
 {
     const ptrdiff_t k = g->filters;
     Tile tiles[2];
     Place p = place(g, first);
-    gradient_tile(tiles, g, dy, &p, m0, m1);
+    gradient_tile(tiles, g, dy, &p, OUTPUTS(r0), OUTPUTS(r1));
     for (ptrdiff_t unit = 0; unit < last - first; unit++, m += row) {
         const Tile *tile = tiles + (unit & 1);
         Tile *next = tiles + (~unit & 1);
         ptrdiff_t j = 0;
         advance(g, &p);
-        gradient_tile(next, g, dy, &p, m0, m1);
+        gradient_tile(next, g, dy, &p, OUTPUTS(r0), OUTPUTS(r1));
         if (tile->whole)
             for (; j + LANES <= k; j += LANES)
-                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 1, m0, m1);
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 1, r0, r1);
         else
             for (; j + LANES <= k; j += LANES)
-                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 0, m0, m1);
+                NAME(gradient_vector)(tile, next->x, j, m + j, plane, LANES, 0, r0, r1);
         if (j < k && tile->whole)
-            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 1, m0, m1);
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 1, r0, r1);
         else if (j < k)
-            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 0, m0, m1);
+            NAME(gradient_vector)(tile, next->x, j, m + j, plane, k - j, 0, r0, r1);
     }
 }
 
-/* The taps w[i * TAPS(m1) + j] of one vector of lanes to the planes of u. */
-TARGET INLINE void NAME(filter_vector)(const Reals *w, float *u, ptrdiff_t plane, const int m0, const int m1)
+/* The taps of one vector of lanes, the tap after w[0] at w[right], to the planes of u. */
+TARGET INLINE void NAME(filter_vector)(
+    const float *w, ptrdiff_t right, ptrdiff_t lanes, float *u, ptrdiff_t plane, const int r0, const int r1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1), r0 = TAPS(m0), r1 = TAPS(m1);
+    const int n0 = POINTS(r0), n1 = POINTS(r1);
     Reals t[5][6], line[6], values[6];
     UNROLL for (int j = 0; j < r1; j++) {
         UNROLL for (int i = 0; i < r0; i++)
-            line[i] = w[i * r1 + j];
-        if (n0 == 6) {
-            NAME(evaluate)(line, t[j], r0);
-            NAME(scale)(t[j]);
-        } else
+            line[i] = NAME(load)(w + (i * r1 + j) * right, lanes);
+        if (n0 > 1)
+            NAME(evaluate_scaled)(line, t[j], r0);
+        else
             t[j][0] = line[0];
     }
     UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < r1; j++)
-            line[j] = t[j][i];
-        if (n1 == 6) {
-            NAME(evaluate)(line, values, r1);
-            NAME(scale)(values);
-        } else
+            line[j] = t[j][i + FIRST(r0)];
+        if (n1 > 1)
+            NAME(evaluate_scaled)(line, values, r1);
+        else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(u + (i * n1 + j) * plane) = values[j];
+            *(Reals *)(u + j * plane) = values[j + FIRST(r1)];
+        u += n1 * plane;
+        OPAQUE(u);
     }
 }
 
-/* One vector of lanes of u for the products' steps first .. last - 1, `width` floats a step; from w (k, taps, c).
+/* Four floats of every fourth of LANES rows. */
+TARGET INLINE Reals NAME(fours)(const float *const *rows, ptrdiff_t at)
+{
+#define TWO_FOURS(i)                                                                                                   \
+    _mm256_insertf128_ps(                                                                                              \
+        _mm256_castps128_ps256(_mm_loadu_ps(rows[i] + at)), _mm_loadu_ps(rows[(i) + 4] + at), 1)
+#if BYTES == 64
+    return (Reals)_mm512_insertf32x8(_mm512_castps256_ps512(TWO_FOURS(0)), TWO_FOURS(8), 1);
+#elif BYTES == 32
+    return (Reals)TWO_FOURS(0);
+#else
+    return *(const Reals *)(rows[0] + at);
+#endif
+#undef TWO_FOURS
+}
 
-   Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient to
-   an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's layer,
-   whose channels are w's filters. */
+/* Four floats of LANES rows to four vectors. */
+TARGET INLINE void NAME(turn)(const float *const *rows, ptrdiff_t at, float *columns)
+{
+    Reals row[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = NAME(fours)(rows + i, at);
+    const Reals low01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(0, LANES, 1, LANES + 1));
+    const Reals high01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(2, LANES + 2, 3, LANES + 3));
+    const Reals low23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(0, LANES, 1, LANES + 1));
+    const Reals high23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(2, LANES + 2, 3, LANES + 3));
+    ((Reals *)columns)[0] = __builtin_shufflevector(low01, low23, OF_FOURS(0, 1, LANES, LANES + 1));
+    ((Reals *)columns)[1] = __builtin_shufflevector(low01, low23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
+    ((Reals *)columns)[2] = __builtin_shufflevector(high01, high23, OF_FOURS(0, 1, LANES, LANES + 1));
+    ((Reals *)columns)[3] = __builtin_shufflevector(high01, high23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
+}
+
+/* `filters` for one vector of lanes, of w (k, c, taps): LANES runs of taps are turned. Steps of u are `across` floats
+   apart; lanes that are too many repeat the last one. */
+TARGET INLINE void NAME(turned_filters)(
+    const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t across, const Layer *g, ptrdiff_t lane,
+    ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
+{
+    const int taps = r0 * r1;
+    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0];
+    const ptrdiff_t lane_apart = (reversed ? 1 : c) * depth * taps, step_apart = (reversed ? k : 1) * depth * taps;
+    const float *rows[BYTES / sizeof(float)];
+    for (ptrdiff_t l = 0; l < LANES; l++)
+        rows[l] = w + (lane + l < k ? lane + l : k - 1) * lane_apart;
+    for (ptrdiff_t step = first; step < last; step++, u += across) {
+        const ptrdiff_t r = reversed ? depth - 1 - step / c : step / c, at = step % c * step_apart + r * taps;
+        float turned[MOST_TAPS][BYTES / sizeof(float)];
+        if (reversed)
+            UNROLL for (ptrdiff_t l = 0; l < LANES; l++)
+                __builtin_prefetch(rows[l] + at + AHEAD * step_apart);
+        else
+            for (ptrdiff_t l = step & 1; l < LANES; l += 2)
+                __builtin_prefetch(rows[l] + at + CLOSE);
+        if (taps < 4)
+            for (int tap = 0; tap < taps; tap++)
+                for (ptrdiff_t l = 0; l < LANES; l++)
+                    turned[tap][l] = rows[l][at + tap];
+        else {
+            UNROLL for (int tap = 0; tap + 4 <= taps; tap += 4)
+                NAME(turn)(rows, at + tap, turned[tap]);
+            if (taps % 4)
+                NAME(turn)(rows, at + taps - 4, turned[taps - 4]);
+        }
+        NAME(filter_vector)(turned[reversed ? taps - 1 : 0], reversed ? -LANES : LANES, LANES, u, plane, r0, r1);
+    }
+}
+
+/* `width` lanes of u, whole vectors, for the products' steps first .. last - 1: packed as `product` reads them; from
+   w (k, taps, c), or (k, c, taps) where g->taps_last.
+
+   Forward lanes are filters, from `lane` on, and steps are (tap of the first axis, channel). Reversed, for the gradient
+   to an input, lanes are w's channels and steps (tap, w's filter), the taps in the opposite order; g is the gradient's
+   layer, whose channels are w's filters. */
 TARGET INLINE void NAME(filters)(
     const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
-    ptrdiff_t first, ptrdiff_t last, const int m0, const int m1)
+    ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
 {
-    const int taps = TAPS(m0) * TAPS(m1);
-    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0];
-    const ptrdiff_t lanes = k - lane < LANES ? k - lane : LANES;
-    Reals line[MOST_TAPS];
+    const int taps = r0 * r1;
+    const ptrdiff_t c = g->channels, k = g->filters, depth = g->kernel[0], steps = last - first;
+#define PANEL(j) ((j) / (2 * LANES) * (2 * LANES)) /* its first lane */
+#define ACROSS(j) (width - PANEL(j) < 2 * LANES ? LANES : 2 * LANES)
+    if (g->taps_last) {
+        for (ptrdiff_t j = 0; j < width; j += LANES)
+            NAME(turned_filters)(
+                w, reversed, u + PANEL(j) * steps + j - PANEL(j), plane, ACROSS(j), g, lane + j, first, last, r0, r1);
+        return;
+    }
     if (reversed) {
-        for (ptrdiff_t step = first; step < last; step++, u += width) {
-            const float *from = w + (step % c * depth + depth - 1 - step / c) * taps * k + lane;
-            for (int tap = 0; tap < taps; tap++) {
-                line[tap] = NAME(load)(from + (taps - 1 - tap) * k, lanes);
-                __builtin_prefetch(from + ((AHEAD / 2) * depth * taps + tap) * k);
+        for (ptrdiff_t s = 0; s < steps; s++) {
+            const ptrdiff_t step = first + s;
+            const float *from = w + ((step % c * depth + depth - step / c) * taps - 1) * k + lane;
+            for (ptrdiff_t j = 0; j < width; j += LANES) {
+                float *to = u + PANEL(j) * steps + s * ACROSS(j) + j - PANEL(j);
+                UNROLL for (int tap = 0; tap < taps; tap++)
+                    __builtin_prefetch(from + (AHEAD * depth * taps - tap) * k + j);
+                if (k - lane - j >= LANES)
+                    NAME(filter_vector)(from + j, -k, LANES, to, plane, r0, r1);
+                else
+                    NAME(filter_vector)(from + j, -k, k - lane - j, to, plane, r0, r1);
             }
-            NAME(filter_vector)(line, u, plane, m0, m1);
         }
         return;
     }
-    while (first < last) {
-        const ptrdiff_t r = first / c, from = first % c;
-        ptrdiff_t count = last - first < c - from ? last - first : c - from;
-        float square[MOST_TAPS][SQUARE][BYTES / sizeof(float)];
-        if (count > SQUARE)
-            count = SQUARE;
-        for (ptrdiff_t l = 0; l < LANES; l++)
+    for (ptrdiff_t j = 0; j < width; j += LANES) {
+        float *to = u + PANEL(j) * steps + j - PANEL(j);
+        for (ptrdiff_t step = first, count; step < last; step += count) {
+            const ptrdiff_t r = step / c, from = step % c, left = c - from < last - step ? c - from : last - step;
+            float square[MOST_TAPS][SQUARE][BYTES / sizeof(float)];
+            count = left < SQUARE ? left : SQUARE;
             for (int tap = 0; tap < taps; tap++) {
-                const float *line = w + (((lane + l) * depth + r) * taps + tap) * c + from;
-                __builtin_prefetch(line + SQUARE);
-                for (ptrdiff_t s = 0; s < count; s++)
-                    square[tap][s][l] = l < lanes ? line[s] : 0;
+                const float *rows[BYTES / sizeof(float)];
+                ptrdiff_t s = 0;
+                for (ptrdiff_t l = 0; l < LANES; l++) {
+                    const ptrdiff_t filter = lane + j + l;
+                    rows[l] = filter < k ? w + ((filter * depth + r) * taps + tap) * c + from : g->zeros;
+                    __builtin_prefetch(rows[l] + 2 * SQUARE - 1); /* the last line of the next square */
+                }
+                for (; s + 4 <= count; s += 4)
+                    NAME(turn)(rows, s, square[tap][s]);
+                for (; s < count; s++)
+                    for (ptrdiff_t l = 0; l < LANES; l++)
+                        square[tap][s][l] = rows[l][s];
             }
-        for (ptrdiff_t s = 0; s < count; s++, u += width) {
-            for (int tap = 0; tap < taps; tap++)
-                line[tap] = *(const Reals *)square[tap][s];
-            NAME(filter_vector)(line, u, plane, m0, m1);
+            for (ptrdiff_t s = 0; s < count; s++, to += ACROSS(j))
+                NAME(filter_vector)(square[0][s], SQUARE * LANES, LANES, to, plane, r0, r1);
         }
-        first += count;
     }
+#undef PANEL
+#undef ACROSS
 }
 
-/* One vector of channels: the planes of u to dw[(i * TAPS(m1) + j) * apart]. */
+/* One vector of channels: the planes of u to dw[(i * r1 + j) * apart]. */
 TARGET INLINE void NAME(taps_vector)(
-    const float *u, ptrdiff_t plane, float *dw, ptrdiff_t apart, ptrdiff_t lanes, int add, const int m0, const int m1)
+    const float *u, ptrdiff_t plane, float *dw, ptrdiff_t apart, ptrdiff_t lanes, int add, const int r0, const int r1)
 {
-    const int n0 = POINTS(m0), n1 = POINTS(m1), r0 = TAPS(m0), r1 = TAPS(m1);
+    const int n0 = POINTS(r0), n1 = POINTS(r1);
     Reals t[6][5], line[6], values[6];
     UNROLL for (int j = 0; j < n1; j++) {
         UNROLL for (int i = 0; i < n0; i++)
-            line[i] = *(const Reals *)(u + (i * n1 + j) * plane);
-        if (n0 == 6) {
-            NAME(scale)(line);
-            NAME(sum_powers)(line, t[j], r0);
-        } else
+            line[i + FIRST(r0)] = *(const Reals *)(u + (i * n1 + j) * plane);
+        if (n0 > 1)
+            NAME(sum_scaled)(line, t[j], r0, FIRST(r0));
+        else
             t[j][0] = line[0];
     }
     UNROLL for (int i = 0; i < r0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
-            line[j] = t[j][i];
-        if (n1 == 6) {
-            NAME(scale)(line);
-            NAME(sum_powers)(line, values, r1);
-        } else
+            line[j + FIRST(r1)] = t[j][i];
+        if (n1 > 1)
+            NAME(sum_scaled)(line, values, r1, FIRST(r1));
+        else
             values[0] = line[0];
         UNROLL for (int j = 0; j < r1; j++) {
             float *to = dw + (i * r1 + j) * apart;
@@ -437,32 +576,36 @@ TARGET INLINE void NAME(taps_vector)(
     }
 }
 
-/* dw (count, taps, c) = or += the gradients whose transforms are the `count` rows of u's planes. */
+/* `lanes` channels of `count` filters: dw[k * dw_row + tap * c] = or += the gradients whose transforms are the rows of
+   u's planes. */
 TARGET INLINE void NAME(weights)(
-    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count, const int m0,
-    const int m1)
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+    ptrdiff_t count, ptrdiff_t lanes, const int r0, const int r1)
 {
-    const ptrdiff_t c = g->channels, taps = TAPS(m0) * TAPS(m1);
-    for (ptrdiff_t k = 0; k < count; k++, u += row)
-        for (ptrdiff_t r = 0; r < g->kernel[0]; r++, dw += taps * c) {
-            ptrdiff_t j = 0;
-            for (; j + LANES <= c; j += LANES)
-                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, LANES, add, m0, m1);
-            if (j < c)
-                NAME(taps_vector)(u + r * c + j, plane, dw + j, c, c - j, add, m0, m1);
-        }
+    const ptrdiff_t c = g->channels;
+    for (ptrdiff_t k = 0; k < count; k++, u += row, dw += dw_row) {
+        ptrdiff_t j = 0;
+        for (; j + LANES <= lanes; j += LANES)
+            NAME(taps_vector)(u + j, plane, dw + j, c, LANES, add, r0, r1);
+        if (j < lanes)
+            NAME(taps_vector)(u + j, plane, dw + j, c, lanes - j, add, r0, r1);
+    }
 }
 
 /* --- the sizes of tiles ------------------------------------------------------------------------------------------- */
 
 #define EACH_SIZE(name, ...)                                                                                           \
-    switch (g->size[0] * 8 + g->size[1]) {                                                                             \
-    case 4 * 8 + 4: NAME(name)(__VA_ARGS__, 4, 4); break;                                                              \
+    switch (g->kernel[1] * 8 + g->kernel[2]) {                                                                         \
+    case 3 * 8 + 3: NAME(name)(__VA_ARGS__, 3, 3); break;                                                              \
+    case 5 * 8 + 5: NAME(name)(__VA_ARGS__, 5, 5); break;                                                              \
     case 2 * 8 + 2: NAME(name)(__VA_ARGS__, 2, 2); break;                                                              \
-    case 1 * 8 + 4: NAME(name)(__VA_ARGS__, 1, 4); break;                                                              \
+    case 1 * 8 + 3: NAME(name)(__VA_ARGS__, 1, 3); break;                                                              \
+    case 1 * 8 + 5: NAME(name)(__VA_ARGS__, 1, 5); break;                                                              \
     case 1 * 8 + 2: NAME(name)(__VA_ARGS__, 1, 2); break;                                                              \
-    case 4 * 8 + 1: NAME(name)(__VA_ARGS__, 4, 1); break;                                                              \
+    case 3 * 8 + 1: NAME(name)(__VA_ARGS__, 3, 1); break;                                                              \
+    case 5 * 8 + 1: NAME(name)(__VA_ARGS__, 5, 1); break;                                                              \
     case 2 * 8 + 1: NAME(name)(__VA_ARGS__, 2, 1); break;                                                              \
+    case 1 * 8 + 1: NAME(name)(__VA_ARGS__, 1, 1); break;                                                              \
     }
 
 TARGET static void NAME(transform_inputs)(
@@ -492,63 +635,90 @@ TARGET static void NAME(outputs_from)(
 }
 
 TARGET static void NAME(filters_from)(
-    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, int add, const Layer *g, ptrdiff_t count)
+    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+    ptrdiff_t count, ptrdiff_t lanes)
 {
-    EACH_SIZE(weights, u, row, plane, dw, add, g, count)
+    EACH_SIZE(weights, u, row, plane, dw, dw_row, add, g, count, lanes)
 }
 
 /* --- products ----------------------------------------------------------------------------------------------------- */
 
-/* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers. */
+/* y[p][lanes] = or += the sum over s of a[p * a_row + s * a_step] * b[s * b_step + lanes], in registers: of `vectors` and,
+   behind them, half a one where `half`. */
 TARGET INLINE void NAME(register_tile)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t steps, int add, const int across, const int rows, const int vectors)
+    ptrdiff_t steps, int add, const int across, const int rows, const int vectors, const int half)
 {
     Reals sum[ROWS][2];
-    UNROLL for (int p = 0; p < rows; p++)
+    Half half_sum[ROWS];
+    UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
             sum[p][v] = add ? *(const Reals *)(y + p * y_row + v * LANES) : (Reals){0};
+        if (half)
+            half_sum[p] = add ? *(const Half *)(y + p * y_row + vectors * LANES) : (Half){0};
+    }
     for (ptrdiff_t s = 0; s < steps; s++) {
         Reals right[2];
+        Half half_right;
         if (across)
             __builtin_prefetch(a + (rows + (s & 15)) * a_row);
         else {
             __builtin_prefetch(a + AHEAD * a_step);
-            UNROLL for (int v = 0; v < vectors; v++)
+            UNROLL for (int v = 0; v < vectors + half; v++)
                 __builtin_prefetch(b + AHEAD * b_step + v * LANES);
         }
         UNROLL for (int v = 0; v < vectors; v++)
             right[v] = *(const Reals *)(b + v * LANES);
-        UNROLL for (int p = 0; p < rows; p++)
+        if (half)
+            half_right = *(const Half *)(b + vectors * LANES);
+        UNROLL for (int p = 0; p < rows; p++) {
             UNROLL for (int v = 0; v < vectors; v++)
                 sum[p][v] += a[p * a_row] * right[v];
+            if (half)
+                half_sum[p] += a[p * a_row] * half_right;
+        }
         a += a_step;
         b += b_step;
     }
-    UNROLL for (int p = 0; p < rows; p++)
+    UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
             *(Reals *)(y + p * y_row + v * LANES) = sum[p][v];
+        if (half)
+            *(Half *)(y + p * y_row + vectors * LANES) = half_sum[p];
+    }
 }
 
-#define TILE(count)                                                                                                    \
-    case count:                                                                                                        \
-        if (vectors == 2)                                                                                              \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 2);                          \
+#define SUM(rows, vectors, half)                                                                                       \
+    NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, rows, vectors, half)
+#if BYTES == 64 /* half a vector is half the work; of narrower ones it is not */
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (lanes > LANES + LANES / 2)                                                                                 \
+            SUM(rows, 2, 0);                                                                                           \
+        else if (lanes > LANES)                                                                                        \
+            SUM(rows, 1, 1);                                                                                           \
+        else if (lanes > LANES / 2)                                                                                    \
+            SUM(rows, 1, 0);                                                                                           \
         else                                                                                                           \
-            NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, count, 1);                          \
+            SUM(rows, 0, 1);                                                                                           \
         break;
-
-#if ROWS == 14
 #define EACH_TILE                                                                                                      \
     TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 #else
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (lanes > LANES)                                                                                             \
+            SUM(rows, 2, 0);                                                                                           \
+        else                                                                                                           \
+            SUM(rows, 1, 0);                                                                                           \
+        break;
 #define EACH_TILE TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #endif
 
-/* `rows` rows in register tiles of nearly equal heights; one or two vectors of lanes. */
+/* `rows` rows in register tiles of nearly equal heights; up to two vectors of lanes. */
 TARGET INLINE void NAME(rows_of)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, int vectors)
+    ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t steps, int add, const int across)
 {
     for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
         const ptrdiff_t height = (rows + left - 1) / left;
@@ -561,14 +731,15 @@ TARGET INLINE void NAME(rows_of)(
     }
 }
 
-/* y (rows, lanes) = or += a (rows, steps) @ b, which is packed: panels of two vectors of lanes, the last of one or two. */
+/* y (rows, lanes) = or += a (rows, steps) @ b, which is packed: panels of two vectors of lanes, the last of one or two.
+   Of a's and b's steps `count` are taken, from `first` on. */
 TARGET static void NAME(product)(
     const float *a, ptrdiff_t a_row, const float *b, float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t lanes,
-    ptrdiff_t steps, int add)
+    ptrdiff_t steps, ptrdiff_t first, ptrdiff_t count, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
-        const int vectors = lanes - j > LANES ? 2 : 1;
-        NAME(rows_of)(a, a_row, 1, b, vectors * LANES, y + j, y_row, rows, steps, add, 1, vectors);
+        const ptrdiff_t width = lanes - j > LANES ? 2 * LANES : LANES;
+        NAME(rows_of)(a + first, a_row, 1, b + first * width, width, y + j, y_row, rows, lanes - j, count, add, 1);
         b += 2 * LANES * steps;
     }
 }
@@ -579,16 +750,17 @@ TARGET static void NAME(product_transposed)(
     ptrdiff_t lanes, ptrdiff_t steps, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
-        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, steps, add, 0, lanes - j > LANES ? 2 : 1);
+        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, lanes - j, steps, add, 0);
 }
 
 #undef TARGET
 #undef ROWS
+#undef OF_FOURS
 #undef LANES
 #undef Reals
-#undef POINTS
-#undef TAPS
+#undef Half
 #undef EACH_SIZE
+#undef SUM
 #undef TILE
 #undef EACH_TILE
 #undef BYTES

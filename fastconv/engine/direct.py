@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -105,10 +105,10 @@ def forward(
         planar.forward(op, x, w, bias, y, window)
         return
     filters, *kernel, depth = w.shape
-    packed = _packed(op, w.reshape(groups, filters // groups, *kernel, depth))
     if _pixelwise(window, x, y):  # one long row
         x, y = x.reshape(1, 1, 1, -1, x.shape[4]), y.reshape(1, 1, 1, -1, y.shape[4])
-    _convolve(op, x, packed, _start(bias, filters, groups), y, window, EVERYTHING, groups)
+    plan = _plan(x.shape, y.shape, window, groups, False, runtime.SIMD_BYTES)
+    _convolve(op, x, w.reshape(groups, filters // groups, *kernel, depth), _start(bias, filters, groups), y, plan)
 
 
 def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int) -> np.ndarray:
@@ -121,18 +121,13 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
         return dx
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
-    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
-    parts = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), x_shape[1:4])
-    if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
-        dx[...] = 0  # inputs that no window sees
-    start = _start(None, x_shape[4], groups)
-    for (_, *outputs), (_, *taps), part in parts:
-        packed = _packed(op, turned[:, :, taps[0], taps[1], taps[2]])
-        if window.stride == ONES and _pixelwise(part, dy, dx):
-            row = dy.reshape(1, 1, 1, -1, dy.shape[4])
-            _convolve(op, row, packed, start, dx.reshape(1, 1, 1, -1, x_shape[4]), part, EVERYTHING, groups)
-        else:
-            _convolve(op, dy, packed, start, dx, part, tuple(outputs), groups)
+    x = dx
+    if _pixelwise(window, dy, dx):
+        dy, x = dy.reshape(1, 1, 1, -1, dy.shape[4]), dx.reshape(1, 1, 1, -1, x_shape[4])
+    plan = _plan(dy.shape, x.shape, window, groups, True, runtime.SIMD_BYTES)
+    if plan.outputs < x.size // x_shape[4]:
+        x[...] = 0  # inputs that no window sees
+    _convolve(op, dy, turned, _start(None, x_shape[4], groups), x, plan)
     return dx
 
 
@@ -153,7 +148,8 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     chunks = _most_chunks(4 * size, min(_bands(dy.shape, cut), wanted))
     splits = min(panels, -(-TASKS // chunks))
     partial = allocate(op, (chunks, size), dy.dtype)
-    scratch, tables = _thread_buffers(op, x.shape[4], dy.shape[1:4], window, cut, chunks * splits, dy.size * dw[0].size)
+    elements, entries = _room(x.shape[4], dy.shape[1:4], window, cut)
+    scratch, tables = _buffers(op, elements, entries, chunks * splits, dy.size * dw[0].size)
     direct.gradient_weights(x, dy, partial, window, groups, cut, splits, scratch, tables, runtime.SIMD_BYTES)
     threads = runtime.threads_for(partial.nbytes)
     direct.unpack(partial, dw.reshape(groups, filters // groups, -1), runtime.SIMD_BYTES, threads)
@@ -166,27 +162,52 @@ def _pixelwise(window: Window, x: np.ndarray, y: np.ndarray) -> bool:
     return window.kernel == window.stride == ONES and same
 
 
-def _convolve(
-    op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray, window: Window,
-    outputs: tuple[slice, ...], groups: int,
-) -> None:  # fmt: skip
-    """The `outputs` of y, which are the window's outputs on x."""
-    out = tuple(len(range(*part.indices(n))) for part, n in zip(outputs, y.shape[1:4], strict=True))
-    cut = _cut(y.shape[0], x.shape[4], out, window, FORWARD_PIXELS, TASKS)
-    bands = _bands((y.shape[0], *out), cut)
-    panels = groups * direct.panels(y.shape[4] // groups, runtime.SIMD_BYTES)[0]
-    splits = max(1, min(panels, TASKS // bands))
-    work = y.shape[0] * math.prod(out) * packed.size
-    scratch, tables = _thread_buffers(op, x.shape[4], out, window, cut, bands * splits, work)
-    direct.forward(x, packed, start, y, window, outputs, groups, cut, splits, scratch, tables, runtime.SIMD_BYTES)
+class Plan(NamedTuple):
+    """Convolutions of one x to outputs of their own, and what they take."""
+
+    parts: direct.Parts
+    outputs: int  # pixels that they fill
+    tasks: int
+    multiply_adds: int
+    scratch: int  # elements a thread
+    tables: int
 
 
-def _packed(op: str, w: np.ndarray) -> np.ndarray:
-    """w (groups, filters, r0, r1, r2, channels) as the tiles read it."""
-    groups, filters, *kernel, channels = w.shape
-    packed = allocate(op, (packed_size(groups, groups * filters, groups * channels, tuple(kernel)),), w.dtype)
-    direct.pack(w, packed, runtime.SIMD_BYTES, runtime.threads_for(packed.nbytes))
-    return packed
+@lru_cache(maxsize=1024)
+def _plan(x_shape: Ints, y_shape: Ints, window: Window, groups: int, reversed: bool, widest: int) -> Plan:
+    """The window's convolution from x to y; reversed: the gradient to its input, with dy for x, phase by phase."""
+    if reversed:
+        around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
+        phased = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), y_shape[1:4])
+        each = [(part.outputs[1:], part.taps[1:], part.window) for part in phased]
+    else:
+        each = [(EVERYTHING, EVERYTHING, window)]
+    panels, lanes = direct.panels(y_shape[4] // groups, widest)
+    parts, total, tasks, multiply_adds, scratch, tables = [], 0, 0, 0, 0, 0
+    for outputs, taps, part in each:
+        out = tuple(len(range(*along.indices(n))) for along, n in zip(outputs, y_shape[1:4], strict=True))
+        cut = _cut(y_shape[0], x_shape[4], out, part, FORWARD_PIXELS, -(-TASKS // len(each)))
+        bands = _bands((y_shape[0], *out), cut)
+        splits = max(1, min(groups * panels, TASKS // len(each) // bands))
+        parts.append((part, outputs, taps, cut, splits))
+        tasks += bands * splits
+        pixels = y_shape[0] * math.prod(out)
+        total += pixels
+        multiply_adds += pixels * lanes * x_shape[4] * math.prod(part.kernel)
+        floats, entries = _room(x_shape[4], out, part, cut)
+        scratch, tables = max(scratch, floats), max(tables, entries)
+    made = direct.Parts(x_shape, y_shape, groups, tuple(parts), window.kernel, widest)
+    return Plan(made, total, tasks, multiply_adds, scratch, tables)
+
+
+def _convolve(op: str, x: np.ndarray, w: np.ndarray, start: np.ndarray, y: np.ndarray, plan: Plan) -> None:
+    """Fill the plan's outputs of y; w (groups, filters, r0, r1, r2, channels), any strides."""
+    if not plan.tasks:
+        return
+    packed = allocate(op, (plan.parts.size,), w.dtype)
+    direct.pack_parts(w, packed, plan.parts, runtime.SIMD_BYTES, runtime.threads_for(packed.nbytes))
+    scratch, tables = _buffers(op, plan.scratch, plan.tables, plan.tasks, plan.multiply_adds)
+    direct.forward(x, packed, start, y, plan.parts, scratch, tables, runtime.SIMD_BYTES)
 
 
 def _start(bias: np.ndarray | None, filters: int, groups: int) -> np.ndarray:
@@ -246,15 +267,16 @@ def _most_chunks(nbytes: int, wanted: int) -> int:
     return max(1, min(wanted, get_workspace_limit() // 2 // nbytes))
 
 
-def _thread_buffers(
-    op: str, channels: int, out: Ints, window: Window, cut: Cut, tasks: int, multiply_adds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scratch and tables, a row a thread."""
+def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]:
+    """Elements of scratch and of tables that a thread needs."""
     images, row_bands, column_bands = cut
     rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
     pixels = images * rows * columns
     elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
+    return elements, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))
+
+
+def _buffers(op: str, elements: int, entries: int, tasks: int, multiply_adds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scratch and tables, a row a thread."""
     threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, _affordable_threads(4 * elements)))
-    scratch = allocate(op, (threads, elements), np.dtype(np.float32))
-    tables = np.empty((threads, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))), np.intp)
-    return scratch, tables
+    return allocate(op, (threads, elements), np.dtype(np.float32)), np.empty((threads, entries), np.intp)

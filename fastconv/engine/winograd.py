@@ -1,10 +1,15 @@
-"""The algorithm "winograd": fewer multiplications for kernels of 3 and 5 taps with stride 1, in float32.
+"""The algorithm "winograd": fewer multiplications for kernels of 2, 3 and 5 taps a stride, in float32.
 
 A tile of 6 x 6 inputs gives 4 x 4 outputs of a 3x3 kernel, or 2 x 2 of a 5x5 one, with 36 multiplications a channel
-instead of 144 or 100; along one axis 6 inputs give 4 or 2 outputs with 6 instead of 12 or 10 (Winograd 1980; Lavin and
-Gray 2016, "Fast Algorithms for Convolutional Neural Networks"). Arrays are lifted and channels-last as im2col's:
-x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups). Tiles lie along the last two axes, the first
-axis' taps are summed in the products; a dilated kernel sees every so many-th pixel, and tiles are cut from those.
+instead of 144 or 100; 5 x 5 inputs give 4 x 4 outputs of a 2x2 kernel with 25 instead of 64; along one axis 6 inputs
+give 4 or 2 outputs with 6 instead of 12 or 10, 5 give 4 with 5 instead of 8 (Winograd 1980; Lavin and Gray 2016, "Fast
+Algorithms for Convolutional Neural Networks"). Arrays are lifted and channels-last as im2col's: x (N, i0, i1, i2, C),
+y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups). Tiles lie along the last two axes, the first axis' taps are summed
+in the products; a dilated kernel sees every so many-th pixel, and tiles are cut from those.
+
+With a stride, a kernel is several smaller ones, each of every so many-th tap and over every so many-th pixel: 4x4/2 is
+four of 2x2, and so is 3x3/2, with zeros for the taps that lack. Forward, and for the gradient to the weights, they are
+summed in the products; the gradient to the input is one convolution for each of its phases (engine.phases).
 
     forward            V[f] = B' x B     U[f] = G w G'     y = A' (V[f] @ U[f]) A + bias, for the 36 frequencies f
     gradient_input     the same with dy for x, the taps reversed and the channels' roles exchanged
@@ -14,13 +19,17 @@ Which is why a NaN or an infinity in x (or dy) reaches all outputs (or inputs) o
 results are not exact on integers: errors are about 1e-6 of the largest value, 4e-6 for 512 channels.
 
 With few channels a thread takes blocks of tiles through all stages within its own cache. With many, transformed
-filters, or their gradients, are larger than a cache: tiles are transformed first, and filters a panel at a time. All is
-cut by shape (and workspace limit), never by thread count.
+filters, or their gradients, are larger than a cache: tiles are transformed first, and filters, or their gradients, a
+piece at a time, which leaves the cache as it came. All is cut by shape (and workspace limit), never by thread count.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,7 +37,8 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
-from fastconv.engine.phases import ONES
+from fastconv.arrays import channels_last
+from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
@@ -37,9 +47,12 @@ if TYPE_CHECKING:
 
 __all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
 
-OUTPUTS = {1: 1, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
-KERNELS = ((3, 3), (5, 5), (1, 3), (1, 5), (3, 1), (5, 1))
-POINTS = 6  # inputs of a tile along an axis with taps
+Ints = tuple[int, ...]
+
+OUTPUTS = {1: 1, 2: 4, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
+POINTS = {1: 1, 2: 5, 3: 6, 5: 6}  # inputs of a tile
+KERNELS = ((3, 3), (5, 5), (2, 2), (1, 3), (1, 5), (1, 2), (3, 1), (5, 1), (2, 1))
+ONE_TAP = (1, 1)  # a phase may have no more
 WIDEST = runtime.SIMD_BYTES  # of a vector
 ALIGNED = 16  # floats: rows are whole vectors of any width
 ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
@@ -53,23 +66,26 @@ FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
 OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
-GRADIENT_BYTES = (1 << 20, 10 << 20)  # of those that all threads add up, a part each: as V, within these bounds
 SUMMED_BYTES = 4 << 20  # of the transformed tiles whose products are added up at a time
 CHUNK = 256  # tiles that are transformed before their products are taken
-FILTER_STEPS = 256  # channels whose filters are transformed at a time
+PANEL_STEPS = 64  # channels, and
+PANEL_FILTERS = 64  # filters that are transformed at a time: a quarter of a core's L2
+PIECE_FILTERS = 56  # and
+PIECE_CHANNELS = 64  # whose gradients are summed at a time
 TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
 
 
 class Tiling(NamedTuple):
     """Where the tiles of an image lie."""
 
-    size: tuple[int, ...]  # outputs of a tile, along rows and columns
-    at: tuple[np.ndarray, ...]  # the first output row, and column, of each
+    out: Ints  # outputs along each axis
+    first: Ints  # where the first one lies in y
+    apart: Ints  # steps to the next one there
+    phases: Ints  # of x, along rows and columns
+    whole: Ints  # of them, the first ones, that have all taps
+    at: tuple[np.ndarray, ...]  # the first output row, and column, of each tile
     zeros: np.ndarray  # what lies outside the image: as many as a pixel's channels
-
-    @property
-    def frequencies(self) -> int:
-        return math.prod(POINTS if size > 1 else 1 for size in self.size)
+    frequencies: int
 
 
 class Sizes(NamedTuple):
@@ -78,6 +94,7 @@ class Sizes(NamedTuple):
     frequencies: int
     tiles: int  # of the batch
     steps: int  # taps of the first axis times channels
+    channels: int
     filters: int
     groups: int
     v_row: int  # floats that a tile's steps, or a filter's, take
@@ -89,16 +106,24 @@ class Sizes(NamedTuple):
         return runtime.threads_for(self.groups * self.frequencies * self.tiles * self.steps * self.filters // 4)
 
 
+Layout = tuple[Tiling, Sizes]
+
+
 def serves(direction: str, problem: Problem) -> bool:
-    """float32; kernels of 3x3 or 5x5, or 3 or 5 along one axis, without stride or dilation of the first axis."""
+    """float32; kernels of 2x2, 3x3 or 5x5 taps a stride, or 2, 3 or 5 along one axis; dilation of rows and columns, but
+    not with a stride."""
     window = problem.window
-    return (
-        problem.dtype == np.float32
-        and window.kernel[1:] in KERNELS
-        and window.stride == ONES
-        and window.dilation[0] == 1
-        and min(problem.channels, problem.filters) >= problem.groups
-    )
+    if (
+        problem.dtype != np.float32
+        or window.dilation[0] != 1
+        or any(stride > 1 and step > 1 for stride, step in zip(window.stride, window.dilation, strict=True))
+        or min(problem.channels, problem.filters) < problem.groups
+    ):
+        return False
+    if direction == "gradient_input" and window.stride != ONES:
+        kernels = [part.window.kernel[1:] for part in _parts(window, problem.inputs)]
+        return any(kernel in KERNELS for kernel in kernels) and all(k in KERNELS or k == ONE_TAP for k in kernels)
+    return _phased(window).kernel[1:] in KERNELS
 
 
 def cost(direction: str, problem: Problem) -> float:
@@ -106,11 +131,22 @@ def cost(direction: str, problem: Problem) -> float:
     channels = min(problem.channels, problem.filters) // problem.groups
     if channels < FEWEST:
         return math.inf
-    outputs = problem.inputs if direction == "gradient_input" else problem.outputs
-    tiling = _tiling(problem.window, (problem.batch, *outputs), 0)
-    tiles = math.prod(map(len, tiling.at)) * outputs[0]
-    multiplied = tiles * tiling.frequencies / (math.prod(problem.outputs) * math.prod(problem.window.kernel[1:]))
-    return multiplied * (1 + TRANSFORMS / channels + FILTER_TILES / max(1, tiles * problem.batch))
+    window, total = problem.window, 0.0
+    if direction == "gradient_input":
+        parts = [(part.window, part.out) for part in _parts(window, problem.inputs)]
+    else:
+        parts = [(window, problem.outputs)]
+    for part, out in parts:
+        kernel, depth = _phased(part).kernel[1:], part.kernel[0]
+        tiles, multiplied = out[0], depth
+        for n, taps, all_taps, step, stride in zip(
+            out[1:], kernel, part.kernel[1:], part.dilation[1:], part.stride[1:], strict=True
+        ):
+            tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[taps]) for first in range(min(step, n)))
+            phases = min(all_taps, stride)
+            multiplied *= POINTS[taps] * phases - (taps * stride - all_taps if taps > 1 else 0)
+        total += tiles * multiplied * (1 + TRANSFORMS / channels + FILTER_TILES / max(1, tiles * problem.batch))
+    return total / (math.prod(problem.outputs) * math.prod(window.kernel))
 
 
 def forward(
@@ -118,30 +154,38 @@ def forward(
 ) -> None:
     """Fill y."""
     if y.size:
-        _forward(op, x, w, bias, y, window, groups, False)
+        layout = _layout(x.shape, y.shape, window, groups)
+        _forward(op, x, _split(op, w, window), bias, y, _phased(window), groups, layout, False)
 
 
-def gradient_input(
-    op: str, dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
+def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int) -> np.ndarray:
     """dx (N, i0, i1, i2, C)."""
     dx = allocate(op, x_shape, dy.dtype)
-    if dx.size:
-        _forward(op, dy, w, None, dx, _reversed(window), groups, True)
+    if not dx.size:
+        return dx
+    parts = _parts(window, x_shape[1:4])
+    if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
+        dx[...] = 0  # inputs that no window sees
+    if window.stride != ONES:
+        w = _channels_last(op, w)
+    for (t0, t1, t2), part, out, first, apart in parts:
+        layout = _layout(dy.shape, x_shape, part, groups, out, first, apart)
+        w_part = w if window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
+        _forward(op, dy, w_part, None, dx, part, groups, layout, True)
     return dx
 
 
-def gradient_weights(
-    op: str, x: np.ndarray, dy: np.ndarray, w_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
+def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
     """dw (K, r0, r1, r2, C / groups). Chunks of tiles are summed apart, and the chunks' sums added in order."""
-    dw = allocate(op, w_shape, dy.dtype)
+    result = dw = allocate(op, w_shape, dy.dtype)
     if not dy.size:
         dw[...] = 0
         return dw
-    tiling = _tiling(window, dy.shape, max(x.shape[4], dy.shape[4]))
-    sizes = _sizes(x.shape, dy.shape, window, groups)
-    plan = _plan_weights(sizes, dw.size)
+    phased = _phased(window)
+    if phased.kernel != window.kernel:
+        dw = allocate(op, (w_shape[0], *phased.kernel, w_shape[4]), dy.dtype)
+    tiling, sizes = _layout(x.shape, dy.shape, window, groups)
+    plan = _plan_weights(sizes, dw.size, sizes.threads, get_workspace_limit())
     scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
     bytes_, threads = WIDEST, sizes.threads
     if plan.by_blocks:
@@ -150,41 +194,45 @@ def gradient_weights(
         row, threads = max(sizes.v_row, sizes.m_row), min(threads, buffers.shape[0])
         planes = _plane(plan.tiles, row), _plane(sizes.filters, row)
         kernels.gradient_weights_blocks(
-            x, dy, partial, window, groups, tiling, buffers, row, *planes, plan.tiles, bytes_, threads
+            x, dy, partial, phased, groups, tiling, buffers, row, *planes, plan.tiles, bytes_, threads
         )
         if len(partial) > 1:
             rows.add_in_order(partial.reshape(len(partial), -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
     else:
         v, m, u = scratch
-        kernels.gradient_weights_frequencies(
-            x, dy, dw, window, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, plan.part, TILE_STEPS,
-            bytes_, threads,
+        kernels.gradient_weights_pieces(
+            x, dy, dw, phased, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, *plan.part, TILE_STEPS,
+            bytes_, min(threads, u.shape[0]),
         )  # fmt: skip
-    return dw
+    if phased.kernel != window.kernel:
+        _join(dw, result, window)
+    return result
 
 
 def _forward(
     op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int,
-    reversed: bool,
+    layout: Layout, reversed: bool,
 ) -> None:  # fmt: skip
-    """forward; reversed: gradient_input, with dy for x and dx for y."""
-    tiling = _tiling(window, y.shape, max(x.shape[4], y.shape[4]))
-    sizes = _sizes(x.shape, y.shape, window, groups)
-    plan = _plan_forward(sizes, _lanes())
+    """forward; reversed: gradient_input, with dy for x and dx for y. w may lie taps last in memory."""
+    taps_last = not w.flags.c_contiguous
+    if taps_last:
+        w = w.transpose(0, 4, 1, 2, 3)
+    tiling, sizes = layout
+    plan = _plan_forward(sizes, _lanes(), sizes.threads, get_workspace_limit())
     scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
     threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), WIDEST
     if plan.by_blocks:
         u, buffers = scratch
         row = max(sizes.v_row, sizes.m_row)
         kernels.forward_blocks(
-            x, w, bias, y, window, groups, reversed, tiling, u, buffers, row, _plane(plan.tiles, row), plan.tiles,
-            bytes_, threads,
+            x, w, bias, y, window, groups, reversed, taps_last, tiling, u, buffers, row, _plane(plan.tiles, row),
+            plan.tiles, bytes_, threads,
         )  # fmt: skip
     else:
         v, u, m = scratch
         kernels.forward_panels(
-            x, w, bias, y, window, groups, reversed, tiling, v, u, m, sizes.v_row, plan.tiles, plan.part, bytes_,
-            threads,
+            x, w, bias, y, window, groups, reversed, taps_last, tiling, v, u, m, sizes.v_row, plan.tiles, *plan.part,
+            bytes_, threads,
         )  # fmt: skip
 
 
@@ -194,14 +242,15 @@ def _forward(
 class Plan(NamedTuple):
     by_blocks: bool
     tiles: int  # of a block, or of what is transformed before the products
-    part: int  # steps, or filters, that are taken at a time
-    scratch: tuple[tuple[int, ...], ...]  # the shapes of what is borrowed
+    part: tuple[int, int]  # steps and filters, or filters and channels, that are taken at a time
+    scratch: tuple[Ints, ...]  # the shapes of what is borrowed
 
 
-def _plan_forward(s: Sizes, lanes: int) -> Plan:
+@lru_cache(maxsize=1024)
+def _plan_forward(s: Sizes, lanes: int, threads: int, limit: int) -> Plan:
     """scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
-    limit = get_workspace_limit() // 4  # floats
-    f, panel = s.frequencies, 2 * lanes
+    limit //= 4  # floats
+    f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
     row = max(s.v_row, s.m_row)
     if u * 4 <= SHARED_BYTES and s.groups * u <= limit // 2:
@@ -209,18 +258,23 @@ def _plan_forward(s: Sizes, lanes: int) -> Plan:
         best = max(ROWS, BLOCK_BYTES // 4 // ((f + 1) * row) // ROWS * ROWS)
         tiles = _evenly(s.tiles, max(1, min(best, max(FEW_ROWS, -(-s.tiles // TASKS)), affordable - 1)))
         buffer = (f + 1) * _plane(tiles, row)
-        threads = _affordable(s.threads, limit - s.groups * u, buffer)
-        return Plan(True, tiles, s.steps, ((s.groups, f, u // f), (threads, buffer)))
-    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + panel)))))
-    part = max(1, min(FILTER_STEPS, s.steps, limit // 4 // (f * panel)))
-    v, own_u, own_m = _plane(tiles, s.v_row), _plane(part, panel), _plane(tiles, panel)
-    threads = _affordable(s.threads, limit - f * v, f * (own_u + own_m))
-    return Plan(False, tiles, part, ((f, v), (threads, f, own_u), (threads, f, own_m)))
+        threads = _affordable(threads, limit - s.groups * u, buffer)
+        return Plan(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f), (threads, buffer)))
+    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + pair)))))
+    v = _plane(tiles, s.v_row)
+    room = (limit - f * v) // f
+    wide = _evenly(-(-s.filters // pair), max(1, min(PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
+    steps = _evenly(s.steps, max(1, min(PANEL_STEPS, room // 2 // wide)))
+    own_u, own_m = _plane(steps, wide), _plane(tiles, wide)
+    threads = _affordable(threads, room, own_u + own_m)
+    return Plan(False, tiles, (steps, wide), ((f, v), (threads, f, own_u), (threads, f, own_m)))
 
 
-def _plan_weights(s: Sizes, weights: int) -> Plan:
-    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and dU."""
-    limit = get_workspace_limit() // 4  # floats
+@lru_cache(maxsize=1024)
+def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
+    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and the
+    threads' pieces of dU."""
+    limit //= 4  # floats
     f, row = s.frequencies, max(s.v_row, s.m_row)
     own = f * _plane(s.filters, row)
     if own * 4 <= OWN_BYTES and own <= limit // 4 and s.tiles * s.groups >= TASKS * FEW_TILES:
@@ -230,15 +284,17 @@ def _plan_weights(s: Sizes, weights: int) -> Plan:
         chunks = max(1, min(TASKS, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
         partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
-        threads = _affordable(s.threads, limit - len(partial) * chunks * weights, buffer)
-        return Plan(True, tiles, s.filters, ((threads, buffer), *partial))
+        threads = _affordable(threads, limit - len(partial) * chunks * weights, buffer)
+        return Plan(True, tiles, (s.filters, s.channels), ((threads, buffer), *partial))
     both = f * (s.v_row + s.m_row)
     best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
     tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
-    best = min(max(GRADIENT_BYTES[0] // 4, tiles * f * s.v_row), GRADIENT_BYTES[1] // 4, limit // 4)
-    part = _evenly(s.filters, max(1, best // (f * s.v_row)))
-    planes = _plane(tiles, s.v_row), _plane(tiles, s.m_row), _plane(part, s.v_row)
-    return Plan(False, tiles, part, tuple((f, plane) for plane in planes))
+    v, m = _plane(tiles, s.v_row), _plane(tiles, s.m_row)
+    width = min(PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
+    height = _evenly(s.filters, max(1, min(PIECE_FILTERS, limit // 4 // (f * width))))
+    own = _plane(height, width)
+    threads = _affordable(threads, limit - f * (v + m), f * own)
+    return Plan(False, tiles, (height, width), ((f, v), (f, m), (threads, f, own)))
 
 
 def _evenly(total: int, most: int) -> int:
@@ -263,29 +319,112 @@ def _plane(count: int, row: int) -> int:
     return count * row + (ALIGNED if count * row // ALIGNED % 2 == 0 else 2 * ALIGNED)
 
 
-def _sizes(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, groups: int) -> Sizes:
-    tiling = _tiling(window, y_shape, 0)
-    channels, filters, taps = x_shape[4] // groups, y_shape[4] // groups, window.kernel[0]
-    tiles = y_shape[0] * y_shape[1] * math.prod(map(len, tiling.at))
+@lru_cache(maxsize=1024)
+def _layout(
+    x_shape: Ints, y_shape: Ints, window: Window, groups: int, out: Ints | None = None, first: Ints = (0, 0, 0),
+    apart: Ints = ONES,
+) -> Layout:  # fmt: skip
+    """out, first, apart: the outputs that are computed, as Tiling has them; all of y where they are not said."""
+    tiling = _tiling(window, out or y_shape[1:4], first, apart, max(x_shape[4], y_shape[4]))
+    channels, filters, taps = x_shape[4] // groups, y_shape[4] // groups, _phased(window).kernel[0]
+    tiles = y_shape[0] * tiling.out[0] * math.prod(map(len, tiling.at))
     whole, v_row = -(-filters // ALIGNED) * ALIGNED, (taps - 1) * channels + -(-channels // ALIGNED) * ALIGNED
     v_row = -(-v_row // ALIGNED) * ALIGNED
-    return Sizes(tiling.frequencies, tiles, taps * channels, filters, groups, _row(v_row), _row(whole))
+    sizes = Sizes(tiling.frequencies, tiles, taps * channels, channels, filters, groups, _row(v_row), _row(whole))
+    return tiling, sizes
 
 
-def _tiling(window: Window, y_shape: tuple[int, ...], width: int) -> Tiling:
-    """Tiles of y; along a dilated axis, of each of the classes of outputs that see the same inputs."""
-    size = tuple(OUTPUTS[taps] for taps in window.kernel[1:])
+def _tiling(window: Window, out: Ints, first: Ints, apart: Ints, width: int) -> Tiling:
+    """Tiles of so many outputs; along a dilated axis, of each of the classes of outputs that see the same inputs."""
+    kernel = _phased(window).kernel[1:]
     at = []
-    for n, outputs, step in zip(y_shape[2:4], size, window.dilation[1:], strict=True):
-        firsts = [np.arange(first, n, outputs * step) for first in range(min(step, n))]
+    for n, taps, step in zip(out[1:], kernel, window.dilation[1:], strict=True):
+        firsts = [np.arange(start, n, OUTPUTS[taps] * step) for start in range(min(step, n))]
         at.append(np.concatenate(firsts).astype(np.intp))
-    return Tiling(size, tuple(at), np.zeros(width + ALIGNED, np.float32))
-
-
-def _reversed(window: Window) -> Window:
-    """The window that slides over dy and gives dx; its padding may be negative."""
-    padding = tuple(
-        ((taps - 1) * step - before, (taps - 1) * step - after)
-        for taps, step, (before, after) in zip(window.kernel, window.dilation, window.padding, strict=True)
+    phases = _phase_counts(window)
+    whole = tuple(
+        n - (taps - 1) * step for n, taps, step in zip(window.kernel[1:], kernel, window.stride[1:], strict=True)
     )
-    return Window(window.kernel, window.stride, padding, window.dilation, window.up)
+    frequencies = math.prod(POINTS[taps] for taps in kernel)
+    return Tiling(out, first, apart, phases, whole, tuple(at), np.zeros(width + ALIGNED, np.float32), frequencies)
+
+
+# --- strides ---------------------------------------------------------------------------------------------------------
+
+
+def _phase_counts(window: Window) -> Ints:
+    """Phases of rows and columns that have taps."""
+    return tuple(map(min, window.kernel[1:], window.stride[1:]))
+
+
+@lru_cache(maxsize=1024)
+def _phased(window: Window) -> Window:
+    """The window over phases, which stand among the first axis' taps."""
+    kernel = tuple(-(-taps // stride) for taps, stride in zip(window.kernel[1:], window.stride[1:], strict=True))
+    return replace(window, kernel=(window.kernel[0] * math.prod(_phase_counts(window)), *kernel))
+
+
+class Part(NamedTuple):
+    """A phase of the gradient to the input: a convolution of dy."""
+
+    taps: tuple[slice, ...]  # of w
+    window: Window
+    out: Ints  # as Tiling's
+    first: Ints
+    apart: Ints
+
+
+@lru_cache(maxsize=1024)
+def _parts(window: Window, inputs: Ints) -> tuple[Part, ...]:
+    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
+    return tuple(
+        Part(
+            tuple(map(_mirrored, part.taps[1:], window.kernel)), part.window, _lengths(part.outputs[1:], inputs),
+            part.first, part.apart,
+        )
+        for part in phases(Window(window.kernel, ONES, around, window.dilation, window.stride), inputs)
+    )  # fmt: skip
+
+
+def _mirrored(taps: slice, kernel: int) -> slice:
+    """The same taps of a kernel that is not reversed, in its order."""
+    count = len(range(*taps.indices(kernel)))
+    last = kernel - 1 - taps.start
+    return slice(last - (count - 1) * taps.step, last + 1, taps.step)
+
+
+def _lengths(outputs: Sequence[slice], spatial: Ints) -> Ints:
+    return tuple(len(range(*along.indices(n))) for along, n in zip(outputs, spatial, strict=True))
+
+
+def _each_phase(window: Window) -> Iterator[tuple[int, int, tuple[slice, ...], tuple[slice, ...]]]:
+    """Of rows and columns: a phase's numbers, where its taps are in w, and where they are in its own kernel."""
+    for p1, p2 in itertools.product(*map(range, _phase_counts(window))):
+        taps = slice(p1, None, window.stride[1]), slice(p2, None, window.stride[2])
+        own = tuple(slice(n) for n in _lengths(taps, window.kernel[1:]))
+        yield p1, p2, taps, own
+
+
+def _channels_last(op: str, w: np.ndarray) -> np.ndarray:
+    """w, which may lie taps last in memory."""
+    return w if w.flags.c_contiguous else channels_last(op, w.transpose(0, 4, 1, 2, 3))
+
+
+def _split(op: str, w: np.ndarray, window: Window) -> np.ndarray:
+    """w (K, r0, r1, r2, C / groups) for the window over phases, zeros where one has fewer taps."""
+    kernel = _phased(window).kernel
+    if kernel == window.kernel:
+        return w
+    w = _channels_last(op, w)
+    split = allocate(op, (w.shape[0], *_phase_counts(window), w.shape[1], *kernel[1:], w.shape[4]), w.dtype)
+    split[...] = 0
+    for p1, p2, (t1, t2), (own1, own2) in _each_phase(window):
+        split[:, p1, p2, :, own1, own2] = w[:, :, t1, t2]
+    return split.reshape(w.shape[0], *kernel, w.shape[4])
+
+
+def _join(split: np.ndarray, dw: np.ndarray, window: Window) -> None:
+    """Fill dw: the adjoint of `_split`."""
+    split = split.reshape(dw.shape[0], *_phase_counts(window), dw.shape[1], *_phased(window).kernel[1:], dw.shape[4])
+    for p1, p2, (t1, t2), (own1, own2) in _each_phase(window):
+        dw[:, :, t1, t2] = split[:, p1, p2, :, own1, own2]

@@ -148,7 +148,7 @@ def forward(
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     x, w, b, window, groups, output = prepare(op, x, w, b, stride, padding, dilation, groups, algorithm)
     window = lifted(window)
-    x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
+    x_last, w_last = lift(channels_last(op, x)), lift(w.transpose(0, *range(2, w.ndim), 1))  # w is turned where need be
     bias = None if b is None else np.ascontiguousarray(b)
     y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
     upwards = across(window, y_shape[1:4])
@@ -160,7 +160,7 @@ def forward(
         y = allocate(op, y_shape, x.dtype)
         parts = phases(window, y_shape[1:4])
         if window.up == ONES:
-            engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+            w_last = engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
         else:
             interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
     saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, algorithm)
@@ -217,7 +217,7 @@ def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     n, c, *spatial = saved.x_shape
     total = None
     for taps, dy_part, window in parts:
-        w_part = np.ascontiguousarray(saved.w[taps])
+        w_part = saved.w if window.kernel == saved.w.shape[1:4] else np.ascontiguousarray(saved.w[taps])
         dx = engine.gradient_input(op, saved.algorithm, dy_part, w_part, saved.x.shape, window, saved.groups)
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
