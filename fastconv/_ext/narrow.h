@@ -1,8 +1,9 @@
-/* Register tiles of a convolution that reads few channels: pixels, or taps, times filters, with the filters in the lanes.
+/* Register tiles of a convolution that reads few channels: pixels, or taps, times filters, with the filters in the
+   lanes.
 
-   Written with GCC's and Clang's vector types, once (narrow_typed.h), and compiled for vectors of 16, 32 and 64 bytes. The
-   pixels of a row lie `step` elements apart, a tap is the offset of an element from there: few taps a tile leave no time
-   for a table of pixels. */
+   Written with GCC's and Clang's vector types, once (narrow_typed.h), and compiled for vectors of 16, 32 and 64 bytes.
+   The pixels of a row lie `step` elements apart, a tap is the offset of an element from there: few taps a tile leave no
+   time for a table of pixels. */
 
 #ifndef FASTCONV_NARROW_H
 #define FASTCONV_NARROW_H
@@ -105,14 +106,15 @@ static inline void row_outputs(
     CHOOSE(row_outputs, bytes, vectors, pixels, x, step, at, runs, length, w, start, y, filters, far);
 }
 
-/* dw[t][k] += the sum over the pixels (i, j), in order, of x[i * x_row + j * step + at[t]] * dy[i * dy_row + j * filters + k],
-   for `taps` taps t and all lanes k of one or two vectors. With every pixel a line a vector is fetched from `next` on. */
+/* dw[t][k] += the sum over the pixels (i, j), in order, of x[i * x_row + j * step + at[t]] *
+   dy[i * dy_row + j * filters + k], for `taps` taps t and all lanes k of one or two vectors. With every pixel a line a
+   vector is fetched from `next` on. */
 static inline void add_products(
     int bytes, int vectors, ptrdiff_t taps, const float *x, const ptrdiff_t *at, ptrdiff_t rows, ptrdiff_t x_row,
-    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next, float *dw)
+    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next,
+    float *dw)
 {
-    CHOOSE(
-        add_products, bytes, vectors, taps, x, at, rows, x_row, pixels, step, dy, dy_row, filters, next, dw);
+    CHOOSE(add_products, bytes, vectors, taps, x, at, rows, x_row, pixels, step, dy, dy_row, filters, next, dw);
 }
 
 /* What went past the caches is seen by other threads. */

@@ -1,8 +1,8 @@
 """Convolution of few channels, and the gradient to its weights: register tiles (narrow.h) over rows of pixels.
 
-Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c). Work is
-cut into bands: some rows and columns of one output plane. What a band's windows see is little, beside its outputs: it is
-always copied into scratch, zeros around it, so that every tap has one place there for all bands.
+Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k), w (k, r0, r1, r2, c). Work
+is cut into bands: some rows and columns of one output plane. What a band's windows see is little beside its outputs: it
+is always copied into scratch, zeros around it, so that every tap has one place there for all bands.
 
 A geometry is worked out once (`geometry`) and handed over as it is.
 """
@@ -37,7 +37,7 @@ cdef struct Geometry:
     Py_ssize_t taps         # of a filter
     Py_ssize_t run          # taps that lie one behind the other in x
     Py_ssize_t row_bands, column_bands
-    Py_ssize_t pitch, plane # of a band's copy, in elements
+    Py_ssize_t pitch, plane     # of a band's copy, in elements
     Py_ssize_t elements     # of scratch that it takes
     Py_ssize_t pixels       # of a band, at most
     int widest              # bytes of a vector
@@ -99,8 +99,8 @@ cdef struct Panel:
 
 
 cdef inline Panel panel_at(const Geometry *g, Py_ssize_t first, bint inside) noexcept nogil:
-    """The panel that begins with filter `first`. The last one may hold fewer filters than lanes; with `inside` it begins
-    earlier instead, and some filters are in two panels."""
+    """The panel that begins with filter `first`. The last one may hold fewer filters than lanes; with `inside` it
+    begins earlier instead, and some filters are in two panels."""
     cdef Panel panel
     cdef Py_ssize_t left = g.filters - first
     panel.bytes = g.widest

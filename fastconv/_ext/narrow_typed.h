@@ -7,22 +7,16 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define OF_ONE OF_28
 #define OF_TWO OF_14
-#define STORE(y, value, far)                                                                                           \
-    do {                                                                                                               \
-        if (far)                                                                                                       \
-            _mm512_stream_ps(y, (__m512)(value));                                                                      \
-        else                                                                                                           \
-            *(Vector *)(y) = (value);                                                                                  \
-    } while (0)
+#define STREAM(y, value) _mm512_stream_ps(y, (__m512)(value))
 #else
 #if BYTES == 32
 #define TARGET __attribute__((target("avx2,fma")))
+#define STREAM(y, value) _mm256_stream_ps(y, (__m256)(value))
 #else
 #define TARGET
 #endif
 #define OF_ONE OF_13
 #define OF_TWO OF_6
-#define STORE(y, value, far) *(Vector *)(y) = (value)
 #endif
 
 typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
@@ -57,13 +51,22 @@ TARGET INLINE void NAME(outputs)(
         at += length;
     } while (at < end);
     UNROLL for (int p = 0; p < pixels; p++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            STORE(y + p * filters + v * LANES, sums[p][v], far);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            float *to = y + p * filters + v * LANES;
+#ifdef STREAM
+            if (far) {
+                STREAM(to, sums[p][v]);
+                continue;
+            }
+#endif
+            *(Vector *)to = sums[p][v];
+        }
 }
 
 TARGET INLINE void NAME(products)(
     const int taps, const int vectors, const float *x, const ptrdiff_t *at, ptrdiff_t rows, ptrdiff_t x_row,
-    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next, float *dw)
+    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next,
+    float *dw)
 {
     Vector sums[28][2];
     const float *tap[28];
@@ -109,24 +112,25 @@ TARGET static void NAME(tile_outputs)(
     ptrdiff_t length, const float *w, const float *start, float *y, ptrdiff_t filters, int far)
 {
 #if BYTES == 64
-    if (far) {
-        if (vectors == 2)
-            switch (pixels) { OF_14(2, FAR_OUTPUTS) }
-        else
-            switch (pixels) { OF_14(1, FAR_OUTPUTS) }
-        return;
-    }
-    if (vectors == 1) {
+    if (far && vectors == 1)
+        switch (pixels) { OF_14(1, FAR_OUTPUTS) }
+    else if (far)
+        switch (pixels) { OF_14(2, FAR_OUTPUTS) }
+    else if (vectors == 1)
         switch (pixels) { OF_14(1, OUTPUTS) }
-        return;
-    }
+    else
+        switch (pixels) { OF_14(2, OUTPUTS) }
 #else
-    if (vectors == 1) {
-        switch (pixels) { OF_13(1, OUTPUTS) }
-        return;
-    }
+#if BYTES == 32
+    if (far)
+        switch (pixels) { OF_6(2, FAR_OUTPUTS) }
+    else
 #endif
-    switch (pixels) { OF_TWO(2, OUTPUTS) }
+    if (vectors == 1)
+        switch (pixels) { OF_13(1, OUTPUTS) }
+    else
+        switch (pixels) { OF_6(2, OUTPUTS) }
+#endif
 }
 
 TARGET static void NAME(row_outputs)(
@@ -146,7 +150,8 @@ TARGET static void NAME(row_outputs)(
 
 TARGET static void NAME(add_products)(
     int vectors, ptrdiff_t taps, const float *x, const ptrdiff_t *at, ptrdiff_t rows, ptrdiff_t x_row,
-    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next, float *dw)
+    ptrdiff_t pixels, ptrdiff_t step, const float *dy, ptrdiff_t dy_row, ptrdiff_t filters, const float *next,
+    float *dw)
 {
     if (vectors == 2)
         switch (taps) { OF_TWO(2, PRODUCTS) }
@@ -157,7 +162,7 @@ TARGET static void NAME(add_products)(
 #undef OUTPUTS
 #undef FAR_OUTPUTS
 #undef PRODUCTS
-#undef STORE
+#undef STREAM
 #undef OF_ONE
 #undef OF_TWO
 #undef TARGET
