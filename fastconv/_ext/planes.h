@@ -17,6 +17,7 @@
 #endif
 
 #define LINE 16 /* floats of a cache line */
+#define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)

@@ -43,26 +43,29 @@ TARGET INLINE void NAME(sums)(
     const float *next)
 {
     Vector sum[9][4];
-    for (int m = 0; m < sums; m++)
-        for (int v = 0; v < vectors; v++)
+    UNROLL for (int m = 0; m < sums; m++)
+        UNROLL for (int v = 0; v < vectors; v++)
             sum[m][v] = (Vector){0};
-    for (ptrdiff_t t = 0; t < runs; t++) {
-        const float *columns = x + at[t], *weights = w + taps[t];
-        for (ptrdiff_t k = 0; k < length; k++) {
-            Vector values[4];
-            __builtin_prefetch(next, 0, 2);
-            next += LINE;
-            for (int v = 0; v < vectors; v++)
-                values[v] = IN_REGISTER(*(const Vector *)(columns + v * LANES));
-            for (int m = 0; m < sums; m++)
-                for (int v = 0; v < vectors; v++)
-                    sum[m][v] += weights[m] * values[v];
-            columns += pitch;
-            weights += step;
-        }
-    }
-    for (int m = 0; m < sums; m++)
-        for (int v = 0; v < vectors; v++)
+    const ptrdiff_t *const end = at + runs;
+    if (runs > 0)
+        do {
+            const float *columns = x + *at++, *weights = w + *taps++;
+            const float *const last = columns + length * pitch;
+            do {
+                Vector values[4];
+                __builtin_prefetch(next, 0, 2);
+                next += LINE;
+                UNROLL for (int v = 0; v < vectors; v++)
+                    values[v] = IN_REGISTER(*(const Vector *)(columns + v * LANES));
+                UNROLL for (int m = 0; m < sums; m++)
+                    UNROLL for (int v = 0; v < vectors; v++)
+                        sum[m][v] += weights[m] * values[v];
+                columns += pitch;
+                weights += step;
+            } while (columns < last);
+        } while (at < end);
+    UNROLL for (int m = 0; m < sums; m++)
+        UNROLL for (int v = 0; v < vectors; v++)
             *(Vector *)(y + m * line + v * LANES) = sum[m][v];
 }
 
