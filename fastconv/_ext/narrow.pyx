@@ -73,7 +73,11 @@ def room(bytes geometry):
     """(elements of a thread's scratch: forward, gradient; elements of packed weights and start: forward, gradient)."""
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
     cdef Py_ssize_t inside = lanes_of(g, True), beyond = lanes_of(g, False)
-    return g.elements, g.elements + g.pixels * g.filters + g.widest // 4, inside * (g.taps + 1), beyond * g.taps
+    cdef Py_ssize_t row = (g.out[2] + g.column_bands - 1) // g.column_bands * g.filters
+    return (
+        g.elements + row + g.widest // 4, g.elements + g.pixels * g.filters + g.widest // 4, inside * (g.taps + 1),
+        beyond * g.taps,
+    )
 
 
 def offsets(bytes geometry, Py_ssize_t[::1] at):
@@ -100,7 +104,7 @@ cdef struct Panel:
 
 cdef inline Panel panel_at(const Geometry *g, Py_ssize_t first, bint inside) noexcept nogil:
     """The panel that begins with filter `first`. The last one may hold fewer filters than lanes; with `inside` it
-    begins earlier instead, and some filters are in two panels."""
+    begins earlier instead, and some filters are in two panels, unless there are no filters before."""
     cdef Panel panel
     cdef Py_ssize_t left = g.filters - first
     panel.bytes = g.widest
@@ -111,7 +115,7 @@ cdef inline Panel panel_at(const Geometry *g, Py_ssize_t first, bint inside) noe
     if left >= 2 * panel.lanes and (inside or g.taps <= most_taps(panel.bytes, 2)):
         panel.vectors = 2
         panel.lanes *= 2
-    panel.first = min(first, g.filters - panel.lanes) if inside else first
+    panel.first = max(0, min(first, g.filters - panel.lanes)) if inside else first
     return panel
 
 
@@ -179,7 +183,7 @@ def forward(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w,
     const float[::1] bias, float[:, :, :, :, ::1] y, float[::1] packed, float[:, ::1] scratch, bint far,
 ):
-    """y = bias (zeros if None) + conv(x, w). There are as many filters as a vector has lanes, or 8, at least.
+    """y = bias (zeros if None) + conv(x, w).
 
     at: the `offsets`; packed and scratch, a row a thread: as large as `room` says; far: y is too large for the caches.
     """
@@ -204,11 +208,11 @@ cdef void pack(const Geometry *g, const float *w, const float *bias, float *pack
     while first < g.filters:
         panel = panel_at(g, first, True)
         for lane in range(panel.lanes):
-            packed[lane] = 0 if bias == NULL else bias[panel.first + lane]
+            packed[lane] = bias[panel.first + lane] if bias != NULL and lane < g.filters else 0
         packed += panel.lanes
         for tap in range(g.taps):
             for lane in range(panel.lanes):
-                packed[lane] = w[(panel.first + lane) * g.taps + tap]
+                packed[lane] = w[(panel.first + lane) * g.taps + tap] if lane < g.filters else 0
             packed += panel.lanes
         first = panel.first + panel.lanes
 
@@ -221,19 +225,26 @@ cdef void forward_band(
     cdef const float *start
     cdef Panel panel
     cdef Band band
+    cdef float *out
+    cdef bint apart = panel_at(g, 0, True).lanes > g.filters  # lanes without a filter would reach beyond the row
     open_band(x, g, number, scratch, &band)
     for row in range(band.rows):
         first = 0
         start = packed
+        out = y + (band.first + row * g.out[2]) * g.filters
+        if apart:
+            out = scratch + g.elements
         while first < g.filters:
             panel = panel_at(g, first, True)
             row_outputs(
                 panel.bytes, panel.vectors, band.columns, scratch + row * g.stride[1] * g.pitch,
                 g.stride[2] * g.channels, at, g.taps // g.run, g.run, start + panel.lanes, start,
-                y + (band.first + row * g.out[2]) * g.filters + panel.first, g.filters, far,
+                out + panel.first, g.filters, far,
             )
             start += panel.lanes * (g.taps + 1)
             first = panel.first + panel.lanes
+        if apart:
+            memcpy(y + (band.first + row * g.out[2]) * g.filters, out, band.columns * g.filters * sizeof(float))
     if far:
         fence()
 

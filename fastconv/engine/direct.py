@@ -102,11 +102,11 @@ def forward(
     """Fill y."""
     if not y.size:
         return
-    if groups == 1 and window.stride == ONES and planar.serves(x.shape, y.shape, planar.forward_window(window)):
-        planar.forward(op, x, w, bias, y, window)
-        return
     if groups == 1 and narrow.serves_forward(x.shape, y.shape, window):
         narrow.forward(op, x, w, bias, y, window)
+        return
+    if groups == 1 and window.stride == ONES and planar.serves(x.shape, y.shape, planar.forward_window(window)):
+        planar.forward(op, x, w, bias, y, window)
         return
     filters, *kernel, depth = w.shape
     packed = _packed(op, w.reshape(groups, filters // groups, *kernel, depth))

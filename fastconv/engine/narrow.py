@@ -26,6 +26,7 @@ __all__ = ["forward", "gradient_weights", "serves_forward", "serves_weights"]
 Ints = tuple[int, ...]
 
 FEW = 8  # channels
+FILTERS = 5  # at least, for vectors of 8
 SCRATCH = 1 << 16  # elements of what a band's windows see, at most
 PIXELS = 448  # of a band
 TASKS = 16  # pieces that a layer is cut into where its size allows
@@ -50,8 +51,8 @@ class Plan(NamedTuple):
 
 
 def serves_forward(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x (n, i0, i1, i2, c) has few channels, and y (n, o0, o1, o2, k) fills vectors."""
-    return y_shape[4] >= min(runtime.SIMD_BYTES, 32) // 4 and serves_weights(x_shape, y_shape, window)
+    """Whether x (n, i0, i1, i2, c) has few channels, and y (n, o0, o1, o2, k) leaves few lanes empty."""
+    return y_shape[4] >= FILTERS and serves_weights(x_shape, y_shape, window)
 
 
 def serves_weights(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
