@@ -73,7 +73,11 @@ cdef inline Py_ssize_t shift_of(const Geometry *g, Py_ssize_t tap, Py_ssize_t *p
     return (phase[0] - at) // g.stride[2]
 
 
-cdef Geometry geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+def geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+    """What the other functions take, for a y that is read, an x that is written and a window.
+
+    shifted: columns of x are summed at once; cut: images of a line, bands of each axis, columns from image to image.
+    """
     cdef Geometry g
     cdef int axis
     cdef Py_ssize_t tap, phase
@@ -101,7 +105,7 @@ cdef Geometry geometry(tuple y_shape, tuple x_shape, object window, bint shifted
     g.target = whole(g.images * g.pitch, g.lanes)
     g.lead = whole(g.left, g.lanes)
     g.line = g.lead + whole(g.target + g.ahead, g.lanes) + g.lanes
-    return g
+    return (<const char *> &g)[:sizeof(Geometry)]
 
 
 cdef inline Py_ssize_t zeros_of(const Geometry *g) noexcept nogil:
@@ -112,37 +116,44 @@ cdef inline Py_ssize_t most_runs(const Geometry *g) noexcept nogil:
     return max(g.kernel[0], g.kernel[1]) * g.kernel[2]
 
 
-def room(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+def room(bytes geometry):
     """(entries of the index, elements of a thread's scratch, entries of its tables)."""
-    cdef Geometry g = geometry(y_shape, x_shape, window, shifted, cut, widest)
+    cdef const Geometry *g = <const Geometry *> <const char *> geometry
     return (
         g.inp[0] * g.kernel[0] + g.inp[1] * g.kernel[1] + g.out[1] + 2 * g.kernel[2],
-        LINE + zeros_of(&g) + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
+        LINE + zeros_of(g) + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
         + g.planes * g.band_rows * g.sums * g.line + g.stride[2] * g.channels * g.target,
-        g.line + g.rows + g.planes + 2 * most_runs(&g),
+        g.line + g.rows + g.planes + 2 * most_runs(g),
     )
 
 
-cdef void fill_index(Geometry *g, Py_ssize_t *index) noexcept nogil:
+cdef Geometry opened(bytes geometry, Py_ssize_t *index) noexcept:
+    """The geometry with its tables."""
+    cdef Geometry g = (<const Geometry *> <const char *> geometry)[0]
+    g.output[0] = index
+    g.output[1] = g.output[0] + g.inp[0] * g.kernel[0]
+    g.place = g.output[1] + g.inp[1] * g.kernel[1]
+    g.shift = g.place + g.out[1]
+    g.phase = g.shift + g.kernel[2]
+    return g
+
+
+def fill_index(bytes geometry, Py_ssize_t[::1] index):
     """The tables that all tasks read."""
+    cdef Geometry g = opened(geometry, &index[0])
     cdef Py_ssize_t i, tap, at
     cdef int axis
     for axis in range(2):
-        g.output[axis] = index
         for i in range(g.inp[axis]):
             for tap in range(g.kernel[axis]):
                 at = i + g.before[axis] - tap * g.dilation[axis]
-                index[0] = -1
-                if at >= 0 and at % g.stride[axis] == 0 and at // g.stride[axis] < g.out[axis]:
-                    index[0] = at // g.stride[axis]
-                index += 1
-    g.place = index
-    g.shift = g.place + g.out[1]
-    g.phase = g.shift + g.kernel[2]
+                if at < 0 or at % g.stride[axis] or at // g.stride[axis] >= g.out[axis]:
+                    at = -g.stride[axis]
+                g.output[axis][i * g.kernel[axis] + tap] = at // g.stride[axis]
     for i in range(g.out[1]):
         g.place[i] = i % g.rows
     for tap in range(g.kernel[2]):
-        g.shift[tap] = shift_of(g, tap, g.phase + tap)
+        g.shift[tap] = shift_of(&g, tap, g.phase + tap)
 
 
 cdef struct Task:
@@ -162,20 +173,18 @@ cdef struct Task:
 
 
 def transposed(
-    const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start, float[:, :, :, :, ::1] x,
-    object window, bint shifted, tuple cut, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
-    int widest,
+    bytes geometry, const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start,
+    float[:, :, :, :, ::1] x, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
 ):
     """x = start (c) + what y (k channels) sends to the taps of its windows on x.
 
     w: (r1, k, (r0, r2, c)), or (r1, r2, k, (r0, c)) if shifted, which needs stride 1 along the last axis.
-    cut: images of a line, bands of each axis, columns from image to image.
-    index, scratch and tables: as large as `room` says, the last two with a row a thread.
+    index: by `fill_index`; scratch and tables: as large as `room` says, with a row a thread.
     """
-    cdef Geometry g = geometry((<object> y).shape, (<object> x).shape, window, shifted, cut, widest)
+    cdef Geometry g = opened(geometry, &index[0])
     cdef Py_ssize_t tasks = (g.batch + g.images - 1) // g.images * g.bands[0] * g.bands[1] * g.bands[2]
     cdef Py_ssize_t task
-    fill_index(&g, &index[0])
+    cdef int widest = <int> g.lanes * 4
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         transposed_task(
             &y[0, 0, 0, 0, 0], &w[0], &start[0], &x[0, 0, 0, 0, 0], &g, task, &scratch[threadid(), 0],
