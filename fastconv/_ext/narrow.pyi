@@ -14,10 +14,17 @@ def forward(
     w: ndarray,
     bias: ndarray | None,
     y: ndarray,
-    packed: ndarray,
     scratch: ndarray,
+    threads: int,
     far: bool,
 ) -> None: ...
 def gradient_weights(
-    geometry: bytes, at: ndarray, x: ndarray, dy: ndarray, dw: ndarray, partial: ndarray, scratch: ndarray
+    geometry: bytes,
+    at: ndarray,
+    x: ndarray,
+    dy: ndarray,
+    dw: ndarray,
+    scratch: ndarray,
+    chunks: int,
+    threads: int,
 ) -> None: ...

@@ -172,6 +172,11 @@ cdef void open_band(const float *x, const Geometry *g, Py_ssize_t number, float 
                 memset(out, 0, width * c * sizeof(float))
 
 
+cdef inline float *aligned(float *scratch) noexcept nogil:
+    """The first whole line of scratch."""
+    return <float *> ((<uintptr_t> scratch + LINE * sizeof(float) - 1) // (LINE * sizeof(float)) * LINE * sizeof(float))
+
+
 cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
     return g.batch * g.out[0] * g.row_bands * g.column_bands
 
@@ -181,23 +186,26 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
 
 def forward(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w,
-    const float[::1] bias, float[:, :, :, :, ::1] y, float[::1] packed, float[:, ::1] scratch, bint far,
+    const float[::1] bias, float[:, :, :, :, ::1] y, float[::1] scratch, int threads, bint far,
 ):
     """y = bias (zeros if None) + conv(x, w).
 
-    at: the `offsets`; packed and scratch, a row a thread: as large as `room` says; far: y is too large for the caches.
+    at: the `offsets`; scratch: a line, what `room` says for packed weights, then that for each thread; far: y is too
+    large for the caches.
     """
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
-    cdef Py_ssize_t bands = bands_of(g)
+    cdef Py_ssize_t bands = bands_of(g), packed = lanes_of(g, True) * (g.taps + 1)
+    cdef Py_ssize_t room = (scratch.shape[0] - LINE - packed) // threads
     cdef Py_ssize_t band
+    cdef float *memory = aligned(&scratch[0])
     cdef int past = far and g.filters % LINE == 0 and <uintptr_t> &y[0, 0, 0, 0, 0] % (LINE * sizeof(float)) == 0
     cdef const float *start = NULL
     if bias is not None:
         start = &bias[0]
-    pack(g, &w[0, 0, 0, 0, 0], start, &packed[0])
-    for band in prange(bands, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+    pack(g, &w[0, 0, 0, 0, 0], start, memory)
+    for band in prange(bands, nogil=True, num_threads=threads, schedule="dynamic"):
         forward_band(
-            &x[0, 0, 0, 0, 0], &packed[0], &y[0, 0, 0, 0, 0], g, &at[0], band, &scratch[threadid(), 0], past
+            &x[0, 0, 0, 0, 0], memory, &y[0, 0, 0, 0, 0], g, &at[0], band, memory + packed + threadid() * room, past
         )
 
 
@@ -251,21 +259,23 @@ cdef void forward_band(
 
 def gradient_weights(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy,
-    float[:, :, :, :, ::1] dw, float[:, ::1] partial, float[:, ::1] scratch,
+    float[:, :, :, :, ::1] dw, float[::1] scratch, Py_ssize_t chunks, int threads,
 ):
-    """dw = the gradient to w: that over each run of bands, a row of `partial`, and then their sum in order.
+    """dw = the gradient to w: that over each of `chunks` runs of bands, and then their sum in order.
 
-    at: the `offsets`; partial and scratch, a row a thread: rows as long as `room` says.
+    at: the `offsets`; scratch: a line, what `room` says for each chunk, then that for each thread.
     """
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
-    cdef Py_ssize_t chunks = partial.shape[0], bands = bands_of(g)
+    cdef Py_ssize_t bands = bands_of(g), size = lanes_of(g, False) * g.taps
+    cdef Py_ssize_t room = (scratch.shape[0] - LINE - chunks * size) // threads
     cdef Py_ssize_t chunk
-    for chunk in prange(chunks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
+    cdef float *memory = aligned(&scratch[0])
+    for chunk in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic"):
         gradient_chunk(
-            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[chunk, 0], partial.shape[1], g, &at[0],
-            chunk * bands // chunks, (chunk + 1) * bands // chunks, &scratch[threadid(), 0],
+            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], memory + chunk * size, size, g, &at[0], chunk * bands // chunks,
+            (chunk + 1) * bands // chunks, memory + chunks * size + threadid() * room,
         )
-    unpack(g, &partial[0, 0], partial.shape[1], chunks, &dw[0, 0, 0, 0, 0])
+    unpack(g, memory, size, chunks, &dw[0, 0, 0, 0, 0])
 
 
 cdef void gradient_chunk(

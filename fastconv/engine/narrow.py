@@ -32,6 +32,7 @@ PIXELS = 448  # of a band
 TASKS = 16  # pieces that a layer is cut into where its size allows
 CHUNK_PIXELS = 1 << 10  # at least, whose gradients are summed apart
 LONG_CHUNK = 1 << 16  # pixels: longer sums lose digits
+LINE = 16  # elements of a cache line
 FAR = 4 << 20  # bytes of y that no cache is asked to hold
 
 
@@ -65,18 +66,18 @@ def serves_weights(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
 def forward(op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window) -> None:
     """Fill y (N, o0, o1, o2, K)."""
     plan = _plan(x.shape, y.shape, window, runtime.SIMD_BYTES)
-    scratch = allocate(op, (_threads(plan, plan.tasks), plan.forward_elements), x.dtype)
-    packed = allocate(op, (plan.packed,), x.dtype)
-    narrow.forward(plan.geometry, plan.at, x, w, bias, y, packed, scratch, plan.far)
+    threads = _threads(plan, plan.tasks)
+    scratch = allocate(op, (LINE + plan.packed + threads * plan.forward_elements,), x.dtype)
+    narrow.forward(plan.geometry, plan.at, x, w, bias, y, scratch, threads, plan.far)
 
 
 def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
     """Fill dw (K, r0, r1, r2, C)."""
     plan = _plan(x.shape, dy.shape, window, runtime.SIMD_BYTES)
     chunks = max(1, min(plan.chunks, get_workspace_limit() // 2 // (4 * plan.partial)))
-    partial = allocate(op, (chunks, plan.partial), x.dtype)
-    scratch = allocate(op, (_threads(plan, chunks), plan.gradient_elements), x.dtype)
-    narrow.gradient_weights(plan.geometry, plan.at, x, dy, dw, partial, scratch)
+    threads = _threads(plan, chunks)
+    scratch = allocate(op, (LINE + chunks * plan.partial + threads * plan.gradient_elements,), x.dtype)
+    narrow.gradient_weights(plan.geometry, plan.at, x, dy, dw, scratch, chunks, threads)
 
 
 def _threads(plan: Plan, tasks: int) -> int:
