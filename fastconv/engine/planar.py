@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     geometry: bytes
     shifted: bool
-    index: np.ndarray
+    places: np.ndarray  # where rows and columns go
     work: int  # multiplications
     tasks: int
     elements: int
@@ -86,7 +86,7 @@ def _transposed(op: str, y: np.ndarray, w: np.ndarray, start: np.ndarray, x: np.
     threads = max(1, min(runtime.threads_for(plan.work // 4), plan.tasks, affordable))
     scratch = allocate(op, (threads, plan.elements), x.dtype)
     tables = np.empty((threads, plan.entries), np.intp)
-    planar.transposed(plan.geometry, y, packed, start, x, plan.index, scratch, tables)
+    planar.transposed(plan.geometry, y, packed, start, x, plan.places, scratch, tables)
 
 
 @lru_cache(maxsize=256)
@@ -95,12 +95,12 @@ def _plan(y_shape: Ints, x_shape: Ints, window: Window) -> Plan:
     cut = _cut(y_shape, x_shape, window, shifted)
     geometry = planar.geometry(y_shape, x_shape, window, shifted, cut, runtime.SIMD_BYTES)
     entries, *rest = planar.room(geometry)
-    index = np.empty(entries, np.intp)
-    planar.fill_index(geometry, index)
+    places = np.empty(entries, np.intp)
+    planar.fill_index(geometry, places)
     images, *bands, _ = cut
     tasks = -(-x_shape[0] // images) * math.prod(bands)
     work = math.prod(y_shape) * math.prod(window.kernel) * x_shape[4]
-    return Plan(geometry, shifted, index, work, tasks, *rest)
+    return Plan(geometry, shifted, places, work, tasks, *rest)
 
 
 def _cut(y_shape: Ints, x_shape: Ints, window: Window, shifted: bool) -> Ints:
