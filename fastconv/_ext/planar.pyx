@@ -19,8 +19,8 @@ cdef extern from "planes.h" nogil:
     Py_ssize_t most_vectors(int bytes, Py_ssize_t sums)
     void tile_sums(
         int bytes, Py_ssize_t sums, Py_ssize_t vectors, const float *x, const Py_ssize_t *at, Py_ssize_t runs,
-        Py_ssize_t length, Py_ssize_t pitch, const float *w, const Py_ssize_t *taps, Py_ssize_t step, float *y,
-        Py_ssize_t line, const float *next)
+        Py_ssize_t length, Py_ssize_t pitch, const float *w, const Py_ssize_t *taps, Py_ssize_t step,
+        const float *start, float *y, Py_ssize_t line, const float *next)
     void to_planes(
         int bytes, const float *x, const Py_ssize_t *at, const float *zeros, Py_ssize_t channels, Py_ssize_t count,
         float *planes)
@@ -73,7 +73,11 @@ cdef inline Py_ssize_t shift_of(const Geometry *g, Py_ssize_t tap, Py_ssize_t *p
     return (phase[0] - at) // g.stride[2]
 
 
-cdef Geometry geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+def geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+    """What the other functions take, for a y that is read, an x that is written and a window.
+
+    shifted: columns of x are summed at once; cut: images of a line, bands of each axis, columns from image to image.
+    """
     cdef Geometry g
     cdef int axis
     cdef Py_ssize_t tap, phase
@@ -101,44 +105,55 @@ cdef Geometry geometry(tuple y_shape, tuple x_shape, object window, bint shifted
     g.target = whole(g.images * g.pitch, g.lanes)
     g.lead = whole(g.left, g.lanes)
     g.line = g.lead + whole(g.target + g.ahead, g.lanes) + g.lanes
-    return g
+    return (<const char *> &g)[:sizeof(Geometry)]
+
+
+cdef inline Py_ssize_t zeros_of(const Geometry *g) noexcept nogil:
+    return whole(max(g.filters, g.sums), LINE)
 
 
 cdef inline Py_ssize_t most_runs(const Geometry *g) noexcept nogil:
     return max(g.kernel[0], g.kernel[1]) * g.kernel[2]
 
 
-def room(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
+def room(bytes geometry):
     """(entries of the index, elements of a thread's scratch, entries of its tables)."""
-    cdef Geometry g = geometry(y_shape, x_shape, window, shifted, cut, widest)
+    cdef const Geometry *g = <const Geometry *> <const char *> geometry
     return (
         g.inp[0] * g.kernel[0] + g.inp[1] * g.kernel[1] + g.out[1] + 2 * g.kernel[2],
-        LINE + whole(g.filters, LINE) + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
+        LINE + zeros_of(g) + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
         + g.planes * g.band_rows * g.sums * g.line + g.stride[2] * g.channels * g.target,
-        g.line + g.rows + g.planes + 2 * most_runs(&g),
+        g.line + g.rows + g.planes + 2 * most_runs(g),
     )
 
 
-cdef void fill_index(Geometry *g, Py_ssize_t *index) noexcept nogil:
+cdef Geometry opened(bytes geometry, Py_ssize_t *index) noexcept:
+    """The geometry with its tables."""
+    cdef Geometry g = (<const Geometry *> <const char *> geometry)[0]
+    g.output[0] = index
+    g.output[1] = g.output[0] + g.inp[0] * g.kernel[0]
+    g.place = g.output[1] + g.inp[1] * g.kernel[1]
+    g.shift = g.place + g.out[1]
+    g.phase = g.shift + g.kernel[2]
+    return g
+
+
+def fill_index(bytes geometry, Py_ssize_t[::1] index):
     """The tables that all tasks read."""
+    cdef Geometry g = opened(geometry, &index[0])
     cdef Py_ssize_t i, tap, at
     cdef int axis
     for axis in range(2):
-        g.output[axis] = index
         for i in range(g.inp[axis]):
             for tap in range(g.kernel[axis]):
                 at = i + g.before[axis] - tap * g.dilation[axis]
-                index[0] = -1
-                if at >= 0 and at % g.stride[axis] == 0 and at // g.stride[axis] < g.out[axis]:
-                    index[0] = at // g.stride[axis]
-                index += 1
-    g.place = index
-    g.shift = g.place + g.out[1]
-    g.phase = g.shift + g.kernel[2]
+                if at < 0 or at % g.stride[axis] or at // g.stride[axis] >= g.out[axis]:
+                    at = -g.stride[axis]
+                g.output[axis][i * g.kernel[axis] + tap] = at // g.stride[axis]
     for i in range(g.out[1]):
         g.place[i] = i % g.rows
     for tap in range(g.kernel[2]):
-        g.shift[tap] = shift_of(g, tap, g.phase + tap)
+        g.shift[tap] = shift_of(&g, tap, g.phase + tap)
 
 
 cdef struct Task:
@@ -146,7 +161,7 @@ cdef struct Task:
     Py_ssize_t first[3]     # of x; along the last axis of those `stride` apart
     Py_ssize_t stop[3]
     Py_ssize_t begin, end   # columns of a line that sums are computed of
-    const float *zeros      # a pixel of y outside
+    const float *zeros      # a pixel of y outside, or as many sums
     float *rows             # of y, as planes: those of one tile's columns
     float *sums             # (planes, rows of x, sums, line)
     float *target           # (phases, channels, target)
@@ -158,20 +173,18 @@ cdef struct Task:
 
 
 def transposed(
-    const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start, float[:, :, :, :, ::1] x,
-    object window, bint shifted, tuple cut, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
-    int widest,
+    bytes geometry, const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start,
+    float[:, :, :, :, ::1] x, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
 ):
     """x = start (c) + what y (k channels) sends to the taps of its windows on x.
 
     w: (r1, k, (r0, r2, c)), or (r1, r2, k, (r0, c)) if shifted, which needs stride 1 along the last axis.
-    cut: images of a line, bands of each axis, columns from image to image.
-    index, scratch and tables: as large as `room` says, the last two with a row a thread.
+    index: by `fill_index`; scratch and tables: as large as `room` says, with a row a thread.
     """
-    cdef Geometry g = geometry((<object> y).shape, (<object> x).shape, window, shifted, cut, widest)
+    cdef Geometry g = opened(geometry, &index[0])
     cdef Py_ssize_t tasks = (g.batch + g.images - 1) // g.images * g.bands[0] * g.bands[1] * g.bands[2]
     cdef Py_ssize_t task
-    fill_index(&g, &index[0])
+    cdef int widest = <int> g.lanes * 4
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         transposed_task(
             &y[0, 0, 0, 0, 0], &w[0], &start[0], &x[0, 0, 0, 0, 0], &g, task, &scratch[threadid(), 0],
@@ -195,9 +208,9 @@ cdef void transposed_task(
     t.image = number * g.images
     t.images = min(g.images, g.batch - t.image)
     scratch = <float *> whole(<Py_ssize_t> <uintptr_t> scratch, LINE * sizeof(float))
-    memset(scratch, 0, g.filters * sizeof(float))
+    memset(scratch, 0, zeros_of(g) * sizeof(float))
     t.zeros = scratch
-    t.rows = scratch + whole(g.filters, LINE)
+    t.rows = scratch + zeros_of(g)
     t.sums = t.rows + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
     t.target = t.sums + g.planes * g.band_rows * g.sums * g.line
     t.pixels = tables
@@ -214,9 +227,14 @@ cdef void transposed_task(
             o0 = g.output[0][i0 * g.kernel[0] + r0]
             if o0 >= 0 and t.plane[o0 % g.planes] != o0:
                 t.plane[o0 % g.planes] = o0
-                sum_plane(y, w, g, &t, o0, widest)
+                sum_plane(y, w, start if whole_sums(g) else t.zeros, g, &t, o0, widest)
         for i1 in range(t.first[1], t.stop[1]):
             finish_row(start, x, g, &t, i0, i1, widest)
+
+
+cdef inline bint whole_sums(const Geometry *g) noexcept nogil:
+    """Whether a column of x is the sum of one plane of y, with nothing left to add but `start`."""
+    return g.shifted and g.kernel[0] == 1
 
 
 cdef void open_line(const Geometry *g, Task *t) noexcept nogil:
@@ -236,9 +254,9 @@ cdef void open_line(const Geometry *g, Task *t) noexcept nogil:
 
 
 cdef void sum_plane(
-    const float *y, const float *w, const Geometry *g, Task *t, Py_ssize_t o0, int widest
+    const float *y, const float *w, const float *start, const Geometry *g, Task *t, Py_ssize_t o0, int widest
 ) noexcept nogil:
-    """The sums of plane o0 of y, for the rows of the task."""
+    """The sums of plane o0 of y, for the rows of the task, each from `start` on."""
     cdef Py_ssize_t vectors = (t.end - t.begin + g.lanes - 1) // g.lanes
     cdef Py_ssize_t blocks = (vectors + g.vectors - 1) // g.vectors
     cdef Py_ssize_t shifts = g.kernel[2] if g.shifted else 1
@@ -282,8 +300,8 @@ cdef void sum_plane(
                 m = part * g.sums // g.tiles
                 tile_sums(
                     widest, (part + 1) * g.sums // g.tiles - m, count // g.lanes, t.rows, t.at, runs, g.filters, read,
-                    w + m, t.taps, g.sums, sums + ((i1 - t.first[1]) * g.sums + m) * g.line + t.begin + first, g.line,
-                    next,
+                    w + m, t.taps, g.sums, start + m,
+                    sums + ((i1 - t.first[1]) * g.sums + m) * g.line + t.begin + first, g.line, next,
                 )
                 next += runs * g.filters * LINE
 
@@ -294,7 +312,8 @@ cdef void finish_row(
     """Row i1 of plane i0 of x, from the sums."""
     cdef Py_ssize_t stride = g.stride[2], row = g.inp[2] * g.channels
     cdef Py_ssize_t shifts = 1 if g.shifted else g.kernel[2]
-    cdef Py_ssize_t phase, r0, r2, o0, c, n, line, terms
+    cdef Py_ssize_t phase, r0, r2, o0, c, n, line, terms, pitch = g.target
+    cdef const float *planes = t.target
     for phase in range(stride):
         terms = 0
         for r0 in range(g.kernel[0]):
@@ -306,6 +325,10 @@ cdef void finish_row(
                 if g.shifted or g.phase[r2] == phase:
                     t.at[terms] = (line + r2 * g.channels) * g.line + g.lead + (0 if g.shifted else g.shift[r2])
                     terms += 1
+        if whole_sums(g) and terms == 1:
+            planes = t.sums + t.at[0]
+            pitch = g.line
+            continue
         for c in range(g.channels):
             add_lines(
                 widest, t.sums + c * g.line, t.at, terms, start[c], t.images * g.pitch,
@@ -313,7 +336,7 @@ cdef void finish_row(
             )
     for n in range(t.images):
         from_planes(
-            widest, t.target + n * g.pitch, g.target, stride * g.channels,
+            widest, planes + n * g.pitch, pitch, stride * g.channels,
             (min(g.inp[2], t.stop[2] * stride) - t.first[2] * stride) * g.channels,
             x + (((t.image + n) * g.inp[0] + i0) * g.inp[1] + i1) * row + t.first[2] * stride * g.channels,
         )

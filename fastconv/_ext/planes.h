@@ -17,6 +17,7 @@
 #endif
 
 #define LINE 16 /* floats of a cache line */
+#define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -61,15 +62,15 @@ static inline ptrdiff_t most_vectors(int bytes, ptrdiff_t sums)
     return sums <= 4 ? 3 : 2;
 }
 
-/* y[m * line + j] = the sum over the runs t and their elements k, in order, of w[taps[t] + k * step + m] *
+/* y[m * line + j] = start[m] + the sum over the runs t and their elements k, in order, of w[taps[t] + k * step + m] *
    x[at[t] + k * pitch + j], for m < sums and the columns j of `vectors` vectors. A line from `next` on
    is fetched in advance with every element. */
 static inline void tile_sums(
     int bytes, ptrdiff_t sums, ptrdiff_t vectors, const float *x, const ptrdiff_t *at, ptrdiff_t runs, ptrdiff_t length,
-    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, float *y, ptrdiff_t line,
-    const float *next)
+    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, const float *start, float *y,
+    ptrdiff_t line, const float *next)
 {
-    CHOOSE(tile_sums, bytes, sums, vectors, x, at, runs, length, pitch, w, taps, step, y, line, next);
+    CHOOSE(tile_sums, bytes, sums, vectors, x, at, runs, length, pitch, w, taps, step, start, y, line, next);
 }
 
 /* planes[k * count + j] = x[at[j] + k] for k < channels, zeros[k] where at[j] < 0; count: of pixels, whole vectors. */

@@ -39,30 +39,33 @@ typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 TARGET INLINE void NAME(sums)(
     const int sums, const int vectors, const float *x, const ptrdiff_t *at, ptrdiff_t runs, ptrdiff_t length,
-    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, float *y, ptrdiff_t line,
-    const float *next)
+    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, const float *start, float *y,
+    ptrdiff_t line, const float *next)
 {
     Vector sum[9][4];
-    for (int m = 0; m < sums; m++)
-        for (int v = 0; v < vectors; v++)
-            sum[m][v] = (Vector){0};
-    for (ptrdiff_t t = 0; t < runs; t++) {
-        const float *columns = x + at[t], *weights = w + taps[t];
-        for (ptrdiff_t k = 0; k < length; k++) {
-            Vector values[4];
-            __builtin_prefetch(next, 0, 2);
-            next += LINE;
-            for (int v = 0; v < vectors; v++)
-                values[v] = IN_REGISTER(*(const Vector *)(columns + v * LANES));
-            for (int m = 0; m < sums; m++)
-                for (int v = 0; v < vectors; v++)
-                    sum[m][v] += weights[m] * values[v];
-            columns += pitch;
-            weights += step;
-        }
-    }
-    for (int m = 0; m < sums; m++)
-        for (int v = 0; v < vectors; v++)
+    UNROLL for (int m = 0; m < sums; m++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[m][v] = (Vector){0} + start[m];
+    const ptrdiff_t *const end = at + runs;
+    if (runs > 0)
+        do {
+            const float *columns = x + *at++, *weights = w + *taps++;
+            const float *const last = columns + length * pitch;
+            do {
+                Vector values[4];
+                __builtin_prefetch(next, 0, 2);
+                next += LINE;
+                UNROLL for (int v = 0; v < vectors; v++)
+                    values[v] = IN_REGISTER(*(const Vector *)(columns + v * LANES));
+                UNROLL for (int m = 0; m < sums; m++)
+                    UNROLL for (int v = 0; v < vectors; v++)
+                        sum[m][v] += weights[m] * values[v];
+                columns += pitch;
+                weights += step;
+            } while (columns < last);
+        } while (at < end);
+    UNROLL for (int m = 0; m < sums; m++)
+        UNROLL for (int v = 0; v < vectors; v++)
             *(Vector *)(y + m * line + v * LANES) = sum[m][v];
 }
 
@@ -110,7 +113,15 @@ TARGET static void NAME(to_planes)(
 {
     for (ptrdiff_t j = 0; j < count; j += LANES, planes += LANES) {
         const float *pixels[LANES];
-        ptrdiff_t k = 0;
+        ptrdiff_t k = 0, elsewhere = 0;
+        if (channels == 1) {
+            for (int i = 0; i < LANES; i++)
+                elsewhere |= at[j + i] - at[j] - i;
+            if (at[j] >= 0 && !elsewhere) {
+                *(Vector *)planes = *(const Vector *)(x + at[j]);
+                continue;
+            }
+        }
         for (int i = 0; i < LANES; i++)
             pixels[i] = at[j + i] < 0 ? zeros : x + at[j + i];
         if (channels < 4)
@@ -126,9 +137,10 @@ TARGET static void NAME(to_planes)(
 
 TARGET static void NAME(clear_lines)(float *x, ptrdiff_t line, ptrdiff_t lines, ptrdiff_t count)
 {
+    const Vector zeros = IN_REGISTER((Vector){0}); /* a few stores, no call of memset */
     for (ptrdiff_t i = 0; i < lines; i++)
         for (ptrdiff_t j = 0; j < count; j += LANES)
-            *(Vector *)(x + i * line + j) = (Vector){0};
+            *(Vector *)(x + i * line + j) = zeros;
 }
 
 TARGET INLINE void NAME(lines)(
@@ -166,6 +178,31 @@ TARGET INLINE void NAME(four_pixels)(
         *(Four *)(pixels + (j + i) * channels + first) = columns[i];
 }
 
+#if BYTES > 16
+#define FOUR(vector, i) __builtin_shufflevector(vector, vector, i, (i) + 1, (i) + 2, (i) + 3)
+/* The same of LANES columns. Pixels are written in order: what reaches into the next one is written over. */
+TARGET INLINE void NAME(pixels)(
+    const float *planes, ptrdiff_t line, ptrdiff_t channels, ptrdiff_t first, ptrdiff_t j, float *pixels)
+{
+    Vector rows[4], columns[4];
+    for (int k = 0; k < 4; k++)
+        rows[k] = *(const Vector *)(planes + (first + k < channels ? first + k : first) * line + j);
+    NAME(transposed)(rows, columns);
+    pixels += j * channels + first;
+#define FOUR_PIXELS(i)                                                                                                 \
+    for (int n = 0; n < 4; n++, pixels += channels)                                                                    \
+        *(Four *)pixels = FOUR(columns[n], i);
+    FOUR_PIXELS(0)
+    FOUR_PIXELS(4)
+#if BYTES == 64
+    FOUR_PIXELS(8)
+    FOUR_PIXELS(12)
+#endif
+#undef FOUR_PIXELS
+}
+#undef FOUR
+#endif
+
 TARGET static void NAME(from_planes)(
     const float *planes, ptrdiff_t line, ptrdiff_t channels, ptrdiff_t count, float *pixels)
 {
@@ -174,26 +211,38 @@ TARGET static void NAME(from_planes)(
         memcpy(pixels, planes, count * sizeof(float));
         return;
     }
-    if (channels < 4) /* a pixel's fourth lane is written over by the next */
+    if (channels < 4) { /* a pixel's fourth lane is written over by the next */
+#if BYTES > 16
+        for (; (j + LANES - 1) * channels + 4 <= count; j += LANES)
+            NAME(pixels)(planes, line, channels, 0, j, pixels);
+#endif
         for (; (j + 3) * channels + 4 <= count; j += 4)
             NAME(four_pixels)(planes, line, channels, 0, j, pixels);
-    else
+    } else {
+#if BYTES > 16
+        for (; (j + LANES) * channels <= count; j += LANES) {
+            for (ptrdiff_t k = 0; k + 4 < channels; k += 4)
+                NAME(pixels)(planes, line, channels, k, j, pixels);
+            NAME(pixels)(planes, line, channels, channels - 4, j, pixels);
+        }
+#endif
         for (; (j + 4) * channels <= count; j += 4) {
             for (ptrdiff_t k = 0; k + 4 < channels; k += 4)
                 NAME(four_pixels)(planes, line, channels, k, j, pixels);
             NAME(four_pixels)(planes, line, channels, channels - 4, j, pixels);
         }
+    }
     for (ptrdiff_t done = j * channels; done < count; j++)
         for (ptrdiff_t k = 0; k < channels && done < count; k++)
             pixels[done++] = planes[k * line + j];
 }
 
-#define SUMS(M, V) NAME(sums)(M, V, x, at, runs, length, pitch, w, taps, step, y, line, next)
+#define SUMS(M, V) NAME(sums)(M, V, x, at, runs, length, pitch, w, taps, step, start, y, line, next)
 
 TARGET static void NAME(tile_sums)(
     ptrdiff_t sums, ptrdiff_t vectors, const float *x, const ptrdiff_t *at, ptrdiff_t runs, ptrdiff_t length,
-    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, float *y, ptrdiff_t line,
-    const float *next)
+    ptrdiff_t pitch, const float *w, const ptrdiff_t *taps, ptrdiff_t step, const float *start, float *y,
+    ptrdiff_t line, const float *next)
 {
     EACH_SIZE(SUMS)
 }

@@ -4,7 +4,8 @@
     gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases)
     gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
 
-Few channels to write would leave lanes empty: engine.planar then has the columns in the lanes.
+Few channels to write would leave lanes empty: engine.planar then has the columns in the lanes. Few channels to read
+make short sums: engine.narrow then does without tables of pixels.
 
 Bands whose windows see beyond the border are copied into a small padded scratch first. Weights are packed once a call.
 Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.
@@ -20,7 +21,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import direct
-from fastconv.engine import planar
+from fastconv.engine import narrow, planar
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -101,6 +102,9 @@ def forward(
     """Fill y."""
     if not y.size:
         return
+    if groups == 1 and narrow.serves_forward(x.shape, y.shape, window):
+        narrow.forward(op, x, w, bias, y, window)
+        return
     if groups == 1 and window.stride == ONES and planar.serves(x.shape, y.shape, planar.forward_window(window)):
         planar.forward(op, x, w, bias, y, window)
         return
@@ -136,6 +140,9 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     dw = allocate(op, w_shape, dy.dtype)
     if not dy.size:
         dw[...] = 0
+        return dw
+    if groups == 1 and narrow.serves_weights(x.shape, dy.shape, window):
+        narrow.gradient_weights(op, x, dy, dw, window)
         return dw
     if _pixelwise(window, x, dy):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])

@@ -39,11 +39,13 @@ COLUMNS = 256  # of a line of several images
 
 
 class Plan(NamedTuple):
-    """How a transposed convolution is cut, and the room that it needs (`_ext.planar.room`)."""
+    """A transposed convolution's geometry, its tables and the room that it needs (`_ext.planar`)."""
 
+    geometry: bytes
     shifted: bool
-    cut: Ints
-    indices: int
+    places: np.ndarray  # where rows and columns go
+    work: int  # multiplications
+    tasks: int
     elements: int
     entries: int
 
@@ -58,6 +60,7 @@ def serves(y_shape: Ints, x_shape: Ints, window: Window) -> bool:
     return (channels < FEW or (filled and filters >= WIDE)) and _plan(y_shape, x_shape, window).elements <= SCRATCH
 
 
+@lru_cache(maxsize=256)
 def forward_window(window: Window) -> Window:
     """The window whose transposed convolution, with reversed filters, is the convolution; stride 1."""
     around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
@@ -79,23 +82,25 @@ def _transposed(op: str, y: np.ndarray, w: np.ndarray, start: np.ndarray, x: np.
     """x = start + the transposed convolution of y (n, o0, o1, o2, k) with w (k, r0, r1, r2, c)."""
     plan = _plan(y.shape, x.shape, window)
     packed = np.ascontiguousarray(w.transpose((2, 3, 0, 1, 4) if plan.shifted else (2, 0, 1, 3, 4))).reshape(-1)
-    images, *bands, _ = plan.cut
-    tasks = -(-x.shape[0] // images) * math.prod(bands)
     affordable = get_workspace_limit() // 2 // (4 * plan.elements)
-    threads = max(1, min(runtime.threads_for(y[..., 0].size * packed.size // 4), tasks, affordable))
-    index = np.empty(plan.indices, np.intp)
+    threads = max(1, min(runtime.threads_for(plan.work // 4), plan.tasks, affordable))
     scratch = allocate(op, (threads, plan.elements), x.dtype)
     tables = np.empty((threads, plan.entries), np.intp)
-    planar.transposed(
-        y, packed, start, x, window, plan.shifted, plan.cut, index, scratch, tables, runtime.SIMD_BYTES
-    )  # fmt: skip
+    planar.transposed(plan.geometry, y, packed, start, x, plan.places, scratch, tables)
 
 
 @lru_cache(maxsize=256)
 def _plan(y_shape: Ints, x_shape: Ints, window: Window) -> Plan:
     shifted = window.stride[2] == 1 and x_shape[4] > 2 and window.kernel[1] * y_shape[4] <= SHORT
     cut = _cut(y_shape, x_shape, window, shifted)
-    return Plan(shifted, cut, *planar.room(y_shape, x_shape, window, shifted, cut, runtime.SIMD_BYTES))
+    geometry = planar.geometry(y_shape, x_shape, window, shifted, cut, runtime.SIMD_BYTES)
+    entries, *rest = planar.room(geometry)
+    places = np.empty(entries, np.intp)
+    planar.fill_index(geometry, places)
+    images, *bands, _ = cut
+    tasks = -(-x_shape[0] // images) * math.prod(bands)
+    work = math.prod(y_shape) * math.prod(window.kernel) * x_shape[4]
+    return Plan(geometry, shifted, places, work, tasks, *rest)
 
 
 def _cut(y_shape: Ints, x_shape: Ints, window: Window, shifted: bool) -> Ints:
