@@ -124,45 +124,38 @@ def forward_blocks(
     cdef Py_ssize_t frequencies = u.shape[1], steps = g.kernel[0] * g.channels
     cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
     cdef Py_ssize_t blocks = (tiles + block - 1) // block
-    cdef Py_ssize_t task, group, first, last, f
+    cdef Py_ssize_t lanes = bytes // sizeof(float), panel = 2 * lanes, panels = (g.filters + panel - 1) // panel
+    cdef Py_ssize_t pieces = (steps + FILTER_STEPS - 1) // FILTER_STEPS, group_weights = w.size // groups
+    cdef Py_ssize_t task, group, lane, width, first, last, f
     cdef float *m
     cdef float *v
     g.taps_last = taps_last
-    filter_panels(w, reversed, u, &g, groups, bytes, num_threads)
-    for task in prange(groups * blocks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        group = task // blocks
-        first = task % blocks * block
-        last = min(first + block, tiles)
-        m = &buffers[threadid(), 0]
-        v = m + plane
-        transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
-        for f in range(frequencies):
-            product(
-                bytes, &g, f, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, 0, steps
+    with nogil, parallel(num_threads=num_threads):
+        for task in prange(groups * panels * pieces, schedule="dynamic"):
+            first = task % pieces * FILTER_STEPS
+            lane = task // pieces % panels * panel
+            group = task // pieces // panels
+            width = panel if g.filters - lane > lanes else lanes
+            transform_filters(
+                bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, &u[group, 0, lane * steps + first * width],
+                u.shape[2], width, &g, lane, first, min(first + FILTER_STEPS, steps),
             )
-        outputs_from(
-            bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
-            &y[0, 0, 0, 0, 0] + group * g.filters, g.filters, &g, first, last,
-        )
-
-
-cdef void filter_panels(
-    const float[:, :, :, :, ::1] w, bint reversed, float[:, :, ::1] u, const Layer *g, Py_ssize_t groups, int bytes,
-    int num_threads,
-):
-    """All of U, panel by panel of two vectors of filters."""
-    cdef Py_ssize_t lanes = bytes // sizeof(float), panel = 2 * lanes, steps = g.kernel[0] * g.channels
-    cdef Py_ssize_t panels = (g.filters + panel - 1) // panel, pieces = (steps + FILTER_STEPS - 1) // FILTER_STEPS
-    cdef Py_ssize_t task, group, lane, first, width, group_weights = w.size // groups
-    for task in prange(groups * panels * pieces, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        first = task % pieces * FILTER_STEPS
-        lane = task // pieces % panels * panel
-        group = task // pieces // panels
-        width = panel if g.filters - lane > lanes else lanes
-        transform_filters(
-            bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, &u[group, 0, lane * steps + first * width],
-            u.shape[2], width, g, lane, first, min(first + FILTER_STEPS, steps),
-        )
+        for task in prange(groups * blocks, schedule="dynamic"):
+            group = task // blocks
+            first = task % blocks * block
+            last = min(first + block, tiles)
+            m = &buffers[threadid(), 0]
+            v = m + plane
+            transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
+            for f in range(frequencies):
+                product(
+                    bytes, &g, f, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, 0,
+                    steps,
+                )
+            outputs_from(
+                bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
+                &y[0, 0, 0, 0, 0] + group * g.filters, g.filters, &g, first, last,
+            )
 
 
 def gradient_weights_blocks(

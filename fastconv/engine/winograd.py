@@ -62,6 +62,7 @@ TRANSFORMS = 24  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
+THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
@@ -102,8 +103,9 @@ class Sizes(NamedTuple):
 
     @property
     def threads(self) -> int:
-        """As many as the products are worth."""
-        return runtime.threads_for(self.groups * self.frequencies * self.tiles * self.steps * self.filters // 4)
+        """As many as the products are worth: about 50 microseconds each, for waking them is not free."""
+        multiplied = self.groups * self.frequencies * self.tiles * self.steps * self.filters
+        return runtime.threads_for(multiplied // THREAD_WORK)
 
 
 Layout = tuple[Tiling, Sizes]
