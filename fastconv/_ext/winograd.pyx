@@ -96,8 +96,8 @@ cdef Layer layer(
 
 
 def axis_transforms():
-    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5), and B'
-    for 2 taps (5, 5)."""
+    """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5), and
+    B' for 2 taps (5, 5)."""
     cdef float interpolate[36]
     cdef float evaluate[30]
     cdef float scaled[30]

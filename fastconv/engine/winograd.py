@@ -58,8 +58,9 @@ ALIGNED = 16  # floats: rows are whole vectors of any width
 ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
 ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
-TRANSFORMS = 24  # channels
+TRANSFORMS = 12  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
+STRIDED = 1.1  # pixels apart are slower to read and to write
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
 THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
@@ -129,25 +130,29 @@ def serves(direction: str, problem: Problem) -> bool:
 
 
 def cost(direction: str, problem: Problem) -> float:
-    """Multiplications over those of the definition, and the transforms: as much as of TRANSFORMS channels more."""
-    channels = min(problem.channels, problem.filters) // problem.groups
-    if channels < FEWEST:
-        return math.inf
-    window, total = problem.window, 0.0
+    """Multiplications over those of the definition, and the transforms: of a tile as much as of TRANSFORMS channels
+    more that are written, or read and summed."""
+    window = problem.window
+    read, written = problem.channels // problem.groups, problem.filters // problem.groups
+    parts = [(window, problem.outputs)]
     if direction == "gradient_input":
+        read, written = written, read
         parts = [(part.window, part.out) for part in _parts(window, problem.inputs)]
-    else:
-        parts = [(window, problem.outputs)]
+    if min(read, written) < FEWEST:
+        return math.inf
+    total = 0.0
     for part, out in parts:
-        kernel, depth = _phased(part).kernel[1:], part.kernel[0]
-        tiles, multiplied = out[0], depth
-        for n, taps, all_taps, step, stride in zip(
-            out[1:], kernel, part.kernel[1:], part.dilation[1:], part.stride[1:], strict=True
+        phased = _phased(part).kernel
+        tiles, multiplied = out[0], part.kernel[0]
+        for n, own, taps, step, stride in zip(
+            out[1:], phased[1:], part.kernel[1:], part.dilation[1:], part.stride[1:], strict=True
         ):
-            tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[taps]) for first in range(min(step, n)))
-            phases = min(all_taps, stride)
-            multiplied *= POINTS[taps] * phases - (taps * stride - all_taps if taps > 1 else 0)
-        total += tiles * multiplied * (1 + TRANSFORMS / channels + FILTER_TILES / max(1, tiles * problem.batch))
+            tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[own]) for first in range(min(step, n)))
+            multiplied *= POINTS[own] * min(taps, stride) - (own * stride - taps if own > 1 else 0)
+        transforms = TRANSFORMS / written + TRANSFORMS / (read * phased[0])
+        total += tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
+    if window.stride != ONES:
+        total *= STRIDED
     return total / (math.prod(problem.outputs) * math.prod(window.kernel))
 
 
