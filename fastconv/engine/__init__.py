@@ -11,7 +11,7 @@
 Each algorithm is a module with `serves(direction, problem)`, `cost(direction, problem)` and the three directions
 `forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last,
 x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them; strides are whole.
-Only w may come as it lies in a net, taps last: winograd reads it so, for the others it is turned.
+Only w may come as it lies in a net, taps last: winograd without a stride reads it so, for the others it is turned.
 
 `choose` takes the cheapest. A cost is the time over that of the definition's multiplications at the machine's full
 rate, as a small model of the shape, from measurements made beforehand (bench/NOTES.md), never a clock: a net computes
@@ -28,6 +28,7 @@ import numpy as np
 
 from fastconv.arrays import channels_last
 from fastconv.engine import depthwise, direct, im2col, winograd
+from fastconv.engine.phases import ONES
 from fastconv.trace import watched
 from fastconv.window import Window
 from fastconv.workspace import get_workspace_limit
@@ -70,12 +71,13 @@ def _cheapest(direction: Direction, problem: Problem, workspace_limit: int) -> s
     return min(serving, key=lambda name: _MODULES[name].cost(direction, problem))
 
 
-def _readable(op: str, name: str, w: np.ndarray) -> np.ndarray:
+def _readable(op: str, name: str, w: np.ndarray, window: Window) -> np.ndarray:
     """w as an algorithm reads it."""
     if w.flags.c_contiguous:
         return w
     taps_last = w.transpose(0, 4, 1, 2, 3)
-    return w if name == "winograd" and taps_last.flags.c_contiguous else channels_last(op, taps_last)
+    as_it_lies = name == "winograd" and window.stride == ONES and taps_last.flags.c_contiguous
+    return w if as_it_lies else channels_last(op, taps_last)
 
 
 def forward(
@@ -85,7 +87,7 @@ def forward(
     """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], y.shape[4], y.shape[1:4], window, groups, x.dtype)
     name = choose("forward", problem, algorithm)
-    w = _readable(op, name, w)
+    w = _readable(op, name, w, window)
     watched("forward", name, _MODULES[name].forward, op, x, w, bias, y, window, groups)
     return w
 
@@ -96,7 +98,7 @@ def gradient_input(
     """dx (N, i0, i1, i2, C)."""
     problem = Problem(x_shape[0], x_shape[4], x_shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     name = choose("gradient_input", problem, algorithm)
-    w = _readable(op, name, w)
+    w = _readable(op, name, w, window)
     return watched("gradient_input", name, _MODULES[name].gradient_input, op, dy, w, x_shape, window, groups)
 
 

@@ -27,17 +27,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
-from fastconv.arrays import channels_last
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -173,8 +172,6 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
     parts = _parts(window, x_shape[1:4])
     if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
         dx[...] = 0  # inputs that no window sees
-    if window.stride != ONES:
-        w = _channels_last(op, w)
     for (t0, t1, t2), part, out, first, apart in parts:
         layout = _layout(dy.shape, x_shape, part, groups, out, first, apart)
         w_part = w if window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
@@ -404,17 +401,15 @@ def _lengths(outputs: Sequence[slice], spatial: Ints) -> Ints:
     return tuple(len(range(*along.indices(n))) for along, n in zip(outputs, spatial, strict=True))
 
 
-def _each_phase(window: Window) -> Iterator[tuple[int, int, tuple[slice, ...], tuple[slice, ...]]]:
-    """Of rows and columns: a phase's numbers, where its taps are in w, and where they are in its own kernel."""
+@lru_cache(maxsize=1024)
+def _places(window: Window) -> list[tuple[Any, Any]]:
+    """Of each phase of rows and columns: where its kernel lies in the split w, and where in w."""
+    places = []
     for p1, p2 in itertools.product(*map(range, _phase_counts(window))):
         taps = slice(p1, None, window.stride[1]), slice(p2, None, window.stride[2])
-        own = tuple(slice(n) for n in _lengths(taps, window.kernel[1:]))
-        yield p1, p2, taps, own
-
-
-def _channels_last(op: str, w: np.ndarray) -> np.ndarray:
-    """w, which may lie taps last in memory."""
-    return w if w.flags.c_contiguous else channels_last(op, w.transpose(0, 4, 1, 2, 3))
+        own = map(slice, _lengths(taps, window.kernel[1:]))
+        places.append(((slice(None), p1, p2, slice(None), *own), (slice(None), slice(None), *taps)))
+    return places
 
 
 def _split(op: str, w: np.ndarray, window: Window) -> np.ndarray:
@@ -422,16 +417,15 @@ def _split(op: str, w: np.ndarray, window: Window) -> np.ndarray:
     kernel = _phased(window).kernel
     if kernel == window.kernel:
         return w
-    w = _channels_last(op, w)
     split = allocate(op, (w.shape[0], *_phase_counts(window), w.shape[1], *kernel[1:], w.shape[4]), w.dtype)
     split[...] = 0
-    for p1, p2, (t1, t2), (own1, own2) in _each_phase(window):
-        split[:, p1, p2, :, own1, own2] = w[:, :, t1, t2]
+    for place, taps in _places(window):
+        split[place] = w[taps]
     return split.reshape(w.shape[0], *kernel, w.shape[4])
 
 
 def _join(split: np.ndarray, dw: np.ndarray, window: Window) -> None:
     """Fill dw: the adjoint of `_split`."""
     split = split.reshape(dw.shape[0], *_phase_counts(window), dw.shape[1], *_phased(window).kernel[1:], dw.shape[4])
-    for p1, p2, (t1, t2), (own1, own2) in _each_phase(window):
-        dw[:, :, t1, t2] = split[:, p1, p2, :, own1, own2]
+    for place, taps in _places(window):
+        dw[taps] = split[place]
