@@ -55,6 +55,7 @@ SHAPES = [
     (2, (1, 1, 41), 33, 18, (1, 1, 4), (NONE, NONE, (1, 2)), ONES, 1, (1, 1, 2)),
     (2, (1, 23, 3), 17, 20, (1, 3, 1), (NONE, (1, 1), NONE), ONES, 1, (1, 2, 1)),
     (2, (7, 8, 9), 17, 20, (3, 4, 4), ((1, 1),) * 3, ONES, 1, (1, 2, 2)),
+    (2, (1, 9, 12), 17, 20, (1, 1, 4), (NONE, NONE, (1, 1)), ONES, 1, (1, 2, 2)),
     (1, (7, 8, 9), 16, 32, (3, 3, 3), ((1, 0), (1, 1), (2, 1)), ONES, 1, (2, 2, 2)),
 ]
 SHAPES = [(*s[:5], s[5] if len(s[5]) == 3 else (NONE,) * 3, *s[6:], *(ONES,) * (9 - len(s))) for s in SHAPES]
@@ -170,6 +171,18 @@ def test_every_padding():
 def test_many_channels_stay_accurate(kernel):
     check((1, (1, 8, 8), 512, 48, (1, kernel, kernel), (NONE, (1, 1), (1, 1)), ONES, 1))
     check((1, (1, 8, 8), 48, 512, (1, kernel, kernel), (NONE, (1, 1), (1, 1)), ONES, 1))
+
+
+@pytest.mark.parametrize("algorithm", [name for name in engine.ALGORITHMS if name != "auto"])
+@pytest.mark.parametrize("channels", [3, 17])
+def test_a_gradient_that_is_an_output_gets_a_bias(algorithm, channels):
+    """A transposed convolution's; of inputs that no window sees too."""
+    for kernel, stride in (((1, 1, 4), (1, 2, 2)), ((1, 3, 3), ONES), ((1, 2, 3), (1, 3, 2))):
+        x, w, _, dy, window = arrays((2, (1, 9, 12), channels, 20, kernel, (NONE,) * 3, ONES, 1, stride))
+        bias = np.arange(channels, dtype=np.float32)
+        dx = engine.gradient_input("conv2d", algorithm, dy, w, x.shape, window, 1)
+        with_bias = engine.gradient_input("conv2d", algorithm, dy, w, x.shape, window, 1, bias)
+        np.testing.assert_allclose(with_bias, dx + bias, rtol=0, atol=1e-5 * abs(with_bias).max())
 
 
 def test_gradients_are_adjoint():

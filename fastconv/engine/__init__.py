@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import channels_last
+from fastconv.arrays import add_bias, channels_last
 from fastconv.engine import depthwise, direct, im2col, winograd
 from fastconv.engine.phases import ONES
 from fastconv.trace import watched
@@ -42,6 +42,7 @@ _MODULES: dict[str, ModuleType] = {
     "im2col": im2col, "direct": direct, "winograd": winograd, "depthwise": depthwise,
 }  # fmt: skip
 ALGORITHMS = ("auto", *_MODULES)
+BIASED = (direct, winograd)  # whose gradient to the input takes a bias along
 
 
 class Problem(NamedTuple):
@@ -93,13 +94,20 @@ def forward(
 
 
 def gradient_input(
-    op: str, algorithm: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int
-) -> np.ndarray:
-    """dx (N, i0, i1, i2, C)."""
+    op: str, algorithm: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
     problem = Problem(x_shape[0], x_shape[4], x_shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     name = choose("gradient_input", problem, algorithm)
     w = _readable(op, name, w, window)
-    return watched("gradient_input", name, _MODULES[name].gradient_input, op, dy, w, x_shape, window, groups)
+    module = _MODULES[name]
+    if module in BIASED:
+        return watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups, bias)
+    dx = watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups)
+    if bias is not None:
+        add_bias(dx, bias)
+    return dx
 
 
 def gradient_weights(

@@ -21,6 +21,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import direct
+from fastconv.arrays import add_bias
 from fastconv.engine import narrow, planar
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
@@ -115,13 +116,17 @@ def forward(
     _convolve(op, x, w.reshape(groups, filters // groups, *kernel, depth), _start(bias, filters, groups), y, plan)
 
 
-def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int) -> np.ndarray:
-    """dx (N, i0, i1, i2, C)."""
+def gradient_input(
+    op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int, bias: np.ndarray | None = None
+) -> np.ndarray:
+    """dx (N, i0, i1, i2, C), and a bias (C,)."""
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
         return dx
     if groups == 1 and planar.serves(dy.shape, x_shape, window):
         planar.gradient_input(op, dy, w, dx, window)
+        if bias is not None:
+            add_bias(dx, bias)
         return dx
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
@@ -130,8 +135,8 @@ def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window
         dy, x = dy.reshape(1, 1, 1, -1, dy.shape[4]), dx.reshape(1, 1, 1, -1, x_shape[4])
     plan = _plan(dy.shape, x.shape, window, groups, True, runtime.SIMD_BYTES)
     if plan.outputs < x.size // x_shape[4]:
-        x[...] = 0  # inputs that no window sees
-    _convolve(op, dy, turned, _start(None, x_shape[4], groups), x, plan)
+        x[...] = 0 if bias is None else bias  # inputs that no window sees
+    _convolve(op, dy, turned, _start(bias, x_shape[4], groups), x, plan)
     return dx
 
 

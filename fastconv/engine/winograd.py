@@ -164,18 +164,20 @@ def forward(
         _forward(op, x, _split(op, w, window), bias, y, _phased(window), groups, layout, False)
 
 
-def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int) -> np.ndarray:
-    """dx (N, i0, i1, i2, C)."""
+def gradient_input(
+    op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int, bias: np.ndarray | None = None
+) -> np.ndarray:
+    """dx (N, i0, i1, i2, C), and a bias (C,)."""
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
         return dx
     parts = _parts(window, x_shape[1:4])
     if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
-        dx[...] = 0  # inputs that no window sees
+        dx[...] = 0 if bias is None else bias  # inputs that no window sees
     for (t0, t1, t2), part, out, first, apart in parts:
         layout = _layout(dy.shape, x_shape, part, groups, out, first, apart)
         w_part = w if window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
-        _forward(op, dy, w_part, None, dx, part, groups, layout, True)
+        _forward(op, dy, w_part, bias, dx, part, groups, layout, True)
     return dx
 
 

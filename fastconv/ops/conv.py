@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import add_bias, as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
@@ -153,9 +153,7 @@ def forward(
     y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
     upwards = across(window, y_shape[1:4])
     if upwards is not None:
-        y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups)
-        if bias is not None:
-            add_bias(y, bias)
+        y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups, bias)
     else:
         y = allocate(op, y_shape, x.dtype)
         parts = phases(window, y_shape[1:4])

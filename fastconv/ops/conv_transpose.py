@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import add_bias, as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.ops.conv import AXES
 from fastconv.ops.naive import planes, windows
@@ -177,9 +177,8 @@ def forward(
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
     n, filters = x.shape[0], w.shape[1] * groups
     y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
-    y = engine.gradient_input(op, "auto", x_last, w_last, y_shape, window, groups)
-    if b is not None:
-        add_bias(y, b)
+    bias = None if b is None else np.ascontiguousarray(b)
+    y = engine.gradient_input(op, "auto", x_last, w_last, y_shape, window, groups, bias)
     saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None)
     return logical(y.reshape(n, *output, filters)), saved
 
