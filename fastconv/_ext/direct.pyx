@@ -18,13 +18,19 @@ cdef extern from "tiles.h" nogil:
         Py_ssize_t count
         Py_ssize_t length
 
+    void turn(
+        const float *source, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, float *out, Py_ssize_t out_row)
     Py_ssize_t tile_rows(int bytes, int vectors)
     void tile_outputs(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
         const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters)
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
-        const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, float *dw)
+        const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, const float *soon,
+        const Py_ssize_t *soon_at, float *dw)
+    void copy_rows(
+        int bytes, int vectors, Py_ssize_t rows, const float *source, const Py_ssize_t *at, Py_ssize_t count,
+        float *out)
 
 cdef enum:
     MOST = 32  # lanes of a panel
@@ -142,28 +148,33 @@ cdef void pack_panel(
     const float[:, :, :, :, :, :] w, const Py_ssize_t *first, const Py_ssize_t *step, const Py_ssize_t *kernel,
     Py_ssize_t group, Py_ssize_t number, float *packed, int widest,
 ) noexcept nogil:
-    """Along each axis, `kernel` taps from `first` on, `step` apart."""
-    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane
+    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane, row, rows
+    cdef Py_ssize_t depth = w.shape[5]
     cdef Py_ssize_t next_filter = w.strides[1] // <Py_ssize_t> sizeof(float)
+    cdef Py_ssize_t next_channel = w.strides[5] // <Py_ssize_t> sizeof(float)
     cdef Panel panel = panel_number(number, w.shape[1], widest, &before)
     cdef const float *source
     panels_of(w.shape[1], widest, &lanes)
-    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * w.shape[5]
+    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * depth
     for r0 in range(kernel[0]):
         for r1 in range(kernel[1]):
             for r2 in range(kernel[2]):
-                for c in range(w.shape[5]):
+                for c in range(0, depth, 16):  # a cache line of each filter, which may lie a power of two apart
                     source = &w[
                         group, panel.first, first[0] + r0 * step[0], first[1] + r1 * step[1], first[2] + r2 * step[2], c
                     ]
-                    if next_filter == 1:
-                        memcpy(packed, source, panel.count * sizeof(float))
-                    else:
-                        for lane in range(panel.count):
-                            packed[lane] = source[lane * next_filter]
-                    for lane in range(panel.count, panel.lanes):
-                        packed[lane] = 0
-                    packed += panel.lanes
+                    rows = min(<Py_ssize_t> 16, depth - c)
+                    if next_channel == 1:
+                        turn(source, next_filter, panel.count, rows, packed, panel.lanes)
+                    for row in range(rows):
+                        if next_filter == 1:
+                            memcpy(packed, source + row * next_channel, panel.count * sizeof(float))
+                        elif next_channel != 1:
+                            for lane in range(panel.count):
+                                packed[lane] = source[row * next_channel + lane * next_filter]
+                        for lane in range(panel.count, panel.lanes):
+                            packed[lane] = 0
+                        packed += panel.lanes
 
 
 def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num_threads):
@@ -191,9 +202,11 @@ cdef void unpack_panel(
             for row in range(rows):
                 for lane in range(panel.lanes):
                     sums[row][lane] = source[row * panel.lanes + lane] + (sums[row][lane] if part else 0)
-        for lane in range(panel.count):
-            for row in range(rows):
-                dw[group, panel.first + lane, tap + row] = sums[row][lane]
+        for lane in range(0, panel.count, 4):
+            turn(
+                &sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane),
+                &dw[group, panel.first + lane, tap], taps,
+            )
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
@@ -422,7 +435,8 @@ def gradient_weights(
 ):
     """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum in order is dw (`unpack`).
 
-    scratch: a row a thread, with room for a band's copy and its dy of a panel.
+    splits: runs of panels that tasks of their own take; scratch: a row a thread, with room for a band's copy and its dy
+    of a panel.
     """
     cdef tuple everything = (slice(None),) * 3
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, everything, groups, cut)
@@ -443,7 +457,7 @@ cdef void weights_task(
     int widest,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
-    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel, lane
+    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
     cdef Py_ssize_t *at = tables
@@ -451,8 +465,10 @@ cdef void weights_task(
     cdef Py_ssize_t *values_at = tables + 3 * (room // 4)
     cdef const Py_ssize_t *dy_at
     cdef Py_ssize_t taps[16]
+    cdef bint unaligned = g.filters * sizeof(float) % widest or <size_t> dy % <size_t> widest
     cdef float *values
     cdef const float *source
+    cdef const float *soon
     cdef Panel panel
     cdef Band band
     for number in range(first_band, last_band):
@@ -463,13 +479,14 @@ cdef void weights_task(
             panel = panel_number(index % per_group, filters, widest, &before)
             before += group * lanes
             source = dy + group * filters + panel.first
+            soon = source + panel.count
+            if index + 1 == (split + 1) * count // splits:
+                soon = dy + split * count // splits * MOST + band.pixels * g.filters
             dy_at = to
-            if panel.count < panel.lanes or g.taps > REREAD:
+            if panel.count < panel.lanes or g.taps > REREAD or unaligned:
                 for pixel in range(band.pixels):
                     values_at[pixel] = pixel * panel.lanes
-                    memcpy(values + values_at[pixel], source + to[pixel], panel.count * sizeof(float))
-                    for lane in range(panel.count, panel.lanes):
-                        values[values_at[pixel] + lane] = 0
+                copy_rows(panel.bytes, panel.vectors, band.pixels, source, to, panel.count, values)
                 source = values
                 dy_at = values_at
             if number == first_band:
@@ -481,7 +498,9 @@ cdef void weights_task(
                 for row in range(rows):
                     tap = first + row
                     taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
+                # what the first tiles fetch: a line of each pixel of the next panel, or of the next band's first one
                 tile_weights(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
+                    soon + tile * 16 if tile <= panel.vectors else band.x, to if tile <= panel.vectors else at,
                     partial + before * g.taps + first * panel.lanes,
                 )

@@ -141,7 +141,7 @@ TARGET INLINE void NAME(outputs)(
 
 TARGET INLINE void NAME(weights)(
     const int rows, const int vectors, const int one_run, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     Vector sums[14][2];
     const float *tap[14];
@@ -158,6 +158,7 @@ TARGET INLINE void NAME(weights)(
         for (int v = 0; v < vectors; v++)
             values[v] = NAME(load)(dy + from[p] + v * LANES);
         __builtin_prefetch(tap[rows - 1] + pixel + LINE, 0, 2); /* the next tile's taps */
+        __builtin_prefetch(soon + soon_at[p], 0, 2);
         for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
             for (int v = 0; v < vectors; v++)
@@ -170,8 +171,8 @@ TARGET INLINE void NAME(weights)(
 }
 
 #define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
-#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, dw)
-#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, dw)
+#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw)
+#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
@@ -185,7 +186,7 @@ TARGET static void NAME(tile_outputs)(
 
 TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
-    const float *dy, const ptrdiff_t *from, float *dw)
+    const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     const int one_run = taps[rows - 1] - taps[0] == rows - 1;
     if (vectors == 2 && one_run)
@@ -196,6 +197,18 @@ TARGET static void NAME(tile_weights)(
         EACH_SIZE_OF_ONE(RUN_WEIGHTS)
     else
         EACH_SIZE_OF_ONE(WEIGHTS)
+}
+
+TARGET static void NAME(copy_rows)(
+    int vectors, ptrdiff_t rows, const float *from, const ptrdiff_t *at, ptrdiff_t count, float *to)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++, to += LANES)
+            if (count >= (v + 1) * LANES)
+                *(Vector *)to = NAME(load)(from + at[r] + v * LANES);
+            else
+                for (ptrdiff_t lane = 0; lane < LANES; lane++)
+                    to[lane] = v * LANES + lane < count ? from[at[r] + v * LANES + lane] : 0;
 }
 
 #undef OUTPUTS
