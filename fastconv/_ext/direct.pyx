@@ -23,7 +23,8 @@ cdef extern from "tiles.h" nogil:
     Py_ssize_t tile_rows(int bytes, int vectors)
     void tile_outputs(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
-        const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters)
+        const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters, int far)
+    void fence()
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
         const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, const float *soon,
@@ -36,6 +37,9 @@ cdef enum:
     MOST = 32  # lanes of a panel
     FEW = 8  # taps of a run
     REREAD = 64  # taps up to which dy is read where it lies
+    PAGE = 1024  # floats
+    CACHED = 1 << 16  # floats of weights
+    TILE = 14  # pixels, of the largest tile
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -321,6 +325,11 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
     return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
 
 
+cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int widest) noexcept nogil:
+    """Whether vectors of a group's filters may lie across cache lines."""
+    return <size_t> pixels % widest != 0 or filters * sizeof(float) % widest != 0
+
+
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 
@@ -379,17 +388,19 @@ def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, 
 
 def forward(
     const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
-    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, bint far, int widest,
 ):
     """The outputs of the parts, y = start + conv(x, w).
 
     packed: w by `pack_parts`; start: a bias, packed likewise; scratch and tables: a row a thread, with room for a
-    band's copy, and four times for its pixels and AHEAD, or its runs.
+    band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written past the caches,
+    which is done where its vectors are aligned.
     """
     cdef Py_ssize_t tasks = 0, task, number
     cdef const Part *part
     for number in range(parts.count):
         tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
+    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, widest)
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         part = parts.parts
         number = task
@@ -398,35 +409,60 @@ def forward(
             part = part + 1
         forward_task(
             &x[0, 0, 0, 0, 0], &packed[part.packed], &start[0], &y[0, 0, 0, 0, 0], &part.g, number // part.splits,
-            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1], widest,
+            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1],
+            far and aligned, widest,
         )
 
 
 cdef void forward_task(
     const float *x, const float *packed, const float *start, float *y, const Geometry *g, Py_ssize_t number,
-    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, int widest,
+    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, bint far, int widest,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
-    cdef Py_ssize_t lanes, before, index, group, tiles, tile, first
+    cdef Py_ssize_t lanes, before, index, group, tiles, tile, first, block, block_first, pixels
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
+    cdef Py_ssize_t first_panel = split * count // splits, last_panel = (split + 1) * count // splits
     cdef Py_ssize_t *at = tables
     cdef Py_ssize_t *to = tables + room // 4
     cdef Panel panel
     cdef Band band
     open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
-    for index in range(split * count // splits, (split + 1) * count // splits):
-        group = index // per_group
-        panel = panel_number(index % per_group, filters, widest, &before)
-        tiles = (band.pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
-        before += group * lanes
-        for tile in range(tiles):
-            first = tile * band.pixels // tiles
-            tile_outputs(
-                panel.bytes, panel.vectors, (tile + 1) * band.pixels // tiles - first, band.x + group * depth,
-                at + first, band.runs, packed + before * g.taps, start + before,
-                y + group * filters + panel.first, to + first, panel.count,
-            )
+    if g.taps == g.channels and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
+        spread(g.channels, scratch, at, &band)
+    # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
+    cdef Py_ssize_t blocks = 1
+    if (last_panel - first_panel) * MOST * g.taps <= CACHED:
+        blocks = (band.pixels - 1) // TILE + 1
+    for block in range(blocks):
+        block_first = block * band.pixels // blocks
+        pixels = (block + 1) * band.pixels // blocks - block_first
+        for index in range(first_panel, last_panel):
+            group = index // per_group
+            panel = panel_number(index % per_group, filters, widest, &before)
+            tiles = (pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+            before += group * lanes
+            for tile in range(tiles):
+                first = block_first + tile * pixels // tiles
+                tile_outputs(
+                    panel.bytes, panel.vectors, block_first + (tile + 1) * pixels // tiles - first,
+                    band.x + group * depth, at + first, band.runs, packed + before * g.taps, start + before,
+                    y + group * filters + panel.first, to + first, panel.count, far,
+                )
+    if far:
+        fence()
+
+
+cdef void spread(Py_ssize_t channels, float *scratch, Py_ssize_t *at, Band *band) noexcept nogil:
+    """Copies the pixels of a band, of one tap, next to each other: pages apart they would share the first cache's
+    sets."""
+    cdef Py_ssize_t pixel
+    for pixel in range(band.pixels):
+        memcpy(scratch + pixel * (channels + 16), band.x + at[pixel], channels * sizeof(float))
+        at[pixel] = pixel * (channels + 16)
+    for pixel in range(AHEAD):
+        at[band.pixels + pixel] = at[band.pixels - 1]
+    band.x = scratch
 
 
 def gradient_weights(
@@ -465,7 +501,7 @@ cdef void weights_task(
     cdef Py_ssize_t *values_at = tables + 3 * (room // 4)
     cdef const Py_ssize_t *dy_at
     cdef Py_ssize_t taps[16]
-    cdef bint unaligned = g.filters * sizeof(float) % widest or <size_t> dy % <size_t> widest
+    cdef bint unaligned = misaligned(dy, filters, widest)
     cdef float *values
     cdef const float *source
     cdef const float *soon

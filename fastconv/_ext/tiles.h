@@ -84,12 +84,13 @@ static inline ptrdiff_t tile_rows(int bytes, int vectors)
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
-   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. */
+   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. far: vectors of 64
+   bytes, which y then has room for and is aligned to, go past the caches; `fence` follows the last. */
 static inline void tile_outputs(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
-    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters)
+    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
-    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters);
+    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters, far);
 }
 
 /* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes
@@ -99,6 +100,14 @@ static inline void tile_weights(
     const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
+}
+
+/* What went past the caches is seen by other threads. */
+static inline void fence(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
 }
 
 /* to[r][lanes] = the `count` floats from from[at[r]] on, and zeros, for `rows` rows r of so many vectors. */

@@ -45,6 +45,8 @@ CHUNK_COST = 12  # of an element of their sum, in elements of x that are read on
 MOST_LANES = 32  # of a panel
 COLUMNS_COST = 1.25  # engine.planar's, which also turns what it reads
 FEW = 8  # taps of a run that are taken one by one
+FAR = 4 << 20  # bytes of y, from which on it is written past the caches
+LINE = 16  # floats of a cache line
 AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING = (slice(None),) * 3
 
@@ -214,7 +216,7 @@ def _convolve(op: str, x: np.ndarray, w: np.ndarray, start: np.ndarray, y: np.nd
     packed = allocate(op, (plan.parts.size,), w.dtype)
     direct.pack_parts(w, packed, plan.parts, runtime.SIMD_BYTES, runtime.threads_for(packed.nbytes))
     scratch, tables = _buffers(op, plan.scratch, plan.tables, plan.tasks, plan.multiply_adds)
-    direct.forward(x, packed, start, y, plan.parts, scratch, tables, runtime.SIMD_BYTES)
+    direct.forward(x, packed, start, y, plan.parts, scratch, tables, y.nbytes >= FAR, runtime.SIMD_BYTES)
 
 
 def _start(bias: np.ndarray | None, filters: int, groups: int) -> np.ndarray:
@@ -289,8 +291,8 @@ def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]
     images, row_bands, column_bands = cut
     rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
     pixels = images * rows * columns
-    elements = -(-images * channels * math.prod(_seen((1, rows, columns), window)) // MOST_LANES) * MOST_LANES
-    elements += pixels * MOST_LANES
+    seen = max(images * channels * math.prod(_seen((1, rows, columns), window)), pixels * (channels + LINE))
+    elements = -(-seen // MOST_LANES) * MOST_LANES + pixels * MOST_LANES
     return elements, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))
 
 
