@@ -432,7 +432,7 @@ cdef void forward_task(
         spread(g.channels, scratch, at, &band)
     # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
     cdef Py_ssize_t blocks = 1
-    if (last_panel - first_panel) * MOST * g.taps <= CACHED:
+    if last_panel - first_panel > 1 and (last_panel - first_panel) * MOST * g.taps <= CACHED:
         blocks = (band.pixels - 1) // TILE + 1
     for block in range(blocks):
         block_first = block * band.pixels // blocks
