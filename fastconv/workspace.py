@@ -67,8 +67,8 @@ def borrowed() -> int:
 
 
 def require(op: str, nbytes: int) -> None:
-    """Raise MemoryError when `nbytes` bytes are more than this process may still use."""
-    if nbytes <= UNCHECKED:
+    """Raise MemoryError when `nbytes` bytes are more than this process may still use; its cached blocks it may."""
+    if nbytes <= max(UNCHECKED, memory.cached()):
         return
     available = available_bytes()
     if nbytes > available:

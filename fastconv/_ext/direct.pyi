@@ -30,6 +30,7 @@ def forward(
     parts: Parts,
     scratch: ndarray,
     tables: ndarray,
+    far: bool,
     widest: int,
 ) -> None: ...
 def gradient_weights(

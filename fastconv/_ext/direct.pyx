@@ -18,18 +18,28 @@ cdef extern from "tiles.h" nogil:
         Py_ssize_t count
         Py_ssize_t length
 
+    void turn(
+        const float *source, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, float *out, Py_ssize_t out_row)
     Py_ssize_t tile_rows(int bytes, int vectors)
     void tile_outputs(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
-        const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters)
+        const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters, int far)
+    void fence()
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
-        const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, float *dw)
+        const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, const float *soon,
+        const Py_ssize_t *soon_at, float *dw)
+    void copy_rows(
+        int bytes, int vectors, Py_ssize_t rows, const float *source, const Py_ssize_t *at, Py_ssize_t count,
+        float *out)
 
 cdef enum:
     MOST = 32  # lanes of a panel
     FEW = 8  # taps of a run
     REREAD = 64  # taps up to which dy is read where it lies
+    PAGE = 1024  # floats
+    CACHED = 1 << 16  # floats of weights
+    TILE = 14  # pixels, of the largest tile
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -142,28 +152,33 @@ cdef void pack_panel(
     const float[:, :, :, :, :, :] w, const Py_ssize_t *first, const Py_ssize_t *step, const Py_ssize_t *kernel,
     Py_ssize_t group, Py_ssize_t number, float *packed, int widest,
 ) noexcept nogil:
-    """Along each axis, `kernel` taps from `first` on, `step` apart."""
-    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane
+    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane, row, rows
+    cdef Py_ssize_t depth = w.shape[5]
     cdef Py_ssize_t next_filter = w.strides[1] // <Py_ssize_t> sizeof(float)
+    cdef Py_ssize_t next_channel = w.strides[5] // <Py_ssize_t> sizeof(float)
     cdef Panel panel = panel_number(number, w.shape[1], widest, &before)
     cdef const float *source
     panels_of(w.shape[1], widest, &lanes)
-    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * w.shape[5]
+    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * depth
     for r0 in range(kernel[0]):
         for r1 in range(kernel[1]):
             for r2 in range(kernel[2]):
-                for c in range(w.shape[5]):
+                for c in range(0, depth, 16):  # a cache line of each filter, which may lie a power of two apart
                     source = &w[
                         group, panel.first, first[0] + r0 * step[0], first[1] + r1 * step[1], first[2] + r2 * step[2], c
                     ]
-                    if next_filter == 1:
-                        memcpy(packed, source, panel.count * sizeof(float))
-                    else:
-                        for lane in range(panel.count):
-                            packed[lane] = source[lane * next_filter]
-                    for lane in range(panel.count, panel.lanes):
-                        packed[lane] = 0
-                    packed += panel.lanes
+                    rows = min(<Py_ssize_t> 16, depth - c)
+                    if next_channel == 1:
+                        turn(source, next_filter, panel.count, rows, packed, panel.lanes)
+                    for row in range(rows):
+                        if next_filter == 1:
+                            memcpy(packed, source + row * next_channel, panel.count * sizeof(float))
+                        elif next_channel != 1:
+                            for lane in range(panel.count):
+                                packed[lane] = source[row * next_channel + lane * next_filter]
+                        for lane in range(panel.count, panel.lanes):
+                            packed[lane] = 0
+                        packed += panel.lanes
 
 
 def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num_threads):
@@ -191,9 +206,11 @@ cdef void unpack_panel(
             for row in range(rows):
                 for lane in range(panel.lanes):
                     sums[row][lane] = source[row * panel.lanes + lane] + (sums[row][lane] if part else 0)
-        for lane in range(panel.count):
-            for row in range(rows):
-                dw[group, panel.first + lane, tap + row] = sums[row][lane]
+        for lane in range(0, panel.count, 4):
+            turn(
+                &sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane),
+                &dw[group, panel.first + lane, tap], taps,
+            )
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
@@ -308,6 +325,11 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
     return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
 
 
+cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int widest) noexcept nogil:
+    """Whether vectors of a group's filters may lie across cache lines."""
+    return <size_t> pixels % widest != 0 or filters * sizeof(float) % widest != 0
+
+
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 
@@ -366,17 +388,19 @@ def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, 
 
 def forward(
     const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
-    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, bint far, int widest,
 ):
     """The outputs of the parts, y = start + conv(x, w).
 
     packed: w by `pack_parts`; start: a bias, packed likewise; scratch and tables: a row a thread, with room for a
-    band's copy, and four times for its pixels and AHEAD, or its runs.
+    band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written past the caches,
+    which is done where its vectors are aligned.
     """
     cdef Py_ssize_t tasks = 0, task, number
     cdef const Part *part
     for number in range(parts.count):
         tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
+    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, widest)
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         part = parts.parts
         number = task
@@ -385,35 +409,60 @@ def forward(
             part = part + 1
         forward_task(
             &x[0, 0, 0, 0, 0], &packed[part.packed], &start[0], &y[0, 0, 0, 0, 0], &part.g, number // part.splits,
-            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1], widest,
+            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1],
+            far and aligned, widest,
         )
 
 
 cdef void forward_task(
     const float *x, const float *packed, const float *start, float *y, const Geometry *g, Py_ssize_t number,
-    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, int widest,
+    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, bint far, int widest,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
-    cdef Py_ssize_t lanes, before, index, group, tiles, tile, first
+    cdef Py_ssize_t lanes, before, index, group, tiles, tile, first, block, block_first, pixels
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
+    cdef Py_ssize_t first_panel = split * count // splits, last_panel = (split + 1) * count // splits
     cdef Py_ssize_t *at = tables
     cdef Py_ssize_t *to = tables + room // 4
     cdef Panel panel
     cdef Band band
     open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
-    for index in range(split * count // splits, (split + 1) * count // splits):
-        group = index // per_group
-        panel = panel_number(index % per_group, filters, widest, &before)
-        tiles = (band.pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
-        before += group * lanes
-        for tile in range(tiles):
-            first = tile * band.pixels // tiles
-            tile_outputs(
-                panel.bytes, panel.vectors, (tile + 1) * band.pixels // tiles - first, band.x + group * depth,
-                at + first, band.runs, packed + before * g.taps, start + before,
-                y + group * filters + panel.first, to + first, panel.count,
-            )
+    if g.taps == g.channels and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
+        spread(g.channels, scratch, at, &band)
+    # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
+    cdef Py_ssize_t blocks = 1
+    if last_panel - first_panel > 1 and (last_panel - first_panel) * MOST * g.taps <= CACHED:
+        blocks = (band.pixels - 1) // TILE + 1
+    for block in range(blocks):
+        block_first = block * band.pixels // blocks
+        pixels = (block + 1) * band.pixels // blocks - block_first
+        for index in range(first_panel, last_panel):
+            group = index // per_group
+            panel = panel_number(index % per_group, filters, widest, &before)
+            tiles = (pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+            before += group * lanes
+            for tile in range(tiles):
+                first = block_first + tile * pixels // tiles
+                tile_outputs(
+                    panel.bytes, panel.vectors, block_first + (tile + 1) * pixels // tiles - first,
+                    band.x + group * depth, at + first, band.runs, packed + before * g.taps, start + before,
+                    y + group * filters + panel.first, to + first, panel.count, far,
+                )
+    if far:
+        fence()
+
+
+cdef void spread(Py_ssize_t channels, float *scratch, Py_ssize_t *at, Band *band) noexcept nogil:
+    """Copies the pixels of a band, of one tap, next to each other: pages apart they would share the first cache's
+    sets."""
+    cdef Py_ssize_t pixel
+    for pixel in range(band.pixels):
+        memcpy(scratch + pixel * (channels + 16), band.x + at[pixel], channels * sizeof(float))
+        at[pixel] = pixel * (channels + 16)
+    for pixel in range(AHEAD):
+        at[band.pixels + pixel] = at[band.pixels - 1]
+    band.x = scratch
 
 
 def gradient_weights(
@@ -422,7 +471,8 @@ def gradient_weights(
 ):
     """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum in order is dw (`unpack`).
 
-    scratch: a row a thread, with room for a band's copy and its dy of a panel.
+    splits: runs of panels that tasks of their own take; scratch: a row a thread, with room for a band's copy and its dy
+    of a panel.
     """
     cdef tuple everything = (slice(None),) * 3
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, everything, groups, cut)
@@ -443,7 +493,7 @@ cdef void weights_task(
     int widest,
 ) noexcept nogil:
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
-    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel, lane
+    cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
     cdef Py_ssize_t count = per_group * g.groups
     cdef Py_ssize_t *at = tables
@@ -451,8 +501,10 @@ cdef void weights_task(
     cdef Py_ssize_t *values_at = tables + 3 * (room // 4)
     cdef const Py_ssize_t *dy_at
     cdef Py_ssize_t taps[16]
+    cdef bint unaligned = misaligned(dy, filters, widest)
     cdef float *values
     cdef const float *source
+    cdef const float *soon
     cdef Panel panel
     cdef Band band
     for number in range(first_band, last_band):
@@ -463,13 +515,14 @@ cdef void weights_task(
             panel = panel_number(index % per_group, filters, widest, &before)
             before += group * lanes
             source = dy + group * filters + panel.first
+            soon = source + panel.count
+            if index + 1 == (split + 1) * count // splits:
+                soon = dy + split * count // splits * MOST + band.pixels * g.filters
             dy_at = to
-            if panel.count < panel.lanes or g.taps > REREAD:
+            if panel.count < panel.lanes or g.taps > REREAD or unaligned:
                 for pixel in range(band.pixels):
                     values_at[pixel] = pixel * panel.lanes
-                    memcpy(values + values_at[pixel], source + to[pixel], panel.count * sizeof(float))
-                    for lane in range(panel.count, panel.lanes):
-                        values[values_at[pixel] + lane] = 0
+                copy_rows(panel.bytes, panel.vectors, band.pixels, source, to, panel.count, values)
                 source = values
                 dy_at = values_at
             if number == first_band:
@@ -481,7 +534,9 @@ cdef void weights_task(
                 for row in range(rows):
                     tap = first + row
                     taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
+                # what the first tiles fetch: a line of each pixel of the next panel, or of the next band's first one
                 tile_weights(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
+                    soon + tile * 16 if tile <= panel.vectors else band.x, to if tile <= panel.vectors else at,
                     partial + before * g.taps + first * panel.lanes,
                 )

@@ -65,10 +65,16 @@ TARGET INLINE Vector NAME(load)(const float *x)
     return *(const Vector *)x;
 }
 
-/* The first `count` lanes of a vector. */
-TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count)
+/* The first `count` lanes of a vector. far: past the caches. */
+TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count, int far)
 {
     if (count >= LANES) {
+#if BYTES == 64
+        if (far) {
+            __builtin_ia32_movntps512(y, value);
+            return;
+        }
+#endif
         *(Vector *)y = value;
         return;
     }
@@ -84,17 +90,19 @@ TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count)
 
 TARGET INLINE void NAME(outputs)(
     const int rows, const int vectors, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
-    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters)
+    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
     Vector sums[14][2];
     const float *pixel[14];
     for (int p = 0; p < rows; p++) {
         pixel[p] = x + at[p];
-        for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < vectors; v++)
             sums[p][v] = NAME(load)(start + v * LANES);
-            __builtin_prefetch(y + to[p] + v * LANES, 1); /* a store that misses would stall the next tile */
-        }
     }
+    if (!far) /* a store that misses would stall the next tile */
+        for (int p = 0; p < rows; p++)
+            for (int v = 0; v < vectors; v++)
+                __builtin_prefetch(y + to[p] + v * LANES, 1);
     ptrdiff_t run = 0;
     if (vectors == 1 && taps.length == 1)
         for (; run + JOINED <= taps.count; run += JOINED) {
@@ -136,12 +144,12 @@ TARGET INLINE void NAME(outputs)(
     }
     for (int p = 0; p < rows; p++)
         for (int v = 0; v < vectors; v++)
-            NAME(store)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES);
+            NAME(store)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES, far);
 }
 
 TARGET INLINE void NAME(weights)(
     const int rows, const int vectors, const int one_run, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     Vector sums[14][2];
     const float *tap[14];
@@ -158,6 +166,7 @@ TARGET INLINE void NAME(weights)(
         for (int v = 0; v < vectors; v++)
             values[v] = NAME(load)(dy + from[p] + v * LANES);
         __builtin_prefetch(tap[rows - 1] + pixel + LINE, 0, 2); /* the next tile's taps */
+        __builtin_prefetch(soon + soon_at[p], 0, 2);
         for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
             for (int v = 0; v < vectors; v++)
@@ -169,13 +178,13 @@ TARGET INLINE void NAME(weights)(
             *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
 }
 
-#define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters)
-#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, dw)
-#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, dw)
+#define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, y, to, filters, far)
+#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw)
+#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
-    float *y, const ptrdiff_t *to, ptrdiff_t filters)
+    float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
     if (vectors == 2)
         EACH_SIZE_OF_TWO(OUTPUTS)
@@ -185,7 +194,7 @@ TARGET static void NAME(tile_outputs)(
 
 TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
-    const float *dy, const ptrdiff_t *from, float *dw)
+    const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     const int one_run = taps[rows - 1] - taps[0] == rows - 1;
     if (vectors == 2 && one_run)
@@ -196,6 +205,18 @@ TARGET static void NAME(tile_weights)(
         EACH_SIZE_OF_ONE(RUN_WEIGHTS)
     else
         EACH_SIZE_OF_ONE(WEIGHTS)
+}
+
+TARGET static void NAME(copy_rows)(
+    int vectors, ptrdiff_t rows, const float *from, const ptrdiff_t *at, ptrdiff_t count, float *to)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++, to += LANES)
+            if (count >= (v + 1) * LANES)
+                *(Vector *)to = NAME(load)(from + at[r] + v * LANES);
+            else
+                for (ptrdiff_t lane = 0; lane < LANES; lane++)
+                    to[lane] = v * LANES + lane < count ? from[at[r] + v * LANES + lane] : 0;
 }
 
 #undef OUTPUTS

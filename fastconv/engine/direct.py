@@ -41,10 +41,13 @@ GRADIENT_PIXELS = 448
 IMAGE_PIXELS = 112  # small images are joined until a band has so many
 TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
 LONG_CHUNK = 1 << 16  # pixels: longer sums lose digits
-CHUNK_PIXELS = 256  # at least, whose gradients are summed apart: adding the sums costs about as much as 8 pixels
+CHUNK_PIXELS = 256  # at least, whose gradients are summed apart
+CHUNK_COST = 12  # of an element of their sum, in elements of x that are read once more
 MOST_LANES = 32  # of a panel
 COLUMNS_COST = 1.25  # engine.planar's, which also turns what it reads
 FEW = 8  # taps of a run that are taken one by one
+FAR = 4 << 20  # bytes of y, from which on it is written past the caches
+LINE = 16  # floats of a cache line
 AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING = (slice(None),) * 3
 
@@ -154,11 +157,10 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     filters = w_shape[0]
     size = packed_size(groups, filters, x.shape[4], window.kernel)
     panels = groups * direct.panels(filters // groups, runtime.SIMD_BYTES)[0]
-    cut = _cut(dy.shape[0], x.shape[4], dy.shape[1:4], window, GRADIENT_PIXELS, 1)
-    pixels = math.prod(dy.shape[:4])
-    wanted = min(max(TASKS, pixels // LONG_CHUNK), max(1, pixels // CHUNK_PIXELS))
-    chunks = _most_chunks(4 * size, min(_bands(dy.shape, cut), wanted))
-    splits = min(panels, -(-TASKS // chunks))
+    depth = x.shape[4] if math.prod(window.kernel) > 1 else 0  # one tap: what a band sees is read once a panel
+    cut = _cut(dy.shape[0], depth, dy.shape[1:4], window, GRADIENT_PIXELS, 1)
+    bands, pixels = _bands(dy.shape, cut), math.prod(dy.shape[:4])
+    chunks, splits = _pieces(pixels, bands, panels, size, x.size, get_workspace_limit())
     partial = allocate(op, (chunks, size), dy.dtype)
     elements, entries = _room(x.shape[4], dy.shape[1:4], window, cut)
     scratch, tables = _buffers(op, elements, entries, chunks * splits, dy.size * dw[0].size)
@@ -219,7 +221,7 @@ def _convolve(op: str, x: np.ndarray, w: np.ndarray, start: np.ndarray, y: np.nd
     packed = allocate(op, (plan.parts.size,), w.dtype)
     direct.pack_parts(w, packed, plan.parts, runtime.SIMD_BYTES, runtime.threads_for(packed.nbytes))
     scratch, tables = _buffers(op, plan.scratch, plan.tables, plan.tasks, plan.multiply_adds)
-    direct.forward(x, packed, start, y, plan.parts, scratch, tables, runtime.SIMD_BYTES)
+    direct.forward(x, packed, start, y, plan.parts, scratch, tables, y.nbytes >= FAR, runtime.SIMD_BYTES)
 
 
 def _start(bias: np.ndarray | None, filters: int, groups: int) -> np.ndarray:
@@ -265,7 +267,7 @@ def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, task
     images = 1
     if row_bands == column_bands == 1:
         seen = 4 * channels * math.prod(_seen((1, *out[1:]), window))
-        images = max(1, min(batch, IMAGE_PIXELS // (out[1] * out[2]), BAND_BYTES // seen))
+        images = max(1, min(batch, IMAGE_PIXELS // (out[1] * out[2]), BAND_BYTES // max(1, seen)))
     return images, row_bands, column_bands
 
 
@@ -274,9 +276,19 @@ def _bands(shape: Ints, cut: Cut) -> int:
     return -(-shape[0] // images) * shape[1] * row_bands * column_bands
 
 
-def _most_chunks(nbytes: int, wanted: int) -> int:
-    """Partial gradients of so many bytes that the workspace limit allows."""
-    return max(1, min(wanted, get_workspace_limit() // 2 // nbytes))
+@lru_cache(maxsize=1024)
+def _pieces(pixels: int, bands: int, panels: int, size: int, x_size: int, limit: int) -> tuple[int, int]:
+    """(chunks of bands, runs of panels) whose tasks compute a gradient of `size` elements: TASKS where possible, at the
+    least cost. A chunk has a gradient of its own, a run of panels reads x again."""
+    most = max(1, min(bands, max(TASKS, pixels // LONG_CHUNK), pixels // CHUNK_PIXELS, limit // 2 // (4 * size)))
+    least = max(1, min(most, pixels // LONG_CHUNK))
+
+    def cost(chunks: int) -> tuple[int, int]:
+        splits = min(panels, -(-TASKS // chunks))
+        return -min(TASKS, chunks * splits), CHUNK_COST * chunks * size + splits * x_size
+
+    chunks = min(range(least, most + 1), key=cost)
+    return chunks, min(panels, -(-TASKS // chunks))
 
 
 def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]:
@@ -284,7 +296,8 @@ def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]
     images, row_bands, column_bands = cut
     rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
     pixels = images * rows * columns
-    elements = images * channels * math.prod(_seen((1, rows, columns), window)) + pixels * MOST_LANES
+    seen = max(images * channels * math.prod(_seen((1, rows, columns), window)), pixels * (channels + LINE))
+    elements = -(-seen // MOST_LANES) * MOST_LANES + pixels * MOST_LANES
     return elements, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))
 
 
