@@ -52,8 +52,8 @@ CASES = [  # x, filters, groups, kernel, options
     ((1, 30, 6, 7), 60, 6, (3, 3), {"padding": 1, "stride": 2}),
     ((1, 60, 6, 7), 30, 6, (3, 2), {"padding": 2, "stride": (1, 2), "dilation": (2, 1)}),
     ((1, 26, 3, 4, 9), 39, 13, (2, 2, 7), {"padding": (1, 0, 3)}),
-    ((1, 24, 9), 24, 2, (5,), {"stride": 3, "padding": 2}),  # as wide as records of 32 bytes vectors allow
-    ((1, 64, 3, 5), 64, 2, (3, 3), {"padding": 1}),
+    ((1, 22, 9), 22, 2, (5,), {"stride": 3, "padding": 2}),
+    ((1, 32, 3, 5), 32, 2, (3, 3), {"padding": 1}),
     ((1, 18, 3, 3), 18, 2, (5, 6), {"padding": 4}),
 ]
 
@@ -248,8 +248,9 @@ def test_which_problems_are_served(monkeypatch):
     assert not serves(1, 32, 1)
     monkeypatch.setattr(grouped, "WIDEST", 64)
     assert serves(64, 64, 4)
-    assert serves(64, 256, 16)
-    assert not serves(99, 99, 3)
+    assert serves(60, 32, 4)
+    assert not serves(64, 128, 4)
+    assert not serves(34, 34, 2)
     monkeypatch.setattr(grouped, "WIDEST", 16)
     assert not serves(64, 64, 4)
     assert serves(64, 64, 8)

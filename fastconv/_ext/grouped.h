@@ -1,4 +1,4 @@
-/* Tiles of a convolution in groups of a few to a few dozen channels: pixels along a line times one vector of lanes.
+/* Tiles of a convolution in groups of a few channels: pixels along a line times one vector of lanes.
 
    The lanes of a vector are filters that lie side by side, of as many groups as fill it. What they multiply is a record of
    their groups' channels, one or two vectors that lie in scratch, pixel by pixel: of every lane's group the same channel is

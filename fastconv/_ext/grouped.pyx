@@ -1,4 +1,4 @@
-"""Convolution in groups of a few to a few dozen channels: blocks of lanes (grouped.h), whose groups' channels are
+"""Convolution in groups of a few channels: blocks of lanes (grouped.h), whose groups' channels are
 copied into scratch first, a band at a time.
 
 Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). A band has some rows and

@@ -1,4 +1,4 @@
-"""Groups of a few to a few dozen channels: vectors of filters, filled across groups; a part of "depthwise".
+"""Groups of 2 to 16 channels: vectors of filters, filled across groups; a part of "depthwise".
 
     forward            lanes are filters. Of every lane's group the same channel is picked, by one permutation of the
                        groups' channels, for up to three taps and one multiply-add each
@@ -62,8 +62,9 @@ class Plan(NamedTuple):
 
 
 def serves(inside: int, outside: int, window: Window) -> bool:
-    """Groups of at least 2 channels and filters that fit a record, both ways; windows that fit the scratch."""
-    if WIDEST < NARROWEST or min(inside, outside) < 2 or max(inside, outside) > 2 * _vector():
+    """Groups of 2 channels and filters up to a vector of them; windows that fit the scratch. Of wider groups one fills
+    vectors alone, and there is nothing to permute."""
+    if WIDEST < NARROWEST or min(inside, outside) < 2 or max(inside, outside) > _vector():
         return False
     return 4 * _vector() * window.kernel[0] * window.spans[1] * window.spans[2] <= SCRATCH
 
