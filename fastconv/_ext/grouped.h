@@ -1,9 +1,9 @@
 /* Tiles of a convolution in groups of a few channels: pixels along a line times one vector of lanes.
 
    The lanes of a vector are filters that lie side by side, of as many groups as fill it. What they multiply is a record of
-   their groups' channels, one or two vectors that lie in scratch, pixel by pixel: of every lane's group the same channel is
-   picked by one permutation, `index` being where a lane's group begins in a record. For a gradient to the weights the lanes
-   are channels, and records are of dy.
+   their groups' channels, one vector or two that lie in scratch, pixel by pixel: of every lane's group the same channel is
+   picked by one permutation. Of two vectors the first has the first half of each group's channels, the second the others.
+   For a gradient to the weights the lanes are channels, and records are of dy.
 
    Written with GCC's and Clang's vector types, once (grouped_typed.h), and compiled for vectors of 32 and 64 bytes:
    narrower ones have no fast permutation. */
@@ -18,11 +18,10 @@
 #include <immintrin.h>
 #endif
 
-typedef struct { /* of a block of lanes */
-    int vectors;         /* of a record */
-    ptrdiff_t sources;   /* channels of a group in a record */
-    const int *index;    /* where each lane's group begins in a record */
-    const int *seconds;  /* (sources, vector): -1 where an element is taken from the second of two vectors, else 0 */
+typedef struct {       /* of a block of lanes */
+    ptrdiff_t sources; /* channels of a group in a record */
+    ptrdiff_t each;    /* of them in a vector */
+    const int *begin;  /* of each lane's group, in a vector */
 } Picks;
 
 typedef struct { /* what the outputs of a line see, in elements */
@@ -79,13 +78,14 @@ static inline ptrdiff_t most_outputs(int bytes)
     return bytes == 64 ? 16 : 8;
 }
 
-/* to[b * block + p * record] = x[p * pitch + source[b * step]] and the rest of its record, for the blocks b and the pixels
-   p; of x, elements before `end` only. */
+/* Records of the blocks b and the pixels p, at to + b * block + p * record: x[p * pitch + source[b * step]] and what
+   follows, in the order that `order` (record) gives of two vectors; NULL: as they lie. Of x, elements before
+   `end` only. */
 static inline void copy_records(
     int bytes, const float *x, const float *end, ptrdiff_t pitch, ptrdiff_t pixels, const ptrdiff_t *source,
-    ptrdiff_t step, ptrdiff_t blocks, int vectors, float *to, ptrdiff_t block)
+    ptrdiff_t step, const int *order, ptrdiff_t blocks, int vectors, float *to, ptrdiff_t block)
 {
-    CHOOSE(copy_records, bytes, x, end, pitch, pixels, source, step, blocks, vectors, to, block);
+    CHOOSE(copy_records, bytes, x, end, pitch, pixels, source, step, order, blocks, vectors, to, block);
 }
 
 /* y[p * y_pixel + lane] = start[lane] + the sum over the line's taps and sources of w * x, for `pixels` outputs and the

@@ -6,7 +6,7 @@ columns of one output plane. The outputs may be every `step`-th of y from `origi
 the input lie (fastconv.engine.phases).
 
 A block's lanes are the channels of one array, `table` (blocks, 3) says from which one on, how many, and from which
-channel of the other array on its records lie; `begin` and `seconds` are what is picked from them (Picks of grouped.h).
+channel of the other array on its records lie; `begin` and `order` how they lie there (grouped.h).
 Weights are packed (blocks, taps, channels of a group in a record, vector), zeros in lanes without a channel.
 """
 
@@ -15,10 +15,8 @@ from libc.string cimport memset
 
 cdef extern from "grouped.h" nogil:
     ctypedef struct Picks:
-        int vectors
-        Py_ssize_t sources
-        const int *index
-        const int *seconds
+        Py_ssize_t sources, each
+        const int *begin
 
     ctypedef struct Line:
         Py_ssize_t count[2]
@@ -35,7 +33,7 @@ cdef extern from "grouped.h" nogil:
     Py_ssize_t most_outputs(int bytes)
     void copy_records(
         int bytes, const float *x, const float *end, Py_ssize_t pitch, Py_ssize_t pixels, const Py_ssize_t *source,
-        Py_ssize_t step, Py_ssize_t blocks, int vectors, float *to, Py_ssize_t block)
+        Py_ssize_t step, const int *order, Py_ssize_t blocks, int vectors, float *to, Py_ssize_t block)
     void outputs_of_line(
         int bytes, Py_ssize_t width, const float *x, const float *w, const Picks *picks, const float *start, float *y,
         Py_ssize_t pixels, Py_ssize_t lanes, const Line *line)
@@ -59,10 +57,10 @@ cdef struct Geometry:
     Py_ssize_t origin[3]    # of the first output there
     Py_ssize_t step[3]      # between outputs there
     Py_ssize_t bands, row_bands, column_bands
-    Py_ssize_t blocks, sources
+    Py_ssize_t blocks, sources, each
     const Py_ssize_t *table
-    const int *index
-    const int *seconds
+    const int *begin
+    const int *order        # NULL: records lie as they are
     Py_ssize_t lanes        # of a vector
     int bytes, vectors      # of a vector; of a record
     bint prefetches         # x does not lie in the caches
@@ -82,8 +80,8 @@ cdef Geometry geometry(
     cdef Geometry g
     cdef int axis
     cdef const Py_ssize_t[:, ::1] table = lanes.table
-    cdef const int[:, ::1] index = lanes.begin
-    cdef const int[:, :, ::1] seconds = lanes.seconds
+    cdef const int[:, ::1] begin = lanes.begin
+    cdef const int[::1] order = lanes.order
     g.channels, g.filters = x_shape[4], y_shape[4]
     for axis in range(3):
         g.inp[axis] = x_shape[1 + axis]
@@ -97,7 +95,8 @@ cdef Geometry geometry(
     g.row_bands, g.column_bands = cut
     g.bands = y_shape[0] * g.out[0] * g.row_bands * g.column_bands
     g.blocks, g.sources, g.vectors = table.shape[0], lanes.sources, lanes.vectors
-    g.table, g.index, g.seconds = &table[0, 0], &index[0, 0], &seconds[0, 0, 0]
+    g.each = (g.sources + g.vectors - 1) // g.vectors
+    g.table, g.begin, g.order = &table[0, 0], &begin[0, 0], NULL if g.vectors == 1 else &order[0]
     g.bytes, g.lanes, g.prefetches = bytes, bytes // 4, prefetches
     return g
 
@@ -155,9 +154,7 @@ def unpack(const float[:, :, :, :, ::1] partial, float[:, :, :, :] dw, object la
 
 cdef inline Picks picks_of(const Geometry *g, Py_ssize_t block) noexcept nogil:
     cdef Picks picks
-    picks.vectors, picks.sources = g.vectors, g.sources
-    picks.index = g.index + block * g.lanes
-    picks.seconds = g.seconds + block * g.sources * g.lanes
+    picks.sources, picks.each, picks.begin = g.sources, g.each, g.begin + block * g.lanes
     return picks
 
 
@@ -200,8 +197,8 @@ cdef Band band_at(const Geometry *g, Py_ssize_t number) noexcept nogil:
 
 
 cdef void copy_inputs(
-    const float *x, const float *end, const Geometry *g, const Band *band, const Py_ssize_t *source, Py_ssize_t blocks,
-    int vectors, float *out, Py_ssize_t block,
+    const float *x, const float *end, const Geometry *g, const Band *band, const Py_ssize_t *source, const int *order,
+    Py_ssize_t blocks, int vectors, float *out, Py_ssize_t block,
 ) noexcept nogil:
     """Records of x that a band sees, zeros beside them: (taps of axis 0, rows, columns), `block` apart for a block."""
     cdef Py_ssize_t record = vectors * g.lanes
@@ -220,7 +217,7 @@ cdef void copy_inputs(
                     g.bytes,
                     x + (((band.image * g.inp[0] + plane + tap * g.dilation[0]) * g.inp[1] + row) * g.inp[2]
                          + left + head) * g.channels,
-                    end, g.channels, stop - head, source, 3, blocks, vectors, out + head * record, block,
+                    end, g.channels, stop - head, source, 3, order, blocks, vectors, out + head * record, block,
                 )
             out += band.width * record
 
@@ -286,7 +283,7 @@ cdef void forward_task(
     line.taps, line.x_tap, line.w_tap = g.kernel[2], g.dilation[2] * record, tap_size
     line.far = far
     line.x_pixel, line.y_pixel = g.stride[2] * record, g.step[2] * g.filters
-    copy_inputs(x, end, g, &band, g.table + 3 * first + 2, last - first, g.vectors, scratch, block)
+    copy_inputs(x, end, g, &band, g.table + 3 * first + 2, g.order, last - first, g.vectors, scratch, block)
     soon = next_inputs(x, end, g, &band, &share)
     share //= band.rows * g.blocks
     soon += first * band.rows * share
@@ -357,13 +354,13 @@ cdef void weights_task(
         dy_row = band.columns * record
         dy_block = band.rows * dy_row + APART
         values = scratch + (last - first) * block
-        copy_inputs(x, x_end, g, &band, g.table + 3 * first, last - first, 1, scratch, block)
+        copy_inputs(x, x_end, g, &band, g.table + 3 * first, NULL, last - first, 1, scratch, block)
         at = ((band.image * g.out[0] + band.plane) * g.out[1] + band.row) * g.out[2] + band.column
         dy_soon = dy + at * g.filters
         for r in range(band.rows):
             copy_records(
                 g.bytes, dy_soon + r * g.out[2] * g.filters, dy_end, g.filters, band.columns,
-                g.table + 3 * first + 2, 3, last - first, g.vectors, values + r * dy_row, dy_block,
+                g.table + 3 * first + 2, 3, g.order, last - first, g.vectors, values + r * dy_row, dy_block,
             )
         soon = next_inputs(x, x_end, g, &band, &share)
         dy_soon += band.rows * g.out[2] * g.filters

@@ -18,25 +18,26 @@
 typedef float Reals __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef int Ints __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
-/* Of the record at x the element index[lane] in every lane. Of two vectors, `second` says which elements are taken from
-   the second one: no two that are picked at a time have the same place. */
-TARGET INLINE Reals NAME(pick)(const float *x, Ints index, Ints second, const int vectors)
+/* Of the vector at x the element index[lane] in every lane. */
+TARGET INLINE Reals NAME(pick)(const float *x, Ints index)
 {
-    Reals value = *(const Reals *)x;
-#if BYTES == 64
-    if (vectors == 2) /* a masked load, which leaves the multipliers' ports alone */
-        value = (Reals)_mm512_mask_loadu_ps((__m512)value, _mm512_movepi32_mask((__m512i)second), x + LANES);
-#else
-    if (vectors == 2)
-        value = (Reals)(((Ints)value & ~second) | (*(const Ints *)(x + LANES) & second));
-#endif
 #if defined(__clang__)
     Reals picked;
     for (ptrdiff_t lane = 0; lane < LANES; lane++)
-        picked[lane] = value[index[lane] % LANES];
+        picked[lane] = x[index[lane]];
     return picked;
 #else
-    return __builtin_shuffle(value, index);
+    return __builtin_shuffle(*(const Reals *)x, index);
+#endif
+}
+
+/* Of the two vectors at x the element index[lane] in every lane. */
+TARGET INLINE Reals NAME(pick_of_two)(const float *x, Ints index)
+{
+#if defined(__clang__)
+    return NAME(pick)(x, index);
+#else
+    return __builtin_shuffle(*(const Reals *)x, *(const Reals *)(x + LANES), index);
 #endif
 }
 
@@ -65,18 +66,22 @@ TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t count, int far)
 
 TARGET static void NAME(copy_records)(
     const float *x, const float *end, ptrdiff_t pitch, ptrdiff_t pixels, const ptrdiff_t *source, ptrdiff_t step,
-    ptrdiff_t blocks, int vectors, float *to, ptrdiff_t block)
+    const int *order, ptrdiff_t blocks, int vectors, float *to, ptrdiff_t block)
 {
-    const ptrdiff_t record = vectors * LANES;
+    const ptrdiff_t record = vectors * LANES, read = order ? 2 * LANES : record;
     for (ptrdiff_t p = 0; p < pixels; p++, x += pitch, to += record)
         for (ptrdiff_t b = 0; b < blocks; b++) {
             const float *from = x + source[b * step];
             float *out = to + b * block;
-            if (from + record > end)
-                memcpy(out, from, (end - from) * sizeof(float));
-            else
-                for (ptrdiff_t v = 0; v < vectors; v++)
-                    *(Reals *)(out + v * LANES) = *(const Reals *)(from + v * LANES);
+            float last[2 * LANES];
+            if (from + read > end) {
+                memcpy(last, from, (end - from) * sizeof(float));
+                memset(last + (end - from), 0, (read - (end - from)) * sizeof(float));
+                from = last;
+            }
+            for (ptrdiff_t v = 0; v < record; v += LANES)
+                *(Reals *)(out + v) = order ? NAME(pick_of_two)(from, *(const Ints *)(order + v))
+                                            : *(const Reals *)(from + v);
         }
 }
 
@@ -85,24 +90,25 @@ TARGET static void NAME(copy_records)(
 /* sums[p] += what `taps` neighbouring taps, records `pitch` apart, give: each record is picked from once. */
 TARGET INLINE void NAME(slide)(
     Reals *sums, const float *x, ptrdiff_t pitch, const float *w, ptrdiff_t w_tap, const Picks *picks,
-    const int outputs, const int taps, const int vectors)
+    const int outputs, const int taps)
 {
-    Ints index = *(const Ints *)picks->index;
-    const int *seconds = picks->seconds;
-    for (ptrdiff_t j = 0; j < picks->sources; j++, index += 1, seconds += LANES, w += LANES) {
-        const Ints second = *(const Ints *)seconds;
-        Reals weight[SLIDE];
-        UNROLL
-        for (int t = 0; t < taps; t++)
-            weight[t] = *(const Reals *)(w + t * w_tap);
-        const float *pixel = AGAIN(x);
-#pragma GCC unroll 18
-        for (int i = 0; i < outputs + taps - 1; i++) {
-            const Reals value = NAME(pick)(pixel + i * pitch, index, second, vectors);
+    for (ptrdiff_t first = 0; first < picks->sources; first += picks->each, x += LANES) {
+        const ptrdiff_t rest = picks->sources - first;
+        Ints index = *(const Ints *)picks->begin;
+        for (ptrdiff_t j = rest < picks->each ? rest : picks->each; j > 0; j--, index += 1, w += LANES) {
+            Reals weight[SLIDE];
             UNROLL
             for (int t = 0; t < taps; t++)
-                if (i - t >= 0 && i - t < outputs)
-                    sums[i - t] += weight[t] * value;
+                weight[t] = *(const Reals *)(w + t * w_tap);
+            const float *pixel = AGAIN(x);
+#pragma GCC unroll 18
+            for (int i = 0; i < outputs + taps - 1; i++) {
+                const Reals value = NAME(pick)(pixel + i * pitch, index);
+                UNROLL
+                for (int t = 0; t < taps; t++)
+                    if (i - t >= 0 && i - t < outputs)
+                        sums[i - t] += weight[t] * value;
+            }
         }
     }
 }
@@ -127,11 +133,11 @@ TARGET INLINE void NAME(tile)(
             for (ptrdiff_t tap = 0, some; tap < taps; tap += some) {
                 some = taps - tap < most ? taps - tap : most;
                 if (some == 3)
-                    NAME(slide)(sums, from, record, weights, line->w_tap, picks, outputs, 3, vectors);
+                    NAME(slide)(sums, from, record, weights, line->w_tap, picks, outputs, 3);
                 else if (some == 2)
-                    NAME(slide)(sums, from, record, weights, line->w_tap, picks, outputs, 2, vectors);
+                    NAME(slide)(sums, from, record, weights, line->w_tap, picks, outputs, 2);
                 else
-                    NAME(slide)(sums, from, line->x_pixel, weights, line->w_tap, picks, outputs, 1, vectors);
+                    NAME(slide)(sums, from, line->x_pixel, weights, line->w_tap, picks, outputs, 1);
                 from += some * line->x_tap;
                 weights += some * line->w_tap;
             }
@@ -153,7 +159,7 @@ TARGET INLINE void NAME(tiles)(
 
 #define TILES(outputs)                                                                                                 \
     {                                                                                                                  \
-        if (picks->vectors == 1)                                                                                       \
+        if (picks->each == picks->sources)                                                                             \
             NAME(tiles)(x, w, picks, start, y, pixels, lanes, line, outputs, 1);                                       \
         else                                                                                                           \
             NAME(tiles)(x, w, picks, start, y, pixels, lanes, line, outputs, 2);                                       \
@@ -188,14 +194,16 @@ TARGET static void NAME(outputs_of_line)(
 
 TARGET INLINE void NAME(products)(
     const float *x, const float *dy, const Picks *picks, ptrdiff_t first, float *dw, const Lines *lines,
-    const int taps, const int sources, const int vectors)
+    const int taps, const int sources)
 {
     Reals sums[SLIDE][8];
-    Ints index[8], second[8];
+    ptrdiff_t from[8];
+    Ints index[8];
     UNROLL
     for (int j = 0; j < sources; j++) {
-        index[j] = *(const Ints *)picks->index + (int)first + j;
-        second[j] = *(const Ints *)(picks->seconds + (first + j) * LANES);
+        const ptrdiff_t vector = (first + j) / picks->each;
+        index[j] = *(const Ints *)picks->begin + (int)(first + j - vector * picks->each);
+        from[j] = vector * LANES;
         UNROLL
         for (int t = 0; t < taps; t++)
             sums[t][j] = (Reals){0};
@@ -209,7 +217,7 @@ TARGET INLINE void NAME(products)(
                 values[t] = *(const Reals *)(value + t * lines->x_tap);
             UNROLL
             for (int j = 0; j < sources; j++) {
-                const Reals picked = NAME(pick)(d, index[j], second[j], vectors);
+                const Reals picked = NAME(pick)(d + from[j], index[j]);
                 UNROLL
                 for (int t = 0; t < taps; t++)
                     sums[t][j] += values[t] * picked;
@@ -224,38 +232,27 @@ TARGET INLINE void NAME(products)(
 }
 
 TARGET INLINE void NAME(products_of)(
-    const float *x, const float *dy, const Picks *picks, float *dw, const Lines *lines, const int taps,
-    const int vectors)
+    const float *x, const float *dy, const Picks *picks, float *dw, const Lines *lines, const int taps)
 {
     const int most = taps == 1 ? 2 * WIDE : WIDE;
     ptrdiff_t j = 0;
     for (; j + most <= picks->sources; j += most)
-        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, most, vectors);
+        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, most);
     for (; j + 2 <= picks->sources; j += 2)
-        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, 2, vectors);
+        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, 2);
     if (j < picks->sources)
-        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, 1, vectors);
-}
-
-TARGET INLINE void NAME(products_of_taps)(
-    const float *x, const float *dy, const Picks *picks, float *dw, ptrdiff_t taps, const Lines *lines,
-    const int vectors)
-{
-    for (; taps >= SLIDE; taps -= SLIDE, x += SLIDE * lines->x_tap, dw += SLIDE * lines->w_tap)
-        NAME(products_of)(x, dy, picks, dw, lines, SLIDE, vectors);
-    if (taps == 2)
-        NAME(products_of)(x, dy, picks, dw, lines, 2, vectors);
-    else if (taps == 1)
-        NAME(products_of)(x, dy, picks, dw, lines, 1, vectors);
+        NAME(products)(x, dy, picks, j, dw + j * LANES, lines, taps, 1);
 }
 
 TARGET static void NAME(products_of_lines)(
     const float *x, const float *dy, const Picks *picks, float *dw, ptrdiff_t taps, const Lines *lines)
 {
-    if (picks->vectors == 1)
-        NAME(products_of_taps)(x, dy, picks, dw, taps, lines, 1);
-    else
-        NAME(products_of_taps)(x, dy, picks, dw, taps, lines, 2);
+    for (; taps >= SLIDE; taps -= SLIDE, x += SLIDE * lines->x_tap, dw += SLIDE * lines->w_tap)
+        NAME(products_of)(x, dy, picks, dw, lines, SLIDE);
+    if (taps == 2)
+        NAME(products_of)(x, dy, picks, dw, lines, 2);
+    else if (taps == 1)
+        NAME(products_of)(x, dy, picks, dw, lines, 1);
 }
 
 #undef TARGET

@@ -40,7 +40,7 @@ APART = 16  # elements between blocks
 CACHED = 1 << 20  # bytes of what is read, beyond which it is prefetched
 FAR = 4 << 20  # bytes of y, from which on it is written past the caches
 STREAMED = 64  # bytes
-PAIR = 1.3  # cost of a record of two vectors
+PAIR = 1.05  # cost of a record of two vectors
 EVERYTHING = (slice(None),) * 3
 
 
@@ -50,8 +50,8 @@ class Lanes(NamedTuple):
     sources: int  # channels of the other array in a group
     vectors: int  # that hold the other array's channels of a block's groups: a record
     table: np.ndarray  # (blocks, 3): first channel, channels, first of the other array's
-    begin: np.ndarray  # (blocks, vector): where each lane's group begins in a record
-    seconds: np.ndarray  # (blocks, sources, vector): -1 where what is picked lies in a second vector, else 0
+    begin: np.ndarray  # (blocks, vector): where each lane's group begins in a vector of a record
+    order: np.ndarray  # (record,): which of the channels from the first on lies where
 
 
 class Plan(NamedTuple):
@@ -85,23 +85,22 @@ def lanes_of(groups: int, inside: int, outside: int, vector: int) -> Lanes:
     fill the lanes better."""
     found = []
     for vectors in (1, 2):
-        most = vectors * vector // inside  # groups of a block; no two are to begin in the same place of a vector
-        most = min(most, vector // math.gcd(vector, inside))
+        each = -(-inside // vectors)  # channels of a group in a vector
+        most = min(vector // each, 2 * vector // inside)  # groups of a block
         table, first = [], 0
-        while most and first < groups * outside:
+        while first < groups * outside:
             group = first // outside
             last = min(first + vector, (group + most) * outside, groups * outside)
             table.append((first, last - first, group * inside))
             first = last
-        if table:
-            found.append((len(table) * (PAIR if vectors == 2 else 1.0), vectors, np.array(table, np.intp)))
-    _, vectors, blocks = min(found, key=lambda one: one[0])
+        found.append((len(table) * (PAIR if vectors == 2 else 1.0), vectors, each, np.array(table, np.intp)))
+    _, vectors, each, blocks = min(found, key=lambda one: one[0])
     lane = np.minimum(np.arange(vector), blocks[:, 1:2] - 1)
-    index = ((blocks[:, :1] + lane) // outside * inside - blocks[:, 2:]).astype(np.int32)
-    picked = index[:, None] + np.arange(inside)[:, None]  # (blocks, sources, vector)
-    seconds = np.zeros(picked.shape, np.int32)
-    np.put_along_axis(seconds, picked % vector, -(picked // vector), axis=2)
-    return Lanes(inside, vectors, blocks, index, seconds)
+    begin = ((blocks[:, :1] + lane) // outside - blocks[:, :1] // outside) * each
+    place = np.arange(vector)
+    order = np.concatenate([place // each * inside + v * each + place % each for v in range(vectors)])
+    order = np.minimum(order, 2 * vector - 1)  # where there is no such channel, any
+    return Lanes(inside, vectors, blocks, begin.astype(np.int32), order.astype(np.int32))
 
 
 def forward(
