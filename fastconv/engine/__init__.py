@@ -7,6 +7,7 @@
 |           | float32, few channels to write (engine.planar) | columns in the lanes: none stand empty |
 | winograd  | float32, 3 and 5 taps, stride 1 | up to 4 times fewer multiplications; many channels pay the transforms |
 | depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
+|           | float32, groups of 2 to 16 (engine.grouped) | lanes filled across groups, by a permutation |
 
 Each algorithm is a module with `serves(direction, problem)`, `cost(direction, problem)` and the three directions
 `forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last,

@@ -5,7 +5,8 @@
     gradient_weights   dw[k, t, j] = sum over o of dy[o, k] * x[i(o, t), group(k), j]
 
 Lanes of a vector are channels (`Lanes`), outputs lie along a line of the last axis (`Reach`), and nothing is copied but
-the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Tasks are runs of outputs, cut
+the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Groups of 2 channels and more
+are engine.grouped's, in float32 and where vectors are wide. Tasks are runs of outputs, cut
 by shape; partial gradients to the weights are sums along one line, added line by line, and task by task in order.
 
 The floor is memory traffic for 3x3 (x and y once), and otherwise one load and one multiply-add a tap.
@@ -21,6 +22,8 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import depthwise, rows
+from fastconv.engine import grouped
+from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
@@ -42,20 +45,39 @@ STREAMED = 64  # bytes
 
 
 def serves(direction: str, problem: Problem) -> bool:
-    """Groups of at most MOST_PER_GROUP channels and filters, or of one channel; integer strides."""
-    inside = problem.channels // problem.groups
-    return problem.groups > 1 and (inside == 1 or max(inside, problem.filters // problem.groups) <= MOST_PER_GROUP)
+    """Groups of at most MOST_PER_GROUP channels and filters, or of one channel; what else engine.grouped serves."""
+    inside, outside = problem.channels // problem.groups, problem.filters // problem.groups
+    if problem.groups > 1 and (inside == 1 or max(inside, outside) <= MOST_PER_GROUP):
+        return True
+    return problem.groups > 1 and _in_blocks(direction, inside, outside, problem.window, problem.dtype)
 
 
 def cost(direction: str, problem: Problem) -> float:
-    """What it serves, the others cannot do well."""
-    return 0.0
+    """The lanes that stay empty, against what the others lose on narrow groups; of single channels, they lose most."""
+    inside, outside = problem.channels // problem.groups, problem.filters // problem.groups
+    if not _in_blocks(direction, inside, outside, problem.window, problem.dtype):
+        return 0.0
+    if direction != "forward":
+        inside, outside = outside, inside
+    return (0.7 if direction == "gradient_weights" else 0.8) * grouped.filled(problem.groups, inside, outside)
+
+
+def _in_blocks(direction: str, inside: int, outside: int, window: Window, dtype: np.dtype) -> bool:
+    """Whether engine.grouped serves. Of a strided window's gradient to the input it computes every phase apart."""
+    if direction == "gradient_input" and window.stride != ONES and max(inside, outside) <= MOST_PER_GROUP:
+        return False
+    return dtype == np.float32 and grouped.serves(inside, outside, window)
 
 
 def forward(
     op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
 ) -> None:
     """Fill y."""
+    if not y.size:
+        return
+    if _in_blocks("forward", w.shape[4], y.shape[4] // groups, window, x.dtype):
+        grouped.forward(op, x, w, bias, y, window, groups)
+        return
     lanes = _lanes(x.shape[4], y.shape[4], groups, x.itemsize, WIDEST, False)
     reach = _reach(window, x.shape[1:4], y.shape[1:4], False)
     _run(x, w.reshape(w.shape[0], -1, w.shape[4]), bias, y, reach, lanes)
@@ -67,6 +89,11 @@ def gradient_input(
     """dx (N, i0, i1, i2, C)."""
     dx = allocate(op, x_shape, dy.dtype)
     filters, channels = dy.shape[4], x_shape[4]
+    if not dx.size:
+        return dx
+    if _in_blocks("gradient_input", w.shape[4], filters // groups, window, dy.dtype):
+        grouped.gradient_input(op, dy, w, dx, window, groups)
+        return dx
     lanes = _lanes(filters, channels, groups, dy.itemsize, WIDEST, False)
     reach = _reach(window, dy.shape[1:4], x_shape[1:4], True)
     _run(dy, _exchange(w.reshape(filters, -1, w.shape[4]), groups), None, dx, reach, lanes)
@@ -81,6 +108,10 @@ def gradient_weights(
     if not outputs:
         dw = allocate(op, w_shape, dy.dtype)
         dw[...] = 0
+        return dw
+    if _in_blocks("gradient_weights", w_shape[4], w_shape[0] // groups, window, x.dtype):
+        dw = allocate(op, w_shape, dy.dtype)
+        grouped.gradient_weights(op, x, dy, dw, window, groups)
         return dw
     lanes, x_is_source = _gradient_lanes(x.shape[4], dy.shape[4], groups, x.dtype)
     shape = (len(lanes.filters), math.prod(w_shape[1:4]), lanes.masks.shape[1], lanes.filters.shape[1])
@@ -113,8 +144,8 @@ def _run(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, r
 
 def _fits_vectors(y: np.ndarray, lanes: Lanes) -> bool:
     """Whether every block of lanes is a whole vector of STREAMED bytes in y, aligned."""
-    whole = lanes.useful * y.itemsize == lanes.nbytes == STREAMED
-    return whole and y.shape[4] * y.itemsize % STREAMED == 0 and y.ctypes.data % STREAMED == 0
+    whole = lanes.useful * y.itemsize == lanes.nbytes == STREAMED and not (lanes.block[:, 1] % lanes.useful).any()
+    return bool(whole) and y.shape[4] * y.itemsize % STREAMED == 0 and y.ctypes.data % STREAMED == 0
 
 
 def _threads(x: np.ndarray, y: np.ndarray, multiply_adds: int) -> int:

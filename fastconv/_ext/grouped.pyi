@@ -1,0 +1,34 @@
+from numpy import ndarray
+
+from fastconv.engine.grouped import Lanes
+from fastconv.window import Window
+
+def pack(w: ndarray, packed: ndarray, lanes: Lanes) -> None: ...
+def unpack(partial: ndarray, dw: ndarray, lanes: Lanes) -> None: ...
+def forward(
+    x: ndarray,
+    packed: ndarray,
+    start: ndarray,
+    y: ndarray,
+    window: Window,
+    outputs: tuple[slice, ...],
+    lanes: Lanes,
+    cut: tuple[int, int],
+    splits: int,
+    scratch: ndarray,
+    prefetches: bool,
+    far: bool,
+    bytes: int,
+) -> None: ...
+def gradient_weights(
+    x: ndarray,
+    dy: ndarray,
+    partial: ndarray,
+    window: Window,
+    lanes: Lanes,
+    cut: tuple[int, int],
+    splits: int,
+    scratch: ndarray,
+    prefetches: bool,
+    bytes: int,
+) -> None: ...
