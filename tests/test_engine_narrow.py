@@ -68,11 +68,14 @@ def check(shape):
             assert (around[:64] == 77).all()
             assert (around[-64:] == 77).all()
     assert narrow.serves_weights(x.shape, dy.shape, window)
-    dw, around = within(w)
-    narrow.gradient_weights("test", x, dy, dw, window)
-    np.testing.assert_array_equal(dw, im2col.gradient_weights("test", x, dy, w.shape, window, 1))
-    assert (around[:64] == 77).all()
-    assert (around[-64:] == 77).all()
+    expected = im2col.gradient_weights("test", x, dy, w.shape, window, 1)
+    for db in (None, np.full(dy.shape[4], np.nan, np.float32)):
+        dw, around = within(w)
+        narrow.gradient_weights("test", x, dy, dw, window, db)
+        np.testing.assert_array_equal(dw, expected)
+        assert (around[:64] == 77).all()
+        assert (around[-64:] == 77).all()
+    np.testing.assert_array_equal(db, dy.sum(axis=(0, 1, 2, 3), dtype=np.float64))
 
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
@@ -169,8 +172,11 @@ def test_accuracy():
         direct.forward("test", x, w, bias, y, window, 1)
         assert np.abs(y - exact).max() <= 3e-6 * np.abs(exact).max()
         exact = im2col.gradient_weights("test", x.astype(float), dy.astype(float), w.shape, window, 1)
-        dw = direct.gradient_weights("test", x, dy, w.shape, window, 1)
+        db = np.empty_like(bias)
+        dw = direct.gradient_weights("test", x, dy, w.shape, window, 1, db)
         assert np.abs(dw - exact).max() <= 3e-6 * np.abs(exact).max()
+        exact = dy.sum(axis=(0, 1, 2, 3), dtype=np.float64)
+        assert np.abs(db - exact).max() <= 3e-6 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -184,13 +190,14 @@ def test_threads_change_no_bit(shape, monkeypatch):
             fastconv.set_num_threads(threads)
             y, dw = np.empty_like(dy), np.empty_like(w)
             narrow.forward("test", x, w, bias, y, window)
-            narrow.gradient_weights("test", x, dy, dw, window)
-            found.append((y, dw))
+            db = np.empty_like(bias)
+            narrow.gradient_weights("test", x, dy, dw, window, db)
+            found.append((y, dw, db))
     finally:
         fastconv.set_num_threads(before)
-    for y, dw in found[1:]:
-        np.testing.assert_array_equal(y, found[0][0])
-        np.testing.assert_array_equal(dw, found[0][1])
+    for others in found[1:]:
+        for a, b in zip(others, found[0], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

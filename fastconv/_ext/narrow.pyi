@@ -24,6 +24,7 @@ def gradient_weights(
     x: ndarray,
     dy: ndarray,
     dw: ndarray,
+    db: ndarray | None,
     scratch: ndarray,
     chunks: int,
     threads: int,

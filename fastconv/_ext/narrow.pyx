@@ -75,13 +75,13 @@ def room(bytes geometry):
     cdef Py_ssize_t inside = lanes_of(g, True), beyond = lanes_of(g, False)
     cdef Py_ssize_t row = (g.out[2] + g.column_bands - 1) // g.column_bands * g.filters
     return (
-        g.elements + row + g.widest // 4, g.elements + g.pixels * g.filters + g.widest // 4, inside * (g.taps + 1),
-        beyond * g.taps,
+        g.elements + row + g.widest // 4, g.elements + g.plane + g.pixels * g.filters + g.widest // 4,
+        inside * (g.taps + 1), beyond * (g.taps + 1),
     )
 
 
 def offsets(bytes geometry, Py_ssize_t[::1] at):
-    """at[tap] = where a tap lies in a band's copy, from a pixel's first one on."""
+    """at[tap] = where a tap lies in a band's copy, from a pixel's first one on; the last entry: in ones behind it."""
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
     cdef Py_ssize_t r0, r1, r2, c, tap = 0
     for r0 in range(g.kernel[0]):
@@ -90,6 +90,7 @@ def offsets(bytes geometry, Py_ssize_t[::1] at):
                 for c in range(g.channels):
                     at[tap] = r0 * g.plane + r1 * g.dilation[1] * g.pitch + r2 * g.dilation[2] * g.channels + c
                     tap += 1
+    at[tap] = g.elements
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------
@@ -259,37 +260,44 @@ cdef void forward_band(
 
 def gradient_weights(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy,
-    float[:, :, :, :, ::1] dw, float[::1] scratch, Py_ssize_t chunks, int threads,
+    float[:, :, :, :, ::1] dw, float[::1] db, float[::1] scratch, Py_ssize_t chunks, int threads,
 ):
-    """dw = the gradient to w: that over each of `chunks` runs of bands, and then their sum in order.
+    """dw = the gradient to w: that over each of `chunks` runs of bands, and then their sum in order; db (None: not
+    wanted) that to the bias, as to the weights of one more tap, which sees ones.
 
     at: the `offsets`; scratch: a line, what `room` says for each chunk, then that for each thread.
     """
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
-    cdef Py_ssize_t bands = bands_of(g), size = lanes_of(g, False) * g.taps
+    cdef Py_ssize_t bands = bands_of(g), taps = g.taps + (db is not None), size = lanes_of(g, False) * taps
     cdef Py_ssize_t room = (scratch.shape[0] - LINE - chunks * size) // threads
     cdef Py_ssize_t chunk
     cdef float *memory = aligned(&scratch[0])
     for chunk in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic"):
         gradient_chunk(
-            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], memory + chunk * size, size, g, &at[0], chunk * bands // chunks,
-            (chunk + 1) * bands // chunks, memory + chunks * size + threadid() * room,
+            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], memory + chunk * size, size, g, &at[0], taps,
+            chunk * bands // chunks, (chunk + 1) * bands // chunks, memory + chunks * size + threadid() * room,
         )
-    unpack(g, memory, size, chunks, &dw[0, 0, 0, 0, 0])
+    cdef float *bias = NULL
+    if db is not None:
+        bias = &db[0]
+    unpack(g, memory, size, chunks, taps, &dw[0, 0, 0, 0, 0], bias)
 
 
 cdef void gradient_chunk(
     const float *x, const float *dy, float *partial, Py_ssize_t size, const Geometry *g, const Py_ssize_t *at,
-    Py_ssize_t first_band, Py_ssize_t last_band, float *scratch,
+    Py_ssize_t taps, Py_ssize_t first_band, Py_ssize_t last_band, float *scratch,
 ) noexcept nogil:
     cdef Py_ssize_t total = bands_of(g) // (g.row_bands * g.column_bands) * g.out[1] * g.out[2] * g.filters
     cdef Py_ssize_t number, row, first, tiles, tile, tap, last, dy_row
     cdef const float *values
     cdef const float *next
     cdef float *out
+    cdef float *copy = scratch + g.elements + g.plane
     cdef Panel panel
     cdef Band band
     memset(partial, 0, size * sizeof(float))
+    for row in range(g.plane):
+        scratch[g.elements + row] = 1
     for number in range(first_band, last_band):
         open_band(x, g, number, scratch, &band)
         values = dy + band.first * g.filters
@@ -299,33 +307,33 @@ cdef void gradient_chunk(
         if last + g.widest // 4 > total:  # a panel that is not full would read beyond dy
             for row in range(band.rows):
                 memcpy(
-                    scratch + g.elements + row * band.columns * g.filters, values + row * dy_row,
+                    copy + row * band.columns * g.filters, values + row * dy_row,
                     band.columns * g.filters * sizeof(float),
                 )
             dy_row = band.columns * g.filters
-            values = scratch + g.elements
-            memset(scratch + g.elements + band.rows * dy_row, 0, g.widest)
+            values = copy
+            memset(copy + band.rows * dy_row, 0, g.widest)
         out = partial
         first = 0
         while first < g.filters:
             panel = panel_at(g, first, False)
-            tiles = (g.taps - 1) // most_taps(panel.bytes, panel.vectors) + 1
+            tiles = (taps - 1) // most_taps(panel.bytes, panel.vectors) + 1
             for tile in range(tiles):
-                tap = tile * g.taps // tiles
+                tap = tile * taps // tiles
                 add_products(
-                    panel.bytes, panel.vectors, (tile + 1) * g.taps // tiles - tap, scratch, at + tap, band.rows,
+                    panel.bytes, panel.vectors, (tile + 1) * taps // tiles - tap, scratch, at + tap, band.rows,
                     g.stride[1] * g.pitch, band.columns, g.stride[2] * g.channels, values + first, dy_row, g.filters,
                     next, out + tap * panel.lanes,
                 )
-            out += g.taps * panel.lanes
+            out += taps * panel.lanes
             next += band.rows * band.columns * panel.vectors * LINE
             first += panel.lanes
 
 
 cdef void unpack(
-    const Geometry *g, float *partial, Py_ssize_t size, Py_ssize_t chunks, float *dw
+    const Geometry *g, float *partial, Py_ssize_t size, Py_ssize_t chunks, Py_ssize_t taps, float *dw, float *db
 ) noexcept nogil:
-    """dw = the sum of the chunks, which panels hold tap by tap."""
+    """dw and db = the sum of the chunks, which panels hold tap by tap."""
     cdef Py_ssize_t chunk, j, first = 0, tap, lane
     cdef Panel panel
     for chunk in range(1, chunks):
@@ -336,5 +344,7 @@ cdef void unpack(
         for lane in range(min(panel.lanes, g.filters - first)):
             for tap in range(g.taps):
                 dw[(first + lane) * g.taps + tap] = partial[tap * panel.lanes + lane]
-        partial += g.taps * panel.lanes
+            if db != NULL:
+                db[first + lane] = partial[g.taps * panel.lanes + lane]
+        partial += taps * panel.lanes
         first += panel.lanes

@@ -27,17 +27,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import add_bias, channels_last
+from fastconv.arrays import add_bias, channel_sums, channels_last
 from fastconv.engine import depthwise, direct, im2col, winograd
 from fastconv.engine.phases import ONES
 from fastconv.trace import watched
 from fastconv.window import Window
 from fastconv.workspace import get_workspace_limit
 
-__all__ = ["ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "gradient_weights"]
+__all__ = [
+    "ALGORITHMS", "Problem", "choose", "forward", "gradient_input", "gradient_weights", "gradient_weights_and_bias",
+]  # fmt: skip
 
 Ints = tuple[int, ...]
-Direction = Literal["forward", "gradient_input", "gradient_weights"]
+Direction = Literal["forward", "gradient_input", "gradient_weights", "gradient_weights_and_bias"]
 
 _MODULES: dict[str, ModuleType] = {
     "im2col": im2col, "direct": direct, "winograd": winograd, "depthwise": depthwise,
@@ -118,3 +120,16 @@ def gradient_weights(
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     name = choose("gradient_weights", problem, algorithm)
     return watched("gradient_weights", name, _MODULES[name].gradient_weights, op, x, dy, w_shape, window, groups)
+
+
+def gradient_weights_and_bias(
+    op: str, algorithm: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing."""
+    problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
+    name = choose("gradient_weights", problem, algorithm)
+    arguments = (op, x, dy, w_shape, window, groups)
+    if name == "direct" and direct.sums_outputs(x.shape, dy.shape, window, groups):
+        db = np.empty(dy.shape[4], dy.dtype)
+        return watched("gradient_weights", name, direct.gradient_weights, *arguments, db), db
+    return watched("gradient_weights", name, _MODULES[name].gradient_weights, *arguments), channel_sums(dy)

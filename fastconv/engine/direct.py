@@ -30,7 +30,7 @@ from fastconv.workspace import allocate, get_workspace_limit
 if TYPE_CHECKING:
     from fastconv.engine import Problem
 
-__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
+__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves", "sums_outputs"]
 
 Ints = tuple[int, ...]
 Cut = tuple[int, int, int]  # images of a band, bands of rows, bands of columns
@@ -143,14 +143,21 @@ def gradient_input(
     return dx
 
 
-def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups)."""
+def sums_outputs(x_shape: Ints, y_shape: Ints, window: Window, groups: int) -> bool:
+    """Whether `gradient_weights` fills db as well."""
+    return groups == 1 and narrow.serves_weights(x_shape, y_shape, window)
+
+
+def gradient_weights(
+    op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int, db: np.ndarray | None = None
+) -> np.ndarray:
+    """dw (K, r0, r1, r2, C / groups); db (K,), which only may be given where `sums_outputs` says so, is filled."""
     dw = allocate(op, w_shape, dy.dtype)
     if not dy.size:
         dw[...] = 0
         return dw
     if groups == 1 and narrow.serves_weights(x.shape, dy.shape, window):
-        narrow.gradient_weights(op, x, dy, dw, window)
+        narrow.gradient_weights(op, x, dy, dw, window, db)
         return dw
     if _pixelwise(window, x, dy):
         x, dy = x.reshape(1, 1, 1, -1, x.shape[4]), dy.reshape(1, 1, 1, -1, dy.shape[4])

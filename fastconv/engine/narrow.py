@@ -71,13 +71,15 @@ def forward(op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: n
     narrow.forward(plan.geometry, plan.at, x, w, bias, y, scratch, threads, plan.far)
 
 
-def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window) -> None:
-    """Fill dw (K, r0, r1, r2, C)."""
+def gradient_weights(
+    op: str, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, db: np.ndarray | None = None
+) -> None:
+    """Fill dw (K, r0, r1, r2, C), and db (K,) if it is wanted: dy is read once for both."""
     plan = _plan(x.shape, dy.shape, window, runtime.SIMD_BYTES)
     chunks = max(1, min(plan.chunks, get_workspace_limit() // 2 // (4 * plan.partial)))
     threads = _threads(plan, chunks)
     scratch = allocate(op, (LINE + chunks * plan.partial + threads * plan.gradient_elements,), x.dtype)
-    narrow.gradient_weights(plan.geometry, plan.at, x, dy, dw, scratch, chunks, threads)
+    narrow.gradient_weights(plan.geometry, plan.at, x, dy, dw, db, scratch, chunks, threads)
 
 
 def _threads(plan: Plan, tasks: int) -> int:
@@ -90,12 +92,13 @@ def _plan(x_shape: Ints, y_shape: Ints, window: Window, widest: int) -> Plan:
     batch, *out, filters = y_shape
     cut = _cut(batch, tuple(out), window)
     geometry = narrow.geometry(x_shape, y_shape, window, cut, widest)
-    at = np.empty(math.prod(window.kernel) * x_shape[4], np.intp)
+    taps = math.prod(window.kernel) * x_shape[4]
+    at = np.empty(taps + 1, np.intp)
     narrow.offsets(geometry, at)
     bands, pixels = batch * out[0] * math.prod(cut), batch * math.prod(out)
     chunks = min(bands, max(TASKS, pixels // LONG_CHUNK), max(1, pixels // CHUNK_PIXELS))
     far = 4 * pixels * filters >= FAR
-    return Plan(geometry, at, pixels * filters * at.size, bands, chunks, far, *narrow.room(geometry))
+    return Plan(geometry, at, pixels * filters * taps, bands, chunks, far, *narrow.room(geometry))
 
 
 def _cut(batch: int, out: Ints, window: Window) -> tuple[int, int]:

@@ -192,13 +192,20 @@ def interleave(
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
     parts = [(part.taps, take(op, dy_last, part), part.window) for part in phases(saved.window, dy_last.shape[1:4])]
-    dx = dw = None
+    dx = dw = db = None
     if needs[0]:
         upwards = across(saved.window, dy_last.shape[1:4])
         dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
-    if needs[1]:
+    wants_db = saved.has_bias and needs[2]
+    if needs[1] and wants_db and saved.window.up == ONES:
+        ((_, dy_part, window),) = parts
+        w_shape = saved.w.shape
+        dw, db = engine.gradient_weights_and_bias(op, saved.algorithm, saved.x, dy_part, w_shape, window, saved.groups)
+        dw = as_given(dw, saved)
+    elif needs[1]:
         dw = gradient_weights(op, parts, saved)
-    db = channel_sums(dy_last) if saved.has_bias and needs[2] else None
+    if wants_db and db is None:
+        db = channel_sums(dy_last)
     return dx, dw, db
 
 
@@ -226,7 +233,7 @@ def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
 
 def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     """Each phase fills its own taps; where a tap falls on inserted zeros only, the gradient is 0."""
-    filters, per_group, *kernel = saved.w_shape
+    filters, per_group, *_ = saved.w_shape
     if len(parts) == 1 and parts[0][2].kernel == saved.w.shape[1:4]:
         (_, dy_part, window) = parts[0]
         dw = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, saved.w.shape, window, saved.groups)
@@ -236,6 +243,12 @@ def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
         for taps, dy_part, window in parts:
             shape = (filters, *window.kernel, per_group)
             dw[taps] = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, shape, window, saved.groups)
+    return as_given(dw, saved)
+
+
+def as_given(dw: np.ndarray, saved: Saved) -> np.ndarray:
+    """(K, r0, r1, r2, C / groups) -> (K, C / groups, *kernel)."""
+    filters, per_group, *kernel = saved.w_shape
     return logical(dw.reshape(filters, *kernel, per_group))
 
 
