@@ -219,7 +219,7 @@ def _plan(
         row_bands += 1
     bands = batch * out[0] * row_bands * column_bands
     each = seen(-(-out[1] // row_bands), columns)
-    splits = max(-(-TASKS // bands), -(-4 * each * blocks // room))
+    splits = max(-(-TASKS // bands), -(-4 * each * blocks // max(1, room)))
     splits = max(1, min(splits, blocks))
     beyond = 0 if gradient else 16 * window.stride[2] * record  # what a last tile reads behind its outputs
     return Plan((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + APART)
