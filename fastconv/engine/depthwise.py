@@ -37,7 +37,7 @@ MOST_PER_GROUP = 8  # channels and filters; wider groups have enough to do for a
 TASKS = 32  # pieces that a layer is cut into where its size allows
 LINE = 256  # outputs of a line's segment
 CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
-FAR = 4 << 20  # bytes of y, from which on it is written past the caches
+FAR = 2 << 20  # bytes of y, from which on it is written past the caches
 SUM_LINE = 128  # of one whose products are summed up one by one: float32 loses 1e-6 there
 
 PLAIN, PERMUTED, BROADCAST = range(3)  # depthwise.h's
