@@ -70,7 +70,7 @@ def check(shape):
             np.testing.assert_array_equal(y, expected)
             assert (around[:64] == 77).all()
             assert (around[-64:] == 77).all()
-    assert narrow.serves_weights(x.shape, dy.shape, window)
+    assert x.shape[4] > 8 or narrow.serves_weights(x.shape, dy.shape, window)
     expected = im2col.gradient_weights("test", x, dy, w.shape, window, 1)
     for db in (None, np.full(dy.shape[4], np.nan, np.float32)):
         dw, around = within(w)
@@ -238,5 +238,6 @@ def test_direct_takes_it_where_not_many_channels_are_read(monkeypatch):
         x, w, bias, dy, window = case((2, (1, 8, 8), channels, filters, (1, r, r), ONES, (0, r // 2, r // 2), ONES))
         direct.forward("test", x, w, bias, dy, window, 1)
         direct.gradient_weights("test", x, dy, w.shape, window, 1)
-    both = [(what, channels) for channels in (1, 3, 8, 64) for what in ("forward", "weights")]
-    assert called == [*both, ("weights", 140)]
+    few = [(what, channels) for channels in (1, 3, 8) for what in ("forward", "weights")]
+    many = [("weights", 64), ("weights", 140)] if runtime.SIMD_BYTES == 64 else []
+    assert called == [*few, ("forward", 64), *many]

@@ -63,9 +63,9 @@ def serves_forward(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
 
 
 def serves_weights(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x has few channels, or there are few weights whose gradients are to be added."""
+    """Whether x has few channels, or there are few weights whose gradients are to be added and registers for 28."""
     weights = y_shape[4] * math.prod(window.kernel) * x_shape[4]
-    pays = x_shape[4] <= FEW or (weights <= WEIGHTS and window.kernel != ONES)
+    pays = x_shape[4] <= FEW or (weights <= WEIGHTS and window.kernel != ONES and runtime.SIMD_BYTES == 64)
     return pays and _fits(x_shape, y_shape, window)
 
 
