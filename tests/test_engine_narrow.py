@@ -31,6 +31,9 @@ SHAPES = [
     (2, (5, 6, 7), 1, 16, (3, 3, 3), ONES, (1, 1, 1), ONES),
     (1, (9, 5, 20), 3, 33, (3, 2, 3), (2, 1, 2), (2, 0, 1), (1, 2, 1)),
     (1, (1, 60, 60), 2, 70, (1, 2, 2), ONES, (0, 0, 0), (1, 7, 9)),
+    (3, (1, 11, 13), 20, 20, (1, 3, 3), ONES, (0, 1, 1), ONES),
+    (1, (1, 40, 40), 100, 17, (1, 3, 3), (1, 2, 2), (0, 1, 1), ONES),
+    (2, (3, 6, 7), 12, 48, (2, 2, 3), ONES, (0, 1, 1), ONES),
 ]
 
 
@@ -67,7 +70,7 @@ def check(shape):
             np.testing.assert_array_equal(y, expected)
             assert (around[:64] == 77).all()
             assert (around[-64:] == 77).all()
-    assert narrow.serves_weights(x.shape, dy.shape, window)
+    assert x.shape[4] > 8 or narrow.serves_weights(x.shape, dy.shape, window)
     expected = im2col.gradient_weights("test", x, dy, w.shape, window, 1)
     for db in (None, np.full(dy.shape[4], np.nan, np.float32)):
         dw, around = within(w)
@@ -226,12 +229,15 @@ def test_nan_and_infinity_stay_where_they_belong(bad):
             np.testing.assert_array_equal(~np.isfinite(dw), expected)
 
 
-def test_direct_takes_it_where_few_channels_are_read(monkeypatch):
+def test_direct_takes_it_where_not_many_channels_are_read(monkeypatch):
     called = []
     monkeypatch.setattr(narrow, "forward", lambda op, x, *rest: called.append(("forward", x.shape[4])))
     monkeypatch.setattr(narrow, "gradient_weights", lambda op, x, *rest: called.append(("weights", x.shape[4])))
-    for channels in (1, 3, 8, 9):
-        x, w, bias, dy, window = case((2, (1, 8, 8), channels, 32, (1, 3, 3), ONES, (0, 1, 1), ONES))
+    tried = ((1, 32, 3), (3, 32, 3), (8, 32, 1), (9, 32, 1), (64, 40, 3), (140, 10, 3), (140, 40, 3))
+    for channels, filters, r in tried:
+        x, w, bias, dy, window = case((2, (1, 8, 8), channels, filters, (1, r, r), ONES, (0, r // 2, r // 2), ONES))
         direct.forward("test", x, w, bias, dy, window, 1)
         direct.gradient_weights("test", x, dy, w.shape, window, 1)
-    assert called == [(what, channels) for channels in (1, 3, 8) for what in ("forward", "weights")]
+    few = [(what, channels) for channels in (1, 3, 8) for what in ("forward", "weights")]
+    many = [("weights", 64), ("weights", 140)] if runtime.SIMD_BYTES == 64 else []
+    assert called == [*few, ("forward", 64), *many]

@@ -73,9 +73,11 @@ def room(bytes geometry):
     """(elements of a thread's scratch: forward, gradient; elements of packed weights and start: forward, gradient)."""
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
     cdef Py_ssize_t inside = lanes_of(g, True), beyond = lanes_of(g, False)
-    cdef Py_ssize_t row = (g.out[2] + g.column_bands - 1) // g.column_bands * g.filters
+    cdef Py_ssize_t row = 0
+    if panel_at(g, 0, True).lanes > g.filters:
+        row = (g.out[2] + g.column_bands - 1) // g.column_bands * g.filters + g.widest // 4
     return (
-        g.elements + row + g.widest // 4, g.elements + g.plane + g.pixels * g.filters + g.widest // 4,
+        g.elements + row, g.elements + g.plane + g.pixels * g.filters + g.widest // 4,
         inside * (g.taps + 1), beyond * (g.taps + 1),
     )
 

@@ -4,8 +4,8 @@
     gradient_input     a convolution of dy with the reversed filters; for strides, one per phase (engine.phases)
     gradient_weights   a tile of taps times filters; its sums run over the pixels of a band
 
-Few channels to write would leave lanes empty: engine.planar then has the columns in the lanes. Few channels to read
-make short sums: engine.narrow then does without tables of pixels.
+Few channels to write would leave lanes empty: engine.planar then has the columns in the lanes. Where not many are read,
+engine.narrow does without tables of pixels.
 
 Bands whose windows see beyond the border are copied into a small padded scratch first. Weights are packed once a call.
 Bands, and the chunks of bands whose gradients are added in order, are cut by shape, never by thread count.

@@ -1,4 +1,4 @@
-"""Few channels are read: short sums, whose set-up must cost nothing; a part of "direct".
+"""Not many channels are read: short sums, whose set-up must cost nothing; a part of "direct".
 
     forward            tiles of neighbouring pixels times filters; y, the largest array by far, is written past the
                        caches where they cannot hold it
@@ -18,6 +18,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import narrow
+from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
@@ -25,9 +26,12 @@ __all__ = ["forward", "gradient_weights", "serves_forward", "serves_weights"]
 
 Ints = tuple[int, ...]
 
-FEW = 8  # channels
+FEW = 8  # channels: tables of pixels would take as long as the sums
 FILTERS = 5  # at least, for vectors of 8
-SCRATCH = 1 << 16  # elements of what a band's windows see, at most
+MOST = 128  # channels that are read
+WIDE = 16  # filters that more than FEW channels pay for: fewer are engine.planar's
+WEIGHTS = 1 << 15  # whose gradients are added by one thread
+SCRATCH = 1 << 16  # elements of what a band's windows see, about: a quarter of a core's L2
 PIXELS = 448  # of a band
 TASKS = 16  # pieces that a layer is cut into where its size allows
 CHUNK_PIXELS = 1 << 10  # at least, whose gradients are summed apart
@@ -52,15 +56,23 @@ class Plan(NamedTuple):
 
 
 def serves_forward(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x (n, i0, i1, i2, c) has few channels, and y (n, o0, o1, o2, k) leaves few lanes empty."""
-    return y_shape[4] >= FILTERS and serves_weights(x_shape, y_shape, window)
+    """Whether x (n, i0, i1, i2, c) has few enough channels, and y (n, o0, o1, o2, k) leaves few lanes empty."""
+    channels, filters = x_shape[4], y_shape[4]
+    pays = filters >= FILTERS if channels <= FEW else channels <= MOST and filters >= WIDE and window.kernel != ONES
+    return pays and _fits(x_shape, y_shape, window)
 
 
 def serves_weights(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x has few channels, and what a band's windows see fits."""
-    if x_shape[4] > FEW or 0 in x_shape or 0 in y_shape:
+    """Whether x has few channels, or there are few weights whose gradients are to be added and registers for 28."""
+    weights = y_shape[4] * math.prod(window.kernel) * x_shape[4]
+    pays = x_shape[4] <= FEW or (weights <= WEIGHTS and window.kernel != ONES and runtime.SIMD_BYTES == 64)
+    return pays and _fits(x_shape, y_shape, window)
+
+
+def _fits(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
+    if 0 in x_shape or 0 in y_shape:
         return False
-    return _plan(x_shape, y_shape, window, runtime.SIMD_BYTES).forward_elements <= SCRATCH
+    return _plan(x_shape, y_shape, window, runtime.SIMD_BYTES).forward_elements <= 2 * SCRATCH
 
 
 def forward(op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window) -> None:
@@ -90,7 +102,7 @@ def _threads(plan: Plan, tasks: int) -> int:
 @lru_cache(maxsize=256)
 def _plan(x_shape: Ints, y_shape: Ints, window: Window, widest: int) -> Plan:
     batch, *out, filters = y_shape
-    cut = _cut(batch, tuple(out), window)
+    cut = _cut(batch, x_shape[4], tuple(out), window)
     geometry = narrow.geometry(x_shape, y_shape, window, cut, widest)
     taps = math.prod(window.kernel) * x_shape[4]
     at = np.empty(taps + 1, np.intp)
@@ -101,11 +113,21 @@ def _plan(x_shape: Ints, y_shape: Ints, window: Window, widest: int) -> Plan:
     return Plan(geometry, at, pixels * filters * taps, bands, chunks, far, *narrow.room(geometry))
 
 
-def _cut(batch: int, out: Ints, window: Window) -> tuple[int, int]:
-    """Bands of rows, bands of columns: PIXELS each at most, TASKS in all where that leaves long ones."""
+def _cut(batch: int, channels: int, out: Ints, window: Window) -> tuple[int, int]:
+    """Bands of rows, bands of columns: PIXELS and SCRATCH each at most, TASKS in all where that leaves long ones."""
     planes, rows, columns = out
-    column_bands = -(-columns // PIXELS)
-    row_bands = -(-rows // max(1, PIXELS // -(-columns // column_bands)))
+
+    def fits(row_bands: int, column_bands: int) -> bool:
+        lengths = -(-rows // row_bands), -(-columns // column_bands)
+        seen = [(n - 1) * window.stride[i] + window.spans[i] for i, n in enumerate(lengths, 1)]
+        return math.prod(lengths) <= PIXELS and channels * window.kernel[0] * math.prod(seen) <= SCRATCH
+
+    column_bands = max(1, columns // PIXELS)
+    row_bands = max(1, min(rows, rows * -(-columns // column_bands) // PIXELS))
+    while row_bands < rows and not fits(row_bands, column_bands):
+        row_bands += 1
+    while column_bands < columns and not fits(row_bands, column_bands):
+        column_bands += 1
     whole = batch * planes
     while whole * row_bands * column_bands < TASKS and rows // row_bands >= 8 * window.spans[1]:
         row_bands *= 2
