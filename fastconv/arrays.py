@@ -79,10 +79,17 @@ def _ready(arrays: list[Any]) -> bool:
             type(array) is not np.ndarray
             or array.dtype is not first.dtype
             or not array.flags.aligned
-            or not 0 < array.nbytes <= UNCHECKED
+            or not array.size
+            or not (array.nbytes <= UNCHECKED or _is_held(array))
         ):
             return False
     return True
+
+
+def _is_held(array: np.ndarray) -> bool:
+    """Whether memory holds each element once: in C order, Fortran's, or channels last."""
+    flags = array.flags
+    return flags.forc or (array.ndim > 2 and array.transpose(0, *range(2, array.ndim), 1).flags.c_contiguous)
 
 
 def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:
