@@ -59,7 +59,9 @@ ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
 TRANSFORMS = 12  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
-STRIDED = 1.1  # pixels apart are slower to read and to write
+HALF = 8  # of a vector's lanes: products take no less
+PHASES_READ = 1.25  # all that is transformed is as many times larger
+PHASES_WRITTEN = 1.1  # pixels apart
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
 THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
@@ -149,9 +151,10 @@ def cost(direction: str, problem: Problem) -> float:
             tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[own]) for first in range(min(step, n)))
             multiplied *= POINTS[own] * min(taps, stride) - (own * stride - taps if own > 1 else 0)
         transforms = TRANSFORMS / written + TRANSFORMS / (read * phased[0])
-        total += tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
+        lanes = -(-written // HALF) * HALF / written
+        total += lanes * tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
     if window.stride != ONES:
-        total *= STRIDED
+        total *= PHASES_WRITTEN if direction == "gradient_input" else PHASES_READ
     return total / (math.prod(problem.outputs) * math.prod(window.kernel))
 
 
