@@ -254,6 +254,7 @@ def test_the_smallest_workspace_computes_too():
     fastconv.set_workspace_limit(1)
     check(SHAPES[3])
     check(SHAPES[14])
+    check(next(shape for shape in SHAPES if shape[4] == (3, 4, 4)))
 
 
 def test_nan_stays_in_its_tiles():

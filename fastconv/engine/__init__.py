@@ -5,7 +5,7 @@
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
 | direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
 |           | float32, few channels to write (engine.planar) | columns in the lanes: none stand empty |
-| winograd  | float32, 3 and 5 taps, stride 1 | up to 4 times fewer multiplications; many channels pay the transforms |
+| winograd  | float32, 2, 3 and 5 taps a stride | up to 4 times fewer multiplications; channels pay the transforms |
 | depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
 |           | float32, groups of 2 to 16 (engine.grouped) | lanes filled across groups, by a permutation |
 

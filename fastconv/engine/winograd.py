@@ -59,7 +59,9 @@ ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
 TRANSFORMS = 12  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
-STRIDED = 1.1  # pixels apart are slower to read and to write
+HALF = 8  # of a vector's lanes: products take no less
+PHASES_READ = 1.25  # all that is transformed is as many times larger
+PHASES_WRITTEN = 1.1  # pixels apart
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 TASKS = 16  # pieces that a layer is cut into where its size allows
 THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
@@ -113,13 +115,14 @@ Layout = tuple[Tiling, Sizes]
 
 def serves(direction: str, problem: Problem) -> bool:
     """float32; kernels of 2x2, 3x3 or 5x5 taps a stride, or 2, 3 or 5 along one axis; dilation of rows and columns, but
-    not with a stride."""
+    not with a stride, whose copy of the weights must fit half of the workspace limit."""
     window = problem.window
     if (
         problem.dtype != np.float32
         or window.dilation[0] != 1
         or any(stride > 1 and step > 1 for stride, step in zip(window.stride, window.dilation, strict=True))
         or min(problem.channels, problem.filters) < problem.groups
+        or _copied(window, problem.filters * problem.channels // problem.groups) > get_workspace_limit() // 2
     ):
         return False
     if direction == "gradient_input" and window.stride != ONES:
@@ -149,9 +152,10 @@ def cost(direction: str, problem: Problem) -> float:
             tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[own]) for first in range(min(step, n)))
             multiplied *= POINTS[own] * min(taps, stride) - (own * stride - taps if own > 1 else 0)
         transforms = TRANSFORMS / written + TRANSFORMS / (read * phased[0])
-        total += tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
+        lanes = -(-written // HALF) * HALF / written
+        total += lanes * tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
     if window.stride != ONES:
-        total *= STRIDED
+        total *= PHASES_WRITTEN if direction == "gradient_input" else PHASES_READ
     return total / (math.prod(problem.outputs) * math.prod(window.kernel))
 
 
@@ -160,8 +164,8 @@ def forward(
 ) -> None:
     """Fill y."""
     if y.size:
-        layout = _layout(x.shape, y.shape, window, groups)
-        _forward(op, x, _split(op, w, window), bias, y, _phased(window), groups, layout, False)
+        layout, limit = _layout(x.shape, y.shape, window, groups), _limit(window, w)
+        _forward(op, x, _split(op, w, window), bias, y, _phased(window), groups, layout, limit, False)
 
 
 def gradient_input(
@@ -171,13 +175,13 @@ def gradient_input(
     dx = allocate(op, x_shape, dy.dtype)
     if not dx.size:
         return dx
-    parts = _parts(window, x_shape[1:4])
+    parts, limit = _parts(window, x_shape[1:4]), _limit(window, w)
     if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
         dx[...] = 0 if bias is None else bias  # inputs that no window sees
     for (t0, t1, t2), part, out, first, apart in parts:
         layout = _layout(dy.shape, x_shape, part, groups, out, first, apart)
         w_part = w if window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
-        _forward(op, dy, w_part, bias, dx, part, groups, layout, True)
+        _forward(op, dy, w_part, bias, dx, part, groups, layout, limit, True)
     return dx
 
 
@@ -191,7 +195,7 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
     if phased.kernel != window.kernel:
         dw = allocate(op, (w_shape[0], *phased.kernel, w_shape[4]), dy.dtype)
     tiling, sizes = _layout(x.shape, dy.shape, window, groups)
-    plan = _plan_weights(sizes, dw.size, sizes.threads, get_workspace_limit())
+    plan = _plan_weights(sizes, dw.size, sizes.threads, _limit(window, dw))
     scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
     bytes_, threads = WIDEST, sizes.threads
     if plan.by_blocks:
@@ -217,14 +221,14 @@ def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, wind
 
 def _forward(
     op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int,
-    layout: Layout, reversed: bool,
+    layout: Layout, limit: int, reversed: bool,
 ) -> None:  # fmt: skip
     """forward; reversed: gradient_input, with dy for x and dx for y. w may lie taps last in memory."""
     taps_last = not w.flags.c_contiguous
     if taps_last:
         w = w.transpose(0, 4, 1, 2, 3)
     tiling, sizes = layout
-    plan = _plan_forward(sizes, _lanes(), sizes.threads, get_workspace_limit())
+    plan = _plan_forward(sizes, _lanes(), sizes.threads, limit)
     scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
     threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), WIDEST
     if plan.by_blocks:
@@ -361,6 +365,16 @@ def _tiling(window: Window, out: Ints, first: Ints, apart: Ints, width: int) -> 
 def _phase_counts(window: Window) -> Ints:
     """Phases of rows and columns that have taps."""
     return tuple(map(min, window.kernel[1:], window.stride[1:]))
+
+
+def _copied(window: Window, each: int) -> int:
+    """Bytes at most of the weights that are laid out anew for a stride, or of their gradient: `each` of a tap."""
+    return 0 if window.stride == ONES else 4 * each * math.prod(_phased(window).kernel)
+
+
+def _limit(window: Window, w: np.ndarray) -> int:
+    """What the copy of w leaves of the workspace limit."""
+    return max(1, get_workspace_limit() - _copied(window, w.shape[0] * w.shape[4]))
 
 
 @lru_cache(maxsize=1024)
