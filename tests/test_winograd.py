@@ -288,6 +288,15 @@ def test_what_it_serves():
     assert serves(5, stride=2, spatial=flat) and not serves(5, stride=2, spatial=flat, dx=True)
 
 
+@pytest.mark.parametrize("channels, size, choice", [(64, 4, "winograd"), (16, 4, "direct"), (16, 32, "winograd")])
+def test_chosen_for_many_channels_or_many_tiles(channels, size, choice):
+    window = Window.parse("test", (1, size, size), (1, 3, 3), 1, SAME)
+    sizes = (1, size, size)
+    for direction in ("forward", "gradient_input", "gradient_weights"):
+        problem = Problem(1, channels, sizes, channels, sizes, window, 1, np.dtype(np.float32))
+        assert engine.choose(direction, problem) == choice
+
+
 def test_transforms_follow_from_the_points():
     """Toom and Cook: B' from the polynomials through the points, G from their powers and derivatives."""
     interpolate, powers, scaled, _ = kernels.axis_transforms()

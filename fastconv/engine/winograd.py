@@ -59,10 +59,12 @@ ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
 TRANSFORMS = 12  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
+MANY = 48  # channels: with fewer, small layers stay exact, for little
 HALF = 8  # of a vector's lanes: products take no less
 PHASES_READ = 1.25  # all that is transformed is as many times larger
 PHASES_WRITTEN = 1.1  # pixels apart
 FILTER_TILES = 6  # that cost as much as the transform of the filters
+WEIGHT_OUTPUTS = 27  # that cost as much as what other algorithms spend on weights, and do not count
 TASKS = 16  # pieces that a layer is cut into where its size allows
 THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
@@ -133,7 +135,8 @@ def serves(direction: str, problem: Problem) -> bool:
 
 def cost(direction: str, problem: Problem) -> float:
     """Multiplications over those of the definition, and the transforms: of a tile as much as of TRANSFORMS channels
-    more that are written, or read and summed."""
+    more that are written, or read and summed. Layers of many channels and few outputs are weighed with what weights
+    cost the other algorithms."""
     window = problem.window
     read, written = problem.channels // problem.groups, problem.filters // problem.groups
     parts = [(window, problem.outputs)]
@@ -154,9 +157,12 @@ def cost(direction: str, problem: Problem) -> float:
         transforms = TRANSFORMS / written + TRANSFORMS / (read * phased[0])
         lanes = -(-written // HALF) * HALF / written
         total += lanes * tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
+    outputs: float = math.prod(problem.outputs)
     if window.stride != ONES:
         total *= PHASES_WRITTEN if direction == "gradient_input" else PHASES_READ
-    return total / (math.prod(problem.outputs) * math.prod(window.kernel))
+    elif min(read, written) >= MANY:
+        outputs += WEIGHT_OUTPUTS / max(1, problem.batch)
+    return total / (outputs * math.prod(window.kernel))
 
 
 def forward(
