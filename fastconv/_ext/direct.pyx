@@ -39,7 +39,6 @@ cdef enum:
     REREAD = 64  # taps up to which dy is read where it lies
     PAGE = 1024  # floats
     CACHED = 1 << 16  # floats of weights
-    TILE = 14  # pixels, of the largest tile
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -433,7 +432,7 @@ cdef void forward_task(
     # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
     cdef Py_ssize_t blocks = 1
     if last_panel - first_panel > 1 and (last_panel - first_panel) * MOST * g.taps <= CACHED:
-        blocks = (band.pixels - 1) // TILE + 1
+        blocks = (band.pixels - 1) // (14 if widest == 64 else 12) + 1  # tiles of every width fit
     for block in range(blocks):
         block_first = block * band.pixels // blocks
         pixels = (block + 1) * band.pixels // blocks - block_first

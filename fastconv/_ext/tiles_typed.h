@@ -120,6 +120,9 @@ TARGET INLINE void NAME(outputs)(
         if (vectors == 1) /* a pixel's address costs as much as a multiplication */
             for (; tap + JOINED <= last; tap += JOINED) {
                 Vector weights[JOINED];
+                if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
+                    for (int p = 0; p < rows; p++)
+                        __builtin_prefetch(x + at[p + rows] + tap);
                 for (int t = 0; t < JOINED; t++)
                     weights[t] = NAME(load)(w + t * LANES);
                 w += JOINED * LANES;
