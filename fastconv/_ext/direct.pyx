@@ -324,9 +324,9 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
     return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
 
 
-cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int widest) noexcept nogil:
-    """Whether vectors of a group's filters may lie across cache lines."""
-    return <size_t> pixels % widest != 0 or filters * sizeof(float) % widest != 0
+cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int size) noexcept nogil:
+    """Whether vectors of `size` bytes of a group's filters may lie across cache lines."""
+    return <size_t> pixels % size != 0 or filters * sizeof(float) % size != 0
 
 
 # --- convolution -----------------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def forward(
     cdef const Part *part
     for number in range(parts.count):
         tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
-    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, widest)
+    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, 64)
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         part = parts.parts
         number = task
@@ -533,9 +533,10 @@ cdef void weights_task(
                 for row in range(rows):
                     tap = first + row
                     taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
-                # what the first tiles fetch: a line of each pixel of the next panel, or of the next band's first one
+                # fetched: a line of each pixel of the next panel, or of the next band's first one; the next tile's taps
                 tile_weights(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
-                    soon + tile * 16 if tile <= panel.vectors else band.x, to if tile <= panel.vectors else at,
+                    soon + tile * 16 if tile <= panel.vectors else band.x + taps[rows - 1] + 16,
+                    to if tile <= panel.vectors else at,
                     partial + before * g.taps + first * panel.lanes,
                 )
