@@ -39,7 +39,6 @@ cdef enum:
     REREAD = 64  # taps up to which dy is read where it lies
     PAGE = 1024  # floats
     CACHED = 1 << 16  # floats of weights
-    TILE = 14  # pixels, of the largest tile
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -325,9 +324,9 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
     return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
 
 
-cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int widest) noexcept nogil:
-    """Whether vectors of a group's filters may lie across cache lines."""
-    return <size_t> pixels % widest != 0 or filters * sizeof(float) % widest != 0
+cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int size) noexcept nogil:
+    """Whether vectors of `size` bytes of a group's filters may lie across cache lines."""
+    return <size_t> pixels % size != 0 or filters * sizeof(float) % size != 0
 
 
 # --- convolution -----------------------------------------------------------------------------------------------------
@@ -400,7 +399,7 @@ def forward(
     cdef const Part *part
     for number in range(parts.count):
         tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
-    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, widest)
+    cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, 64)
     for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
         part = parts.parts
         number = task
@@ -433,7 +432,7 @@ cdef void forward_task(
     # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
     cdef Py_ssize_t blocks = 1
     if last_panel - first_panel > 1 and (last_panel - first_panel) * MOST * g.taps <= CACHED:
-        blocks = (band.pixels - 1) // TILE + 1
+        blocks = (band.pixels - 1) // (14 if widest == 64 else 12) + 1  # tiles of every width fit
     for block in range(blocks):
         block_first = block * band.pixels // blocks
         pixels = (block + 1) * band.pixels // blocks - block_first
@@ -534,9 +533,10 @@ cdef void weights_task(
                 for row in range(rows):
                     tap = first + row
                     taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
-                # what the first tiles fetch: a line of each pixel of the next panel, or of the next band's first one
+                # fetched: a line of each pixel of the next panel, or of the next band's first one; the next tile's taps
                 tile_weights(
                     panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
-                    soon + tile * 16 if tile <= panel.vectors else band.x, to if tile <= panel.vectors else at,
+                    soon + tile * 16 if tile <= panel.vectors else band.x + taps[rows - 1] + 16,
+                    to if tile <= panel.vectors else at,
                     partial + before * g.taps + first * panel.lanes,
                 )

@@ -84,8 +84,8 @@ static inline ptrdiff_t tile_rows(int bytes, int vectors)
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
-   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. far: vectors of 64
-   bytes, which y then has room for and is aligned to, go past the caches; `fence` follows the last. */
+   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. far: whole
+   vectors, which y is then aligned to, go past the caches; `fence` follows the last. */
 static inline void tile_outputs(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
     const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)

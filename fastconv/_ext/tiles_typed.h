@@ -54,6 +54,13 @@
     }
 #endif
 
+#if BYTES == 64
+#define PAST_CACHES(y, value) __builtin_ia32_movntps512(y, value)
+#elif BYTES == 32
+#define PAST_CACHES(y, value) __builtin_ia32_movntps256(y, value)
+#else
+#define PAST_CACHES(y, value) *(Vector *)(y) = (value)
+#endif
 #define LANES (BYTES / 4)
 #define JOINED (BYTES == 64 ? 4 : 2) /* taps at a time, for one vector of filters: as many as registers are left */
 #define Vector NAME(Vector)
@@ -69,13 +76,10 @@ TARGET INLINE Vector NAME(load)(const float *x)
 TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count, int far)
 {
     if (count >= LANES) {
-#if BYTES == 64
-        if (far) {
-            __builtin_ia32_movntps512(y, value);
-            return;
-        }
-#endif
-        *(Vector *)y = value;
+        if (far)
+            PAST_CACHES(y, value);
+        else
+            *(Vector *)y = value;
         return;
     }
     float lanes[LANES] __attribute__((aligned(BYTES)));
@@ -120,6 +124,9 @@ TARGET INLINE void NAME(outputs)(
         if (vectors == 1) /* a pixel's address costs as much as a multiplication */
             for (; tap + JOINED <= last; tap += JOINED) {
                 Vector weights[JOINED];
+                if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
+                    for (int p = 0; p < rows; p++)
+                        __builtin_prefetch(x + at[p + rows] + tap);
                 for (int t = 0; t < JOINED; t++)
                     weights[t] = NAME(load)(w + t * LANES);
                 w += JOINED * LANES;
@@ -165,7 +172,6 @@ TARGET INLINE void NAME(weights)(
         Vector values[2];
         for (int v = 0; v < vectors; v++)
             values[v] = NAME(load)(dy + from[p] + v * LANES);
-        __builtin_prefetch(tap[rows - 1] + pixel + LINE, 0, 2); /* the next tile's taps */
         __builtin_prefetch(soon + soon_at[p], 0, 2);
         for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
@@ -226,6 +232,7 @@ TARGET static void NAME(copy_rows)(
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO
+#undef PAST_CACHES
 #undef LANES
 #undef JOINED
 #undef Vector
