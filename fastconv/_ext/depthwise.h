@@ -9,7 +9,7 @@
    Written with GCC's and Clang's vector types, once (depthwise_typed.h), and compiled for single elements and for vectors
    of 16, 32 and 64 bytes; fastconv/engine/depthwise.py decides which. */
 
-#include <stddef.h>
+#include "vectors.h"
 
 enum { PLAIN, PERMUTED, BROADCAST };
 
@@ -47,14 +47,9 @@ typedef struct {
     ptrdiff_t block_size;             /* elements of a block's weights, packed (taps, sources, vector) */
 } Lanes;
 
-#define INLINE static inline __attribute__((always_inline))
-#define CACHE_LINE 64
 #define STREAMED 64
 
-#define UNROLL _Pragma("GCC unroll 16")
-#define JOIN_(a, b, c) a##_##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define NAME(name) JOIN(name, REAL, BYTES)
+#define NAME(name) JOIN(JOIN(name, REAL), BYTES)
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
 {
@@ -72,14 +67,6 @@ static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
 {
     for (; begin < end; begin += CACHE_LINE)
         __builtin_prefetch((const char *)x + begin, 0, 2);
-}
-
-/* What went past the caches is seen by other threads. */
-static inline void fence(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_sfence();
-#endif
 }
 
 #define REAL float
@@ -116,40 +103,30 @@ static inline void fence(void)
 #undef SINGLE
 #undef INTEGER
 
-#if defined(__x86_64__)
-#define CHOOSE(name, one, bytes, ...)                                                                                  \
-    ((bytes) == 64   ? name##_64(__VA_ARGS__)                                                                          \
-     : (bytes) == 32 ? name##_32(__VA_ARGS__)                                                                          \
-     : (bytes) == 16 ? name##_16(__VA_ARGS__)                                                                          \
-                     : name##_##one(__VA_ARGS__))
-#else
-#define CHOOSE(name, one, bytes, ...) ((bytes) == 16 ? name##_16(__VA_ARGS__) : name##_##one(__VA_ARGS__))
-#endif
-
 static inline void outputs_float(
     int bytes, const float *x, ptrdiff_t at, const float *w, const float *bias, float *y, const Run *run,
     const Lanes *lanes)
 {
-    CHOOSE(outputs_float, 4, bytes, x, at, w, bias, y, run, lanes);
+    CHOOSE_OR_ONE(outputs_float, 4, bytes, x, at, w, bias, y, run, lanes);
 }
 
 static inline void outputs_double(
     int bytes, const double *x, ptrdiff_t at, const double *w, const double *bias, double *y, const Run *run,
     const Lanes *lanes)
 {
-    CHOOSE(outputs_double, 8, bytes, x, at, w, bias, y, run, lanes);
+    CHOOSE_OR_ONE(outputs_double, 8, bytes, x, at, w, bias, y, run, lanes);
 }
 
 static inline void products_float(
     int bytes, const float *x, ptrdiff_t at, const float *dy, float *dw, const Run *run, const Lanes *lanes,
     int x_is_source)
 {
-    CHOOSE(products_float, 4, bytes, x, at, dy, dw, run, lanes, x_is_source);
+    CHOOSE_OR_ONE(products_float, 4, bytes, x, at, dy, dw, run, lanes, x_is_source);
 }
 
 static inline void products_double(
     int bytes, const double *x, ptrdiff_t at, const double *dy, double *dw, const Run *run, const Lanes *lanes,
     int x_is_source)
 {
-    CHOOSE(products_double, 8, bytes, x, at, dy, dw, run, lanes, x_is_source);
+    CHOOSE_OR_ONE(products_double, 8, bytes, x, at, dy, dw, run, lanes, x_is_source);
 }

@@ -1,12 +1,5 @@
 /* The loops of depthwise.h for one REAL, with INTEGER of its size, and vectors of BYTES bytes. */
 
-#if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
-#elif BYTES == 32
-#define TARGET __attribute__((target("avx2,fma")))
-#else
-#define TARGET
-#endif
 #define MANY_LOOPS (SINGLE && BYTES >= 16) /* float64 and single lanes do with fewer, to compile sooner */
 #define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
 #define Reals NAME(Reals)
@@ -325,7 +318,6 @@ TARGET static void NAME(products)(
         NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, BROADCAST);
 }
 
-#undef TARGET
 #undef LANES
 #undef MANY_LOOPS
 #undef Reals

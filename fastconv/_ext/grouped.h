@@ -11,12 +11,7 @@
 #ifndef FASTCONV_GROUPED_H
 #define FASTCONV_GROUPED_H
 
-#include <stddef.h>
-#include <string.h>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 typedef struct {       /* of a block of lanes */
     ptrdiff_t sources; /* channels of a group in a record */
@@ -37,14 +32,9 @@ typedef struct { /* the outputs of some lines, and neighbouring taps that see th
     ptrdiff_t x_tap, w_tap;
 } Lines;
 
-#define CACHE_LINE 64
 #define STREAMED 64
 #define SLIDE 3 /* neighbouring taps for which a record is picked from once */
 #define AGAIN(pointer) ({ const float *p_ = (pointer); __asm__("" : "+r"(p_)); p_; }) /* read from it in every turn */
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
 
 #define BYTES 32
@@ -52,9 +42,9 @@ typedef struct { /* the outputs of some lines, and neighbouring taps that see th
 #if defined(__x86_64__)
 #define BYTES 64
 #include "grouped_typed.h"
-#define CHOOSE(name, bytes, ...) ((bytes) == 64 ? name##_64(__VA_ARGS__) : name##_32(__VA_ARGS__))
+#define CHOOSE_WIDE(name, bytes, ...) ((bytes) == 64 ? name##_64(__VA_ARGS__) : name##_32(__VA_ARGS__))
 #else
-#define CHOOSE(name, bytes, ...) name##_32(__VA_ARGS__)
+#define CHOOSE_WIDE(name, bytes, ...) name##_32(__VA_ARGS__)
 #endif
 
 /* Into the second cache, in the order of memory. */
@@ -62,14 +52,6 @@ static inline void fetch(const void *x, ptrdiff_t bytes)
 {
     for (ptrdiff_t at = 0; at < bytes; at += CACHE_LINE)
         __builtin_prefetch((const char *)x + at, 0, 2);
-}
-
-/* What went past the caches is seen by other threads. */
-static inline void fence(void)
-{
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
 }
 
 /* Outputs of a tile, at most. */
@@ -85,7 +67,7 @@ static inline void copy_records(
     int bytes, const float *x, const float *end, ptrdiff_t pitch, ptrdiff_t pixels, const ptrdiff_t *source,
     ptrdiff_t step, const int *order, ptrdiff_t blocks, int vectors, float *to, ptrdiff_t block)
 {
-    CHOOSE(copy_records, bytes, x, end, pitch, pixels, source, step, order, blocks, vectors, to, block);
+    CHOOSE_WIDE(copy_records, bytes, x, end, pitch, pixels, source, step, order, blocks, vectors, to, block);
 }
 
 /* y[p * y_pixel + lane] = start[lane] + the sum over the line's taps and sources of w * x, for `pixels` outputs and the
@@ -94,14 +76,14 @@ static inline void outputs_of_line(
     int bytes, ptrdiff_t width, const float *x, const float *w, const Picks *picks, const float *start, float *y,
     ptrdiff_t pixels, ptrdiff_t lanes, const Line *line)
 {
-    CHOOSE(outputs_of_line, bytes, width, x, w, picks, start, y, pixels, lanes, line);
+    CHOOSE_WIDE(outputs_of_line, bytes, width, x, w, picks, start, y, pixels, lanes, line);
 }
 
 /* dw[t * w_tap + j * vector + lane] += the sum over the outputs of x * dy, for `taps` taps t and all sources j. */
 static inline void products_of_lines(
     int bytes, const float *x, const float *dy, const Picks *picks, float *dw, ptrdiff_t taps, const Lines *lines)
 {
-    CHOOSE(products_of_lines, bytes, x, dy, picks, dw, taps, lines);
+    CHOOSE_WIDE(products_of_lines, bytes, x, dy, picks, dw, taps, lines);
 }
 
 #endif

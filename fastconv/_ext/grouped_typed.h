@@ -1,14 +1,8 @@
 /* The tiles of grouped.h for vectors of BYTES bytes. */
 
 #if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define WIDE 4 /* sources of a tile of a gradient to the weights */
 #else
-#if defined(__x86_64__)
-#define TARGET __attribute__((target("avx2,fma")))
-#else
-#define TARGET
-#endif
 #define WIDE 2
 #endif
 #define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
@@ -255,7 +249,6 @@ TARGET static void NAME(products_of_lines)(
         NAME(products_of)(x, dy, picks, dw, lines, 1);
 }
 
-#undef TARGET
 #undef WIDE
 #undef LANES
 #undef Reals

@@ -8,17 +8,8 @@
 #ifndef FASTCONV_NARROW_H
 #define FASTCONV_NARROW_H
 
-#include <stddef.h>
+#include "vectors.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#define LINE 16 /* floats of a cache line */
-#define UNROLL _Pragma("GCC unroll 28")
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
 
 #define OF_6(V, call)                                                                                                  \
@@ -66,20 +57,6 @@
 #include "narrow_typed.h"
 #endif
 
-#if defined(__x86_64__)
-#define CHOOSE(name, bytes, ...)                                                                                       \
-    do {                                                                                                               \
-        if ((bytes) == 64)                                                                                             \
-            name##_64(__VA_ARGS__);                                                                                    \
-        else if ((bytes) == 32)                                                                                        \
-            name##_32(__VA_ARGS__);                                                                                    \
-        else                                                                                                           \
-            name##_16(__VA_ARGS__);                                                                                    \
-    } while (0)
-#else
-#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
-#endif
-
 /* Pixels that a tile of so many vectors holds in registers. */
 static inline ptrdiff_t most_pixels(int bytes, int vectors)
 {
@@ -115,14 +92,6 @@ static inline void add_products(
     float *dw)
 {
     CHOOSE(add_products, bytes, vectors, taps, x, at, rows, x_row, pixels, step, dy, dy_row, filters, next, dw);
-}
-
-/* What went past the caches is seen by other threads. */
-static inline void fence(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_sfence();
-#endif
 }
 
 #endif

@@ -4,16 +4,12 @@
 #define LANES (BYTES / 4)
 #define Vector NAME(Vector)
 #if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define OF_ONE OF_28
 #define OF_TWO OF_14
 #define STREAM(y, value) _mm512_stream_ps(y, (__m512)(value))
 #else
 #if BYTES == 32
-#define TARGET __attribute__((target("avx2,fma")))
 #define STREAM(y, value) _mm256_stream_ps(y, (__m256)(value))
-#else
-#define TARGET
 #endif
 #define OF_ONE OF_13
 #define OF_TWO OF_6
@@ -165,7 +161,6 @@ TARGET static void NAME(add_products)(
 #undef STREAM
 #undef OF_ONE
 #undef OF_TWO
-#undef TARGET
 #undef LANES
 #undef Vector
 #undef BYTES

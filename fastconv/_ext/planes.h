@@ -6,24 +6,15 @@
 #ifndef FASTCONV_PLANES_H
 #define FASTCONV_PLANES_H
 
-#include <stddef.h>
-#include <string.h>
+#include "vectors.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 #define IN_REGISTER(vector) ({ Vector value_ = (vector); __asm__("" : "+v"(value_)); value_; }) /* loaded once */
 #else
 #define IN_REGISTER(vector) (vector)
 #endif
 
-#define LINE 16 /* floats of a cache line */
-#define UNROLL _Pragma("GCC unroll 16")
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
-
-typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define BYTES 16
 #include "planes_typed.h"
@@ -32,20 +23,6 @@ typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 #include "planes_typed.h"
 #define BYTES 64
 #include "planes_typed.h"
-#endif
-
-#if defined(__x86_64__)
-#define CHOOSE(name, bytes, ...)                                                                                       \
-    do {                                                                                                               \
-        if ((bytes) == 64)                                                                                             \
-            name##_64(__VA_ARGS__);                                                                                    \
-        else if ((bytes) == 32)                                                                                        \
-            name##_32(__VA_ARGS__);                                                                                    \
-        else                                                                                                           \
-            name##_16(__VA_ARGS__);                                                                                    \
-    } while (0)
-#else
-#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
 #endif
 
 /* Sums that a tile holds at most. */

@@ -3,7 +3,6 @@
 #define LANES (BYTES / 4)
 #define Vector NAME(Vector)
 #if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define OF_FOURS(a, b, c, d)                                                                                           \
     a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
 #define EACH_SIZE(call)                                                                                                \
@@ -13,10 +12,8 @@
     }
 #else
 #if BYTES == 32
-#define TARGET __attribute__((target("avx2,fma")))
 #define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
 #else
-#define TARGET
 #define OF_FOURS(a, b, c, d) a, b, c, d
 #endif
 #define EACH_SIZE(call)                                                                                                \
@@ -248,7 +245,6 @@ TARGET static void NAME(tile_sums)(
 }
 
 #undef SUMS
-#undef TARGET
 #undef OF_FOURS
 #undef EACH_SIZE
 #undef EACH_OF_2

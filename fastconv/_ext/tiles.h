@@ -8,8 +8,7 @@
 #ifndef FASTCONV_TILES_H
 #define FASTCONV_TILES_H
 
-#include <stddef.h>
-#include <string.h>
+#include "vectors.h"
 
 typedef struct {
     const ptrdiff_t *at; /* of every run of taps: its first tap */
@@ -17,13 +16,7 @@ typedef struct {
     ptrdiff_t length;    /* of a run: taps that lie one behind the other */
 } Runs;
 
-#define LINE 16 /* floats of a cache line */
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
-
-typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* to[c * to_row + r] = from[r * from_row + c]: all columns of four rows before the next four. */
 static inline void turn(
@@ -61,20 +54,6 @@ static inline void turn(
 #include "tiles_typed.h"
 #endif
 
-#if defined(__x86_64__)
-#define CHOOSE(name, bytes, ...)                                                                                       \
-    do {                                                                                                               \
-        if ((bytes) == 64)                                                                                             \
-            name##_64(__VA_ARGS__);                                                                                    \
-        else if ((bytes) == 32)                                                                                        \
-            name##_32(__VA_ARGS__);                                                                                    \
-        else                                                                                                           \
-            name##_16(__VA_ARGS__);                                                                                    \
-    } while (0)
-#else
-#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
-#endif
-
 /* Pixels (of `tile_outputs`) or taps (of `tile_weights`) that a tile of so many vectors holds in registers. */
 static inline ptrdiff_t tile_rows(int bytes, int vectors)
 {
@@ -100,14 +79,6 @@ static inline void tile_weights(
     const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
     CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
-}
-
-/* What went past the caches is seen by other threads. */
-static inline void fence(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_sfence();
-#endif
 }
 
 /* to[r][lanes] = the `count` floats from from[at[r]] on, and zeros, for `rows` rows r of so many vectors. */

@@ -1,7 +1,6 @@
 /* The tiles of tiles.h for vectors of BYTES bytes. */
 
 #if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define EACH_SIZE(V, call)                                                                                             \
     switch (rows) {                                                                                                    \
     case 1: call(1, V); break;                                                                                         \
@@ -22,11 +21,6 @@
 #define EACH_SIZE_OF_ONE(call) EACH_SIZE(1, call)
 #define EACH_SIZE_OF_TWO(call) EACH_SIZE(2, call)
 #else
-#if BYTES == 32
-#define TARGET __attribute__((target("avx2,fma")))
-#else
-#define TARGET
-#endif
 #define EACH_SIZE_OF_ONE(call)                                                                                         \
     switch (rows) {                                                                                                    \
     case 1: call(1, 1); break;                                                                                         \
@@ -98,24 +92,24 @@ TARGET INLINE void NAME(outputs)(
 {
     Vector sums[14][2];
     const float *pixel[14];
-    for (int p = 0; p < rows; p++) {
+    UNROLL for (int p = 0; p < rows; p++) {
         pixel[p] = x + at[p];
-        for (int v = 0; v < vectors; v++)
+        UNROLL for (int v = 0; v < vectors; v++)
             sums[p][v] = NAME(load)(start + v * LANES);
     }
     if (!far) /* a store that misses would stall the next tile */
-        for (int p = 0; p < rows; p++)
-            for (int v = 0; v < vectors; v++)
+        UNROLL for (int p = 0; p < rows; p++)
+            UNROLL for (int v = 0; v < vectors; v++)
                 __builtin_prefetch(y + to[p] + v * LANES, 1);
     ptrdiff_t run = 0;
     if (vectors == 1 && taps.length == 1)
         for (; run + JOINED <= taps.count; run += JOINED) {
             Vector weights[JOINED];
-            for (int t = 0; t < JOINED; t++)
+            UNROLL for (int t = 0; t < JOINED; t++)
                 weights[t] = NAME(load)(w + t * LANES);
             w += JOINED * LANES;
-            for (int p = 0; p < rows; p++)
-                for (int t = 0; t < JOINED; t++)
+            UNROLL for (int p = 0; p < rows; p++)
+                UNROLL for (int t = 0; t < JOINED; t++)
                     sums[p][0] += pixel[p][taps.at[run + t]] * weights[t];
         }
     for (; run < taps.count; run++) {
@@ -125,32 +119,32 @@ TARGET INLINE void NAME(outputs)(
             for (; tap + JOINED <= last; tap += JOINED) {
                 Vector weights[JOINED];
                 if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
-                    for (int p = 0; p < rows; p++)
+                    UNROLL for (int p = 0; p < rows; p++)
                         __builtin_prefetch(x + at[p + rows] + tap);
-                for (int t = 0; t < JOINED; t++)
+                UNROLL for (int t = 0; t < JOINED; t++)
                     weights[t] = NAME(load)(w + t * LANES);
                 w += JOINED * LANES;
-                for (int p = 0; p < rows; p++)
-                    for (int t = 0; t < JOINED; t++)
+                UNROLL for (int p = 0; p < rows; p++)
+                    UNROLL for (int t = 0; t < JOINED; t++)
                         sums[p][0] += pixel[p][tap + t] * weights[t];
             }
         for (; tap < last; tap++) {
             Vector weights[2];
             if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
-                for (int p = 0; p < rows; p++)
+                UNROLL for (int p = 0; p < rows; p++)
                     __builtin_prefetch(x + at[p + rows] + tap);
-            for (int v = 0; v < vectors; v++)
+            UNROLL for (int v = 0; v < vectors; v++)
                 weights[v] = NAME(load)(w + v * LANES);
             w += vectors * LANES;
-            for (int p = 0; p < rows; p++) {
+            UNROLL for (int p = 0; p < rows; p++) {
                 const float value = pixel[p][tap];
-                for (int v = 0; v < vectors; v++)
+                UNROLL for (int v = 0; v < vectors; v++)
                     sums[p][v] += value * weights[v];
             }
         }
     }
-    for (int p = 0; p < rows; p++)
-        for (int v = 0; v < vectors; v++)
+    UNROLL for (int p = 0; p < rows; p++)
+        UNROLL for (int v = 0; v < vectors; v++)
             NAME(store)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES, far);
 }
 
@@ -160,9 +154,9 @@ TARGET INLINE void NAME(weights)(
 {
     Vector sums[14][2];
     const float *tap[14];
-    for (int t = 0; t < rows; t++) {
+    UNROLL for (int t = 0; t < rows; t++) {
         tap[t] = x + taps[t];
-        for (int v = 0; v < vectors; v++)
+        UNROLL for (int v = 0; v < vectors; v++)
             sums[t][v] = (Vector){0};
     }
     for (ptrdiff_t next = 0; next < rows * vectors * LANES; next += LINE)
@@ -170,17 +164,17 @@ TARGET INLINE void NAME(weights)(
     for (ptrdiff_t p = 0; p < pixels; p++) {
         const ptrdiff_t pixel = at[p];
         Vector values[2];
-        for (int v = 0; v < vectors; v++)
+        UNROLL for (int v = 0; v < vectors; v++)
             values[v] = NAME(load)(dy + from[p] + v * LANES);
         __builtin_prefetch(soon + soon_at[p], 0, 2);
-        for (int t = 0; t < rows; t++) {
+        UNROLL for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
-            for (int v = 0; v < vectors; v++)
+            UNROLL for (int v = 0; v < vectors; v++)
                 sums[t][v] += value * values[v];
         }
     }
-    for (int t = 0; t < rows; t++)
-        for (int v = 0; v < vectors; v++)
+    UNROLL for (int t = 0; t < rows; t++)
+        UNROLL for (int v = 0; v < vectors; v++)
             *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
 }
 
@@ -228,7 +222,6 @@ TARGET static void NAME(copy_rows)(
 #undef OUTPUTS
 #undef WEIGHTS
 #undef RUN_WEIGHTS
-#undef TARGET
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO

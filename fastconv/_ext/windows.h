@@ -8,9 +8,8 @@
    step along axis a adds to the tap number, `first` the first one's number. Lane j is the window from x[j * across] on and
    gives y[j * apart]; a last vector that the lanes do not fill overlaps the one before it. */
 
-#include <stddef.h>
-
 #include "simd.h"
+#include "vectors.h"
 
 typedef struct {
     ptrdiff_t count[3], step[3], tap[3], first;
@@ -20,10 +19,7 @@ typedef struct {
 #define SHORT 128 /* terms that are summed one by one; so many such sums make one of the next of LEVELS levels */
 #define LEVELS 4
 
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b, c) a##_##b##_##c
-#define JOIN(a, b, c) JOIN_(a, b, c)
-#define NAME(name) JOIN(name, REAL, BYTES)
+#define NAME(name) JOIN(JOIN(name, REAL), BYTES)
 
 #define REAL float
 #define INTEGER int
@@ -65,54 +61,44 @@ static inline int vector_bytes(ptrdiff_t lanes, ptrdiff_t size, int widest)
 }
 
 /* bytes: vector_bytes(…) for these lanes */
-#if defined(__x86_64__)
-#define CHOOSE(name, one, bytes, ...)                                                                                  \
-    ((bytes) == 64   ? name##_64(__VA_ARGS__)                                                                          \
-     : (bytes) == 32 ? name##_32(__VA_ARGS__)                                                                          \
-     : (bytes) == 16 ? name##_16(__VA_ARGS__)                                                                          \
-                     : name##_##one(__VA_ARGS__))
-#else
-#define CHOOSE(name, one, bytes, ...) ((bytes) == 16 ? name##_16(__VA_ARGS__) : name##_##one(__VA_ARGS__))
-#endif
-
 static inline void max_float(
     int bytes, const float *x, ptrdiff_t across, float *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
     ptrdiff_t lanes)
 {
-    CHOOSE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes);
+    CHOOSE_OR_ONE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes);
 }
 
 static inline void max_double(
     int bytes, const double *x, ptrdiff_t across, double *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
     ptrdiff_t lanes)
 {
-    CHOOSE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes);
+    CHOOSE_OR_ONE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes);
 }
 
 static inline void put_float(
     int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, int apart, ptrdiff_t lanes)
 {
-    CHOOSE(put_float, 4, bytes, y, taps, x, box, apart, lanes);
+    CHOOSE_OR_ONE(put_float, 4, bytes, y, taps, x, box, apart, lanes);
 }
 
 static inline void put_double(
     int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, int apart, ptrdiff_t lanes)
 {
-    CHOOSE(put_double, 8, bytes, y, taps, x, box, apart, lanes);
+    CHOOSE_OR_ONE(put_double, 8, bytes, y, taps, x, box, apart, lanes);
 }
 
 static inline void sum_float(
     int bytes, const float *x, ptrdiff_t across, float *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
     ptrdiff_t lanes)
 {
-    CHOOSE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes);
+    CHOOSE_OR_ONE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes);
 }
 
 static inline void sum_double(
     int bytes, const double *x, ptrdiff_t across, double *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
     ptrdiff_t lanes)
 {
-    CHOOSE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes);
+    CHOOSE_OR_ONE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes);
 }
 
 /* x at the taps that `taps` names += y, tap by its offset: for windows of many taps, and for those of which only the

@@ -1,12 +1,5 @@
 /* The loops of windows.h for one REAL, with INTEGER of its size, and vectors of BYTES bytes. */
 
-#if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-#elif BYTES == 32
-#define TARGET __attribute__((target("avx2")))
-#else
-#define TARGET
-#endif
 #define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
 #define LAST(j, lanes) ((j) < (lanes) - LANES ? (j) : (lanes) - LANES)
 #define Reals NAME(Reals)
@@ -237,7 +230,6 @@ TARGET static void NAME(sum)(
     }
 }
 
-#undef TARGET
 #undef LANES
 #undef LAST
 #undef Reals

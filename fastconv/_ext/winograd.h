@@ -19,11 +19,7 @@
 
    Lanes are channels. Written once (winograd_typed.h) with GCC's and Clang's vector types, for 16, 32 and 64 bytes. */
 
-#include <stddef.h>
-#include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 typedef struct {
     ptrdiff_t batch, in[3], out[3], before[3];
@@ -55,12 +51,8 @@ typedef struct {
 #define POINTS(taps) ((taps) == 1 ? 1 : (taps) == 2 ? 5 : 6)
 #define FIRST(taps) ((taps) == 2 ? 1 : 0)
 
-#define INLINE static inline __attribute__((always_inline))
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, BYTES)
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer)) /* else 36 addresses are computed beforehand, and spilled */
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* A tile's place: image, position along the first axis, row and column among the tiles. */
 typedef struct {
@@ -200,13 +192,6 @@ static inline void axis_matrices(float *interpolate, float *evaluate, float *sca
             scaled[i * 5 + j] = values[i][0];
     }
 }
-
-#if defined(__x86_64__)
-#define CHOOSE(name, bytes, ...)                                                                                       \
-    ((bytes) == 64 ? name##_64(__VA_ARGS__) : (bytes) == 32 ? name##_32(__VA_ARGS__) : name##_16(__VA_ARGS__))
-#else
-#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
-#endif
 
 static inline void transform_inputs(
     int bytes, const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last)

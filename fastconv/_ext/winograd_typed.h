@@ -1,16 +1,13 @@
 /* The loops of winograd.h for vectors of BYTES bytes. */
 
 #if BYTES == 64
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define ROWS 14 /* of a product's register tile, with two vectors a row */
 #define OF_FOURS(a, b, c, d)                                                                                           \
     a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
 #elif BYTES == 32
-#define TARGET __attribute__((target("avx2,fma")))
 #define ROWS 6
 #define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
 #else
-#define TARGET
 #define ROWS 6
 #define OF_FOURS(a, b, c, d) a, b, c, d
 #endif
@@ -753,7 +750,6 @@ TARGET static void NAME(product_transposed)(
         NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, lanes - j, steps, add, 0);
 }
 
-#undef TARGET
 #undef ROWS
 #undef OF_FOURS
 #undef LANES

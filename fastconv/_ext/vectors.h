@@ -1,0 +1,60 @@
+/* What the kernels share that are written once, with GCC's and Clang's vector types, and compiled for vectors of BYTES
+   bytes: how such a function is named, compiled and called. */
+
+#ifndef FASTCONV_VECTORS_H
+#define FASTCONV_VECTORS_H
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define LINE 16       /* floats of a cache line */
+#define CACHE_LINE 64 /* bytes */
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 28")
+#endif
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+
+#define TARGET JOIN(TARGET, BYTES)
+#define TARGET_4
+#define TARGET_8
+#define TARGET_16
+#if defined(__x86_64__)
+#define TARGET_32 __attribute__((target("avx2,fma")))
+#define TARGET_64 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#else
+#define TARGET_32
+#endif
+
+/* name_BYTES(…) for vectors of `bytes` bytes. */
+#if defined(__x86_64__)
+#define CHOOSE(name, bytes, ...)                                                                                       \
+    ((bytes) == 64 ? name##_64(__VA_ARGS__) : (bytes) == 32 ? name##_32(__VA_ARGS__) : name##_16(__VA_ARGS__))
+#else
+#define CHOOSE(name, bytes, ...) name##_16(__VA_ARGS__)
+#endif
+
+/* The same where a vector may be a single element, of `one` bytes. */
+#define CHOOSE_OR_ONE(name, one, bytes, ...)                                                                           \
+    ((bytes) < 16 ? name##_##one(__VA_ARGS__) : CHOOSE(name, bytes, __VA_ARGS__))
+
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* What went past the caches is seen by other threads. */
+static inline void fence(void)
+{
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+#endif
