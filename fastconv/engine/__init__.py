@@ -123,13 +123,18 @@ def gradient_weights(
 
 
 def gradient_weights_and_bias(
-    op: str, algorithm: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing."""
+    op: str, algorithm: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int,
+    needs_weights: bool = True,
+) -> tuple[np.ndarray | None, np.ndarray]:  # fmt: skip
+    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing.
+
+    dw is None where nobody asks for it; db has the same bits.
+    """
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     name = choose("gradient_weights", problem, algorithm)
     arguments = (op, x, dy, w_shape, window, groups)
     if name == "direct" and direct.sums_outputs(x.shape, dy.shape, window, groups):
         db = np.empty(dy.shape[4], dy.dtype)
         return watched("gradient_weights", name, direct.gradient_weights, *arguments, db), db
-    return watched("gradient_weights", name, _MODULES[name].gradient_weights, *arguments), channel_sums(dy)
+    dw = watched("gradient_weights", name, _MODULES[name].gradient_weights, *arguments) if needs_weights else None
+    return dw, channel_sums(dy)

@@ -196,16 +196,17 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     if needs[0]:
         upwards = across(saved.window, dy_last.shape[1:4])
         dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
-    wants_db = saved.has_bias and needs[2]
-    if needs[1] and wants_db and saved.window.up == ONES:
-        ((_, dy_part, window),) = parts
-        w_shape = saved.w.shape
-        dw, db = engine.gradient_weights_and_bias(op, saved.algorithm, saved.x, dy_part, w_shape, window, saved.groups)
-        dw = as_given(dw, saved)
-    elif needs[1]:
+    if saved.has_bias and needs[2]:
+        if saved.window.up == ONES:
+            ((_, dy_part, window),) = parts
+            dw, db = engine.gradient_weights_and_bias(
+                op, saved.algorithm, saved.x, dy_part, saved.w.shape, window, saved.groups, needs[1]
+            )  # fmt: skip
+            dw = as_given(dw, saved) if dw is not None and needs[1] else None
+        else:
+            db = channel_sums(dy_last)
+    if needs[1] and dw is None:
         dw = gradient_weights(op, parts, saved)
-    if wants_db and db is None:
-        db = channel_sums(dy_last)
     return dx, dw, db
 
 
