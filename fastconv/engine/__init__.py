@@ -5,6 +5,7 @@
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
 | direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
 |           | float32, few channels to write (engine.planar) | columns in the lanes: none stand empty |
+|           | float32, up to 128 channels to read (engine.narrow) | neighbouring pixels: no table, no prologue |
 | winograd  | float32, 2, 3 and 5 taps a stride | up to 4 times fewer multiplications; channels pay the transforms |
 | depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
 |           | float32, groups of 2 to 16 (engine.grouped) | lanes filled across groups, by a permutation |
@@ -39,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 Ints = tuple[int, ...]
-Direction = Literal["forward", "gradient_input", "gradient_weights", "gradient_weights_and_bias"]
+Direction = Literal["forward", "gradient_input", "gradient_weights"]
 
 _MODULES: dict[str, ModuleType] = {
     "im2col": im2col, "direct": direct, "winograd": winograd, "depthwise": depthwise,
