@@ -31,6 +31,7 @@ Ints = tuple[int, ...]
 WIDEST = runtime.SIMD_BYTES  # bytes of a vector
 NARROWEST = 32  # that permutes quickly
 BLOCK_BYTES = 24 << 10  # of a band of one block: most of the first cache, for it is read tap by tap
+WINDOWS = 6  # as large as so many windows at least, or a band is copied for a few outputs
 BAND_BYTES = 256 << 10  # of all its blocks: a quarter of a core's L2
 PIXELS = 448  # of a band: longer sums lose digits
 TASKS = 16  # pieces that a layer is cut into where its size allows
@@ -207,8 +208,9 @@ def _plan(
         return window.kernel[0] * height * width * record + APART + dy
 
     def fits(rows: int, columns: int) -> bool:
-        return rows * columns <= PIXELS and 4 * seen(rows, columns) <= BLOCK_BYTES
+        return rows * columns <= PIXELS and 4 * seen(rows, columns) <= most
 
+    most = max(BLOCK_BYTES, 4 * WINDOWS * seen(1, 1))
     row_bands = column_bands = 1
     while column_bands < out[2] and not fits(1, -(-out[2] // column_bands)):
         column_bands += 1
