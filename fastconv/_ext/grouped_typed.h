@@ -40,7 +40,7 @@ TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t count, int far)
 {
 #if BYTES == STREAMED
     if (far) {
-        _mm512_stream_ps(y, (__m512)value);
+        STREAM(y, value);
         return;
     }
 #endif

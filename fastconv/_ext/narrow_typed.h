@@ -6,11 +6,7 @@
 #if BYTES == 64
 #define OF_ONE OF_28
 #define OF_TWO OF_14
-#define STREAM(y, value) _mm512_stream_ps(y, (__m512)(value))
 #else
-#if BYTES == 32
-#define STREAM(y, value) _mm256_stream_ps(y, (__m256)(value))
-#endif
 #define OF_ONE OF_13
 #define OF_TWO OF_6
 #endif
@@ -49,13 +45,10 @@ TARGET INLINE void NAME(outputs)(
     UNROLL for (int p = 0; p < pixels; p++)
         UNROLL for (int v = 0; v < vectors; v++) {
             float *to = y + p * filters + v * LANES;
-#ifdef STREAM
-            if (far) {
+            if (far)
                 STREAM(to, sums[p][v]);
-                continue;
-            }
-#endif
-            *(Vector *)to = sums[p][v];
+            else
+                *(Vector *)to = sums[p][v];
         }
 }
 
@@ -158,7 +151,6 @@ TARGET static void NAME(add_products)(
 #undef OUTPUTS
 #undef FAR_OUTPUTS
 #undef PRODUCTS
-#undef STREAM
 #undef OF_ONE
 #undef OF_TWO
 #undef LANES

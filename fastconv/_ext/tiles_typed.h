@@ -48,13 +48,6 @@
     }
 #endif
 
-#if BYTES == 64
-#define PAST_CACHES(y, value) __builtin_ia32_movntps512(y, value)
-#elif BYTES == 32
-#define PAST_CACHES(y, value) __builtin_ia32_movntps256(y, value)
-#else
-#define PAST_CACHES(y, value) *(Vector *)(y) = (value)
-#endif
 #define LANES (BYTES / 4)
 #define JOINED (BYTES == 64 ? 4 : 2) /* taps at a time, for one vector of filters: as many as registers are left */
 #define Vector NAME(Vector)
@@ -71,7 +64,7 @@ TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count, int far)
 {
     if (count >= LANES) {
         if (far)
-            PAST_CACHES(y, value);
+            STREAM(y, value);
         else
             *(Vector *)y = value;
         return;
@@ -225,7 +218,6 @@ TARGET static void NAME(copy_rows)(
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO
-#undef PAST_CACHES
 #undef LANES
 #undef JOINED
 #undef Vector

@@ -35,6 +35,15 @@
 #define TARGET_32
 #endif
 
+/* A vector of floats to an address that it divides, past the caches; `fence` follows the last. One of 16 bytes, to
+   anywhere, takes the common way. */
+#define STREAM(y, value) JOIN(STREAM, BYTES)(y, value)
+#define STREAM_16(y, value) (*(Four *)(y) = (value))
+#if defined(__x86_64__)
+#define STREAM_32(y, value) _mm256_stream_ps(y, (__m256)(value))
+#define STREAM_64(y, value) _mm512_stream_ps(y, (__m512)(value))
+#endif
+
 /* name_BYTES(…) for vectors of `bytes` bytes. */
 #if defined(__x86_64__)
 #define CHOOSE(name, bytes, ...)                                                                                       \
