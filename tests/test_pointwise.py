@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import runtime
+from fastconv import functional, runtime
 from fastconv.engine import direct, im2col, planar
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
@@ -144,3 +144,29 @@ def test_a_gradient_is_cut_where_it_costs_least():
     assert pieces(25088, 56, 8, 64 * 256, 25088 * 64, 1) == (1, 8)
     assert pieces(1 << 21, 1 << 20, 1, 64, 1 << 21, 64 << 20)[0] == 32
     assert pieces(1, 1, 1, 64, 64, 64 << 20) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("op", "x", "w", "options"),
+    [
+        ("conv1d", (1, 1024, 40), (32, 512, 2), {"groups": 2}),
+        ("conv1d", (1, 256, 40), (32, 64, 4), {"groups": 4, "stride": 4}),
+        ("conv1d", (1, 32, 40), (1024, 16, 2), {"groups": 2, "padding": 1}),
+        ("conv2d", (2, 512, 9, 9), (64, 128, 2, 2), {"groups": 4, "stride": 2}),
+        ("conv2d", (2, 256, 8, 8), (64, 64, 1, 4), {"groups": 4, "stride": (1, 4)}),
+        ("conv2d", (1, 1024, 6, 6), (32, 512, 1, 1), {"groups": 2}),
+        ("conv_transpose2d", (2, 64, 2, 11), (64, 128, 2, 2), {"groups": 4, "stride": 2}),
+    ],
+)
+def test_as_many_groups_as_taps_are_not_one_tap(op, x, w, options):
+    """Pixels a page apart are copied for windows of one tap alone."""
+    function = getattr(functional, op)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-2, 3, shape).astype(np.float32) for shape in (x, w)]
+    asked = {} if "transpose" in op else {"algorithm": "direct"}
+    y, pullback = fastconv.vjp(function, *arrays, **options, **asked)
+    exact, exact_pullback = fastconv.vjp(function, *(array.astype(np.float64) for array in arrays), **options)
+    dy = rng.integers(-2, 3, y.shape)
+    np.testing.assert_array_equal(y, exact)
+    for found, expected in zip(pullback(dy), exact_pullback(dy), strict=True):
+        np.testing.assert_array_equal(found, expected)

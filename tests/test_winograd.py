@@ -317,3 +317,11 @@ def test_the_transform_of_two_taps_has_no_point_0():
     for i, p in enumerate(points):
         np.testing.assert_allclose(five[i], p * np.array([*np.poly([q for q in points if q != p])[::-1], 0]), atol=1e-6)
     np.testing.assert_allclose(five[4], np.poly(points)[::-1], atol=1e-6)
+
+
+def test_long_sums_of_one_sign_lose_few_digits():
+    """The gradient to the weights of a million equal products."""
+    x, dy = (np.full(shape, 0.1, np.float32) for shape in ((1, 16, 1, 10**6), (1, 16, 1, 10**6 - 2)))
+    _, pullback = fastconv.vjp(functional.conv2d, x, np.zeros((16, 16, 1, 3), np.float32), algorithm="winograd")
+    (_, dw) = pullback(dy)
+    assert abs(dw / (1e-2 * (10**6 - 2)) - 1).max() < 3e-5

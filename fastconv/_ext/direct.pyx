@@ -427,7 +427,8 @@ cdef void forward_task(
     cdef Panel panel
     cdef Band band
     open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
-    if g.taps == g.channels and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
+    cdef bint pointwise = g.groups == 1 and g.kernel[0] * g.kernel[1] * g.kernel[2] == 1
+    if pointwise and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
         spread(g.channels, scratch, at, &band)
     # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
     cdef Py_ssize_t blocks = 1

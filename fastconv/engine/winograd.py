@@ -67,6 +67,7 @@ FILTER_TILES = 6  # that cost as much as the transform of the filters
 WEIGHT_OUTPUTS = 27  # that cost as much as what other algorithms spend on weights, and do not count
 TASKS = 16  # pieces that a layer is cut into where its size allows
 THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
+MANY_TILES = 1 << 10  # longer sums lose digits
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
 SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
@@ -297,7 +298,8 @@ def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
         affordable = limit // 4 // (2 * f * row)
         best = max(ROWS, BLOCK_BYTES // 4 // (2 * f * row) // ROWS * ROWS)
         tiles = max(1, min(best, affordable, -(-s.tiles // TASKS)))
-        chunks = max(1, min(TASKS, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
+        wanted = max(TASKS, s.tiles // MANY_TILES)
+        chunks = max(1, min(wanted, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
         partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
         threads = _affordable(threads, limit - len(partial) * chunks * weights, buffer)
