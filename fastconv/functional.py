@@ -67,7 +67,7 @@ def conv2d(
     dilation   input steps between neighbouring taps
     groups     filter k sees the C / groups channels of group k // (K / groups)
     algorithm  "auto" (the cheapest for the shape, type and CPU), "im2col", "direct", "winograd" or "depthwise"; where
-               the one asked for cannot serve, im2col does. "winograd", which "auto" takes for 3 and 5 taps from 12
+               the one asked for cannot serve, im2col does. "winograd", which "auto" takes for 2, 3 and 5 taps from 12
                channels on, errs by some 1e-6 of the largest value, and spreads nan and infinities over its tiles
 
     Returns (N, K, H', W') with H' = floor((H + before + after - dilation * (R - 1) - 1) / stride) + 1.
