@@ -22,7 +22,7 @@ Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
 Parse = TypeVar("Parse", bound=Callable[..., Any])
 
-LARGEST = 1 << 31  # of a convolution's numbers: times channels and taps they stay within 64 bits
+LARGEST = 1 << 40  # of a convolution's numbers: times channels and taps they stay within 64 bits
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
 
 
