@@ -11,12 +11,57 @@ cdef extern from "simd.h" nogil:
     int simd_cpu_bytes()
 
 
+cdef Py_ssize_t longest = 1 << 30  # rows, columns, or steps between rows that one call of BLAS is given
+
+
 cdef void gemm(
     bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
     const floating *a, Py_ssize_t lda, const floating *b, Py_ssize_t ldb,
     floating beta, floating *c, Py_ssize_t ldc,
 ) noexcept nogil:
-    """c (m, n) = op(a) (m, k) @ op(b) (k, n) + beta * c, row-major: BLAS sees the transposed product b' a'."""
+    """c (m, n) = op(a) (m, k) @ op(b) (k, n) + beta * c, row-major. BLAS counts in 32 bits: what is larger is cut."""
+    cdef Py_ssize_t rows = longest, columns = longest, inner = longest  # of a piece
+    cdef Py_ssize_t i = 0, j, p
+    if max(m, n, k, lda, ldb, ldc) <= longest:
+        product(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
+        return
+    # a row that BLAS cannot step over is a piece of its own
+    if lda > longest:
+        if transpose_a:
+            inner = 1
+        else:
+            rows = 1
+    if ldb > longest:
+        if transpose_b:
+            columns = 1
+        else:
+            inner = 1
+    if ldc > longest:
+        rows = 1
+    while i < m:
+        j = 0
+        while j < n:
+            p = 0
+            while True:  # at least once: beta * c, where k is 0
+                product(
+                    transpose_a, transpose_b, min(rows, m - i), min(columns, n - j), min(inner, k - p),
+                    a + (p * lda + i if transpose_a else i * lda + p), min(lda, longest),
+                    b + (j * ldb + p if transpose_b else p * ldb + j), min(ldb, longest),
+                    beta if p == 0 else <floating> 1, c + i * ldc + j, min(ldc, longest),
+                )
+                p += inner
+                if p >= k:
+                    break
+            j += columns
+        i += rows
+
+
+cdef inline void product(
+    bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating *a, Py_ssize_t lda, const floating *b, Py_ssize_t ldb,
+    floating beta, floating *c, Py_ssize_t ldc,
+) noexcept nogil:
+    """BLAS sees the transposed product b' a'."""
     cdef char ta = b'T' if transpose_a else b'N'
     cdef char tb = b'T' if transpose_b else b'N'
     cdef int rows = <int> m, columns = <int> n, inner = <int> k
@@ -56,6 +101,15 @@ def matmul(
             b_data + (j * ldb if transpose_b else j), ldb,
             <floating> 0, &out[i, j], n,
         )
+
+
+def set_longest(Py_ssize_t count):
+    """Cut products into pieces of at most `count` rows, columns and terms, as if BLAS counted no further; returns what
+    held before (tests do this)."""
+    global longest
+    cdef Py_ssize_t before = longest
+    longest = count
+    return before
 
 
 def has_openmp():

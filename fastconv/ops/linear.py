@@ -24,7 +24,6 @@ from fastconv.workspace import allocate, require
 TASKS = 16  # blocks that a product is cut into where its size allows
 NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
 SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
-LONGEST = 1 << 30  # rows or columns of a block: BLAS counts in 32 bits
 
 
 Gradients = tuple["np.ndarray | None", ...]
@@ -128,11 +127,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         y[...] = 0
         return y
     pieces = 1 if m * n * k < SMALL else max(1, min(TASKS, max(m, n) // NARROWEST))
-    row_block, column_block = min(m, LONGEST), min(n, LONGEST)
-    if m > n:
-        row_block = -(-row_block // pieces)
-    else:
-        column_block = -(-column_block // pieces)
+    row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
     a, a_turned = _matrix(a)
     b, b_turned = _matrix(b)
     with runtime.blas_held():

@@ -13,6 +13,7 @@ filters) is summed over the rows of its window, straight from the input: no colu
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -28,7 +29,6 @@ from fastconv.window import Window
 from fastconv.workspace import allocate, require
 
 OP = "locally_connected2d"
-LONGEST = (1 << 31) - 1  # elements from one image to the next: BLAS counts in 32 bits
 
 Gradients = tuple["np.ndarray | None", ...]
 
@@ -64,8 +64,6 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
         )
     image, result = x.shape[1] * math.prod(padded_spatial(x, window)), w.shape[0] * math.prod(output)
     require(OP, x.itemsize * x.shape[0] * (image + result))
-    if max(image, result) > LONGEST:
-        raise ShapeError(f"{OP}: an image must have at most {LONGEST:,} elements, got {image:,} and {result:,} of y")
     return Arguments(x, w, b, window.tight(OP, output), output)
 
 
@@ -138,7 +136,8 @@ def forward(
 ) -> tuple[np.ndarray, Saved]:
     x, w, b, window, output = prepare(x, w, b, stride, padding, dilation)
     x_last = padded(x, window)
-    w_last = np.ascontiguousarray(w.transpose(4, 5, 0, 2, 3, 1))
+    w_last = np.array(w.transpose(4, 5, 0, 2, 3, 1), order="C")
+    leave_padding_out(w_last, x.shape[2:], window)
     y = allocate(OP, (x.shape[0], *output, w.shape[0]), x.dtype)
     y[...] = 0 if b is None else b.transpose(1, 2, 0)
     if y.size:
@@ -166,6 +165,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
         if dy.size:
             with runtime.blas_held():
                 unshared.gradient_weights(dy_last, x, dw_last, stride, dilation, count)
+            leave_padding_out(dw_last, x_shape[2:], window)
         else:
             dw_last[...] = 0
         dw = dw_last.transpose(2, 5, 3, 4, 0, 1)
@@ -184,6 +184,17 @@ def padded(x: np.ndarray, window: Window) -> np.ndarray:
     result[...] = 0
     result[:, top : top + x.shape[2], left : left + x.shape[3]] = last
     return result
+
+
+def leave_padding_out(w: np.ndarray, spatial: tuple[int, ...], window: Window) -> None:
+    """Zeros for the weights (H', W', K, R, S, C) of taps in the padding: 0 * inf and 0 * nan are nan."""
+    for axis, n in enumerate(spatial):
+        (before, after), stride, dilation = window.padding[axis], window.stride[axis], window.dilation[axis]
+        if before or after:
+            by_position = np.moveaxis(w, (axis, 3 + axis), (0, 1))
+            for o, t in itertools.product(range(w.shape[axis]), range(window.kernel[axis])):
+                if not 0 <= o * stride - before + t * dilation < n:
+                    by_position[o, t] = 0
 
 
 def threads(w: np.ndarray, batch: int) -> int:

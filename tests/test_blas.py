@@ -1,0 +1,75 @@
+"""Products larger than BLAS counts: cut into pieces, whichever of their numbers is too large."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastconv import functional, vjp
+from fastconv._ext import blas
+from fastconv.workspace import available_bytes
+
+BEYOND = 2**31 + 16  # 32 bits
+
+
+@pytest.fixture(params=[1, 2, 5, 7])
+def short_counts(request):
+    """BLAS as if it counted to a few only."""
+    before = blas.set_longest(request.param)
+    yield
+    blas.set_longest(before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_product_in_pieces(short_counts, dtype):
+    rng = np.random.default_rng(0)
+    for m, n, k in itertools.product((1, 3, 6, 15), (1, 2, 5, 11), (1, 5, 9)):
+        a, b = rng.integers(-4, 5, (m, k)).astype(dtype), rng.integers(-4, 5, (k, n)).astype(dtype)
+        for turn_a, turn_b in itertools.product((False, True), repeat=2):
+            y = np.full((m, n), np.nan, dtype)
+            left, right = (np.ascontiguousarray(a.T) if turn_a else a), (np.ascontiguousarray(b.T) if turn_b else b)
+            blas.matmul(left, turn_a, right, turn_b, y, m, n, 1)
+            np.testing.assert_array_equal(y, a @ b)
+
+
+CALLS = [
+    ("linear", (6, 11), (9, 11), {}),
+    ("linear", (2, 3, 70), (20, 70), {}),
+    ("conv2d", (2, 9, 6, 7), (8, 9, 1, 1), {"algorithm": "im2col"}),
+    ("conv2d", (2, 9, 6, 7), (8, 9, 1, 1), {"algorithm": "im2col", "stride": 2}),
+    ("conv2d", (2, 9, 6, 7), (8, 9, 3, 2), {"algorithm": "im2col", "padding": 1}),
+    ("conv2d", (2, 8, 6, 7), (6, 4, 3, 3), {"algorithm": "im2col", "groups": 2}),
+    ("conv2d", (2, 1, 6, 7), (20, 1, 3, 3), {"algorithm": "im2col"}),
+    ("conv3d", (2, 3, 4, 5, 6), (8, 3, 2, 2, 2), {"algorithm": "im2col"}),
+    ("locally_connected2d", (3, 4, 5, 6), (3, 4, 3, 3, 3, 4), {}),
+    ("locally_connected2d", (3, 4, 6, 7), (3, 4, 3, 3, 4, 3), {"padding": 1, "dilation": (2, 3)}),
+]
+
+
+@pytest.mark.parametrize(("op", "x_shape", "w_shape", "options"), CALLS)
+def test_operations_in_pieces(short_counts, op, x_shape, w_shape, options):
+    rng = np.random.default_rng(1)
+    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (x_shape, w_shape))
+    y, pullback = vjp(getattr(functional, op), x, w, **options)
+    dy = rng.integers(-3, 4, y.shape).astype(np.float32)
+    found = [y, *pullback(dy)]
+    before = blas.set_longest(1 << 30)
+    try:
+        whole, pullback = vjp(getattr(functional, op), x, w, **options)
+        expected = [whole, *pullback(dy)]
+    finally:
+        blas.set_longest(before)
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["linear", "conv2d"])
+def test_more_features_than_32_bits_count(op):
+    """Zeros that nobody writes take no memory; the address space they need must be free all the same."""
+    if available_bytes() < 2 * 4 * BEYOND:
+        pytest.skip(f"needs {2 * 4 * BEYOND / 1e9:.0f} GB of address space")
+    shape = (1, BEYOND) if op == "linear" else (1, BEYOND, 1, 1)
+    x, w = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    x[0, -1], w[0, -1] = 3, 5
+    assert getattr(functional, op)(x, w).item() == 15
