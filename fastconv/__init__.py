@@ -8,6 +8,7 @@
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
     set_num_threads, set_workspace_limit, show_config    the machine
+    set_precision, precision    "fast", or "strict": no output depends on inputs outside its window
 
 The house: `window.py` parses geometry once, `ops/` holds one operation a file (maths, shape rule, reference, fast),
 `_ext/` the Cython loops, `layers/` configuration and parameters, `training/` the loop. Start at `ops/conv.py`.
@@ -17,6 +18,7 @@ from typing import Any
 
 from fastconv import functional, reference
 from fastconv.autograd import vjp
+from fastconv.engine.precision import get_precision, precision, set_precision
 from fastconv.errors import FormatError, ShapeError
 from fastconv.layers import *  # noqa: F403
 from fastconv.layers import __all__ as _layers
@@ -62,11 +64,14 @@ __all__ = [
     "__version__",
     "functional",
     "get_num_threads",
+    "get_precision",
     "get_workspace_limit",
     "manual_seed",
+    "precision",
     "reference",
     "register",
     "set_num_threads",
+    "set_precision",
     "set_workspace_limit",
     "show_config",
     "value_and_grad",

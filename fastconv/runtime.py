@@ -235,11 +235,13 @@ def _simd_level() -> str:
 
 
 def show_config() -> dict[str, Any]:
-    """Print and return what the kernels run on: BLAS and its kernels, SIMD level, threads, OpenMP, workspace."""
+    """Print and return what the kernels run on: BLAS and its kernels, SIMD level, threads, OpenMP, workspace,
+    precision."""
     import numpy
     import scipy
 
     from fastconv import __version__, workspace
+    from fastconv.engine.precision import get_precision
 
     config: dict[str, Any] = {
         "fastconv": __version__,
@@ -254,6 +256,7 @@ def show_config() -> dict[str, Any]:
         "threads": get_num_threads(),
         "usable_cpus": _usable_cpus(),
         "workspace_limit": workspace.get_workspace_limit(),
+        "precision": get_precision(),
     }
     notes = []
     if not config["openmp"]:

@@ -76,7 +76,8 @@ def passes(x, w, bias, dy, window, groups):
     """y, dx and dw."""
     y = np.full(dy.shape, np.nan, np.float32)
     winograd.forward("test", x, w, bias, y, window, groups)
-    dx = engine.gradient_input("test", "winograd", dy, w, x.shape, window, groups)  # im2col's where it serves not
+    policy = engine.Policy.now("winograd")  # im2col's where it does not serve
+    dx = engine.gradient_input("test", policy, dy, w, x.shape, window, groups)
     return y, dx, winograd.gradient_weights("test", x, dy, w.shape, window, groups)
 
 
@@ -180,8 +181,8 @@ def test_a_gradient_that_is_an_output_gets_a_bias(algorithm, channels):
     for kernel, stride in (((1, 1, 4), (1, 2, 2)), ((1, 3, 3), ONES), ((1, 2, 3), (1, 3, 2))):
         x, w, _, dy, window = arrays((2, (1, 9, 12), channels, 20, kernel, (NONE,) * 3, ONES, 1, stride))
         bias = np.arange(channels, dtype=np.float32)
-        dx = engine.gradient_input("conv2d", algorithm, dy, w, x.shape, window, 1)
-        with_bias = engine.gradient_input("conv2d", algorithm, dy, w, x.shape, window, 1, bias)
+        dx = engine.gradient_input("conv2d", engine.Policy.now(algorithm), dy, w, x.shape, window, 1)
+        with_bias = engine.gradient_input("conv2d", engine.Policy.now(algorithm), dy, w, x.shape, window, 1, bias)
         np.testing.assert_allclose(with_bias, dx + bias, rtol=0, atol=1e-5 * abs(with_bias).max())
 
 

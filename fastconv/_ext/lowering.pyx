@@ -232,6 +232,42 @@ def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:,
         col2im_rows(&col[0, 0], &dx[0, 0, 0, 0, 0], &g, 0, 0, g.batch * g.pixels, low, g.inp)
 
 
+# --- what 0 * x of the padding may be ---------------------------------------------------------------------------------
+
+
+cdef enum:
+    LANES = 16
+    TESTED = 1 << 14  # elements that are tested at a time
+
+
+def all_finite(const floating[::1] x, int num_threads):
+    """Whether no element is an infinity or nan."""
+    cdef Py_ssize_t size = x.shape[0]
+    cdef Py_ssize_t tasks = (size + TESTED - 1) // TESTED
+    cdef Py_ssize_t task
+    cdef int found = 0
+    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="static"):
+        found += not block_is_finite(&x[task * TESTED], min(<Py_ssize_t> TESTED, size - task * TESTED))
+    return found == 0
+
+
+cdef bint block_is_finite(const floating *x, Py_ssize_t count) noexcept nogil:
+    cdef floating lanes[LANES]  # sums of zeros, or nan
+    cdef floating total = 0
+    cdef Py_ssize_t whole = count // LANES
+    cdef Py_ssize_t i, j
+    for j in range(LANES):
+        lanes[j] = 0
+    for i in range(whole):
+        for j in range(LANES):
+            lanes[j] += 0 * x[i * LANES + j]
+    for i in range(whole * LANES, count):
+        total += 0 * x[i]
+    for j in range(LANES):
+        total += lanes[j]
+    return total == 0
+
+
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 

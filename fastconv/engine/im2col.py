@@ -55,7 +55,8 @@ def forward(
         return
     w = w.reshape(w.shape[0], -1)
     tile = _tile_pixels(pixels, w.shape[1], w.shape[0] // groups, x.itemsize)
-    buffers = _thread_buffers(op, tile * w.shape[1], -(-pixels // tile), pixels * w.size, x.dtype)
+    column = 1 if _is_pointwise(window, x.shape, y.shape, groups) else w.shape[1]
+    buffers = _thread_buffers(op, tile * column, -(-pixels // tile), pixels * w.size, x.dtype)
     turned = _unpacked_pixels(w.shape[1], w.shape[0] // groups) > 0  # the unpacked kernels want w (width, k)
     if turned:
         w = np.ascontiguousarray(w.reshape(groups, -1, w.shape[1]).transpose(0, 2, 1)).reshape(w.shape)
@@ -77,7 +78,8 @@ def gradient_input(
     axis = next((axis for axis in range(3) if dy.shape[1 + axis] > 1), 2)
     halo = max(1, window.spans[axis] - 1)
     bands = max(1, min(-(-TASKS // batch), x_shape[1 + axis] // (HALO * halo)))
-    buffers = _thread_buffers(op, tile * w.shape[1], -(-batch // images) * bands, batch * pixels * w.size, dx.dtype)
+    column = 1 if _is_pointwise(window, x_shape, dy.shape, groups) else w.shape[1]
+    buffers = _thread_buffers(op, tile * column, -(-batch // images) * bands, batch * pixels * w.size, dx.dtype)
     with runtime.blas_held():
         lowering.gradient_input(dy, w, dx, window, groups, tile, images, bands, axis, buffers)
     return dx
@@ -98,12 +100,19 @@ def gradient_weights(
     partial = dw.reshape(1, -1, width)
     if chunks > 1:
         partial = allocate(op, (chunks, w_shape[0], width), dw.dtype)
-    buffers = _thread_buffers(op, tile * width, chunks, pixels * dw.size, dw.dtype)
+    column = 1 if _is_pointwise(window, x.shape, dy.shape, groups) else width
+    buffers = _thread_buffers(op, tile * column, chunks, pixels * dw.size, dw.dtype)
     with runtime.blas_held():
         lowering.gradient_weights(x, dy, partial, window, groups, tile, buffers)
     if chunks > 1:
         rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
     return dw
+
+
+def _is_pointwise(window: Window, x_shape: tuple[int, ...], y_shape: tuple[int, ...], groups: int) -> bool:
+    """Whether x itself is the column tile, so that no thread needs one (lowering.pyx asks the same)."""
+    whole = window.kernel == window.stride == (1, 1, 1) and x_shape[1:4] == y_shape[1:4] and groups == 1
+    return whole and all(before == 0 for before, _ in window.padding)
 
 
 def _unpacked_pixels(width: int, filters: int) -> int:

@@ -139,7 +139,7 @@ class Saved(NamedTuple):
     x_shape: tuple[int, ...]  # (N, C, *spatial)
     w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
     has_bias: bool
-    algorithm: str
+    policy: engine.Policy
 
 
 def forward(
@@ -149,19 +149,19 @@ def forward(
     x, w, b, window, groups, output = prepare(op, x, w, b, stride, padding, dilation, groups, algorithm)
     window = lifted(window)
     x_last, w_last = lift(channels_last(op, x)), lift(w.transpose(0, *range(2, w.ndim), 1))  # w is turned where need be
-    bias = None if b is None else np.ascontiguousarray(b)
+    bias, policy = None if b is None else np.ascontiguousarray(b), engine.Policy.now(algorithm)
     y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
     upwards = across(window, y_shape[1:4])
     if upwards is not None:
-        y = engine.gradient_input(op, algorithm, x_last, exchanged(w_last, groups), y_shape, upwards, groups, bias)
+        y = engine.gradient_input(op, policy, x_last, exchanged(w_last, groups), y_shape, upwards, groups, bias)
     else:
         y = allocate(op, y_shape, x.dtype)
         parts = phases(window, y_shape[1:4])
         if window.up == ONES:
-            w_last = engine.forward(op, algorithm, x_last, w_last, bias, y, parts[0].window, groups)
+            w_last = engine.forward(op, policy, x_last, w_last, bias, y, parts[0].window, groups)
         else:
-            interleave(op, algorithm, x_last, w_last, bias, y, parts, groups)
-    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, algorithm)
+            interleave(op, policy, x_last, w_last, bias, y, parts, groups)
+    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, policy)
     return logical(y.reshape(x.shape[0], *output, w.shape[0])), saved
 
 
@@ -173,7 +173,7 @@ def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
 
 
 def interleave(
-    op: str, algorithm: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+    op: str, policy: engine.Policy, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
     parts: tuple[Phase, ...], groups: int,
 ) -> None:  # fmt: skip
     """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
@@ -185,7 +185,7 @@ def interleave(
         x_some, y_some = x[start : start + images], y[start : start + images]
         for part, w_part in zip(parts, ws, strict=True):
             y_part = allocate(op, y_some[part.outputs].shape, y.dtype)
-            engine.forward(op, algorithm, x_some, w_part, bias, y_part, part.window, groups)
+            engine.forward(op, policy, x_some, w_part, bias, y_part, part.window, groups)
             put(y_part, y_some, part)
 
 
@@ -200,7 +200,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
         if saved.window.up == ONES:
             ((_, dy_part, window),) = parts
             dw, db = engine.gradient_weights_and_bias(
-                op, saved.algorithm, saved.x, dy_part, saved.w.shape, window, saved.groups, needs[1]
+                op, saved.policy, saved.x, dy_part, saved.w.shape, window, saved.groups, needs[1]
             )  # fmt: skip
             dw = as_given(dw, saved) if dw is not None and needs[1] else None
         else:
@@ -214,7 +214,7 @@ def gradient_across(op: str, dy: np.ndarray, saved: Saved, window: Window) -> np
     """dx is the convolution of dy by the window across, with the filters reversed."""
     n, c, *spatial = saved.x_shape
     dx = allocate(op, saved.x.shape, saved.x.dtype)
-    engine.forward(op, saved.algorithm, dy, exchanged(saved.w, saved.groups), None, dx, window, saved.groups)
+    engine.forward(op, saved.policy, dy, exchanged(saved.w, saved.groups), None, dx, window, saved.groups)
     return logical(dx.reshape(n, *spatial, c))
 
 
@@ -224,7 +224,7 @@ def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     total = None
     for taps, dy_part, window in parts:
         w_part = saved.w if window.kernel == saved.w.shape[1:4] else np.ascontiguousarray(saved.w[taps])
-        dx = engine.gradient_input(op, saved.algorithm, dy_part, w_part, saved.x.shape, window, saved.groups)
+        dx = engine.gradient_input(op, saved.policy, dy_part, w_part, saved.x.shape, window, saved.groups)
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
         total = allocate(op, saved.x.shape, saved.x.dtype)
@@ -237,13 +237,13 @@ def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
     filters, per_group, *_ = saved.w_shape
     if len(parts) == 1 and parts[0][2].kernel == saved.w.shape[1:4]:
         (_, dy_part, window) = parts[0]
-        dw = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, saved.w.shape, window, saved.groups)
+        dw = engine.gradient_weights(op, saved.policy, saved.x, dy_part, saved.w.shape, window, saved.groups)
     else:
         dw = allocate(op, saved.w.shape, saved.w.dtype)
         dw[...] = 0
         for taps, dy_part, window in parts:
             shape = (filters, *window.kernel, per_group)
-            dw[taps] = engine.gradient_weights(op, saved.algorithm, saved.x, dy_part, shape, window, saved.groups)
+            dw[taps] = engine.gradient_weights(op, saved.policy, saved.x, dy_part, shape, window, saved.groups)
     return as_given(dw, saved)
 
 

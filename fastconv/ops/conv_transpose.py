@@ -164,6 +164,7 @@ class Saved(NamedTuple):
     x_shape: tuple[int, ...]
     w_shape: tuple[int, ...]
     has_bias: bool
+    policy: engine.Policy
 
 
 def forward(
@@ -178,8 +179,9 @@ def forward(
     n, filters = x.shape[0], w.shape[1] * groups
     y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
     bias = None if b is None else np.ascontiguousarray(b)
-    y = engine.gradient_input(op, "auto", x_last, w_last, y_shape, window, groups, bias)
-    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None)
+    policy = engine.Policy.now()
+    y = engine.gradient_input(op, policy, x_last, w_last, y_shape, window, groups, bias)
+    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, policy)
     return logical(y.reshape(n, *output, filters)), saved
 
 
@@ -189,11 +191,11 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     if needs[0]:
         n, c, *spatial = saved.x_shape
         dx = allocate(op, saved.x.shape, saved.x.dtype)
-        engine.forward(op, "auto", dy_last, saved.w, None, dx, saved.window, saved.groups)
+        engine.forward(op, saved.policy, dy_last, saved.w, None, dx, saved.window, saved.groups)
         dx = logical(dx.reshape(n, *spatial, c))
     if needs[1]:
         c, per_group, *kernel = saved.w_shape
-        dw = engine.gradient_weights(op, "auto", dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
+        dw = engine.gradient_weights(op, saved.policy, dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
         dw = logical(dw.reshape(c, *kernel, per_group))
     if saved.has_bias and needs[2]:
         db = channel_sums(dy_last)

@@ -27,6 +27,7 @@ import numpy as np
 
 from fastconv import __version__, optim, runtime
 from fastconv import augment as augmentations
+from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS, register
@@ -94,6 +95,8 @@ class Trainer:
     checkpoint        a path: a checkpoint is written there before the first step, then every `checkpoint_every` steps
                       (default: after each epoch), and when `fit` ends. See `resume`
     functions         {name: function}: augmentations of one's own, by the names that files shall use for them
+    precision         "fast" or "strict" (see `fastconv.set_precision`): of training and evaluation, whatever holds
+                      outside, after `resume` too (default: what holds when `fit` is first called)
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state
     """
@@ -108,6 +111,7 @@ class Trainer:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        precision: str | None = None,
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"Trainer: net must be a layer, got {net!r}")
@@ -122,6 +126,7 @@ class Trainer:
             None if checkpoint_every is None else _integer("Trainer", "checkpoint_every", checkpoint_every, 1)
         )
         self.functions = dict(functions or {})
+        self.precision = None if precision is None else precisions.need_precision("Trainer: precision", precision)
         self.history = History()
         self.best_epoch: int | None = None
         self.best_state: dict[str, np.ndarray] | None = None
@@ -198,6 +203,7 @@ class Trainer:
         if self.epoch >= total:
             return self.history
         self._settings, self._augment = settings, given
+        self.precision = self.precision or precisions.get_precision()
         for name, data in (("X", source), ("validation_data", validation)):
             if isinstance(data, StreamBatches) and data.once and total - self.epoch > 1:
                 raise ValueError(
@@ -213,7 +219,7 @@ class Trainer:
         shown = Progress(progress, total)
         callbacks = list(callbacks)
         try:
-            with self._interrupts:
+            with self._interrupts, precisions.precision(self.precision):
                 while self.epoch < total:
                     shown.start(self.epoch + 1, steps, self._position.batch)
                     record = self._epoch(source, validation, shown)
@@ -399,7 +405,8 @@ class Trainer:
         are no class indices. batch_size: default as in training, or 128.
         """
         size = self._settled(batch_size, None)["batch_size"]
-        return self._evaluate(batches("evaluate", X, y, size))
+        with precisions.precision(self.precision or precisions.get_precision()):
+            return self._evaluate(batches("evaluate", X, y, size))
 
     def _batches_of(self, owner: str, data: Any, batch_size: int) -> Batches | None:
         if data is None:
@@ -451,6 +458,7 @@ class Trainer:
             },
             "loss": {"name": self.loss.name, "options": options},
             "seed": self.seed,
+            "precision": self.precision,
             "checkpoint_every": self.checkpoint_every,
             "automatic": automatic,
             "settings": self._settings,
@@ -511,6 +519,7 @@ class Trainer:
                 net, optimizer, Loss(name, {**options, **parts["loss"]}), seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
+                precision=data.get("precision"),
             )  # fmt: skip
             trainer._restore(data, parts["best"])
         return trainer
