@@ -20,6 +20,7 @@ import numpy as np
 
 from fastconv import runtime, workspace
 from fastconv._ext import blas
+from fastconv.engine.contract import Direction, Plan, Problem
 
 __all__ = ["Pass", "gemm_rate", "listening", "watched"]
 
@@ -76,31 +77,26 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def watched(direction: str, algorithm: str, kernel: Callable[..., Any], op: str, *arguments: Any) -> Any:
-    """kernel(op, *arguments), told to the listeners; direction and arguments are the engine's."""
+def watched(plan: Plan, direction: Direction, problem: Problem, op: str, *arrays: Any) -> None:
+    """Run a plan of the engine's, and tell it to the listeners."""
     if not _listeners:
-        return kernel(op, *arguments)
+        plan.run(op, plan.threads, *arrays)
+        return
     borrowed = workspace.borrowed()
     start = time.perf_counter()
-    result = kernel(op, *arguments)
+    plan.run(op, plan.threads, *arrays)
     seconds = time.perf_counter() - start
-    borrowed = workspace.borrowed() - borrowed - (0 if result is None else result.nbytes)
-    shapes = {
-        "forward": lambda x, w, bias, y, *_: (x.shape, w.shape, y.shape),
-        "gradient_input": lambda dy, w, x_shape, *_: (x_shape, w.shape, dy.shape),
-        "gradient_weights": lambda x, dy, w_shape, *_: (x.shape, w_shape, dy.shape),
-    }[direction](*arguments)
-    flops = 2 * math.prod(shapes[2]) * math.prod(shapes[1][1:])
+    borrowed = workspace.borrowed() - borrowed
+    shapes = problem.x_shape, problem.w_shape, problem.y_shape
     x_shape, w_shape, y_shape = (_logical(shape, int(op[-2])) for shape in shapes)
     name = {"forward": "forward", "gradient_input": "dx", "gradient_weights": "dw"}[direction]
     if op.startswith("conv_transpose"):  # it runs a convolution backwards, and its gradient to x is one forwards
         x_shape, y_shape = y_shape, x_shape
         name = {"forward": "dx", "dx": "forward"}.get(name, name)
-    dtype = arguments[0].dtype
-    found = Pass(op, name, algorithm, x_shape, w_shape, y_shape, dtype, borrowed, seconds, flops)
+    flops = 2 * problem.multiply_adds
+    found = Pass(op, name, plan.algorithm, x_shape, w_shape, y_shape, problem.dtype, borrowed, seconds, flops)
     for listener in tuple(_listeners):
         listener(found)
-    return result
 
 
 def _logical(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -1,11 +1,12 @@
 """The algorithm "depthwise" against the naive reference: bit for bit on small integers, at every vector width."""
 
+import alone
 import numpy as np
 import pytest
 
 from fastconv import reference, runtime, set_num_threads, set_workspace_limit, vjp, workspace
 from fastconv.arrays import channels_last, lift, logical
-from fastconv.engine import Problem, depthwise, grouped
+from fastconv.engine import depthwise, grouped
 from fastconv.window import Window
 from fastconv.workspace import allocate
 
@@ -82,9 +83,9 @@ def run(x, w, b, dy, window, groups):
     x_last, w_last, dy_last = last(x), last(w), last(dy)
     y = allocate("op", dy_last.shape, x.dtype)
     y[...] = np.nan
-    depthwise.forward("op", x_last, w_last, b, y, window, groups)
-    dx = depthwise.gradient_input("op", dy_last, w_last, x_last.shape, window, groups)
-    dw = depthwise.gradient_weights("op", x_last, dy_last, w_last.shape, window, groups)
+    alone.forward(alone.of_groups, x_last, w_last, b, y, window, groups)
+    dx = alone.gradient_input(alone.of_groups, dy_last, w_last, x_last.shape, window, groups)
+    dw = alone.gradient_weights(alone.of_groups, x_last, dy_last, w_last.shape, window, groups)
     shapes = ((a.shape[0], *a.shape[2:], a.shape[1]) for a in (dy, x, w))
     return [logical(array.reshape(shape)) for array, shape in zip((y, dx, dw), shapes, strict=True)]
 
@@ -223,8 +224,8 @@ def test_partial_gradients_stay_under_the_limit(groups, limit):
 
     def borrowed():
         before = workspace.borrowed()
-        dw = depthwise.gradient_weights("op", x, dy, w.shape, window, groups)
-        return workspace.borrowed() - before - dw.nbytes, dw
+        dw = alone.gradient_weights(alone.of_groups, x, dy, w.shape, window, groups)
+        return workspace.borrowed() - before, dw
 
     most, whole = borrowed()
     assert most > 2 * limit
@@ -237,9 +238,8 @@ def test_partial_gradients_stay_under_the_limit(groups, limit):
 def test_which_problems_are_served(monkeypatch):
     def serves(channels, filters, groups):
         window = Window.parse("op", (8, 8), (3, 3)).lift()
-        return depthwise.serves(
-            "forward", Problem(1, channels, (1, 8, 8), filters, (1, 6, 6), window, groups, np.dtype(np.float32))
-        )
+        problem = alone.problem_of((1, 1, 8, 8, channels), (1, 1, 6, 6, filters), window, groups, np.float32)
+        return any(alone.serves(algorithm, "forward", problem) for algorithm in (depthwise, grouped))
 
     assert serves(64, 64, 64)
     assert serves(4, 128, 4)

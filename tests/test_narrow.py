@@ -1,13 +1,14 @@
-"""The direct algorithm where few channels are read (engine.narrow): exact, at every width of vectors and any cut."""
+"""The algorithm "narrow": exact, at every width of vectors and any cut."""
 
 from __future__ import annotations
 
+import alone
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import ShapeError, runtime
-from fastconv.engine import direct, im2col, narrow
+from fastconv.engine import im2col, narrow, plan
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 
@@ -61,20 +62,20 @@ def within(array):
 
 def check(shape):
     x, w, bias, dy, window = case(shape)
-    if narrow.serves_forward(x.shape, dy.shape, window):
+    problem = alone.problem_of(x.shape, dy.shape, window, 1, np.float32)
+    if alone.serves(narrow, "forward", problem):
         for b in (bias, None):
-            expected = np.empty_like(dy)
-            im2col.forward("test", x, w, b, expected, window, 1)
+            expected = alone.forward(im2col, x, w, b, np.empty_like(dy), window)
             y, around = within(dy)
-            narrow.forward("test", x, w, b, y, window)
+            alone.forward(narrow, x, w, b, y, window)
             np.testing.assert_array_equal(y, expected)
             assert (around[:64] == 77).all()
             assert (around[-64:] == 77).all()
-    assert x.shape[4] > 8 or narrow.serves_weights(x.shape, dy.shape, window)
-    expected = im2col.gradient_weights("test", x, dy, w.shape, window, 1)
+    assert x.shape[4] > 8 or alone.serves(narrow, "gradient_weights", problem)
+    expected = alone.gradient_weights(im2col, x, dy, w.shape, window)
     for db in (None, np.full(dy.shape[4], np.nan, np.float32)):
         dw, around = within(w)
-        narrow.gradient_weights("test", x, dy, dw, window, db)
+        alone.gradient_weights(narrow, x, dy, w.shape, window, out=dw, db=db)
         np.testing.assert_array_equal(dw, expected)
         assert (around[:64] == 77).all()
         assert (around[-64:] == 77).all()
@@ -85,14 +86,6 @@ def check(shape):
 def width(request, monkeypatch):
     monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
     return request.param
-
-
-@pytest.fixture
-def replanned():
-    """Plans made with other constants are forgotten."""
-    narrow._plan.cache_clear()
-    yield
-    narrow._plan.cache_clear()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -119,7 +112,7 @@ def test_every_length_of_a_row_and_every_count_of_taps():
 
 @pytest.mark.parametrize("pixels", [1, 20, 5000])
 @pytest.mark.parametrize("far", [0, 1 << 40], ids=["past the caches", "into the caches"])
-@pytest.mark.usefixtures("width", "replanned")
+@pytest.mark.usefixtures("width")
 def test_exact_however_it_is_cut(monkeypatch, pixels, far):
     monkeypatch.setattr(narrow, "PIXELS", pixels)
     monkeypatch.setattr(narrow, "CHUNK_PIXELS", pixels)
@@ -128,7 +121,7 @@ def test_exact_however_it_is_cut(monkeypatch, pixels, far):
         check(shape)
 
 
-@pytest.mark.usefixtures("width", "replanned")
+@pytest.mark.usefixtures("width")
 def test_outputs_past_the_caches(monkeypatch):
     """Only what lies on whole lines goes there; y's memory is aligned here, unlike in `check`."""
     monkeypatch.setattr(narrow, "FAR", 0)
@@ -136,9 +129,8 @@ def test_outputs_past_the_caches(monkeypatch):
         x, w, bias, dy, window = case((2, (1, 9, 35), 3, filters, (1, 3, 3), ONES, (0, 1, 1), ONES))
         memory = np.full(dy.size + 32, np.nan, np.float32)
         y = memory[(-memory.ctypes.data % 64) // 4 :][: dy.size].reshape(dy.shape)
-        narrow.forward("test", x, w, bias, y, window)
-        expected = np.empty_like(y)
-        im2col.forward("test", x, w, bias, expected, window, 1)
+        alone.forward(narrow, x, w, bias, y, window)
+        expected = alone.forward(im2col, x, w, bias, np.empty_like(y), window)
         np.testing.assert_array_equal(y, expected)
 
 
@@ -169,14 +161,12 @@ def test_accuracy():
     """float32 against float64; sums of one chunk are long enough to lose digits if they were summed carelessly."""
     for shape in ((4, (1, 64, 64), 3, 32, (1, 3, 3), ONES, (0, 1, 1), ONES), SHAPES[1], SHAPES[6]):
         x, w, bias, dy, window = case(shape, integers=False)
-        exact = np.empty(dy.shape)
-        im2col.forward("test", x.astype(float), w.astype(float), bias.astype(float), exact, window, 1)
-        y = np.empty_like(dy)
-        direct.forward("test", x, w, bias, y, window, 1)
+        exact = alone.forward(im2col, *(a.astype(float) for a in (x, w, bias)), np.empty(dy.shape), window)
+        y = alone.forward(narrow, x, w, bias, np.empty_like(dy), window)
         assert np.abs(y - exact).max() <= 3e-6 * np.abs(exact).max()
-        exact = im2col.gradient_weights("test", x.astype(float), dy.astype(float), w.shape, window, 1)
+        exact = alone.gradient_weights(im2col, x.astype(float), dy.astype(float), w.shape, window)
         db = np.empty_like(bias)
-        dw = direct.gradient_weights("test", x, dy, w.shape, window, 1, db)
+        dw = alone.gradient_weights(narrow, x, dy, w.shape, window, db=db)
         assert np.abs(dw - exact).max() <= 3e-6 * np.abs(exact).max()
         exact = dy.sum(axis=(0, 1, 2, 3), dtype=np.float64)
         assert np.abs(db - exact).max() <= 3e-6 * np.abs(exact).max()
@@ -191,11 +181,8 @@ def test_threads_change_no_bit(shape, monkeypatch):
     try:
         for threads in (1, 2, 3):
             fastconv.set_num_threads(threads)
-            y, dw = np.empty_like(dy), np.empty_like(w)
-            narrow.forward("test", x, w, bias, y, window)
-            db = np.empty_like(bias)
-            narrow.gradient_weights("test", x, dy, dw, window, db)
-            found.append((y, dw, db))
+            y, db = alone.forward(narrow, x, w, bias, np.empty_like(dy), window), np.empty_like(bias)
+            found.append((y, alone.gradient_weights(narrow, x, dy, w.shape, window, db=db), db))
     finally:
         fastconv.set_num_threads(before)
     for others in found[1:]:
@@ -214,30 +201,31 @@ def test_nan_and_infinity_stay_where_they_belong(bad):
         window = Window.parse("test", (1, 5, 6), (1, 3, 3), 1, (0, 1, 1))
         y = np.empty((3, 1, 5, 6, filters), np.float32)
         if filters >= 8:
-            narrow.forward("test", x, w, None, y, window)
+            alone.forward(narrow, x, w, None, y, window)
             expected = np.zeros(y.shape, bool)
             expected[1, 0, 1:4, 4:] = True
             np.testing.assert_array_equal(~np.isfinite(y), expected)
-        dw = np.empty_like(w)
         for filter in (0, filters // 2, filters - 1):
             dy = np.ones(y.shape, np.float32)
             dy[2, 0, 4, 5, filter] = bad
             dy[0, 0, 2, 2, filter] = bad
-            narrow.gradient_weights("test", np.ones_like(x), dy, dw, window)
+            dw = alone.gradient_weights(narrow, np.ones_like(x), dy, w.shape, window)
             expected = np.zeros(dw.shape, bool)
             expected[filter] = True
             np.testing.assert_array_equal(~np.isfinite(dw), expected)
 
 
-def test_direct_takes_it_where_not_many_channels_are_read(monkeypatch):
-    called = []
-    monkeypatch.setattr(narrow, "forward", lambda op, x, *rest: called.append(("forward", x.shape[4])))
-    monkeypatch.setattr(narrow, "gradient_weights", lambda op, x, *rest: called.append(("weights", x.shape[4])))
+def test_taken_where_not_many_channels_are_read():
+    taken = []
     tried = ((1, 32, 3), (3, 32, 3), (8, 32, 1), (9, 32, 1), (64, 40, 3), (140, 10, 3), (140, 40, 3))
     for channels, filters, r in tried:
-        x, w, bias, dy, window = case((2, (1, 8, 8), channels, filters, (1, r, r), ONES, (0, r // 2, r // 2), ONES))
-        direct.forward("test", x, w, bias, dy, window, 1)
-        direct.gradient_weights("test", x, dy, w.shape, window, 1)
-    few = [(what, channels) for channels in (1, 3, 8) for what in ("forward", "weights")]
-    many = [("weights", 64), ("weights", 140)] if runtime.SIMD_BYTES == 64 else []
-    assert called == [*few, ("forward", 64), *many]
+        x, _, _, dy, window = case((2, (1, 8, 8), channels, filters, (1, r, r), ONES, (0, r // 2, r // 2), ONES))
+        problem = alone.problem_of(x.shape, dy.shape, window, 1, np.float32)
+        for direction in ("forward", "gradient_weights"):
+            if alone.serves(narrow, direction, problem):
+                taken.append((direction, channels))
+    few = [(direction, channels) for channels in (1, 3, 8) for direction in ("forward", "gradient_weights")]
+    many = [("gradient_weights", 64), ("gradient_weights", 140)] if runtime.SIMD_BYTES == 64 else []
+    assert taken == [*few, ("forward", 64), *many]
+    x, _, _, dy, window = case((2, (1, 8, 8), 3, 32, (1, 3, 3), ONES, (0, 1, 1), ONES))
+    assert plan("forward", alone.problem_of(x.shape, dy.shape, window, 1, np.float32)).algorithm == "narrow"

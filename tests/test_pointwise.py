@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import alone
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import functional, runtime
-from fastconv.engine import direct, im2col, planar
+from fastconv.engine import direct, im2col
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 
@@ -58,17 +59,14 @@ def results(algorithm, shape, offset=0, integers=True):
     x, w, bias, dy, window = case(shape, offset, integers)
     y = placed(np.full_like(dy, np.nan), offset)
     groups = shape[-1]
-    algorithm.forward("test", x, w, bias, y, window, groups)
-    dx = algorithm.gradient_input("test", dy, w, x.shape, window, groups)
-    return y, dx, algorithm.gradient_weights("test", x, dy, w.shape, window, groups)
+    alone.forward(algorithm, x, w, bias, y, window, groups)
+    dx = alone.gradient_input(algorithm, dy, w, x.shape, window, groups)
+    return y, dx, alone.gradient_weights(algorithm, x, dy, w.shape, window, groups)
 
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
 def width(request, monkeypatch):
     monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
-    planar._plan.cache_clear()
-    yield
-    planar._plan.cache_clear()
 
 
 @pytest.fixture
@@ -78,12 +76,8 @@ def cut(monkeypatch):
     def set_constants(**constants):
         for name, value in constants.items():
             monkeypatch.setattr(direct, name, value)
-        for plan in (direct._plan, direct._cut, direct._pieces):
-            plan.cache_clear()
 
-    yield set_constants
-    for plan in (direct._plan, direct._cut, direct._pieces):
-        plan.cache_clear()
+    return set_constants
 
 
 def check(shape, offset=0):

@@ -148,14 +148,15 @@ def test_the_algorithm_is_the_one_that_runs(name, monkeypatch):
     layer, shape = CONVOLUTIONS[name]
     asked, answered = [], []
 
-    def listen(direction, problem, algorithm="auto"):
+    def listen(direction, problem, policy=None):
+        found = plan(direction, problem, policy)
         asked.append((direction, problem))
-        answered.append(choose(direction, problem, algorithm))
-        return answered[-1]
+        answered.append(found.algorithm)
+        return found
 
     (row,) = layer.summary(shape)
-    choose = engine.choose
-    monkeypatch.setattr(engine, "choose", listen)
+    plan = engine.plan
+    monkeypatch.setattr(engine, "plan", listen)
     layer(np.zeros(shape, np.float32))
     assert asked == table.problems_of(layer, shape, row.output_shape)
     assert set(row.algorithm.split("+")) == set(answered)

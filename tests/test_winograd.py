@@ -2,13 +2,14 @@
 
 import itertools
 
+import alone
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import engine, functional, runtime
 from fastconv._ext import winograd as kernels
-from fastconv.engine import Problem, winograd
+from fastconv.engine import Problem, im2col, winograd
 from fastconv.window import Window
 
 TOLERANCE = 1e-5  # of the largest value
@@ -75,10 +76,14 @@ def arrays(shape, seed=0):
 def passes(x, w, bias, dy, window, groups):
     """y, dx and dw."""
     y = np.full(dy.shape, np.nan, np.float32)
-    winograd.forward("test", x, w, bias, y, window, groups)
-    policy = engine.Policy.now("winograd")  # im2col's where it does not serve
-    dx = engine.gradient_input("test", policy, dy, w, x.shape, window, groups)
-    return y, dx, winograd.gradient_weights("test", x, dy, w.shape, window, groups)
+    alone.forward(winograd, x, w, bias, y, window, groups)
+    dx = alone.gradient_input(or_im2col, dy, w, x.shape, window, groups)
+    return y, dx, alone.gradient_weights(winograd, x, dy, w.shape, window, groups)
+
+
+def or_im2col(direction, problem):
+    """Where it does not serve."""
+    return winograd if alone.serves(winograd, direction, problem) else im2col
 
 
 def exact(x, w, bias, dy, window, groups):
@@ -101,16 +106,6 @@ def check(shape, seed=0):
         assert ours.shape == right.shape and ours.dtype == np.float32
         if ours.size:
             assert abs(ours - right).max() <= TOLERANCE * max(abs(right).max(), 1e-30), name
-
-
-@pytest.fixture(autouse=True)
-def plan_anew():
-    """Whatever the bounds are that a test sets."""
-    for plan in (winograd._plan_forward, winograd._plan_weights):
-        plan.cache_clear()
-    yield
-    for plan in (winograd._plan_forward, winograd._plan_weights):
-        plan.cache_clear()
 
 
 @pytest.fixture(params=["as planned", "by panels", "by blocks"])
@@ -237,17 +232,16 @@ def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
     monkeypatch.setattr(winograd, "THREAD_WORK", 1)
     fastconv.set_num_threads(3)
     fastconv.set_workspace_limit(limit)
-    y, dx, dw = passes(*operands, window, 1)
-    total, most, run = 0, 0, []
-    for a in borrowed:  # each pass allocates its result first, but the forward pass
-        if a is dx or a is dw:
-            run.append(total)
-            total = 0
-        else:
-            total += a.nbytes
-    most = max(*run, total)
-    assert most <= limit
-    for ours, right in zip((y, dx, dw), exact(*operands, window, 1), strict=True):
+    x, w, bias, dy = operands
+    calls = (
+        lambda: alone.forward(winograd, x, w, bias, np.empty_like(dy), window),
+        lambda: alone.gradient_input(winograd, dy, w, x.shape, window),
+        lambda: alone.gradient_weights(winograd, x, dy, w.shape, window),
+    )
+    for call, right in zip(calls, exact(*operands, window, 1), strict=True):
+        borrowed.clear()
+        ours = call()
+        assert 0 < sum(a.nbytes for a in borrowed) <= limit
         assert abs(ours - right).max() <= TOLERANCE * abs(right).max()
 
 
@@ -271,7 +265,7 @@ def test_what_it_serves():
         window = Window.parse("test", spatial, kernel, stride, 2, dilation).lift()
         sizes = (1,) * (3 - len(spatial)) + spatial
         problem = Problem(1, channels, sizes, 8, window.output(sizes), window, groups, np.dtype(dtype))
-        return winograd.serves("gradient_input" if dx else "forward", problem)
+        return alone.serves(winograd, "gradient_input" if dx else "forward", problem)
 
     assert serves(3) and serves(5) and serves((1, 3, 3), dilation=(1, 2, 2)) and serves((2, 5, 5)) and serves(2)
     assert serves(3, spatial=(9,)) and serves((3, 1), spatial=(9, 9)) and serves(3, groups=8)
@@ -289,13 +283,13 @@ def test_what_it_serves():
     assert serves(5, stride=2, spatial=flat) and not serves(5, stride=2, spatial=flat, dx=True)
 
 
-@pytest.mark.parametrize("channels, size, choice", [(64, 4, "winograd"), (16, 4, "direct"), (16, 32, "winograd")])
-def test_chosen_for_many_channels_or_many_tiles(channels, size, choice):
+@pytest.mark.parametrize("channels, size, chosen", [(64, 4, True), (16, 4, False), (16, 32, True)])
+def test_chosen_for_many_channels_or_many_tiles(channels, size, chosen):
     window = Window.parse("test", (1, size, size), (1, 3, 3), 1, SAME)
     sizes = (1, size, size)
     for direction in ("forward", "gradient_input", "gradient_weights"):
         problem = Problem(1, channels, sizes, channels, sizes, window, 1, np.dtype(np.float32))
-        assert engine.choose(direction, problem) == choice
+        assert (engine.plan(direction, problem).algorithm == "winograd") == chosen
 
 
 def test_transforms_follow_from_the_points():

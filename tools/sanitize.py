@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "sanitize"
 TESTS = [
     "test_ops.py", "test_hypothesis_shapes.py", "test_pooling.py", "test_adjoint.py", "test_engine_fuzz.py",
-    "test_direct.py", "test_pointwise.py", "test_narrow.py", "test_winograd.py", "test_depthwise.py",
+    "test_planar.py", "test_pointwise.py", "test_narrow.py", "test_winograd.py", "test_depthwise.py",
 ]  # fmt: skip
 RUN = """
 import sys, pytest

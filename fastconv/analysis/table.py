@@ -156,7 +156,7 @@ def algorithm_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> str:
     """What computes a convolution in inference: the engine's answer; there may be several for a rational stride."""
     algorithm = layer.options(Context(training=False)).get("algorithm", "auto") if isinstance(layer, OpLayer) else ""
     policy = engine.Policy.now(algorithm)
-    chosen = [engine.choose(way, problem, policy) for way, problem in problems_of(layer, x_shape, y_shape)]
+    chosen = [engine.plan(way, problem, policy).algorithm for way, problem in problems_of(layer, x_shape, y_shape)]
     return "+".join(dict.fromkeys(chosen))
 
 

@@ -3,70 +3,51 @@
 | algorithm | serves | why |
 |---|---|---|
 | im2col    | everything, float64 too | windows become rows of a column tile that BLAS multiplies; read it first |
+| narrow    | float32, up to 128 channels to read | neighbouring pixels: no table, no prologue |
+| planar    | float32, few channels to write | columns in the lanes: none stand empty |
 | direct    | float32 | register tiles read the input where it lies: no column is stored, nothing packed but w |
-|           | float32, few channels to write (engine.planar) | columns in the lanes: none stand empty |
-|           | float32, up to 128 channels to read (engine.narrow) | neighbouring pixels: no table, no prologue |
 | winograd  | float32, 2, 3 and 5 taps a stride | up to 4 times fewer multiplications; channels pay the transforms |
+| grouped   | float32, groups of 2 to 16 | lanes filled across groups, by a permutation |
 | depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
-|           | float32, groups of 2 to 16 (engine.grouped) | lanes filled across groups, by a permutation |
 
-Each algorithm is a module with `serves(direction, problem)`, `cost(direction, problem)` and the three directions
-`forward`, `gradient_input` and `gradient_weights`. Their arrays are lifted (three spatial axes) and channels-last,
-x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them; strides are whole.
-Only w may come as it lies in a net, taps last: winograd without a stride reads it so, for the others it is turned.
+Each is a module as engine.contract has it; where two cost the same, the first in the table runs. `plan` is the one
+choice and the one cache: everything about a call that its shapes decide is in the Plan that it returns. A cost comes
+from measurements made beforehand, never a clock: a net computes the same bits whenever it runs. An algorithm asked for
+by name serves what it can; im2col does the rest. Under the precision "strict" (engine.precision) "auto" passes over
+winograd, and where 0 * w or 0 * dy of the padding would not be zero, engine.borders leaves the padding out.
 
-`choose` takes the cheapest. A cost is the time over that of the definition's multiplications at the machine's full
-rate, as a small model of the shape, from measurements made beforehand (bench/NOTES.md), never a clock: a net computes
-the same bits whenever it runs. An algorithm asked for by name serves what it can; im2col does the rest. Under the
-precision "strict" (engine.precision) "auto" passes over winograd, and where 0 * w or 0 * dy of the padding would not be
-zero, engine.borders leaves the padding out.
+w may also come as it lies in a net, taps last: it is transposed for plans that do not read it so.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastconv._ext import lowering
 from fastconv.arrays import add_bias, channel_sums, channels_last
-from fastconv.engine import borders, depthwise, direct, im2col, winograd
-from fastconv.engine.phases import ONES
+from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
+from fastconv.engine.contract import Algorithm, Direction, Ints, Plan, Problem
 from fastconv.engine.precision import get_precision
 from fastconv.runtime import threads_for
 from fastconv.trace import watched
 from fastconv.window import Window
-from fastconv.workspace import get_workspace_limit
+from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = [
-    "ALGORITHMS", "Policy", "Problem", "choose", "forward", "gradient_input", "gradient_weights",
-    "gradient_weights_and_bias",
+    "ALGORITHMS", "Direction", "Policy", "Problem", "forward", "gradient_input", "gradient_weights",
+    "gradient_weights_and_bias", "plan",
 ]  # fmt: skip
 
-Ints = tuple[int, ...]
-Direction = Literal["forward", "gradient_input", "gradient_weights"]
-
-_MODULES: dict[str, ModuleType] = {
-    "im2col": im2col, "direct": direct, "winograd": winograd, "depthwise": depthwise,
+_TABLE: dict[str, Algorithm] = {
+    "im2col": im2col, "narrow": narrow, "planar": planar, "direct": direct, "winograd": winograd, "grouped": grouped,
+    "depthwise": depthwise,
 }  # fmt: skip
-ALGORITHMS = ("auto", *_MODULES)
-BIASED = (direct, winograd)  # whose gradient to the input takes a bias along
-SPREADING = (winograd,)  # in which an output's value depends on inputs outside its window
-
-
-class Problem(NamedTuple):
-    """A convolution's geometry, lifted: all that the choice depends on."""
-
-    batch: int
-    channels: int
-    inputs: Ints  # spatial
-    filters: int
-    outputs: Ints  # spatial
-    window: Window
-    groups: int
-    dtype: np.dtype
+ALGORITHMS = ("auto", *_TABLE)
+SPREADING = ("winograd",)  # in which an output's value depends on inputs outside its window
 
 
 class Policy(NamedTuple):
@@ -77,7 +58,7 @@ class Policy(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the padding's taps must be left out of what `choose` names: not where another kernel is asked for."""
+        """Whether the padding's taps must be left out: not where another kernel than im2col is asked for."""
         return self.strict and self.algorithm in ("auto", "im2col")
 
     @classmethod
@@ -86,35 +67,33 @@ class Policy(NamedTuple):
         return cls(algorithm, get_precision() == "strict")
 
 
-def choose(direction: Direction, problem: Problem, policy: Policy | None = None) -> str:
-    """The name of the algorithm that serves a direction of a problem: the cheapest, or the one that is asked for."""
-    policy = policy or Policy.now()
-    if policy.algorithm != "auto":
-        return policy.algorithm if _MODULES[policy.algorithm].serves(direction, problem) else "im2col"
-    return _cheapest(direction, problem, get_workspace_limit(), policy.strict)
+def plan(direction: Direction, problem: Problem, policy: Policy | None = None) -> Plan:
+    """How a direction of a problem is computed: by the cheapest algorithm, or the one that is asked for."""
+    return _planned(direction, problem, policy or Policy.now(), get_workspace_limit())
 
 
 @lru_cache(maxsize=1024)
-def _cheapest(direction: Direction, problem: Problem, workspace_limit: int, strict: bool) -> str:
-    """workspace_limit: what `serves` may ask for."""
-    serving = [
-        name for name, module in _MODULES.items()
-        if not (strict and module in SPREADING) and module.serves(direction, problem)
-    ]  # fmt: skip
-    return min(serving, key=lambda name: _MODULES[name].cost(direction, problem))
+def _planned(direction: Direction, problem: Problem, policy: Policy, workspace_limit: int) -> Plan:
+    """workspace_limit: what costs and plans may ask for."""
+    name = policy.algorithm
+    if name == "auto":
+        allowed = [name for name in _TABLE if not (policy.strict and name in SPREADING)]
+        name = min(allowed, key=lambda name: _TABLE[name].cost(direction, problem))
+    elif math.isinf(_TABLE[name].cost(direction, problem)):
+        name = "im2col"
+    return _TABLE[name].plan(direction, problem)
+
+
+def _readable(op: str, plan: Plan, w: np.ndarray) -> np.ndarray:
+    """w as a plan reads it."""
+    if w.flags.c_contiguous:
+        return w
+    taps_last = w.transpose(0, 4, 1, 2, 3)
+    return w if plan.taps_last and taps_last.flags.c_contiguous else channels_last(op, taps_last)
 
 
 def _is_finite(array: np.ndarray) -> bool:
     return lowering.all_finite(array.reshape(-1), threads_for(array.nbytes))
-
-
-def _readable(op: str, name: str, w: np.ndarray, window: Window) -> np.ndarray:
-    """w as an algorithm reads it."""
-    if w.flags.c_contiguous:
-        return w
-    taps_last = w.transpose(0, 4, 1, 2, 3)
-    as_it_lies = name == "winograd" and window.stride == ONES and taps_last.flags.c_contiguous
-    return w if as_it_lies else channels_last(op, taps_last)
 
 
 def forward(
@@ -122,13 +101,14 @@ def forward(
     groups: int,
 ) -> np.ndarray:  # fmt: skip
     """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
+    if not y.size:
+        return w
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], y.shape[4], y.shape[1:4], window, groups, x.dtype)
-    name = choose("forward", problem, policy)
-    w = _readable(op, name, w, window)
-    kernel = _MODULES[name].forward
+    chosen = plan("forward", problem, policy)
+    w = _readable(op, chosen, w)
     if policy.exact and not _is_finite(w):
-        name, kernel = "im2col", borders.forward
-    watched("forward", name, kernel, op, x, w, bias, y, window, groups)
+        chosen = borders.plan("forward", problem)
+    watched(chosen, "forward", problem, op, x, w, bias, y)
     return w
 
 
@@ -137,33 +117,27 @@ def gradient_input(
     bias: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
+    dx = allocate(op, x_shape, dy.dtype)
+    if not dx.size or not dy.size:
+        dx[...] = 0 if bias is None else bias
+        return dx
     problem = Problem(x_shape[0], x_shape[4], x_shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-    name = choose("gradient_input", problem, policy)
-    w = _readable(op, name, w, window)
+    chosen = plan("gradient_input", problem, policy)
+    w = _readable(op, chosen, w)
     if policy.exact and not _is_finite(w):
-        name = "im2col"  # col2im adds no more than what lies inside
-    module = _MODULES[name]
-    if module in BIASED:
-        return watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups, bias)
-    dx = watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups)
-    if bias is not None:
+        chosen = im2col.plan("gradient_input", problem)  # col2im adds no more than what lies inside
+    taken = "bias" in chosen.takes
+    watched(chosen, "gradient_input", problem, op, dy, w, dx, bias if taken else None)
+    if bias is not None and not taken:
         add_bias(dx, bias)
     return dx
 
 
 def gradient_weights(
-    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int,
-    db: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """dw (K, r0, r1, r2, C / groups); db is filled by the algorithm that takes it along."""
-    problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-    name = choose("gradient_weights", problem, policy)
-    arguments = (op, x, dy, w_shape, window, groups)
-    sums = () if db is None else (db,)
-    dw = watched("gradient_weights", name, _MODULES[name].gradient_weights, *arguments, *sums)
-    if policy.exact and not _is_finite(dw) and not _is_finite(dy):
-        return watched("gradient_weights", "im2col", borders.gradient_weights, *arguments)
-    return dw
+    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
+) -> np.ndarray:
+    """dw (K, r0, r1, r2, C / groups)."""
+    return _gradient_weights(op, policy, x, dy, w_shape, window, groups, None)
 
 
 def gradient_weights_and_bias(
@@ -174,10 +148,28 @@ def gradient_weights_and_bias(
 
     dw is None where nobody asks for it; db has the same bits.
     """
+    db = None
+    if x.size and dy.size:
+        problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
+        if "sums" in plan("gradient_weights", problem, policy).takes:
+            db = np.empty(dy.shape[4], dy.dtype)
+    dw = None
+    if needs_weights or db is not None:
+        dw = _gradient_weights(op, policy, x, dy, w_shape, window, groups, db)
+    return dw, channel_sums(dy) if db is None else db
+
+
+def _gradient_weights(
+    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int,
+    db: np.ndarray | None,
+) -> np.ndarray:  # fmt: skip
+    """dw; db is filled, which only may be given where the plan takes "sums"."""
+    dw = allocate(op, w_shape, dy.dtype)
+    if not x.size or not dy.size:
+        dw[...] = 0
+        return dw
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-    name = choose("gradient_weights", problem, policy)
-    arguments = (op, policy, x, dy, w_shape, window, groups)
-    if name == "direct" and direct.sums_outputs(x.shape, dy.shape, window, groups):
-        db = np.empty(dy.shape[4], dy.dtype)
-        return gradient_weights(*arguments, db), db
-    return gradient_weights(*arguments) if needs_weights else None, channel_sums(dy)
+    watched(plan("gradient_weights", problem, policy), "gradient_weights", problem, op, x, dy, dw, db)
+    if policy.exact and not _is_finite(dw) and not _is_finite(dy):
+        watched(borders.plan("gradient_weights", problem), "gradient_weights", problem, op, x, dy, dw, None)
+    return dw

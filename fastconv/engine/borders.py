@@ -8,19 +8,18 @@ padding is not finite.
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.engine import im2col
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate
 
-__all__ = ["forward", "gradient_weights"]
-
-Ints = tuple[int, ...]
+__all__ = ["plan"]
 
 
 class Box(NamedTuple):
@@ -31,25 +30,38 @@ class Box(NamedTuple):
     window: Window  # its padding is negative: where the box begins
 
 
-def forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
+def plan(direction: Direction, problem: Problem) -> Plan:
+    """forward or gradient_weights, by "im2col": what it is asked of each box."""
+    return Plan("im2col", partial(_forward if direction == "forward" else _gradient_weights, problem), 0, 1)
+
+
+def _forward(
+    problem: Problem, op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray
 ) -> None:
-    """Fill y."""
     y[...] = 0 if bias is None else bias  # outputs that see no input
-    for box in boxes(window, x.shape[1:4], y.shape[1:4]):
+    for box in boxes(problem.window, problem.inputs, problem.outputs):
         part = allocate(op, y[box.outputs].shape, y.dtype)
-        im2col.forward(op, x, np.ascontiguousarray(w[box.taps]), bias, part, box.window, groups)
+        inside = im2col.plan("forward", _of(problem, box))
+        inside.run(op, inside.threads, x, np.ascontiguousarray(w[box.taps]), bias, part)
         y[box.outputs] = part
 
 
-def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups): the boxes' sums, added in order."""
-    dw = allocate(op, w_shape, dy.dtype)
+def _gradient_weights(
+    problem: Problem, op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None
+) -> None:
+    """The boxes' sums, added in order."""
     dw[...] = 0
-    for box in boxes(window, x.shape[1:4], dy.shape[1:4]):
+    for box in boxes(problem.window, problem.inputs, problem.outputs):
         part = np.ascontiguousarray(dy[box.outputs])
-        dw[box.taps] += im2col.gradient_weights(op, x, part, dw[box.taps].shape, box.window, groups)
-    return dw
+        inside = im2col.plan("gradient_weights", _of(problem, box))
+        found = allocate(op, dw[box.taps].shape, dw.dtype)
+        inside.run(op, inside.threads, x, part, found, None)
+        dw[box.taps] += found
+
+
+def _of(problem: Problem, box: Box) -> Problem:
+    outputs = tuple(along.stop - along.start for along in box.outputs[1:])
+    return problem._replace(outputs=outputs, window=box.window)
 
 
 @lru_cache(maxsize=64)

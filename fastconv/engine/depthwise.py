@@ -5,9 +5,9 @@
     gradient_weights   dw[k, t, j] = sum over o of dy[o, k] * x[i(o, t), group(k), j]
 
 Lanes of a vector are channels (`Lanes`), outputs lie along a line of the last axis (`Reach`), and nothing is copied but
-the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Groups of 2 channels and more
-are engine.grouped's, in float32 and where vectors are wide. Tasks are runs of outputs, cut
-by shape; partial gradients to the weights are sums along one line, added line by line, and task by task in order.
+the weights, packed by vectors. Taps in the padding are left out, not multiplied by zero. Where vectors are wide,
+groups of 2 channels and more are engine.grouped's, in float32. Tasks are runs of outputs, cut by shape; partial
+gradients to the weights are sums along one line, added line by line, and task by task in order.
 
 The floor is memory traffic for 3x3 (x and y once), and otherwise one load and one multiply-add a tap.
 """
@@ -16,24 +16,21 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import depthwise, rows
 from fastconv.engine import grouped
-from fastconv.engine.phases import ONES
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.grouped import MOST_PER_GROUP
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-if TYPE_CHECKING:
-    from fastconv.engine import Problem
-
-__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
+__all__ = ["cost", "plan"]
 
 WIDEST = runtime.SIMD_BYTES  # bytes of a vector
-MOST_PER_GROUP = 8  # channels and filters; wider groups have enough to do for a product of matrices
 TASKS = 32  # pieces that a layer is cut into where its size allows
 LINE = 256  # outputs of a line's segment
 CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
@@ -44,123 +41,104 @@ PLAIN, PERMUTED, BROADCAST = range(3)  # depthwise.h's
 STREAMED = 64  # bytes
 
 
-def serves(direction: str, problem: Problem) -> bool:
-    """Groups of at most MOST_PER_GROUP channels and filters, or of one channel; what else engine.grouped serves."""
+def cost(direction: Direction, problem: Problem) -> float:
+    """Groups of at most MOST_PER_GROUP channels and filters, or of one channel: the others lose most there. Where
+    grouped serves, it goes first."""
     inside, outside = problem.channels // problem.groups, problem.filters // problem.groups
-    if problem.groups > 1 and (inside == 1 or max(inside, outside) <= MOST_PER_GROUP):
-        return True
-    return problem.groups > 1 and _in_blocks(direction, inside, outside, problem.window, problem.dtype)
+    if problem.groups == 1 or (inside != 1 and max(inside, outside) > MOST_PER_GROUP):
+        return math.inf
+    in_blocks = grouped.cost(direction, problem)
+    return in_blocks if in_blocks < math.inf else 0.0
 
 
-def cost(direction: str, problem: Problem) -> float:
-    """The lanes that stay empty, against what the others lose on narrow groups; of single channels, they lose most."""
-    inside, outside = problem.channels // problem.groups, problem.filters // problem.groups
-    if not _in_blocks(direction, inside, outside, problem.window, problem.dtype):
-        return 0.0
-    if direction != "forward":
-        inside, outside = outside, inside
-    return (0.7 if direction == "gradient_weights" else 0.8) * grouped.filled(problem.groups, inside, outside)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    return {"forward": _forward, "gradient_input": _gradient_input, "gradient_weights": _gradient_weights}[direction](
+        problem
+    )
 
 
-def _in_blocks(direction: str, inside: int, outside: int, window: Window, dtype: np.dtype) -> bool:
-    """Whether engine.grouped serves. Of a strided window's gradient to the input it computes every phase apart."""
-    if direction == "gradient_input" and window.stride != ONES and max(inside, outside) <= MOST_PER_GROUP:
-        return False
-    return dtype == np.float32 and grouped.serves(inside, outside, window)
+def _forward(p: Problem) -> Plan:
+    lanes = _lanes(p.channels, p.filters, p.groups, p.dtype.itemsize, WIDEST, False)
+    convolve = _Convolution(p, p.y_shape, _reach(p.window, p.inputs, p.outputs, False), lanes, p.w_shape[4])
+
+    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y)
+
+    return Plan("depthwise", run, convolve.work, TASKS)
 
 
-def forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
-) -> None:
-    """Fill y."""
-    if not y.size:
-        return
-    if _in_blocks("forward", w.shape[4], y.shape[4] // groups, window, x.dtype):
-        grouped.forward(op, x, w, bias, y, window, groups)
-        return
-    lanes = _lanes(x.shape[4], y.shape[4], groups, x.itemsize, WIDEST, False)
-    reach = _reach(window, x.shape[1:4], y.shape[1:4], False)
-    _run(x, w.reshape(w.shape[0], -1, w.shape[4]), bias, y, reach, lanes)
+def _gradient_input(p: Problem) -> Plan:
+    lanes = _lanes(p.filters, p.channels, p.groups, p.dtype.itemsize, WIDEST, False)
+    convolve = _Convolution(p, p.x_shape, _reach(p.window, p.outputs, p.inputs, True), lanes, p.filters // p.groups)
+
+    def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
+        convolve(threads, dy, _exchange(w.reshape(p.filters, -1, w.shape[4]), p.groups), None, dx)
+
+    return Plan("depthwise", run, convolve.work, TASKS)
 
 
-def gradient_input(
-    op: str, dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
-    """dx (N, i0, i1, i2, C)."""
-    dx = allocate(op, x_shape, dy.dtype)
-    filters, channels = dy.shape[4], x_shape[4]
-    if not dx.size:
-        return dx
-    if _in_blocks("gradient_input", w.shape[4], filters // groups, window, dy.dtype):
-        grouped.gradient_input(op, dy, w, dx, window, groups)
-        return dx
-    lanes = _lanes(filters, channels, groups, dy.itemsize, WIDEST, False)
-    reach = _reach(window, dy.shape[1:4], x_shape[1:4], True)
-    _run(dy, _exchange(w.reshape(filters, -1, w.shape[4]), groups), None, dx, reach, lanes)
-    return dx
+def _gradient_weights(p: Problem) -> Plan:
+    lanes, x_is_source = _gradient_lanes(p.channels, p.filters, p.groups, p.dtype)
+    taps = math.prod(p.window.kernel)
+    shape = (len(lanes.filters), taps, lanes.masks.shape[1], lanes.filters.shape[1])
+    nbytes = math.prod(shape) * p.dtype.itemsize
+    tasks = max(1, min(TASKS, get_workspace_limit() // 2 // nbytes, -(-p.pixels // SUM_LINE)))
+    reach = _reach(p.window, p.inputs, p.outputs, False)
+    work, prefetches = _work(p, p.y_shape, taps * p.w_shape[4]), _bytes(p) > CACHED
+
+    def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
+        partial = allocate(op, (tasks, *shape), x.dtype)
+        depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, prefetches, threads)
+        total = allocate(op, shape, x.dtype)
+        rows.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
+        found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
+        dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
+
+    return Plan("depthwise", run, work, TASKS, shared=(tasks + 1) * nbytes)
 
 
-def gradient_weights(
-    op: str, x: np.ndarray, dy: np.ndarray, w_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups)."""
-    outputs = math.prod(dy.shape[:4])
-    if not outputs:
-        dw = allocate(op, w_shape, dy.dtype)
-        dw[...] = 0
-        return dw
-    if _in_blocks("gradient_weights", w_shape[4], w_shape[0] // groups, window, x.dtype):
-        dw = allocate(op, w_shape, dy.dtype)
-        grouped.gradient_weights(op, x, dy, dw, window, groups)
-        return dw
-    lanes, x_is_source = _gradient_lanes(x.shape[4], dy.shape[4], groups, x.dtype)
-    shape = (len(lanes.filters), math.prod(w_shape[1:4]), lanes.masks.shape[1], lanes.filters.shape[1])
-    tasks = _partials(math.prod(shape) * x.itemsize, outputs)
-    partial = allocate(op, (tasks, *shape), x.dtype)
-    reach = _reach(window, x.shape[1:4], dy.shape[1:4], False)
-    prefetches, threads = x.nbytes + dy.nbytes > CACHED, _threads(x, dy, math.prod(w_shape[1:]))
-    depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, prefetches, threads)
-    total = allocate(op, shape, x.dtype)
-    rows.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
-    dw = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
-    if not x_is_source:
-        dw = _exchange(dw, groups)
-    return np.ascontiguousarray(dw.reshape(w_shape))
+class _Convolution:
+    """Fills y of x."""
+
+    def __init__(self, p: Problem, y_shape: Ints, reach: Reach, lanes: Lanes, sources: int) -> None:
+        self.reach, self.lanes = reach, lanes
+        self.length = min(LINE, y_shape[3])
+        self.tasks = min(TASKS, math.prod(y_shape[:3]) * -(-y_shape[3] // self.length))
+        self.prefetches = _bytes(p) > CACHED
+        far = math.prod(y_shape) * p.dtype.itemsize >= FAR
+        self.far = far and _fits_vectors(y_shape[4], p.dtype.itemsize, lanes)
+        self.work = _work(p, y_shape, math.prod(p.window.kernel) * sources)
+
+    def __call__(self, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        """w (filters, taps, channels of a group)."""
+        packed = np.ascontiguousarray(w[self.lanes.filters].transpose(0, 2, 3, 1))
+        if bias is not None:
+            bias = bias[self.lanes.filters]
+        far = self.far and y.ctypes.data % STREAMED == 0
+        depthwise.forward(
+            x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, threads
+        )
 
 
-def _run(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, reach: Reach, lanes: Lanes) -> None:
-    """Fill y; w is (filters, taps, channels of a group)."""
-    if not y.size:
-        return
-    length = min(LINE, y.shape[3])
-    tasks = min(TASKS, math.prod(y.shape[:3]) * -(-y.shape[3] // length))
-    packed = np.ascontiguousarray(w[lanes.filters].transpose(0, 2, 3, 1))
-    if bias is not None:
-        bias = bias[lanes.filters]
-    prefetches, far = x.nbytes + y.nbytes > CACHED, y.nbytes >= FAR and _fits_vectors(y, lanes)
-    threads = _threads(x, y, math.prod(w.shape[1:]))
-    depthwise.forward(x, packed, bias, y, reach, lanes, length, tasks, prefetches, far, threads)
+def _fits_vectors(channels: int, itemsize: int, lanes: Lanes) -> bool:
+    """Whether every block of lanes is a whole vector of STREAMED bytes in y."""
+    whole = lanes.useful * itemsize == lanes.nbytes == STREAMED and not (lanes.block[:, 1] % lanes.useful).any()
+    return bool(whole) and channels * itemsize % STREAMED == 0
 
 
-def _fits_vectors(y: np.ndarray, lanes: Lanes) -> bool:
-    """Whether every block of lanes is a whole vector of STREAMED bytes in y, aligned."""
-    whole = lanes.useful * y.itemsize == lanes.nbytes == STREAMED and not (lanes.block[:, 1] % lanes.useful).any()
-    return bool(whole) and y.shape[4] * y.itemsize % STREAMED == 0 and y.ctypes.data % STREAMED == 0
+def _bytes(p: Problem) -> int:
+    """Of x and y."""
+    return (math.prod(p.x_shape) + math.prod(p.y_shape)) * p.dtype.itemsize
 
 
-def _threads(x: np.ndarray, y: np.ndarray, multiply_adds: int) -> int:
-    return runtime.threads_for(x.nbytes + y.nbytes + y.size * multiply_adds // 4)
+def _work(p: Problem, y_shape: Ints, multiply_adds: int) -> int:
+    return _bytes(p) + math.prod(y_shape) * multiply_adds // 4
 
 
 def _exchange(w: np.ndarray, groups: int) -> np.ndarray:
     """w (K, taps, C / groups) as (C, taps, K / groups), and back."""
     grouped = w.reshape(groups, -1, *w.shape[1:])  # (groups, K / groups, taps, C / groups)
     return grouped.transpose(0, 3, 2, 1).reshape(-1, w.shape[1], grouped.shape[1])
-
-
-def _partials(nbytes: int, outputs: int) -> int:
-    """Tasks that each have a partial gradient of so many bytes."""
-    return max(1, min(TASKS, get_workspace_limit() // 2 // nbytes, -(-outputs // SUM_LINE)))
 
 
 # --- which channels share a vector -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Groups of 2 to 16 channels: vectors of filters, filled across groups; a part of "depthwise".
+"""The algorithm "grouped": groups of 2 to 16 channels: vectors of filters, filled across groups.
 
     forward            lanes are filters. Of every lane's group the same channel is picked, by one permutation of the
                        groups' channels, for up to three taps and one multiply-add each
@@ -13,6 +13,7 @@ are cut by shape, never by thread count. float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,15 +21,15 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import grouped
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["filled", "forward", "gradient_input", "gradient_weights", "serves"]
-
-Ints = tuple[int, ...]
+__all__ = ["MOST_PER_GROUP", "cost", "plan"]
 
 WIDEST = runtime.SIMD_BYTES  # bytes of a vector
+MOST_PER_GROUP = 8  # channels and filters that are depthwise's too; wider groups have enough to do for products
 NARROWEST = 32  # that permutes quickly
 BLOCK_BYTES = 24 << 10  # of a band of one block: most of the first cache, for it is read tap by tap
 WINDOWS = 6  # as large as so many windows at least, or a band is copied for a few outputs
@@ -55,25 +56,43 @@ class Lanes(NamedTuple):
     order: np.ndarray  # (record,): which of the channels from the first on lies where
 
 
-class Plan(NamedTuple):
-    cut: tuple[int, int]  # bands of rows, of columns
-    bands: int
+class Cut(NamedTuple):
+    bands: tuple[int, int]  # of rows, of columns
+    tasks: int  # bands of the batch
     splits: int  # runs of blocks
     elements: int  # of a thread's scratch
 
 
-def serves(inside: int, outside: int, window: Window) -> bool:
-    """Groups of 2 channels and filters up to a vector of them; windows that fit the scratch. Of wider groups one fills
-    vectors alone, and there is nothing to permute."""
-    if WIDEST < NARROWEST or min(inside, outside) < 2 or max(inside, outside) > _vector():
-        return False
-    return 4 * _vector() * window.kernel[0] * window.spans[1] * window.spans[2] <= SCRATCH
+def cost(direction: Direction, problem: Problem) -> float:
+    """The lanes that stay empty, against what the others lose on narrow groups. Groups of 2 channels and filters up to
+    a vector of them, for of wider groups one fills vectors alone; windows that fit the scratch. Of a strided window's
+    gradient to the input every phase is computed apart, which is depthwise's where groups are small."""
+    p = problem
+    inside, outside = p.channels // p.groups, p.filters // p.groups
+    if p.groups == 1 or p.dtype != np.float32 or WIDEST < NARROWEST:
+        return math.inf
+    if min(inside, outside) < 2 or max(inside, outside) > _vector():
+        return math.inf
+    if direction == "gradient_input" and p.window.stride != ONES and max(inside, outside) <= MOST_PER_GROUP:
+        return math.inf
+    if 4 * _vector() * p.window.kernel[0] * p.window.spans[1] * p.window.spans[2] > SCRATCH:
+        return math.inf
+    lanes = _lanes_of(direction, p)
+    filled = len(lanes.table) * _vector() / (p.filters if direction == "forward" else p.channels)
+    return (0.7 if direction == "gradient_weights" else 0.8) * filled * (PAIR if lanes.vectors == 2 else 1.0)
 
 
-def filled(groups: int, inside: int, outside: int) -> float:
-    """Lanes over channels, where each of them has a multiplication a tap."""
-    lanes = lanes_of(groups, inside, outside, _vector())
-    return len(lanes.table) * _vector() / (groups * outside) * (PAIR if lanes.vectors == 2 else 1.0)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    return {"forward": _forward, "gradient_input": _gradient_input, "gradient_weights": _gradient_weights}[direction](
+        problem
+    )
+
+
+def _lanes_of(direction: Direction, p: Problem) -> Lanes:
+    inside, outside = p.channels // p.groups, p.filters // p.groups
+    if direction != "forward":
+        inside, outside = outside, inside
+    return lanes_of(p.groups, inside, outside, _vector())
 
 
 def _vector() -> int:
@@ -104,70 +123,97 @@ def lanes_of(groups: int, inside: int, outside: int, vector: int) -> Lanes:
     return Lanes(inside, vectors, blocks, begin.astype(np.int32), order.astype(np.int32))
 
 
-def forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
-) -> None:
-    """Fill y, which is not empty."""
-    filters, *kernel, depth = w.shape
-    lanes = lanes_of(groups, depth, filters // groups, _vector())
-    packed = _packed(w.reshape(groups, filters // groups, *kernel, depth), lanes)
-    _convolve(op, x, packed, _start(bias, groups, lanes), y, window, EVERYTHING, lanes)
+def _forward(p: Problem) -> Plan:
+    lanes = _lanes_of("forward", p)
+    convolve = _Convolution(p.x_shape, p.y_shape, p.window, EVERYTHING, lanes)
+    shape = (p.groups, p.filters // p.groups, *p.w_shape[1:])
+
+    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        convolve(op, x, _packed(w.reshape(shape), lanes), _start(bias, lanes), y)
+
+    return _plan(run, [convolve])
 
 
-def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window, groups: int) -> None:
-    """Fill dx, which is not empty."""
-    filters, *kernel, depth = w.shape
-    lanes = lanes_of(groups, filters // groups, depth, _vector())
-    turned = w[:, ::-1, ::-1, ::-1, :].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
+def _gradient_input(p: Problem) -> Plan:
+    """The same with dy and the reversed filters, phase by phase."""
+    lanes, window = _lanes_of("gradient_input", p), p.window
+    shape = (p.groups, p.filters // p.groups, *p.w_shape[1:])
     around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
-    parts = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), dx.shape[1:4])
-    if len(parts) < math.prod(map(min, window.stride, dx.shape[1:4])):
-        dx[...] = 0  # inputs that no window sees
-    start = _start(None, groups, lanes)
-    for (_, *outputs), (_, *taps), part in parts:
-        packed = _packed(turned[:, :, taps[0], taps[1], taps[2]], lanes)
-        _convolve(op, dy, packed, start, dx, part, tuple(outputs), lanes)
+    parts = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), p.inputs)
+    whole = len(parts) == math.prod(map(min, window.stride, p.inputs))
+    convolutions = [_Convolution(p.y_shape, p.x_shape, part.window, part.outputs[1:], lanes) for part in parts]
+
+    def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
+        turned = w.reshape(shape)[:, :, ::-1, ::-1, ::-1].transpose(0, 5, 2, 3, 4, 1)
+        if not whole:
+            dx[...] = 0  # inputs that no window sees
+        start = _start(None, lanes)
+        for (_, (_, *taps), _), convolve in zip(parts, convolutions, strict=True):
+            convolve(op, dy, _packed(turned[:, :, taps[0], taps[1], taps[2]], lanes), start, dx)
+
+    return _plan(run, convolutions)
 
 
-def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, groups: int) -> None:
-    """Fill dw (K, r0, r1, r2, C / groups), whose sums are not empty."""
-    filters, depth = dw.shape[0], dw.shape[4]
-    lanes = lanes_of(groups, filters // groups, depth, _vector())
-    taps = math.prod(window.kernel)
-    room = min(BAND_BYTES, get_workspace_limit() // 4)
-    plan = _plan(
-        dy.shape[0], dy.shape[1:4], x.shape[1:4], window, len(lanes.table), lanes.vectors, _vector(), True, room
+def _plan(run: Callable[..., None], convolutions: list[_Convolution]) -> Plan:
+    work, most, own = (
+        max((getattr(each, name) for each in convolutions), default=0) for name in ("work", "most", "own")
     )
+    return Plan("grouped", run, work, most, own)
+
+
+class _Convolution:
+    """Fills the `outputs` of y, which are the window's outputs on x."""
+
+    def __init__(self, x_shape: Ints, y_shape: Ints, window: Window, outputs: tuple[slice, ...], lanes: Lanes) -> None:
+        self.window, self.outputs, self.lanes = window, outputs, lanes
+        out = tuple(len(range(*along.indices(n))) for along, n in zip(outputs, y_shape[1:4], strict=True))
+        self.cut = _cut(y_shape[0], out, x_shape[1:4], window, lanes, False)
+        packed = lanes.begin.size * lanes.sources * math.prod(window.kernel)
+        self.work = y_shape[0] * math.prod(out) * packed // 4
+        self.own, self.most = 4 * self.cut.elements, _most(self.cut, self.cut.tasks * self.cut.splits)
+        self.prefetches = 4 * math.prod(x_shape) > CACHED
+        self.far = 4 * math.prod(y_shape) >= FAR and _fits_vectors(y_shape[4], lanes)
+
+    def __call__(self, op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray) -> None:
+        threads = max(1, min(runtime.threads_for(self.work), self.most))
+        scratch = allocate(op, (threads, self.cut.elements), y.dtype)
+        far = self.far and y.ctypes.data % STREAMED == 0
+        grouped.forward(
+            x, packed, start, y, self.window, self.outputs, self.lanes, self.cut.bands, self.cut.splits, scratch,
+            self.prefetches, far, WIDEST,
+        )  # fmt: skip
+
+
+def _gradient_weights(p: Problem) -> Plan:
+    """Lanes are channels, and what is picked is dy."""
+    lanes, taps = _lanes_of("gradient_weights", p), math.prod(p.window.kernel)
+    cut = _cut(p.batch, p.outputs, p.inputs, p.window, lanes, True)
     shape = len(lanes.table), taps, lanes.sources, _vector()
-    affordable = get_workspace_limit() // 2 // (4 * math.prod(shape))
-    chunks = max(1, min(plan.bands, TASKS, math.prod(dy.shape[:4]) // CHUNK_PIXELS, affordable))
-    partial = allocate(op, (chunks, *shape), dw.dtype)
-    scratch = _scratch(op, plan, chunks * plan.splits, dy.size * dw[0].size)
-    prefetches = x.nbytes + dy.nbytes > CACHED
-    grouped.gradient_weights(x, dy, partial, window, lanes, plan.cut, plan.splits, scratch, prefetches, WIDEST)
-    grouped.unpack(partial, dw.reshape(groups, filters // groups, taps, depth).transpose(0, 3, 2, 1), lanes)
+    nbytes = 4 * math.prod(shape)
+    affordable = get_workspace_limit() // 2 // nbytes
+    chunks = max(1, min(cut.tasks, TASKS, p.pixels // CHUNK_PIXELS, affordable))
+    prefetches = 4 * (math.prod(p.x_shape) + math.prod(p.y_shape)) > CACHED
+
+    def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
+        partial = allocate(op, (chunks, *shape), dw.dtype)
+        scratch = allocate(op, (threads, cut.elements), dw.dtype)
+        grouped.gradient_weights(x, dy, partial, p.window, lanes, cut.bands, cut.splits, scratch, prefetches, WIDEST)
+        by_channel = dw.reshape(p.groups, p.filters // p.groups, taps, p.w_shape[4]).transpose(0, 3, 2, 1)
+        grouped.unpack(partial, by_channel, lanes)
+
+    most = _most(cut, chunks * cut.splits)
+    return Plan("grouped", run, p.multiply_adds // 4, most, 4 * cut.elements, chunks * nbytes)
 
 
-def _convolve(
-    op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray, window: Window,
-    outputs: tuple[slice, ...], lanes: Lanes,
-) -> None:  # fmt: skip
-    """The `outputs` of y, which are the window's outputs on x."""
-    out = tuple(len(range(*part.indices(n))) for part, n in zip(outputs, y.shape[1:4], strict=True))
-    room = min(BAND_BYTES, get_workspace_limit() // 4)
-    plan = _plan(y.shape[0], out, x.shape[1:4], window, len(lanes.table), lanes.vectors, _vector(), False, room)
-    work = y.shape[0] * math.prod(out) * packed.size
-    scratch = _scratch(op, plan, plan.bands * plan.splits, work)
-    far = y.nbytes >= FAR and _fits_vectors(y, lanes)
-    grouped.forward(
-        x, packed, start, y, window, outputs, lanes, plan.cut, plan.splits, scratch, x.nbytes > CACHED, far, WIDEST
-    )
+def _most(cut: Cut, tasks: int) -> int:
+    """Threads whose scratch fits half of the workspace limit."""
+    return max(1, min(tasks, get_workspace_limit() // 2 // (4 * cut.elements)))
 
 
-def _fits_vectors(y: np.ndarray, lanes: Lanes) -> bool:
-    """Whether every block is a whole vector of STREAMED bytes in y, aligned."""
+def _fits_vectors(channels: int, lanes: Lanes) -> bool:
+    """Whether every block is a whole vector of STREAMED bytes in y."""
     whole = WIDEST == STREAMED and (lanes.table[:, 1] == _vector()).all()
-    return bool(whole) and y.shape[4] * y.itemsize % STREAMED == 0 and y.ctypes.data % STREAMED == 0
+    return bool(whole) and 4 * channels % STREAMED == 0
 
 
 def _packed(w: np.ndarray, lanes: Lanes) -> np.ndarray:
@@ -177,7 +223,7 @@ def _packed(w: np.ndarray, lanes: Lanes) -> np.ndarray:
     return packed
 
 
-def _start(bias: np.ndarray | None, groups: int, lanes: Lanes) -> np.ndarray:
+def _start(bias: np.ndarray | None, lanes: Lanes) -> np.ndarray:
     """A bias, or zeros, packed as weights are."""
     if bias is None:
         return np.zeros(lanes.begin.shape, np.float32)
@@ -185,19 +231,9 @@ def _start(bias: np.ndarray | None, groups: int, lanes: Lanes) -> np.ndarray:
     return np.ascontiguousarray(bias[first])
 
 
-def _scratch(op: str, plan: Plan, tasks: int, multiply_adds: int) -> np.ndarray:
-    """A row a thread."""
-    affordable = max(1, get_workspace_limit() // 2 // (4 * plan.elements))
-    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, affordable))
-    return allocate(op, (threads, plan.elements), np.dtype(np.float32))
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    batch: int, out: Ints, inp: Ints, window: Window, blocks: int, vectors: int, vector: int, gradient: bool,
-    room: int,
-) -> Plan:  # fmt: skip
-    """room: bytes of all blocks of a band, where one is no larger."""
+def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradient: bool) -> Cut:
+    blocks, vectors, vector = len(lanes.table), lanes.vectors, _vector()
+    room = min(BAND_BYTES, get_workspace_limit() // 4)  # bytes of all blocks of a band, where one is no larger
     record = vector * (1 if gradient else vectors)
 
     def seen(rows: int, columns: int) -> int:
@@ -224,4 +260,4 @@ def _plan(
     splits = max(-(-TASKS // bands), -(-4 * each * blocks // max(1, room)))
     splits = max(1, min(splits, blocks))
     beyond = 0 if gradient else 16 * window.stride[2] * record  # what a last tile reads behind its outputs
-    return Plan((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + APART)
+    return Cut((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + APART)

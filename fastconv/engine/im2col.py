@@ -1,7 +1,6 @@
 """The algorithm "im2col": windows become rows of a column tile, and one BLAS call multiplies the tile.
 
-It serves every shape and dtype, and is the one to read first. All arrays are lifted (three spatial axes) and
-channels-last: x (N, i0, i1, i2, C), y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups), C-contiguous all of them.
+It serves every shape and dtype, and is the one to read first. Arrays are those of engine.contract.
 
     forward            y = im2col(x) @ w.T + bias
     gradient_input     dx = col2im(dy @ w)
@@ -13,19 +12,16 @@ Tiles are runs of output pixels over the whole batch, cut by shape (and workspac
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import lowering, rows
-from fastconv.window import Window
+from fastconv.engine.contract import Direction, Plan, Problem
 from fastconv.workspace import allocate, get_workspace_limit
 
-if TYPE_CHECKING:
-    from fastconv.engine import Problem
-
-__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
+__all__ = ["cost", "plan"]
 
 TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
 SHORT_ROW = 16  # elements
@@ -35,84 +31,88 @@ TASKS = 16  # pieces that a layer is cut into where its size allows: enough for 
 HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
 
 
-def serves(direction: str, problem: Problem) -> bool:
-    """Every shape and float type."""
-    return True
-
-
-def cost(direction: str, problem: Problem) -> float:
+def cost(direction: Direction, problem: Problem) -> float:
     """The lowering, and BLAS's trouble with few filters: of a group, for each has a product of its own."""
     filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
     return 1.25 + 8 / filters
 
 
-def forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
-) -> None:
-    """Fill y."""
-    pixels = math.prod(y.shape[:4])
-    if not pixels:
-        return
-    w = w.reshape(w.shape[0], -1)
-    tile = _tile_pixels(pixels, w.shape[1], w.shape[0] // groups, x.itemsize)
-    column = 1 if _is_pointwise(window, x.shape, y.shape, groups) else w.shape[1]
-    buffers = _thread_buffers(op, tile * column, -(-pixels // tile), pixels * w.size, x.dtype)
-    turned = _unpacked_pixels(w.shape[1], w.shape[0] // groups) > 0  # the unpacked kernels want w (width, k)
-    if turned:
-        w = np.ascontiguousarray(w.reshape(groups, -1, w.shape[1]).transpose(0, 2, 1)).reshape(w.shape)
-    with runtime.blas_held():
-        lowering.forward(x, w, bias, y, window, groups, tile, buffers, turned)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    return {"forward": _forward, "gradient_input": _gradient_input, "gradient_weights": _gradient_weights}[direction](
+        problem
+    )
 
 
-def gradient_input(
-    op: str, dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
-    """dx (N, i0, i1, i2, C). A task is some whole images, or a band of one image where the batch is small."""
-    dx = allocate(op, x_shape, dy.dtype)
-    batch, pixels = dy.shape[0], math.prod(dy.shape[1:4])
-    if not dx.size:
-        return dx
-    w = w.reshape(w.shape[0], -1)
-    tile = _tile_pixels(batch * pixels, w.shape[1], w.shape[0] // groups, dx.itemsize)
-    images = max(1, min(tile // pixels, batch // TASKS))
-    axis = next((axis for axis in range(3) if dy.shape[1 + axis] > 1), 2)
-    halo = max(1, window.spans[axis] - 1)
-    bands = max(1, min(-(-TASKS // batch), x_shape[1 + axis] // (HALO * halo)))
-    column = 1 if _is_pointwise(window, x_shape, dy.shape, groups) else w.shape[1]
-    buffers = _thread_buffers(op, tile * column, -(-batch // images) * bands, batch * pixels * w.size, dx.dtype)
-    with runtime.blas_held():
-        lowering.gradient_input(dy, w, dx, window, groups, tile, images, bands, axis, buffers)
-    return dx
+def _forward(p: Problem) -> Plan:
+    filters, width, tile, column = _sizes(p)
+    turned = _unpacked_pixels(width, filters // p.groups) > 0  # the unpacked kernels want w (width, k)
+
+    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        w = w.reshape(filters, width)
+        if turned:
+            w = np.ascontiguousarray(w.reshape(p.groups, -1, width).transpose(0, 2, 1)).reshape(w.shape)
+        columns = allocate(op, (threads, column), p.dtype)
+        with runtime.blas_held():
+            lowering.forward(x, w, bias, y, p.window, p.groups, tile, columns, turned)
+
+    return _plan(p, run, column, -(-p.pixels // tile))
 
 
-def gradient_weights(
-    op: str, x: np.ndarray, dy: np.ndarray, w_shape: tuple[int, ...], window: Window, groups: int
-) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups). Chunks of tiles are summed apart, and the chunks' sums added in order."""
-    dw = allocate(op, w_shape, dy.dtype)
-    pixels = math.prod(dy.shape[:4])
-    if not pixels:
-        dw[...] = 0
-        return dw
-    width = math.prod(w_shape[1:])
-    tile = _tile_pixels(pixels, width, w_shape[0] // groups, dw.itemsize)
-    chunks = max(1, min(-(-pixels // tile), TASKS, get_workspace_limit() // 4 // dw.nbytes))
-    partial = dw.reshape(1, -1, width)
-    if chunks > 1:
-        partial = allocate(op, (chunks, w_shape[0], width), dw.dtype)
-    column = 1 if _is_pointwise(window, x.shape, dy.shape, groups) else width
-    buffers = _thread_buffers(op, tile * column, chunks, pixels * dw.size, dw.dtype)
-    with runtime.blas_held():
-        lowering.gradient_weights(x, dy, partial, window, groups, tile, buffers)
-    if chunks > 1:
-        rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
-    return dw
+def _gradient_input(p: Problem) -> Plan:
+    """A task is some whole images, or a band of one image where the batch is small."""
+    filters, width, tile, column = _sizes(p)
+    images = max(1, min(tile * p.batch // p.pixels, p.batch // TASKS))
+    axis = next((axis for axis in range(3) if p.outputs[axis] > 1), 2)
+    halo = max(1, p.window.spans[axis] - 1)
+    bands = max(1, min(-(-TASKS // p.batch), p.inputs[axis] // (HALO * halo)))
+
+    def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None = None) -> None:
+        columns = allocate(op, (threads, column), p.dtype)
+        with runtime.blas_held():
+            lowering.gradient_input(
+                dy, w.reshape(filters, width), dx, p.window, p.groups, tile, images, bands, axis, columns
+            )
+
+    return _plan(p, run, column, -(-p.batch // images) * bands)
 
 
-def _is_pointwise(window: Window, x_shape: tuple[int, ...], y_shape: tuple[int, ...], groups: int) -> bool:
-    """Whether x itself is the column tile, so that no thread needs one (lowering.pyx asks the same)."""
-    whole = window.kernel == window.stride == (1, 1, 1) and x_shape[1:4] == y_shape[1:4] and groups == 1
-    return whole and all(before == 0 for before, _ in window.padding)
+def _gradient_weights(p: Problem) -> Plan:
+    """Chunks of tiles are summed apart, and the chunks' sums added in order."""
+    filters, width, tile, column = _sizes(p)
+    nbytes = filters * width * p.dtype.itemsize
+    chunks = max(1, min(-(-p.pixels // tile), TASKS, get_workspace_limit() // 4 // nbytes))
+
+    def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None = None) -> None:
+        partial = dw.reshape(1, filters, width)
+        if chunks > 1:
+            partial = allocate(op, (chunks, filters, width), p.dtype)
+        columns = allocate(op, (threads, column), p.dtype)
+        with runtime.blas_held():
+            lowering.gradient_weights(x, dy, partial, p.window, p.groups, tile, columns)
+        if chunks > 1:
+            rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
+
+    return _plan(p, run, column, chunks, chunks * nbytes if chunks > 1 else 0)
+
+
+def _plan(p: Problem, run: Callable[..., None], column: int, tasks: int, shared: int = 0) -> Plan:
+    """The threads' column tiles get three quarters of the workspace limit; the last is for partial gradients."""
+    own = column * p.dtype.itemsize
+    most = max(1, min(tasks, get_workspace_limit() * 3 // 4 // own))
+    return Plan("im2col", run, p.multiply_adds // 4, most, own, shared)
+
+
+def _sizes(p: Problem) -> tuple[int, int, int, int]:
+    """Filters, elements of a window (of one group), pixels of a tile, elements of a column tile."""
+    filters, width = p.filters, p.w_shape[4] * math.prod(p.window.kernel)
+    tile = _tile_pixels(p.pixels, width, filters // p.groups, p.dtype.itemsize)
+    return filters, width, tile, 1 if _is_pointwise(p) else tile * width
+
+
+def _is_pointwise(p: Problem) -> bool:
+    """Whether x itself is the column tile (lowering.pyx asks the same)."""
+    whole = p.window.kernel == p.window.stride == (1, 1, 1) and p.inputs == p.outputs and p.groups == 1
+    return whole and all(before == 0 for before, _ in p.window.padding)
 
 
 def _unpacked_pixels(width: int, filters: int) -> int:
@@ -137,11 +137,3 @@ def _tile_pixels(pixels: int, width: int, filters: int, itemsize: int) -> int:
         best = TILE_BYTES // row_bytes
     affordable = get_workspace_limit() // 8 // row_bytes
     return max(1, min(best, max(64, -(-pixels // TASKS)), affordable))
-
-
-def _thread_buffers(op: str, elements: int, tasks: int, multiply_adds: int, dtype: np.dtype) -> np.ndarray:
-    """Scratch (threads, elements): as many rows as threads are worth their while in three quarters of the workspace
-    limit; the last is for partial gradients."""
-    affordable = get_workspace_limit() * 3 // 4 // (elements * dtype.itemsize)
-    threads = max(1, min(runtime.threads_for(multiply_adds // 4), tasks, affordable))
-    return allocate(op, (threads, elements), dtype)

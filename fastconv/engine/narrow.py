@@ -1,8 +1,9 @@
-"""Not many channels are read: short sums, whose set-up must cost nothing; a part of "direct".
+"""The algorithm "narrow": not many channels are read: short sums, whose set-up must cost nothing; float32, one group.
 
     forward            tiles of neighbouring pixels times filters; y, the largest array by far, is written past the
                        caches where they cannot hold it
-    gradient_weights   tiles of up to 28 taps times a vector of filters: dy is read once for most windows of a pixel
+    gradient_weights   tiles of up to 28 taps times a vector of filters: dy is read once for most windows of a pixel,
+                       and for db
 
 The bands that work is cut into, and the chunks of bands whose gradients are added in order, are cut by shape, never by
 thread count.
@@ -11,20 +12,18 @@ thread count.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import narrow
+from fastconv.engine import direct
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["forward", "gradient_weights", "serves_forward", "serves_weights"]
-
-Ints = tuple[int, ...]
+__all__ = ["cost", "plan"]
 
 FEW = 8  # channels: tables of pixels would take as long as the sums
 FILTERS = 5  # at least, for vectors of 8
@@ -40,77 +39,62 @@ LINE = 16  # elements of a cache line
 FAR = 4 << 20  # bytes of y that no cache is asked to hold
 
 
-class Plan(NamedTuple):
-    """How a convolution is cut, and the room that it needs (`_ext.narrow.room`)."""
-
-    geometry: bytes
-    at: np.ndarray
-    work: int  # multiplications
-    tasks: int
-    chunks: int  # of the gradient
-    far: bool
-    forward_elements: int
-    gradient_elements: int
-    packed: int
-    partial: int
+def cost(direction: Direction, problem: Problem) -> float:
+    """As direct's, which it serves better: there is no table of pixels and no prologue."""
+    return direct.cost(direction, problem) if _serves(direction, problem) else math.inf
 
 
-def serves_forward(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x (n, i0, i1, i2, c) has few enough channels, and y (n, o0, o1, o2, k) leaves few lanes empty."""
-    channels, filters = x_shape[4], y_shape[4]
-    pays = filters >= FILTERS if channels <= FEW else channels <= MOST and filters >= WIDE and window.kernel != ONES
-    return pays and _fits(x_shape, y_shape, window)
-
-
-def serves_weights(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    """Whether x has few channels, or there are few weights whose gradients are to be added and registers for 28."""
-    weights = y_shape[4] * math.prod(window.kernel) * x_shape[4]
-    pays = x_shape[4] <= FEW or (weights <= WEIGHTS and window.kernel != ONES and runtime.SIMD_BYTES == 64)
-    return pays and _fits(x_shape, y_shape, window)
-
-
-def _fits(x_shape: Ints, y_shape: Ints, window: Window) -> bool:
-    if 0 in x_shape or 0 in y_shape:
+def _serves(direction: Direction, p: Problem) -> bool:
+    """Forward few enough channels are read and few lanes stay empty; for the gradient to the weights few channels are
+    read, or there are few weights whose gradients are to be added and registers for 28 of them."""
+    if p.groups > 1 or p.dtype != np.float32 or not p.multiply_adds * math.prod(p.inputs):
         return False
-    return _plan(x_shape, y_shape, window, runtime.SIMD_BYTES).forward_elements <= 2 * SCRATCH
+    if direction == "forward":
+        few = p.channels <= MOST and p.filters >= WIDE and p.window.kernel != ONES
+        pays = p.filters >= FILTERS if p.channels <= FEW else few
+    elif direction == "gradient_weights":
+        few = math.prod(p.w_shape) <= WEIGHTS and p.window.kernel != ONES and runtime.SIMD_BYTES == 64
+        pays = p.channels <= FEW or few
+    else:
+        return False
+    return pays and narrow.room(_geometry(p))[0] <= 2 * SCRATCH
 
 
-def forward(op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window) -> None:
-    """Fill y (N, o0, o1, o2, K)."""
-    plan = _plan(x.shape, y.shape, window, runtime.SIMD_BYTES)
-    threads = _threads(plan, plan.tasks)
-    scratch = allocate(op, (LINE + plan.packed + threads * plan.forward_elements,), x.dtype)
-    narrow.forward(plan.geometry, plan.at, x, w, bias, y, scratch, threads, plan.far)
+def _geometry(p: Problem) -> bytes:
+    cut = _cut(p.batch, p.channels, p.outputs, p.window)
+    return narrow.geometry(p.x_shape, p.y_shape, p.window, cut, runtime.SIMD_BYTES)
 
 
-def gradient_weights(
-    op: str, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, db: np.ndarray | None = None
-) -> None:
-    """Fill dw (K, r0, r1, r2, C), and db (K,) if it is wanted: dy is read once for both."""
-    plan = _plan(x.shape, dy.shape, window, runtime.SIMD_BYTES)
-    chunks = max(1, min(plan.chunks, get_workspace_limit() // 2 // (4 * plan.partial)))
-    threads = _threads(plan, chunks)
-    scratch = allocate(op, (LINE + chunks * plan.partial + threads * plan.gradient_elements,), x.dtype)
-    narrow.gradient_weights(plan.geometry, plan.at, x, dy, dw, db, scratch, chunks, threads)
-
-
-def _threads(plan: Plan, tasks: int) -> int:
-    affordable = get_workspace_limit() // 2 // (4 * plan.gradient_elements)
-    return max(1, min(runtime.threads_for(plan.work // 4), tasks, affordable))
-
-
-@lru_cache(maxsize=256)
-def _plan(x_shape: Ints, y_shape: Ints, window: Window, widest: int) -> Plan:
-    batch, *out, filters = y_shape
-    cut = _cut(batch, x_shape[4], tuple(out), window)
-    geometry = narrow.geometry(x_shape, y_shape, window, cut, widest)
-    taps = math.prod(window.kernel) * x_shape[4]
-    at = np.empty(taps + 1, np.intp)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    p, room = problem, get_workspace_limit() // 2
+    geometry = _geometry(p)
+    forward_elements, gradient_elements, packed, partial = narrow.room(geometry)
+    at = np.empty(math.prod(p.window.kernel) * p.channels + 1, np.intp)
     narrow.offsets(geometry, at)
-    bands, pixels = batch * out[0] * math.prod(cut), batch * math.prod(out)
-    chunks = min(bands, max(TASKS, pixels // LONG_CHUNK), max(1, pixels // CHUNK_PIXELS))
-    far = 4 * pixels * filters >= FAR
-    return Plan(geometry, at, pixels * filters * taps, bands, chunks, far, *narrow.room(geometry))
+    far = 4 * p.pixels * p.filters >= FAR
+    bands = p.batch * p.outputs[0] * math.prod(_cut(p.batch, p.channels, p.outputs, p.window))
+    chunks = min(bands, max(TASKS, p.pixels // LONG_CHUNK), max(1, p.pixels // CHUNK_PIXELS))
+    chunks = max(1, min(chunks, room // (4 * partial)))
+
+    def scratch(op: str, fixed: int, threads: int, each: int) -> np.ndarray:
+        return allocate(op, (LINE + fixed + threads * each,), p.dtype)
+
+    def forward(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        narrow.forward(geometry, at, x, w, bias, y, scratch(op, packed, threads, forward_elements), threads, far)
+
+    def gradient_weights(
+        op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: np.ndarray | None
+    ) -> None:
+        sums = scratch(op, chunks * partial, threads, gradient_elements)
+        narrow.gradient_weights(geometry, at, x, dy, dw, db, sums, chunks, threads)
+
+    work, most = p.multiply_adds // 4, room // (4 * gradient_elements)
+    if direction == "forward":
+        return Plan("narrow", forward, work, max(1, min(bands, most)), 4 * forward_elements, 4 * (LINE + packed))
+    shared = 4 * (LINE + chunks * partial)
+    return Plan(
+        "narrow", gradient_weights, work, max(1, min(chunks, most)), 4 * gradient_elements, shared, frozenset({"sums"})
+    )
 
 
 def _cut(batch: int, channels: int, out: Ints, window: Window) -> tuple[int, int]:

@@ -1,31 +1,31 @@
-"""Few channels are written: columns in the lanes, where channels would leave lanes empty; a part of "direct".
+"""The algorithm "planar": few channels are written: columns in the lanes, where channels would leave lanes empty.
 
     gradient_input     dy, turned into planes, times all taps of a window's row: a product that fills its lanes. What
                        belongs to one column of dx is then added, whatever the stride
     forward            the same with the reversed filters; stride 1
 
 Rows of some images lie one behind the other in a line, so that small images fill vectors too. Lines, and bands of the
-axes, are cut by shape, never by thread count.
+axes, are cut by shape, never by thread count. float32, one group.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
-from fastconv._ext import direct, planar
+from fastconv._ext import direct as tiles
+from fastconv._ext import planar
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-__all__ = ["forward", "forward_window", "gradient_input", "serves"]
+__all__ = ["cost", "plan"]
 
-Ints = tuple[int, ...]
-
+COLUMNS_COST = 1.25  # also turns what it reads
 FEW = 8  # channels: fewer pay for planes even if only few are read
 WIDE = 16  # channels that are read pay for planes if at least an eighth of the lanes stays empty otherwise
 MOST = 24  # channels that are written
@@ -38,73 +38,86 @@ LINE = 1536  # elements of y in a line of several images: the next row of one im
 COLUMNS = 256  # of a line of several images
 
 
-class Plan(NamedTuple):
-    """A transposed convolution's geometry, its tables and the room that it needs (`_ext.planar`)."""
+class Transposed(NamedTuple):
+    """A transposed convolution: x (n, i0, i1, i2, c) is written, y (n, o0, o1, o2, k) is read."""
 
-    geometry: bytes
-    shifted: bool
-    places: np.ndarray  # where rows and columns go
-    work: int  # multiplications
-    tasks: int
-    elements: int
-    entries: int
+    y_shape: Ints
+    x_shape: Ints
+    window: Window
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the taps of a row are summed at once, out of shifted planes."""
+        return self.window.stride[2] == 1 and self.x_shape[4] > 2 and self.window.kernel[1] * self.y_shape[4] <= SHORT
+
+    @property
+    def geometry(self) -> bytes:
+        return planar.geometry(self.y_shape, self.x_shape, self.window, self.shifted, _cut(self), runtime.SIMD_BYTES)
 
 
-def serves(y_shape: Ints, x_shape: Ints, window: Window) -> bool:
-    """Whether planes pay: x (n, i0, i1, i2, c) of one group is written, y (n, o0, o1, o2, k) is read."""
-    channels, filters = x_shape[4], y_shape[4]
-    if not (math.prod(x_shape) and math.prod(y_shape)):
+def cost(direction: Direction, problem: Problem) -> float:
+    served = _transposed(direction, problem)
+    return COLUMNS_COST if served is not None and _pays(served) else math.inf
+
+
+def _transposed(direction: Direction, p: Problem) -> Transposed | None:
+    """What is to be computed, where it is a transposed convolution of one group."""
+    if p.groups > 1 or p.dtype != np.float32:
+        return None
+    if direction == "gradient_input":
+        return Transposed(p.y_shape, p.x_shape, p.window)
+    if direction == "forward" and p.window.stride == ONES:  # of the reversed filters
+        pairs = zip(p.window.spans, p.window.padding, strict=True)
+        around = tuple((span - 1 - before, 0) for span, (before, _) in pairs)
+        return Transposed(p.x_shape, p.y_shape, Window(p.window.kernel, ONES, around, p.window.dilation, ONES))
+    return None
+
+
+def _pays(t: Transposed) -> bool:
+    channels, filters = t.x_shape[4], t.y_shape[4]
+    if not (math.prod(t.x_shape) and math.prod(t.y_shape)):
         return False
-    _, lanes = direct.panels(channels, runtime.SIMD_BYTES)
+    _, lanes = tiles.panels(channels, runtime.SIMD_BYTES)
     filled = 8 * channels <= 7 * lanes and channels <= MOST
-    return (channels < FEW or (filled and filters >= WIDE)) and _plan(y_shape, x_shape, window).elements <= SCRATCH
+    few = channels < FEW or (filled and filters >= WIDE)
+    if 4 * lanes * filters * math.prod(t.window.kernel) > get_workspace_limit() // 2:  # as direct, which it relieves
+        return False
+    return few and planar.room(t.geometry)[1] <= SCRATCH
 
 
-@lru_cache(maxsize=256)
-def forward_window(window: Window) -> Window:
-    """The window whose transposed convolution, with reversed filters, is the convolution; stride 1."""
-    around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
-    return Window(window.kernel, ONES, around, window.dilation, ONES)
-
-
-def forward(op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window) -> None:
-    """Fill y (N, o0, o1, o2, K)."""
-    start = np.zeros(w.shape[0], w.dtype) if bias is None else np.ascontiguousarray(bias)
-    _transposed(op, x, w[:, ::-1, ::-1, ::-1].transpose(4, 1, 2, 3, 0), start, y, forward_window(window))
-
-
-def gradient_input(op: str, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window) -> None:
-    """Fill dx (N, i0, i1, i2, C)."""
-    _transposed(op, dy, w, np.zeros(w.shape[4], w.dtype), dx, window)
-
-
-def _transposed(op: str, y: np.ndarray, w: np.ndarray, start: np.ndarray, x: np.ndarray, window: Window) -> None:
-    """x = start + the transposed convolution of y (n, o0, o1, o2, k) with w (k, r0, r1, r2, c)."""
-    plan = _plan(y.shape, x.shape, window)
-    packed = np.ascontiguousarray(w.transpose((2, 3, 0, 1, 4) if plan.shifted else (2, 0, 1, 3, 4))).reshape(-1)
-    affordable = get_workspace_limit() // 2 // (4 * plan.elements)
-    threads = max(1, min(runtime.threads_for(plan.work // 4), plan.tasks, affordable))
-    scratch = allocate(op, (threads, plan.elements), x.dtype)
-    tables = np.empty((threads, plan.entries), np.intp)
-    planar.transposed(plan.geometry, y, packed, start, x, plan.places, scratch, tables)
-
-
-@lru_cache(maxsize=256)
-def _plan(y_shape: Ints, x_shape: Ints, window: Window) -> Plan:
-    shifted = window.stride[2] == 1 and x_shape[4] > 2 and window.kernel[1] * y_shape[4] <= SHORT
-    cut = _cut(y_shape, x_shape, window, shifted)
-    geometry = planar.geometry(y_shape, x_shape, window, shifted, cut, runtime.SIMD_BYTES)
-    entries, *rest = planar.room(geometry)
-    places = np.empty(entries, np.intp)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    t = _transposed(direction, problem)
+    assert t is not None
+    shifted, geometry = t.shifted, t.geometry
+    entries, elements, table = planar.room(geometry)
+    places = np.empty(entries, np.intp)  # where rows and columns go
     planar.fill_index(geometry, places)
-    images, *bands, _ = cut
-    tasks = -(-x_shape[0] // images) * math.prod(bands)
-    work = math.prod(y_shape) * math.prod(window.kernel) * x_shape[4]
-    return Plan(geometry, shifted, places, work, tasks, *rest)
+    order = (2, 3, 0, 1, 4) if shifted else (2, 0, 1, 3, 4)
+
+    def run(op: str, threads: int, y: np.ndarray, w: np.ndarray, start: np.ndarray | None, x: np.ndarray) -> None:
+        """x = start + the transposed convolution of y with w (k, r0, r1, r2, c)."""
+        if start is None:
+            start = np.zeros(x.shape[4], x.dtype)
+        packed = np.ascontiguousarray(w.transpose(order)).reshape(-1)
+        scratch = allocate(op, (threads, elements), x.dtype)
+        planar.transposed(geometry, y, packed, start, x, places, scratch, np.empty((threads, table), np.intp))
+
+    def forward(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        run(op, threads, x, w[:, ::-1, ::-1, ::-1].transpose(4, 1, 2, 3, 0), bias, y)
+
+    def gradient_input(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
+        run(op, threads, dy, w, None, dx)
+
+    images, *bands, _ = _cut(t)
+    tasks = -(-t.x_shape[0] // images) * math.prod(bands)
+    work = math.prod(t.y_shape) * math.prod(t.window.kernel) * t.x_shape[4]
+    most = max(1, min(tasks, get_workspace_limit() // 2 // (4 * elements)))
+    return Plan("planar", forward if direction == "forward" else gradient_input, work // 4, most, 4 * elements)
 
 
-def _cut(y_shape: Ints, x_shape: Ints, window: Window, shifted: bool) -> Ints:
+def _cut(t: Transposed) -> Ints:
     """Images of a line, bands of each axis, columns from image to image."""
+    y_shape, x_shape, window, shifted = *t, t.shifted
     batch, planes, rows, columns, channels = x_shape
     width, read = -(-columns // window.stride[2]), y_shape[3]  # columns of a line that are written, and read
     lanes = runtime.SIMD_BYTES // 4

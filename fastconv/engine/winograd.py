@@ -3,8 +3,8 @@
 A tile of 6 x 6 inputs gives 4 x 4 outputs of a 3x3 kernel, or 2 x 2 of a 5x5 one, with 36 multiplications a channel
 instead of 144 or 100; 5 x 5 inputs give 4 x 4 outputs of a 2x2 kernel with 25 instead of 64; along one axis 6 inputs
 give 4 or 2 outputs with 6 instead of 12 or 10, 5 give 4 with 5 instead of 8 (Winograd 1980; Lavin and Gray 2016, "Fast
-Algorithms for Convolutional Neural Networks"). Arrays are lifted and channels-last as im2col's: x (N, i0, i1, i2, C),
-y (N, o0, o1, o2, K), w (K, r0, r1, r2, C / groups). Tiles lie along the last two axes, the first axis' taps are summed
+Algorithms for Convolutional Neural Networks"). Arrays are those of engine.contract; without a stride w is also read
+as it lies in a net, taps last. Tiles lie along the last two axes, the first axis' taps are summed
 in the products; a dilated kernel sees every so many-th pixel, and tiles are cut from those.
 
 With a stride, a kernel is several smaller ones, each of every so many-th tap and over every so many-th pixel: 4x4/2 is
@@ -27,26 +27,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
+from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
-if TYPE_CHECKING:
-    from fastconv.engine import Problem
-
-__all__ = ["cost", "forward", "gradient_input", "gradient_weights", "serves"]
-
-Ints = tuple[int, ...]
+__all__ = ["cost", "plan"]
 
 OUTPUTS = {1: 1, 2: 4, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
 POINTS = {1: 1, 2: 5, 3: 6, 5: 6}  # inputs of a tile
@@ -59,6 +54,7 @@ ROWS = 14  # of the products' register tile
 FEW_ROWS = 8  # that still keep it busy
 TRANSFORMS = 12  # channels
 FEWEST = 12  # channels: fewer stay exact on integers, for little
+BY_NAME = 1e9  # a cost that "auto" never takes
 MANY = 48  # channels: with fewer, small layers stay exact, for little
 HALF = 8  # of a vector's lanes: products take no less
 PHASES_READ = 1.25  # all that is transformed is as many times larger
@@ -107,16 +103,16 @@ class Sizes(NamedTuple):
     m_row: int  # floats that a tile's filters take
 
     @property
-    def threads(self) -> int:
-        """As many as the products are worth: about 50 microseconds each, for waking them is not free."""
+    def work(self) -> int:
+        """As threads are worth it: about 50 microseconds of products each, for waking them is not free."""
         multiplied = self.groups * self.frequencies * self.tiles * self.steps * self.filters
-        return runtime.threads_for(multiplied // THREAD_WORK)
+        return multiplied // THREAD_WORK
 
 
 Layout = tuple[Tiling, Sizes]
 
 
-def serves(direction: str, problem: Problem) -> bool:
+def _serves(direction: Direction, problem: Problem) -> bool:
     """float32; kernels of 2x2, 3x3 or 5x5 taps a stride, or 2, 3 or 5 along one axis; dilation of rows and columns, but
     not with a stride, whose copy of the weights must fit half of the workspace limit."""
     window = problem.window
@@ -125,7 +121,7 @@ def serves(direction: str, problem: Problem) -> bool:
         or window.dilation[0] != 1
         or any(stride > 1 and step > 1 for stride, step in zip(window.stride, window.dilation, strict=True))
         or min(problem.channels, problem.filters) < problem.groups
-        or _copied(window, problem.filters * problem.channels // problem.groups) > get_workspace_limit() // 2
+        or _copied(problem) > get_workspace_limit() // 2
     ):
         return False
     if direction == "gradient_input" and window.stride != ONES:
@@ -134,10 +130,12 @@ def serves(direction: str, problem: Problem) -> bool:
     return _phased(window).kernel[1:] in KERNELS
 
 
-def cost(direction: str, problem: Problem) -> float:
+def cost(direction: Direction, problem: Problem) -> float:
     """Multiplications over those of the definition, and the transforms: of a tile as much as of TRANSFORMS channels
     more that are written, or read and summed. Layers of many channels and few outputs are weighed with what weights
     cost the other algorithms."""
+    if not _serves(direction, problem):
+        return math.inf
     window = problem.window
     read, written = problem.channels // problem.groups, problem.filters // problem.groups
     parts = [(window, problem.outputs)]
@@ -145,7 +143,7 @@ def cost(direction: str, problem: Problem) -> float:
         read, written = written, read
         parts = [(part.window, part.out) for part in _parts(window, problem.inputs)]
     if min(read, written) < FEWEST:
-        return math.inf
+        return BY_NAME
     total = 0.0
     for part, out in parts:
         phased = _phased(part).kernel
@@ -166,106 +164,141 @@ def cost(direction: str, problem: Problem) -> float:
     return total / (outputs * math.prod(window.kernel))
 
 
-def forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int
-) -> None:
-    """Fill y."""
-    if y.size:
-        layout, limit = _layout(x.shape, y.shape, window, groups), _limit(window, w)
-        _forward(op, x, _split(op, w, window), bias, y, _phased(window), groups, layout, limit, False)
+def plan(direction: Direction, problem: Problem) -> Plan:
+    return {"forward": _forward, "gradient_input": _gradient_input, "gradient_weights": _gradient_weights}[direction](
+        problem
+    )
 
 
-def gradient_input(
-    op: str, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int, bias: np.ndarray | None = None
-) -> np.ndarray:
-    """dx (N, i0, i1, i2, C), and a bias (C,)."""
-    dx = allocate(op, x_shape, dy.dtype)
-    if not dx.size:
-        return dx
-    parts, limit = _parts(window, x_shape[1:4]), _limit(window, w)
-    if len(parts) < math.prod(map(min, window.stride, x_shape[1:4])):
-        dx[...] = 0 if bias is None else bias  # inputs that no window sees
-    for (t0, t1, t2), part, out, first, apart in parts:
-        layout = _layout(dy.shape, x_shape, part, groups, out, first, apart)
-        w_part = w if window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
-        _forward(op, dy, w_part, bias, dx, part, groups, layout, limit, True)
-    return dx
+def _forward(p: Problem) -> Plan:
+    layout = _layout(p.x_shape, p.y_shape, p.window, p.groups)
+    convolve = _Convolution(p, layout, _phased(p.window), False)
+
+    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        convolve(op, x, _split(op, w, p.window), bias, y)
+
+    return _plan(p, run, [convolve])
 
 
-def gradient_weights(op: str, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups). Chunks of tiles are summed apart, and the chunks' sums added in order."""
-    result = dw = allocate(op, w_shape, dy.dtype)
-    if not dy.size:
-        dw[...] = 0
-        return dw
-    phased = _phased(window)
-    if phased.kernel != window.kernel:
-        dw = allocate(op, (w_shape[0], *phased.kernel, w_shape[4]), dy.dtype)
-    tiling, sizes = _layout(x.shape, dy.shape, window, groups)
-    plan = _plan_weights(sizes, dw.size, sizes.threads, _limit(window, dw))
-    scratch = [allocate(op, shape, dw.dtype) for shape in plan.scratch]
-    bytes_, threads = WIDEST, sizes.threads
-    if plan.by_blocks:
-        buffers = scratch[0]
-        partial = scratch[1] if len(scratch) > 1 else dw.reshape(1, groups, -1)
-        row, threads = max(sizes.v_row, sizes.m_row), min(threads, buffers.shape[0])
-        planes = _plane(plan.tiles, row), _plane(sizes.filters, row)
-        kernels.gradient_weights_blocks(
-            x, dy, partial, phased, groups, tiling, buffers, row, *planes, plan.tiles, bytes_, threads
-        )
-        if len(partial) > 1:
-            rows.add_in_order(partial.reshape(len(partial), -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
-    else:
-        v, m, u = scratch
-        kernels.gradient_weights_pieces(
-            x, dy, dw, phased, groups, tiling, v, m, u, sizes.v_row, sizes.m_row, plan.tiles, *plan.part, TILE_STEPS,
-            bytes_, min(threads, u.shape[0]),
-        )  # fmt: skip
-    if phased.kernel != window.kernel:
-        _join(dw, result, window)
-    return result
+def _gradient_input(p: Problem) -> Plan:
+    parts = _parts(p.window, p.inputs)
+    whole = len(parts) == math.prod(map(min, p.window.stride, p.inputs))
+    convolutions = [
+        _Convolution(p, _layout(p.y_shape, p.x_shape, part.window, p.groups, *part[2:]), part.window, True)
+        for part in parts
+    ]
+
+    def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: np.ndarray | None) -> None:
+        if not whole:
+            dx[...] = 0 if bias is None else bias  # inputs that no window sees
+        for ((t0, t1, t2), *_), convolve in zip(parts, convolutions, strict=True):
+            w_part = w if p.window.stride == ONES else np.ascontiguousarray(w[:, t0, t1, t2])
+            convolve(op, dy, w_part, bias, dx)
+
+    return _plan(p, run, convolutions)
 
 
-def _forward(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window, groups: int,
-    layout: Layout, limit: int, reversed: bool,
-) -> None:  # fmt: skip
-    """forward; reversed: gradient_input, with dy for x and dx for y. w may lie taps last in memory."""
-    taps_last = not w.flags.c_contiguous
-    if taps_last:
-        w = w.transpose(0, 4, 1, 2, 3)
-    tiling, sizes = layout
-    plan = _plan_forward(sizes, _lanes(), sizes.threads, limit)
-    scratch = [allocate(op, shape, y.dtype) for shape in plan.scratch]
-    threads, bytes_ = min(sizes.threads, scratch[1].shape[0]), WIDEST
-    if plan.by_blocks:
-        u, buffers = scratch
-        row = max(sizes.v_row, sizes.m_row)
-        kernels.forward_blocks(
-            x, w, bias, y, window, groups, reversed, taps_last, tiling, u, buffers, row, _plane(plan.tiles, row),
-            plan.tiles, bytes_, threads,
-        )  # fmt: skip
-    else:
-        v, u, m = scratch
-        kernels.forward_panels(
-            x, w, bias, y, window, groups, reversed, taps_last, tiling, v, u, m, sizes.v_row, plan.tiles, *plan.part,
-            bytes_, threads,
-        )  # fmt: skip
+def _plan(p: Problem, run: Callable[..., None], convolutions: list[_Convolution]) -> Plan:
+    return Plan(
+        "winograd", run, max((each.work for each in convolutions), default=0),
+        max((each.cut.most for each in convolutions), default=1),
+        max((4 * each.cut.own for each in convolutions), default=0),
+        max((4 * each.cut.shared for each in convolutions), default=0) + _copied(p), frozenset({"bias"}),
+        taps_last=p.window.stride == ONES,
+    )  # fmt: skip
+
+
+class _Convolution:
+    """Fills the outputs of y that a layout says: forward; reversed: gradient_input, with dy for x and dx for y."""
+
+    def __init__(self, p: Problem, layout: Layout, window: Window, reversed: bool) -> None:
+        self.tiling, sizes = layout
+        self.window, self.groups, self.reversed = window, p.groups, reversed
+        self.work, self.vector = sizes.work, WIDEST
+        self.cut = _cut_forward(sizes, WIDEST // 4, _limit(p))
+        self.row = max(sizes.v_row, sizes.m_row) if self.cut.by_blocks else sizes.v_row
+
+    def __call__(self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        """w may lie taps last in memory."""
+        cut, taps_last = self.cut, not w.flags.c_contiguous
+        if taps_last:
+            w = w.transpose(0, 4, 1, 2, 3)
+        threads = max(1, min(runtime.threads_for(self.work), cut.most))
+        scratch = cut.scratch(op, threads, y.dtype)
+        if cut.by_blocks:
+            u, buffers = scratch
+            kernels.forward_blocks(
+                x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, buffers, self.row,
+                _plane(cut.tiles, self.row), cut.tiles, self.vector, threads,
+            )  # fmt: skip
+        else:
+            v, u, m = scratch
+            kernels.forward_panels(
+                x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, v, u, m, self.row,
+                cut.tiles, *cut.part, self.vector, threads,
+            )  # fmt: skip
+
+
+def _gradient_weights(p: Problem) -> Plan:
+    """Chunks of tiles are summed apart, and the chunks' sums added in order."""
+    phased, vector = _phased(p.window), WIDEST
+    tiling, sizes = _layout(p.x_shape, p.y_shape, p.window, p.groups)
+    split_shape = (p.filters, *phased.kernel, p.w_shape[4])
+    cut = _cut_weights(sizes, math.prod(split_shape), _limit(p))
+    row = max(sizes.v_row, sizes.m_row)
+    planes = _plane(cut.tiles, row), _plane(sizes.filters, row)
+
+    def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
+        split = dw if phased.kernel == p.window.kernel else allocate(op, split_shape, dy.dtype)
+        scratch = cut.scratch(op, threads, dw.dtype)
+        if cut.by_blocks:
+            *partials, buffers = scratch
+            partial = partials[0] if partials else split.reshape(1, p.groups, -1)
+            kernels.gradient_weights_blocks(
+                x, dy, partial, phased, p.groups, tiling, buffers, row, *planes, cut.tiles, vector, threads
+            )
+            if len(partial) > 1:
+                flat = partial.reshape(len(partial), -1)
+                rows.add_in_order(flat, split.reshape(-1), runtime.threads_for(partial.nbytes))
+        else:
+            v, m, u = scratch
+            kernels.gradient_weights_pieces(
+                x, dy, split, phased, p.groups, tiling, v, m, u, sizes.v_row, sizes.m_row, cut.tiles, *cut.part,
+                TILE_STEPS, vector, threads,
+            )  # fmt: skip
+        if split is not dw:
+            _join(split, dw, p.window)
+
+    return Plan("winograd", run, sizes.work, cut.most, 4 * cut.own, 4 * cut.shared + _copied(p))
 
 
 # --- how a layer is cut ----------------------------------------------------------------------------------------------
 
 
-class Plan(NamedTuple):
+class Cut(NamedTuple):
     by_blocks: bool
     tiles: int  # of a block, or of what is transformed before the products
     part: tuple[int, int]  # steps and filters, or filters and channels, that are taken at a time
-    scratch: tuple[Ints, ...]  # the shapes of what is borrowed
+    together: tuple[Ints, ...]  # the shapes of what all threads share, and
+    each: tuple[Ints, ...]  # of what each has for itself
+    most: int  # threads that fit the workspace limit
+
+    @property
+    def shared(self) -> int:
+        """Elements."""
+        return sum(map(math.prod, self.together))
+
+    @property
+    def own(self) -> int:
+        return sum(map(math.prod, self.each))
+
+    def scratch(self, op: str, threads: int, dtype: np.dtype) -> list[np.ndarray]:
+        """What all share, then what each thread has."""
+        return [allocate(op, shape, dtype) for shape in (*self.together, *((threads, *one) for one in self.each))]
 
 
-@lru_cache(maxsize=1024)
-def _plan_forward(s: Sizes, lanes: int, threads: int, limit: int) -> Plan:
-    """scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
+def _cut_forward(s: Sizes, lanes: int, limit: int) -> Cut:
+    """Scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
     limit //= 4  # floats
     f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
@@ -275,21 +308,20 @@ def _plan_forward(s: Sizes, lanes: int, threads: int, limit: int) -> Plan:
         best = max(ROWS, BLOCK_BYTES // 4 // ((f + 1) * row) // ROWS * ROWS)
         tiles = _evenly(s.tiles, max(1, min(best, max(FEW_ROWS, -(-s.tiles // TASKS)), affordable - 1)))
         buffer = (f + 1) * _plane(tiles, row)
-        threads = _affordable(threads, limit - s.groups * u, buffer)
-        return Plan(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f), (threads, buffer)))
+        most = max(1, (limit - s.groups * u) // buffer)
+        return Cut(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f),), ((buffer,),), most)
     tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + pair)))))
     v = _plane(tiles, s.v_row)
     room = (limit - f * v) // f
     wide = _evenly(-(-s.filters // pair), max(1, min(PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
     steps = _evenly(s.steps, max(1, min(PANEL_STEPS, room // 2 // wide)))
     own_u, own_m = _plane(steps, wide), _plane(tiles, wide)
-    threads = _affordable(threads, room, own_u + own_m)
-    return Plan(False, tiles, (steps, wide), ((f, v), (threads, f, own_u), (threads, f, own_m)))
+    most = max(1, room // (own_u + own_m))
+    return Cut(False, tiles, (steps, wide), ((f, v),), ((f, own_u), (f, own_m)), most)
 
 
-@lru_cache(maxsize=1024)
-def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
-    """scratch: the threads' blocks (V, dM, dU), and the chunks' gradients where there are several; or V, dM and the
+def _cut_weights(s: Sizes, weights: int, limit: int) -> Cut:
+    """Scratch: the chunks' gradients where there are several, and the threads' blocks (V, dM, dU); or V, dM and the
     threads' pieces of dU."""
     limit //= 4  # floats
     f, row = s.frequencies, max(s.v_row, s.m_row)
@@ -302,8 +334,8 @@ def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
         chunks = max(1, min(wanted, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
         partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
-        threads = _affordable(threads, limit - len(partial) * chunks * weights, buffer)
-        return Plan(True, tiles, (s.filters, s.channels), ((threads, buffer), *partial))
+        most = max(1, (limit - len(partial) * chunks * weights) // buffer)
+        return Cut(True, tiles, (s.filters, s.channels), partial, ((buffer,),), most)
     both = f * (s.v_row + s.m_row)
     best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
     tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
@@ -311,21 +343,13 @@ def _plan_weights(s: Sizes, weights: int, threads: int, limit: int) -> Plan:
     width = min(PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
     height = _evenly(s.filters, max(1, min(PIECE_FILTERS, limit // 4 // (f * width))))
     own = _plane(height, width)
-    threads = _affordable(threads, limit - f * (v + m), f * own)
-    return Plan(False, tiles, (height, width), ((f, v), (f, m), (threads, f, own)))
+    most = max(1, (limit - f * (v + m)) // (f * own))
+    return Cut(False, tiles, (height, width), ((f, v), (f, m)), ((f, own),), most)
 
 
 def _evenly(total: int, most: int) -> int:
     """The size of pieces of `total` that are at most `most`, and nearly equal."""
     return -(-total // -(-total // most))
-
-
-def _affordable(threads: int, room: int, each: int) -> int:
-    return max(1, min(threads, room // each))
-
-
-def _lanes() -> int:
-    return WIDEST // 4
 
 
 def _row(length: int) -> int:
@@ -337,7 +361,6 @@ def _plane(count: int, row: int) -> int:
     return count * row + (ALIGNED if count * row // ALIGNED % 2 == 0 else 2 * ALIGNED)
 
 
-@lru_cache(maxsize=1024)
 def _layout(
     x_shape: Ints, y_shape: Ints, window: Window, groups: int, out: Ints | None = None, first: Ints = (0, 0, 0),
     apart: Ints = ONES,
@@ -375,17 +398,18 @@ def _phase_counts(window: Window) -> Ints:
     return tuple(map(min, window.kernel[1:], window.stride[1:]))
 
 
-def _copied(window: Window, each: int) -> int:
-    """Bytes at most of the weights that are laid out anew for a stride, or of their gradient: `each` of a tap."""
-    return 0 if window.stride == ONES else 4 * each * math.prod(_phased(window).kernel)
+def _copied(p: Problem) -> int:
+    """Bytes at most of the weights that are laid out anew for a stride, or of their gradient."""
+    if p.window.stride == ONES:
+        return 0
+    return 4 * p.filters * p.channels // p.groups * math.prod(_phased(p.window).kernel)
 
 
-def _limit(window: Window, w: np.ndarray) -> int:
+def _limit(p: Problem) -> int:
     """What the copy of w leaves of the workspace limit."""
-    return max(1, get_workspace_limit() - _copied(window, w.shape[0] * w.shape[4]))
+    return max(1, get_workspace_limit() - _copied(p))
 
 
-@lru_cache(maxsize=1024)
 def _phased(window: Window) -> Window:
     """The window over phases, which stand among the first axis' taps."""
     kernel = tuple(-(-taps // stride) for taps, stride in zip(window.kernel[1:], window.stride[1:], strict=True))
@@ -402,7 +426,6 @@ class Part(NamedTuple):
     apart: Ints
 
 
-@lru_cache(maxsize=1024)
 def _parts(window: Window, inputs: Ints) -> tuple[Part, ...]:
     around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
     return tuple(
@@ -425,7 +448,6 @@ def _lengths(outputs: Sequence[slice], spatial: Ints) -> Ints:
     return tuple(len(range(*along.indices(n))) for along, n in zip(outputs, spatial, strict=True))
 
 
-@lru_cache(maxsize=1024)
 def _places(window: Window) -> list[tuple[Any, Any]]:
     """Of each phase of rows and columns: where its kernel lies in the split w, and where in w."""
     places = []

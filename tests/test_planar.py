@@ -1,13 +1,14 @@
-"""The direct algorithm where few channels are written (engine.planar): exact, at every width of vectors and any cut."""
+"""The algorithm "planar": exact, at every width of vectors and any cut."""
 
 from __future__ import annotations
 
+import alone
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import ShapeError, runtime
-from fastconv.engine import direct, im2col, planar
+from fastconv.engine import im2col, plan, planar
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 
@@ -52,25 +53,21 @@ def case(shape, integers=True):
 def check(shape):
     """Both directions, into memory full of NaN; the forward pass with channels and filters exchanged."""
     x, w, _, dy, window = case(shape)
-    dx = np.full(x.shape, np.nan, np.float32)
-    planar.gradient_input("test", dy, w, dx, window)
-    np.testing.assert_array_equal(dx, im2col.gradient_input("test", dy, w, x.shape, window, 1))
+    dx = alone.gradient_input(planar, dy, w, x.shape, window)
+    np.testing.assert_array_equal(dx, alone.gradient_input(im2col, dy, w, x.shape, window))
     batch, spatial, channels, filters, kernel, _, padding, dilation = shape
     x, w, bias, y, window = case((batch, spatial, filters, channels, kernel, ONES, padding, dilation))
     for b in (bias, None):
-        expected = np.empty_like(y)
-        im2col.forward("test", x, w, b, expected, window, 1)
+        expected = alone.forward(im2col, x, w, b, np.empty_like(y), window)
         y[...] = np.nan
-        planar.forward("test", x, w, b, y, window)
+        alone.forward(planar, x, w, b, y, window)
         np.testing.assert_array_equal(y, expected)
 
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
 def width(request, monkeypatch):
     monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
-    planar._plan.cache_clear()
-    yield request.param
-    planar._plan.cache_clear()
+    return request.param
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -121,9 +118,7 @@ def test_threads_change_no_bit(shape, monkeypatch):
     try:
         for threads in (1, 2, 3):
             fastconv.set_num_threads(threads)
-            dx = np.empty(x.shape, np.float32)
-            planar.gradient_input("test", dy, w, dx, window)
-            found.append(dx)
+            found.append(alone.gradient_input(planar, dy, w, x.shape, window))
     finally:
         fastconv.set_num_threads(before)
     np.testing.assert_array_equal(found[1], found[0])
@@ -136,19 +131,20 @@ def test_an_image_is_not_summed_with_its_neighbours():
     dy[3, 0, 2, 5] = np.nan
     w = np.ones((3, 1, 3, 3, 1), np.float32)
     window = Window.parse("test", (1, 5, 6), (1, 3, 3), 1, (0, 1, 1))
-    dx = np.empty((16, 1, 5, 6, 1), np.float32)
-    planar.gradient_input("test", dy, w, dx, window)
+    dx = alone.gradient_input(planar, dy, w, (16, 1, 5, 6, 1), window)
     expected = np.zeros(dx.shape, bool)
     expected[3, 0, 1:4, 4:] = True
     np.testing.assert_array_equal(np.isnan(dx), expected)
 
 
-def test_direct_takes_it_where_lanes_would_be_empty(monkeypatch):
-    called = []
-    monkeypatch.setattr(planar, "_transposed", lambda op, y, w, start, x, window: called.append(x.shape[4]))
+def test_taken_where_lanes_would_be_empty():
+    taken = []
     for channels in (1, 3, 7, 16):
-        x, w, bias, dy, window = case((2, (1, 8, 8), channels, 32, (1, 3, 3), ONES, (0, 1, 1), ONES))
-        direct.gradient_input("test", dy, w, x.shape, window, 1)
-        direct.forward("test", dy, np.ascontiguousarray(w.transpose(4, 1, 2, 3, 0)), None, x, window, 1)
-        direct.forward("test", x, w, bias, dy, window, 1)
-    assert called == [1, 1, 3, 3, 7, 7]
+        x, _, _, dy, window = case((2, (1, 8, 8), channels, 32, (1, 3, 3), ONES, (0, 1, 1), ONES))
+        back = alone.problem_of(x.shape, dy.shape, window, 1, np.float32)
+        forth = alone.problem_of(dy.shape, x.shape, window, 1, np.float32)  # channels and filters exchanged
+        if plan("gradient_input", back).algorithm == "planar":
+            taken.append(channels)
+        if plan("forward", forth).algorithm == "planar":
+            taken.append(channels)
+    assert taken == [1, 1, 3, 3, 7, 7]

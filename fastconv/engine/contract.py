@@ -1,0 +1,99 @@
+"""What the door and the algorithms agree on: a problem, and a plan that solves one direction of it.
+
+An algorithm is a module with
+
+    cost(direction, problem)   its time over that of the definition's multiplications at the machine's full rate: a
+                               small model, from measurements made beforehand (bench/NOTES.md); infinite where it
+                               does not serve
+    plan(direction, problem)   the Plan; only where the cost is finite
+
+Arrays are lifted (three spatial axes), channels-last and C-contiguous: x (N, i0, i1, i2, C), y (N, o0, o1, o2, K),
+w (K, r0, r1, r2, C / groups); strides are whole. A plan's `run` gets, behind the operation's name and the threads,
+
+    forward            x, w, bias (K,) or None, y               fills y
+    gradient_input     dy, w, dx, and a bias (C,) or None       fills dx; the bias only where the plan takes "bias"
+    gradient_weights   x, dy, dw, and db (K,) or None           fills dw; db only where the plan takes "sums"
+
+x, y and w hold something: the door answers for empty arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv.window import Window
+
+__all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem"]
+
+Ints = tuple[int, ...]
+Direction = Literal["forward", "gradient_input", "gradient_weights"]
+
+
+class Problem(NamedTuple):
+    """A convolution's geometry, lifted: all that choice and plan depend on, beside the workspace limit."""
+
+    batch: int
+    channels: int
+    inputs: Ints  # spatial
+    filters: int
+    outputs: Ints  # spatial
+    window: Window
+    groups: int
+    dtype: np.dtype
+
+    @property
+    def x_shape(self) -> Ints:
+        return (self.batch, *self.inputs, self.channels)
+
+    @property
+    def y_shape(self) -> Ints:
+        return (self.batch, *self.outputs, self.filters)
+
+    @property
+    def w_shape(self) -> Ints:
+        return (self.filters, *self.window.kernel, self.channels // self.groups)
+
+    @property
+    def pixels(self) -> int:
+        """Of the batch's outputs."""
+        return self.batch * math.prod(self.outputs)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the definition, padding included."""
+        return self.pixels * math.prod(self.w_shape)
+
+
+class Plan(NamedTuple):
+    """How an algorithm solves one direction of a problem: everything that need not be done again for every call."""
+
+    algorithm: str
+    run: Callable[..., None]
+    work: int  # bytes moved, or as much work: what `runtime.threads_for` goes by
+    most: int  # threads that there are tasks for, and room for in the workspace limit
+    own: int = 0  # bytes of a thread's scratch
+    shared: int = 0  # bytes of scratch beside
+    takes: frozenset[str] = frozenset()  # epilogues: "bias", "sums"
+    taps_last: bool = False  # w may also lie as in a net, (K, C / groups, r0, r1, r2) in memory
+
+    @property
+    def threads(self) -> int:
+        return max(1, min(runtime.threads_for(self.work), self.most))
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that a run borrows."""
+        return self.shared + self.threads * self.own
+
+
+class Algorithm(Protocol):
+    """What a module of the door's table has."""
+
+    def cost(self, direction: Direction, problem: Problem) -> float: ...
+
+    def plan(self, direction: Direction, problem: Problem) -> Plan: ...
