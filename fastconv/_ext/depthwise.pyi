@@ -2,6 +2,9 @@ from numpy import ndarray
 
 from fastconv.engine.depthwise import Lanes, Reach
 
+KINDS: dict[str, int]
+STREAMED_BYTES: int
+
 def forward(
     x: ndarray,
     w: ndarray,

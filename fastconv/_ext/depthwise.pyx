@@ -32,6 +32,12 @@ cdef extern from "depthwise.h" nogil:
         const int *masks
         Py_ssize_t block_size
 
+    enum:
+        PLAIN
+        PERMUTED
+        BROADCAST
+        STREAMED
+
     void fence()
     void outputs_float(
         int, const float *, Py_ssize_t, const float *, const float *, float *, const Run *, const Lanes *)
@@ -45,6 +51,9 @@ cdef extern from "depthwise.h" nogil:
 
 cdef enum:
     SOON = 64  # outputs ahead on a line of its own
+
+KINDS = {"plain": PLAIN, "permuted": PERMUTED, "broadcast": BROADCAST}  # of Lanes, for fastconv.engine.depthwise,
+STREAMED_BYTES = STREAMED  # which aligns, too
 
 
 cdef struct Geometry:

@@ -39,6 +39,7 @@ cdef enum:
     REREAD = 64  # taps up to which dy is read where it lies
     PAGE = 1024  # floats
     CACHED = 1 << 16  # floats of weights
+    LINE = 16  # floats that lie between the rows of a copy of dy, at least
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -134,6 +135,13 @@ def panels(Py_ssize_t filters, int widest):
     """(panels, lanes) of a group of so many filters, for vectors of `widest` bytes."""
     cdef Py_ssize_t lanes
     return panels_of(filters, widest, &lanes), lanes
+
+
+def room(Py_ssize_t seen, Py_ssize_t pixels, Py_ssize_t channels, Py_ssize_t taps):
+    """Floats of scratch and entries of tables that a thread needs for bands of at most so many pixels, whose windows
+    have `taps` taps and see `seen` floats."""
+    cdef Py_ssize_t floats = max(seen, pixels * (channels + LINE))
+    return (floats + MOST - 1) // MOST * MOST + pixels * MOST, 4 * max(pixels + AHEAD, FEW * taps)
 
 
 def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num_threads):

@@ -3,6 +3,9 @@ from numpy import ndarray
 from fastconv.engine.grouped import Lanes
 from fastconv.window import Window
 
+APART_FLOATS: int
+STREAMED_BYTES: int
+
 def pack(w: ndarray, packed: ndarray, lanes: Lanes) -> None: ...
 def unpack(partial: ndarray, dw: ndarray, lanes: Lanes) -> None: ...
 def forward(

@@ -41,8 +41,13 @@ cdef extern from "grouped.h" nogil:
         int bytes, const float *x, const float *dy, const Picks *picks, float *dw, Py_ssize_t taps,
         const Lines *lines)
 
+    enum:
+        STREAMED
+
 cdef enum:
     APART = 16  # floats between the blocks of a band: power-of-two steps would share few sets of the first cache
+
+APART_FLOATS, STREAMED_BYTES = APART, STREAMED  # for fastconv.engine.grouped, which sizes scratch and aligns
 
 
 cdef struct Geometry:

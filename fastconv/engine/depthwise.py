@@ -37,8 +37,7 @@ CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
 FAR = 2 << 20  # bytes of y, from which on it is written past the caches
 SUM_LINE = 128  # of one whose products are summed up one by one: float32 loses 1e-6 there
 
-PLAIN, PERMUTED, BROADCAST = range(3)  # depthwise.h's
-STREAMED = 64  # bytes
+PLAIN, PERMUTED, BROADCAST = (depthwise.KINDS[kind] for kind in ("plain", "permuted", "broadcast"))
 
 
 def cost(direction: Direction, problem: Problem) -> float:
@@ -114,16 +113,17 @@ class _Convolution:
         packed = np.ascontiguousarray(w[self.lanes.filters].transpose(0, 2, 3, 1))
         if bias is not None:
             bias = bias[self.lanes.filters]
-        far = self.far and y.ctypes.data % STREAMED == 0
+        far = self.far and y.ctypes.data % depthwise.STREAMED_BYTES == 0
         depthwise.forward(
             x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, threads
         )
 
 
 def _fits_vectors(channels: int, itemsize: int, lanes: Lanes) -> bool:
-    """Whether every block of lanes is a whole vector of STREAMED bytes in y."""
-    whole = lanes.useful * itemsize == lanes.nbytes == STREAMED and not (lanes.block[:, 1] % lanes.useful).any()
-    return bool(whole) and channels * itemsize % STREAMED == 0
+    """Whether every block of lanes is a whole vector in y, of as many bytes as go past the caches at once."""
+    whole = lanes.useful * itemsize == lanes.nbytes == depthwise.STREAMED_BYTES
+    aligned = channels * itemsize % depthwise.STREAMED_BYTES == 0
+    return whole and aligned and not (lanes.block[:, 1] % lanes.useful).any()
 
 
 def _bytes(p: Problem) -> int:

@@ -38,11 +38,7 @@ TASKS = 16  # pieces that a layer is cut into where its size allows: enough for 
 LONG_CHUNK = 1 << 16  # pixels: longer sums lose digits
 CHUNK_PIXELS = 256  # at least, whose gradients are summed apart
 CHUNK_COST = 12  # of an element of their sum, in elements of x that are read once more
-MOST_LANES = 32  # of a panel
-FEW = 8  # taps of a run that are taken one by one
 FAR = 4 << 20  # bytes of y, from which on it is written past the caches
-LINE = 16  # floats of a cache line
-AHEAD = 16  # pixels behind a band's last in its tables
 EVERYTHING: Slices = (slice(None),) * 3
 
 
@@ -238,7 +234,5 @@ def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]
     """Elements of scratch and of tables that a thread needs."""
     images, row_bands, column_bands = cut
     rows, columns = -(-out[1] // row_bands), -(-out[2] // column_bands)
-    pixels = images * rows * columns
-    seen = max(images * channels * math.prod(_seen((1, rows, columns), window)), pixels * (channels + LINE))
-    elements = -(-seen // MOST_LANES) * MOST_LANES + pixels * MOST_LANES
-    return elements, 4 * max(pixels + AHEAD, FEW * math.prod(window.kernel))
+    seen = images * channels * math.prod(_seen((1, rows, columns), window))
+    return direct.room(seen, images * rows * columns, channels, math.prod(window.kernel))

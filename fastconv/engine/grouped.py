@@ -38,10 +38,8 @@ PIXELS = 448  # of a band: longer sums lose digits
 TASKS = 16  # pieces that a layer is cut into where its size allows
 CHUNK_PIXELS = 256  # at least, whose gradients are summed apart
 SCRATCH = 1 << 20  # elements of a thread's, at most
-APART = 16  # elements between blocks
 CACHED = 1 << 20  # bytes of what is read, beyond which it is prefetched
 FAR = 2 << 20  # bytes of y, from which on it is written past the caches
-STREAMED = 64  # bytes
 PAIR = 1.05  # cost of a record of two vectors
 EVERYTHING = (slice(None),) * 3
 
@@ -177,7 +175,7 @@ class _Convolution:
     def __call__(self, op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray) -> None:
         threads = max(1, min(runtime.threads_for(self.work), self.most))
         scratch = allocate(op, (threads, self.cut.elements), y.dtype)
-        far = self.far and y.ctypes.data % STREAMED == 0
+        far = self.far and y.ctypes.data % grouped.STREAMED_BYTES == 0
         grouped.forward(
             x, packed, start, y, self.window, self.outputs, self.lanes, self.cut.bands, self.cut.splits, scratch,
             self.prefetches, far, WIDEST,
@@ -211,9 +209,9 @@ def _most(cut: Cut, tasks: int) -> int:
 
 
 def _fits_vectors(channels: int, lanes: Lanes) -> bool:
-    """Whether every block is a whole vector of STREAMED bytes in y."""
-    whole = WIDEST == STREAMED and (lanes.table[:, 1] == _vector()).all()
-    return bool(whole) and 4 * channels % STREAMED == 0
+    """Whether every block is a whole vector of grouped.STREAMED_BYTES bytes in y."""
+    whole = WIDEST == grouped.STREAMED_BYTES and (lanes.table[:, 1] == _vector()).all()
+    return bool(whole) and 4 * channels % grouped.STREAMED_BYTES == 0
 
 
 def _packed(w: np.ndarray, lanes: Lanes) -> np.ndarray:
@@ -240,8 +238,8 @@ def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradien
         """Elements of a block of a band of x, and of dy."""
         height = min((rows - 1) * window.stride[1] + window.spans[1], inp[1])
         width = (columns - 1) * window.stride[2] + window.spans[2]
-        dy = rows * columns * vector * vectors + APART if gradient else 0
-        return window.kernel[0] * height * width * record + APART + dy
+        dy = rows * columns * vector * vectors + grouped.APART_FLOATS if gradient else 0
+        return window.kernel[0] * height * width * record + grouped.APART_FLOATS + dy
 
     def fits(rows: int, columns: int) -> bool:
         return rows * columns <= PIXELS and 4 * seen(rows, columns) <= most
@@ -260,4 +258,4 @@ def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradien
     splits = max(-(-TASKS // bands), -(-4 * each * blocks // max(1, room)))
     splits = max(1, min(splits, blocks))
     beyond = 0 if gradient else 16 * window.stride[2] * record  # what a last tile reads behind its outputs
-    return Cut((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + APART)
+    return Cut((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + grouped.APART_FLOATS)
