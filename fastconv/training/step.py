@@ -70,6 +70,6 @@ def value_and_grad(
     """
     loss = resolve_loss(loss)
     with runtime.blas_held():
-        output, saved = net.forward(net.cast(x), Context(training=True, rng=rng))
+        output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
         value, gradient = loss.with_gradient(output, y)
         return float(value), net.backward(gradient, saved, False)[1]

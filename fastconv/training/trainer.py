@@ -308,7 +308,7 @@ class Trainer:
             np.copyto(before, array)
         try:
             with runtime.blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context(training=True, rng=rng))
+                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
                 if not len(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 value, gradient = self.loss.with_gradient(output, _as_target(y, output))
