@@ -219,7 +219,8 @@ class Layer:
                     layer._frozen_whole = layer._frozen_whole and frozen
         if not found:
             what = "freeze" if frozen else "unfreeze"
-            raise ValueError(f"{what}: no layer or parameter is called {name!r}")
+            known = _listing([prefix for prefix, _ in self.walk() if prefix])
+            raise ValueError(f"{what}: no layer or parameter is called {name!r}; layers are {known}")
         return self
 
     # --- parameters

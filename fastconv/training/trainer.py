@@ -70,7 +70,7 @@ class _Sums:
         self.weight += weight
         self.samples += len(output)
         if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
-            right = (output.argmax(axis=1) == target)[target != loss.ignore_index]
+            right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
             self.correct += int(np.count_nonzero(right))
             self.answers += right.size
 
@@ -479,7 +479,7 @@ class Trainer:
             "augment": self._augment_data(),
             "position": asdict(self._position),
             "sums": asdict(self._sums),
-            "history": [{name: _number_data(name, value) for name, value in record.items()} for record in self.history],
+            "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
         }  # fmt: skip
         files.write(path, tensors, {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)})
@@ -632,12 +632,15 @@ def _numbers_from_data(fresh: Any, data: Any) -> Any:
     return type(fresh)(**data)
 
 
-def _number_data(name: str, value: Any) -> Any:
-    """A number for JSON, which has no NaN and no infinity: those as text."""
-    number = plain(value)
-    if not isinstance(number, (bool, int, float)):
-        raise ValueError(f"save: column {name!r} of the history must hold numbers, got {value!r}")
-    return number if not isinstance(number, float) or math.isfinite(number) else str(number)
+def _record_data(record: Record) -> dict[str, Any]:
+    """A record for JSON, which has no NaN and no infinity: those as text."""
+    data = {}
+    for name, value in record.items():
+        number = plain(value)
+        if not isinstance(number, (bool, int, float)):
+            raise ValueError(f"save: column {name!r} of the history must hold numbers, got {value!r}")
+        data[str(name)] = number if not isinstance(number, float) or math.isfinite(number) else str(number)
+    return data
 
 
 def _number_from_data(value: Any) -> Any:
