@@ -56,12 +56,14 @@ class Augment:
 
     def _check(self, name: str, low: float, high: float = np.inf) -> None:
         value = getattr(self, name)
-        if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+        if isinstance(value, (np.generic, np.ndarray)) and not value.ndim:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{self._name}: {name} must be a number, got {value!r}")
         if not low <= value <= high or not np.isfinite(value):
             bounds = f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
             raise ValueError(f"{self._name}: {name} must be finite and {bounds}, got {value!r}")
-        object.__setattr__(self, name, value.item() if isinstance(value, np.number) else value)
+        object.__setattr__(self, name, value)
 
     def _integer(self, name: str, low: int) -> None:
         object.__setattr__(self, name, integers(self._name, name, getattr(self, name), 1, low)[0])
@@ -124,6 +126,8 @@ class Flip(Augment):
 
     def __post_init__(self) -> None:
         self._check("p", 0, 1)
+        for name in ("horizontal", "vertical"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         y = x.copy()

@@ -105,7 +105,7 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
     with runtime.blas_held(), trace.listening(recorder.listen):
         for _ in range(1 + RUNS):
             recorder.begin()
-            y, saved = twin.forward(x, Context(training=True, rng=rng))
+            y, saved = twin.forward(x, Context.of_step(twin, rng))
             twin.backward(np.ones_like(y), saved, False)
     return Explanation(
         tuple(recorder.rows()), shape, x.dtype.name, runtime.get_num_threads(), trace.gemm_rate(x.dtype.name),

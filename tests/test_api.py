@@ -109,7 +109,9 @@ LAYER_ARGUMENTS = {
     "Function": "name",
 }  # fmt: skip
 
-ADAM = "betas=(0.9, 0.999), eps=1e-8, weight_decay={}, *, l1=0.0, clip_norm=None, groups=()"
+ADAM = (
+    "betas=(0.9, 0.999), eps=1e-8, weight_decay={}, amsgrad=False, *, maximize=False, l1=0.0, clip_norm=None, groups=()"
+)
 MODEL = "num_classes={}, in_channels={}, size={}, *, rng=None"
 NET = "self, "
 OTHERS = {  # dotted path: arguments
@@ -132,11 +134,12 @@ OTHERS = {  # dotted path: arguments
     "layers.Layer.unfreeze": NET + "name=''",
     "layers.Layer.astype": NET + "dtype",
     "layers.Layer.summary": NET + "input_shape",
-    "optim.SGD": "lr, momentum=0.0, nesterov=False, weight_decay=0.0, *, l1=0.0, clip_norm=None, groups=()",
+    "optim.SGD": "lr, momentum=0.0, nesterov=False, weight_decay=0.0, *, dampening=0.0, maximize=False, "
+                 "l1=0.0, clip_norm=None, groups=()",
     "optim.Adam": "lr=1e-3, " + ADAM.format(0.0),
     "optim.AdamW": "lr=1e-3, " + ADAM.format(0.01),
-    "optim.RMSprop": "lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, *, l1=0.0, "
-                     "clip_norm=None, groups=()",
+    "optim.RMSprop": "lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, *, "
+                     "maximize=False, l1=0.0, clip_norm=None, groups=()",
     "optim.SGD.step": "self, parameters, gradients",
     "optim.Constant": "lr, warmup=0, total=None",
     "optim.Step": "lr, milestones=(0.5, 0.75), gamma=0.1, warmup=0, total=None",

@@ -373,11 +373,18 @@ def test_nesting_as_deep_as_the_stack(tmp_path):
         (lambda data, tensors: data.pop("dtype"), "no entry 'dtype'"),
         (lambda data, tensors: data.update(dtype="float64"), "must be float64, got float32"),
         (lambda data, tensors: data.update(dtype="object"), "its dtype must be float32 or float64"),
+        (lambda data, tensors: data.update(frozen=["nobody"]), "frozen lists 'nobody', which the net has not"),
+        (lambda data, tensors: data.update(frozen=[1]), "frozen lists 1, which the net has not"),
+        (lambda data, tensors: data.update(frozen="5"), "frozen must be a list of names, got '5'"),
         (
-            lambda data, tensors: data.update(frozen=["nobody"]),
-            "no parameter or layer with parameters is called 'nobody'",
+            lambda data, tensors: data.update(frozen_layers=["5.bias"]),
+            "frozen_layers lists '5.bias', which the net has",
         ),
-        (lambda data, tensors: data.update(frozen=[1]), "frozen parameters are given by name, got 1"),
+        (lambda data, tensors: data.update(frozen_layers=[["5"]]), "frozen_layers lists \\['5'\\], which"),
+        (lambda data, tensors: data.update(frozen_layers={}), "frozen_layers must be a list of names, got {}"),
+        (lambda data, tensors: data.update(training=1), "training must be true or false, got 1"),
+        (lambda data, tensors: data.update(other_mode=[None]), "other_mode lists None, which the net has not"),
+        (lambda data, tensors: data.update(other_mode="1"), "other_mode must be a list of names, got '1'"),
         (lambda data, tensors: tensors.pop("5.bias"), "missing 5.bias; unknown none"),
         (lambda data, tensors: tensors.update(x=np.zeros(3)), "missing none; unknown x"),
         (lambda data, tensors: tensors.update({"5.bias": np.zeros(9, np.float32)}), r"5.bias must have shape \(10,\)"),
@@ -392,6 +399,19 @@ def test_net_and_arrays_that_do_not_fit(change, message, tmp_path):
     write(tmp_path / "net", tensors, {"format": "fastconv.net/1", "net": json.dumps(data)})
     with pytest.raises(fc.FormatError, match=f"net: the net cannot be rebuilt: .*{message}"):
         load_net(tmp_path / "net")
+
+
+def test_files_without_modes(tmp_path):
+    """Older ones: in training mode, parameters frozen one by one."""
+    net = small_net()
+    data = checkpoint.net_data(net)
+    for name in ("training", "other_mode", "frozen_layers"):
+        del data[name]
+    data["frozen"] = ["5.bias"]
+    write(tmp_path / "net", net.state_dict(), {"format": "fastconv.net/1", "net": json.dumps(data)})
+    again = load_net(tmp_path / "net")
+    assert all(layer.training and not layer._frozen_whole for _, layer in again.walk())
+    assert set(net.parameters()) - set(again.parameters()) == {"5.bias"}
 
 
 def test_other_formats(tmp_path):

@@ -15,6 +15,7 @@ import fastconv as fc
 from fastconv.layers import LAYERS, from_config
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import Concat, Graph, Residual
+from fastconv.training.checkpoint import load_net, save_net
 
 RNG = np.random.default_rng(0)
 
@@ -197,8 +198,22 @@ def test_initialisation_is_torchs(make, fan_in):
         ),
         (lambda: fc.BatchNorm1d(4)(np.zeros((2, 4, 3, 3))), fc.ShapeError, "BatchNorm1d takes 2 or 3 axes"),
         (lambda: fc.BatchNorm2d(4)(np.zeros((2, 4))), fc.ShapeError, "BatchNorm2d takes 4 axes"),
-        (lambda: full_net().freeze("7.wait"), ValueError, "no parameter or layer with parameters is called '7.wait'"),
-        (lambda: full_net().freeze("2"), ValueError, "no parameter or layer with parameters is called '2'"),
+        (
+            lambda: full_net().freeze("7.wait"),
+            ValueError,
+            "^freeze: no layer or parameter is called '7.wait'; layers are 0, 1, ",
+        ),
+        (lambda: full_net().freeze("1.running_mean"), ValueError, "no layer or parameter is called '1.running_mean'"),
+        (lambda: full_net().freeze("9.bias"), ValueError, "no layer or parameter is called '9.bias'"),
+        (lambda: full_net().unfreeze("10"), ValueError, "^unfreeze: no layer or parameter is called '10'"),
+        (
+            lambda: full_net().load_state_dict([1]),
+            TypeError,
+            r"a dict of arrays by name, got list; write .*dict\(zip\(",
+        ),
+        (lambda: full_net().load_state_dict(None), TypeError, "must be a dict of arrays by name, got NoneType"),
+        (lambda: full_net().load_state_dict("w.npz"), TypeError, "got str; read the file first"),
+        (lambda: full_net().load_state_dict(full_net()), TypeError, r"write load_state_dict\(other.state_dict\(\)\)"),
         (lambda: full_net().predict(data()[0], batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: full_net().astype(np.float16), TypeError, "a net is float32 or float64, got float16"),
     ],
@@ -358,7 +373,8 @@ def test_frozen_parameters():
     """What is not frozen has the same gradient to the bit, what is frozen has none."""
     x, y = data(np.float32)
     expected_loss, expected = fc.value_and_grad(full_net(), "cross_entropy", x, y)
-    for frozen in (["0"], ["9"], ["0.weight", "6.bias"], ["0", "1", "4"], ["4.conv", "7.weight"], list(expected)):
+    norms = ["1.weight", "1.bias", "7.weight", "7.bias"]  # as wholes they would keep their statistics too
+    for frozen in (["0"], ["9"], ["0.weight", "6.bias"], ["0", *norms, "4"], ["4.conv", "7.weight"], list(expected)):
         net = full_net()
         for name in frozen:
             assert net.freeze(name) is net
@@ -367,9 +383,11 @@ def test_frozen_parameters():
             for key in full_net().parameters()
             if not any(key == name or key.startswith(f"{name}.") for name in frozen)
         ]
+        assert net.state_dict()["1.num_batches_tracked"] == 0
         assert list(net.parameters()) == left and net.is_trainable() == bool(left)
         loss, gradients = fc.value_and_grad(net, "cross_entropy", x, y)
         assert loss == expected_loss and gradients.keys() == set(left)
+        assert net.state_dict()["1.num_batches_tracked"] == 1
         for name in left:
             np.testing.assert_array_equal(gradients[name], expected[name])
         assert net.state_dict().keys() == full_net().state_dict().keys()
@@ -394,15 +412,273 @@ def test_load_state_dict_is_all_or_nothing():
         net.load_state_dict({name: array for name, array in other.items() if name != "9.weight"})
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
-    net.load_state_dict({"9.weight": other["9.weight"], "x": 1}, strict=False)
+    found = net.load_state_dict({"9.weight": other["9.weight"], "x": 1, "a": 2}, strict=False)
+    assert found.missing_keys == [name for name in before if name != "9.weight"]
+    assert found.unexpected_keys == ["x", "a"] and found == (found.missing_keys, found.unexpected_keys)
     np.testing.assert_array_equal(net.state_dict()["9.weight"], other["9.weight"])
     np.testing.assert_array_equal(net.state_dict()["0.weight"], before["0.weight"])
-    net.load_state_dict({name: array.astype(np.float64).tolist() for name, array in other.items()})
+    assert net.load_state_dict({name: array.astype(np.float64).tolist() for name, array in other.items()}) == ([], [])
     for name, parameter in net.parameters().items():
         assert parameter is kept[name]  # in place
         np.testing.assert_array_equal(parameter, other[name])
     assert not any(np.shares_memory(a, b) for a in net.state_dict().values() for b in kept.values())
     assert all(array.flags.c_contiguous for array in net.state_dict().values())
+
+
+# --- what does not train ---------------------------------------------------------------------------------------------
+
+
+class Twice(Layer):
+    """A layer of one's own with layers inside, one of them used twice."""
+
+    def __init__(self, inner, norm):
+        self.inner, self.norm = inner, norm
+
+    def children(self):
+        return {"inner": self.inner, "norm": self.norm}
+
+    def forward(self, x, context):
+        a, saved_a = self.norm.forward(x, context)
+        b, saved_b = self.inner.forward(a, context)
+        c, saved_c = self.norm.forward(b, context)
+        return c, (saved_a, saved_b, saved_c)
+
+    def backward(self, dy, saved, need_dx):
+        gradients = {}
+        for name, layer, kept in reversed(list(zip(("norm", "inner", "norm"), self._order(), saved, strict=True))):
+            dy, inside = layer.backward(dy, kept, True)
+            for key, value in inside.items():
+                full = f"{name}.{key}"
+                gradients[full] = gradients[full] + value if full in gradients else value
+        return dy, gradients
+
+    def _order(self):
+        return self.norm, self.inner, self.norm
+
+
+def bn(n=2):
+    layer = fc.BatchNorm2d(n)
+    layer.running_mean[...] = RNG.standard_normal(n) * 0.1
+    layer.running_var[...] = RNG.uniform(0.5, 2, n)
+    return layer
+
+
+def conv(*arguments):
+    return fc.Conv2d(*arguments, padding="same", rng=1)
+
+
+def tracking_instance_norm():
+    layer = fc.InstanceNorm2d(2, affine=True, track_running_stats=True)
+    layer.running_var[...] = 1.5
+    return layer
+
+
+ASIDE = {  # a net on (N, 2, 8, 8), the name of its norm, and names of what it is part of
+    "alone": (lambda: bn(), "", []),
+    "sequential": (lambda: fc.Sequential(conv(2, 2, 3), bn(), conv(2, 2, 1)), "1", []),
+    "nested": (lambda: fc.Sequential(fc.Sequential({"a": fc.Sequential(conv(2, 2, 3), bn())}), fc.ReLU()), "0.a.1",
+               ["0", "0.a"]),
+    "residual": (lambda: Residual(fc.Sequential(conv(2, 2, 3), bn()), conv(2, 2, 1)), "body.1", ["body"]),
+    "shortcut": (lambda: Residual(conv(2, 2, 3), fc.Sequential(bn())), "shortcut.0", ["shortcut"]),
+    "concat": (lambda: Concat(conv(2, 3, 3), fc.Sequential(conv(2, 2, 1), bn())), "1.1", ["1"]),
+    "graph": (lambda: Graph({"a": (conv(2, 2, 3), "input"), "norm": (bn(), "a"), "b": (conv(2, 2, 1), "norm"),
+                             "again": ("norm", "b"), "sum": ("add", "again", "a")}), "norm", []),
+    "shared": (lambda: (lambda norm: fc.Sequential(norm, conv(2, 2, 3), norm))(bn()), "0", ["2"]),
+    "pooling net": (lambda: fc.Sequential(fc.NetworkPool2d(fc.Sequential(fc.Linear(4, 3, rng=0), fc.BatchNorm1d(3),
+                                                                         fc.Linear(3, 1, rng=1)), 2)),
+                    "0.network.1", ["0", "0.network"]),
+    "of one's own": (lambda: fc.Sequential(Twice(conv(2, 2, 3), bn())), "0.norm", ["0"]),
+    "instance norm": (lambda: fc.Sequential(conv(2, 2, 3), tracking_instance_norm()), "1", []),
+}  # fmt: skip
+
+
+def norm_of(net, name):
+    return dict(net.walk())[name]
+
+
+def statistics(layer):
+    return [getattr(layer, name).copy() for name in layer.buffer_names]
+
+
+def same_arrays(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_parts_put_aside_keep_their_statistics(name):
+    """Frozen as a whole by each of its names, or in inference within a net in training: the running statistics are
+    used, with their gradient, and kept, by value_and_grad, a Trainer and vjp; else they move."""
+    make, norm_name, above = ASIDE[name]
+    x = RNG.standard_normal((5, 2, 8, 8))
+    target = np.zeros(make()(x).shape)
+
+    def moves(net):
+        layer = norm_of(net, norm_name)
+        before = statistics(layer)
+        value, gradients = fc.value_and_grad(net, "mse_loss", x, target)
+        moved = not same_arrays(before, statistics(layer))
+        before = statistics(layer)
+        if net.is_trainable():
+            trained = copy.deepcopy(net)
+            fc.Trainer(trained, fc.optim.SGD(0.0), "mse_loss").fit(x, target, epochs=1)
+            assert moved == (not same_arrays(before, statistics(norm_of(trained, norm_name))))
+        return moved, value, gradients
+
+    net = make().astype(np.float64)
+    moved, training_value, _ = moves(net)
+    assert moved
+    assert moves(make().astype(np.float64).eval())[0]  # a whole net in inference trains all the same
+    ways = [lambda net, each=each: net.freeze(each) for each in (norm_name, *above)]
+    if norm_name:
+        ways.append(lambda net: norm_of(net, norm_name).eval())
+        ways.append(lambda net: norm_of(net, norm_name.rpartition(".")[0]).eval() and net.__setattr__("training", True))
+    ways += [lambda net: net.eval().freeze(norm_name)]
+    for put_aside in ways:
+        net = make().astype(np.float64)
+        put_aside(net)
+        layer = norm_of(net, norm_name)
+        moved, value, gradients = moves(net)
+        assert not moved and value != training_value
+        assert gradients.keys() == set(net.parameters())
+        if gradients:
+            names = list(gradients)
+
+            def loss(*arrays, net=net, names=names):
+                twin = copy.deepcopy(net)
+                for key, array in zip(names, arrays, strict=True):
+                    twin.parameters()[key][...] = array
+                return np.asarray(fc.value_and_grad(twin, "mse_loss", x, target)[0])
+
+            arrays = [net.parameters()[key].copy() for key in names]
+            check_gradients(loss, arrays, np.ones(()), [gradients[key] for key in names], range(len(names)))
+        before = statistics(layer)
+        y, pullback = fc.vjp(net, x)
+        dy = RNG.standard_normal(y.shape)
+        assert same_arrays(before, statistics(layer))
+        check_gradients(lambda x, net=net: net(x), [x], dy, [pullback(dy)[0]], [0])
+        assert same_arrays(before, statistics(layer))
+        net.train().unfreeze()
+        assert moves(net)[0]
+    net = make().astype(np.float64)
+    for parameter in net.parameters():
+        net.freeze(parameter)  # one by one: nothing is frozen as a whole
+    assert moves(net)[0] and not net.is_trainable()
+
+
+def test_norms_put_aside_equal_torchs():
+    torch = pytest.importorskip("torch")
+    x, y = data()
+    for put_aside in (
+        lambda net: net.freeze("1"),
+        lambda net: net[1].eval(),
+        lambda net: net.eval().freeze("1"),
+    ):
+        theirs, ours = torch_net(torch).double(), full_net().astype(np.float64)
+        ours.load_state_dict({key: tensor.numpy() for key, tensor in theirs.state_dict().items()})
+        put_aside(ours)
+        theirs[1].eval()
+        for parameter in theirs[1].parameters():
+            parameter.requires_grad = "1.weight" in ours.parameters()
+        optimizer = fc.optim.SGD(0.1, 0.9)
+        twin = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 0.1, 0.9)
+        for _ in range(3):
+            twin.zero_grad()
+            loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(x)), torch.tensor(y))
+            loss.backward()
+            twin.step()
+            value, gradients = fc.value_and_grad(ours, "cross_entropy", x, y)
+            assert value == pytest.approx(float(loss.detach()), rel=1e-10)
+            optimizer.step(ours.parameters(), gradients)
+        for name, tensor in theirs.state_dict().items():
+            np.testing.assert_allclose(ours.state_dict()[name], tensor.numpy(), rtol=1e-7, atol=1e-10)
+
+
+def test_dropout_goes_by_the_mode():
+    x, y = np.ones((4, 6), np.float32), np.zeros((4, 6), np.float32)
+    for make in (lambda: fc.Dropout(0.5), lambda: fc.Dropout2d(0.5)):
+        net = fc.Sequential(fc.Linear(6, 6, rng=0), make())
+
+        def varies(net=net):
+            values = {fc.value_and_grad(net, "mse_loss", x, y, rng=np.random.default_rng(n))[0] for n in range(5)}
+            return len(values) > 1
+
+        assert varies()
+        net.freeze("1")
+        assert varies() and set(np.unique(net[1](x))) <= {0, 2}
+        net.unfreeze()[1].eval()
+        assert not varies()
+        net.eval()
+        assert varies()  # the whole net's mode does not matter
+
+
+def test_freezing_and_unfreezing():
+    net = fc.Sequential({"a": fc.Sequential(fc.Linear(3, 3, rng=0), fc.BatchNorm1d(3)), "b": fc.BatchNorm1d(3),
+                         "drop": fc.Dropout(0.5), "relu": fc.ReLU()})  # fmt: skip
+    x = RNG.standard_normal((4, 3))
+
+    def state():
+        before = net.state_dict()
+        fc.value_and_grad(net, "mse_loss", x, np.zeros((4, 3)))
+        moving = {name for name in ("a.1", "b") if net.state_dict()[f"{name}.num_batches_tracked"] !=
+                  before[f"{name}.num_batches_tracked"]}  # fmt: skip
+        return sorted(net.parameters()), moving
+
+    everything = sorted(net.parameters())
+    for name in ("drop", "relu"):
+        assert net.freeze(name) is net and state() == (everything, {"a.1", "b"})
+    net.freeze("a")
+    assert state() == (["b.bias", "b.weight"], {"b"})
+    net.unfreeze("a.0")  # a part of what was frozen
+    assert state() == (["a.0.bias", "a.0.weight", "b.bias", "b.weight"], {"b"})
+    net.unfreeze("a.1.bias")  # one parameter: the layer is no longer frozen as a whole
+    assert state() == (["a.0.bias", "a.0.weight", "a.1.bias", "b.bias", "b.weight"], {"a.1", "b"})
+    net.freeze("a.1")
+    net.unfreeze("a")
+    assert state() == (everything, {"a.1", "b"})
+    net.freeze()
+    assert state() == ([], set())
+    net.unfreeze("b")
+    assert state() == (["b.bias", "b.weight"], {"b"})
+    net.unfreeze()
+    net.freeze("b.weight").freeze("b.bias")
+    assert state() == (["a.0.bias", "a.0.weight", "a.1.bias", "a.1.weight"], {"a.1", "b"})
+
+
+def flags(net):
+    return [(name, layer.training, layer._frozen_whole, sorted(layer._frozen)) for name, layer in net.walk()]
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "astype", "file"])
+@pytest.mark.parametrize("name", [name for name in ASIDE if name not in ("of one's own", "shared")])
+def test_copies_and_files_keep_modes_and_what_is_frozen(name, how, tmp_path):
+    make, norm_name, _ = ASIDE[name]
+    x = RNG.standard_normal((5, 2, 8, 8))
+    target = np.zeros(make()(x).shape)
+    layers = [layer for layer, _ in make().walk()]
+    for change in (
+        lambda net: net.eval(),
+        lambda net: net.freeze(norm_name),
+        lambda net: net.freeze().unfreeze(norm_name),
+        lambda net: norm_of(net, layers[-1]).eval(),
+        lambda net: net.eval() and norm_of(net, norm_name).train(),
+        lambda net: net.freeze(next(iter(net.parameters()))),
+    ):
+        net = make().astype(np.float64)
+        change(net)
+        if how == "file":
+            save_net(tmp_path / "net", net)
+            again = load_net(tmp_path / "net")
+        else:
+            again = {
+                "deepcopy": copy.deepcopy,
+                "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+                "astype": lambda net: net.astype(np.float64),
+            }[how](net)
+        assert flags(again) == flags(net)
+        ours, theirs = (fc.value_and_grad(each, "mse_loss", x, target) for each in (net, again))
+        assert ours[0] == theirs[0] and ours[1].keys() == theirs[1].keys()
+        for key, array in net.state_dict().items():
+            np.testing.assert_array_equal(again.state_dict()[key], array)
 
 
 def test_weights_changed_in_place_are_seen():

@@ -25,6 +25,15 @@ OPTIMIZERS = {
     "sgd l1": ("SGD", {"l1": 0.02, "momentum": 0.5}),
     "adamw l1": ("AdamW", {"l1": 0.02}),
     "rmsprop both": ("RMSprop", {"momentum": 0.7, "centered": True}),
+    "dampening": ("SGD", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02}),
+    "dampening alone": ("SGD", {"dampening": 0.3, "weight_decay": 0.02}),
+    "sgd up": ("SGD", {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.02, "maximize": True}),
+    "nesterov up": ("SGD", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01, "maximize": True}),
+    "amsgrad": ("Adam", {"betas": (0.5, 0.6), "weight_decay": 0.1, "amsgrad": True}),
+    "amsgrad up": ("AdamW", {"betas": (0.5, 0.6), "amsgrad": True, "maximize": True}),
+    "adam up": ("Adam", {"weight_decay": 0.1, "maximize": True}),
+    "rmsprop up": ("RMSprop", {"momentum": 0.7, "centered": True, "weight_decay": 0.1, "maximize": True}),
+    "sgd up l1": ("SGD", {"momentum": 0.5, "maximize": True, "l1": 0.02}),
 }
 SCHEDULES = {
     "constant": optim.Constant(0.1, warmup=3),
@@ -79,8 +88,8 @@ def test_equals_torch(name, dtype):
         for key, parameter in theirs.items():
             parameter.grad = torch.tensor(gradients[key])
         torch.nn.utils.clip_grad_norm_(theirs.values(), 5.0)
-        for parameter in theirs.values():
-            parameter.grad += l1 * parameter.detach().sign()
+        for parameter in theirs.values():  # l1 is a penalty, as the weight decay: of what is minimised
+            parameter.grad += (-l1 if options.get("maximize") else l1) * parameter.detach().sign()
         twin.step()
         for key, parameter in theirs.items():
             tolerance = 1e-6 if dtype == np.float32 else 1e-12
@@ -121,7 +130,7 @@ def test_in_place_and_gradients_untouched(name):
     assert optimizer.steps == 3 and optimizer.updates == dict.fromkeys(SHAPES, 3)
 
 
-@pytest.mark.parametrize("name", ["nesterov", "adamw decay", "rmsprop both"])
+@pytest.mark.parametrize("name", ["nesterov", "adamw decay", "amsgrad", "rmsprop both"])
 def test_memory_order_and_threads_do_not_matter(name):
     """Channels-last, C order, a strided view and read-only gradients; one thread and two: the same bits."""
     rng = np.random.default_rng(2)
@@ -195,6 +204,10 @@ def test_groups():
     expected = before["3.weight"] - 0.1 * (gradients["3.weight"] + 0.5 * before["3.weight"])
     np.testing.assert_allclose(parameters["3.weight"], expected, rtol=1e-4, atol=1e-6)
     assert set(optimizer.state_dict()["momentum"]) == {"0.weight", "0.bias", "scale"}
+    optimizer = optim.SGD(0.1, groups=[{"match": "3.*", "dampening": 0.5}, {"match": "0.*", "maximize": True}])
+    assert optimizer.options_of("3.weight", 2)["dampening"] == 0.5 and optimizer.options_of("0.bias", 1)["maximize"]
+    optimizer = optim.SGD(0.1, momentum=0.9, weight_decay=0.5, groups=groups)
+    optimizer.step(parameters, gradients)
     again = optim.from_config(json.loads(json.dumps(optimizer.config())))
     assert again.config() == optimizer.config()
     optimizer.lr = 0.0
@@ -202,6 +215,102 @@ def test_groups():
     optimizer.step(parameters, gradients)
     np.testing.assert_array_equal(parameters["3.weight"], before["3.weight"])
     assert not np.array_equal(parameters["scale"], before["scale"])
+
+
+def test_a_group_without_parameters():
+    parameters, gradients = draws(np.random.default_rng(0)), draws(np.random.default_rng(1))
+    before = copies(parameters)
+    for group, message in (
+        ({"match": "nobody"}, r"SGD: group 0 \(match \['nobody'\]\) fits no parameter; there are 0.weight, 0.bias, "),
+        ({"ndim": np.int64(3)}, r"SGD: group 0 \(match \['\*'\], ndim 3\) fits no parameter"),
+        ({"match": "*.bias", "ndim": 2}, r"match \['\*.bias'\], ndim 2\) fits no parameter"),
+    ):
+        optimizer = optim.SGD(0.1, groups=[group])
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(parameters, gradients)
+        assert same(parameters, before) and optimizer.steps == 0
+    for groups in (
+        [{"ndim": 4}, {"match": "0.weight"}],  # the second is never the one that counts, but fits
+        [{"match": ["nobody", "scale"]}],
+    ):
+        optim.SGD(0.1, groups=groups).step(parameters, gradients)
+    optimizer = optim.SGD(0.1, groups=[{"match": "0.*", "lr": 0.0}])
+    optimizer.check_groups(parameters)  # of all parameters, some of which are frozen at first
+    optimizer.step({"scale": parameters["scale"]}, {"scale": gradients["scale"]})
+    before = copies(parameters)
+    optimizer.step(parameters, gradients)
+    assert np.array_equal(parameters["0.bias"], before["0.bias"])
+
+
+@pytest.mark.parametrize("name", ["dampening", "nesterov", "amsgrad", "adamw decay", "rmsprop both"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_no_gradient_leaves_a_parameter_alone(name, clip_norm):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(8)
+    ours = draws(rng, np.float64)
+    theirs = {key: torch.nn.Parameter(torch.tensor(array)) for key, array in ours.items()}
+    optimizer = make(name, clip_norm=clip_norm)
+    kind, options = OPTIMIZERS[name]
+    twin = getattr(torch.optim, kind)(theirs.values(), lr=0.01, **options)
+    for step in range(8):
+        gradients = draws(rng, np.float64)
+        gone = {"0.weight", "scale"} if step % 3 == 0 else set(SHAPES) if step == 4 else set()
+        kept = {key: array.copy() for slot, key, array in optimizer._state() if key in gone}
+        optimizer.step(ours, {key: None if key in gone else gradient for key, gradient in gradients.items()})
+        for slot, key, array in optimizer._state():
+            if key in kept and slot == optimizer.slots[-1]:
+                np.testing.assert_array_equal(array, kept[key])
+        for key, parameter in theirs.items():
+            parameter.grad = None if key in gone else torch.tensor(gradients[key])
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
+        twin.step()
+        for key, parameter in theirs.items():
+            np.testing.assert_allclose(ours[key], parameter.detach().numpy(), rtol=0, atol=1e-12)
+    assert optimizer.steps == 8 and optimizer.updates["scale"] == 4 and optimizer.updates["0.bias"] == 7
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop"])
+def test_torchs_arguments(kind):
+    """All of torch's are known by name: ours, or accepted at their default."""
+    torch = pytest.importorskip("torch")
+    import inspect
+
+    ours = inspect.signature(getattr(optim, kind)).parameters
+    for name, parameter in list(inspect.signature(getattr(torch.optim, kind)).parameters.items())[1:]:
+        getattr(optim, kind)(**{"lr": 0.1, name: parameter.default})
+        if name not in ours:
+            with pytest.raises(TypeError, match=f"{kind}: {name} is accepted at its default"):
+                getattr(optim, kind)(0.1, **{name: True})
+    with pytest.raises(TypeError, match=f"{kind}: .*'colour'"):
+        getattr(optim, kind)(0.1, colour=1)
+
+
+def test_amsgrads_memory_as_data():
+    optimizer = optim.Adam(0.1, amsgrad=True)
+    parameters, gradients = draws(np.random.default_rng(0)), draws(np.random.default_rng(1))
+    optimizer.step(parameters, gradients)
+    state = optimizer.state_dict()
+    assert state["largest"].keys() == SHAPES.keys()
+    plain = optim.Adam(0.1)
+    plain.load_state_dict({name: part for name, part in state.items() if name != "largest"})  # as it was before
+    del state["largest"]
+    with pytest.raises(ValueError, match="the entries must be steps, updates, mean, square, largest"):
+        optim.Adam(0.1, amsgrad=True).load_state_dict(state)
+
+
+def test_numpy_scalars_are_numbers():
+    f, zero_d = np.float32, np.array(0.25)
+    for optimizer in (
+        optim.SGD(f(0.1), np.float64(0.5), np.True_, np.array(0.01), clip_norm=f(2), groups=[{"ndim": np.int64(1)}]),
+        optim.Adam(zero_d, np.array([0.5, 0.75]), f(1e-3), amsgrad=np.array(True)),
+        optim.SGD(optim.Step(f(0.1), np.array([3, 5]), zero_d, warmup=np.int32(2), total=np.array(9))),
+        optim.SGD(optim.OneCycle(f(0.1), zero_d, np.int64(5))),
+    ):
+        again = optim.from_config(json.loads(json.dumps(optimizer.config())))
+        assert again.config() == optimizer.config()
+    with pytest.raises(TypeError, match="lr must be a number, got"):
+        optim.SGD(np.True_)
 
 
 def test_parameters_that_come_and_go():
@@ -261,6 +370,17 @@ def test_mismatches_change_nothing():
         (lambda: optim.SGD(math.nan), "lr must be finite"),
         (lambda: optim.SGD("0.1"), "lr must be a number, got '0.1'"),
         (lambda: optim.SGD(0.1, nesterov=True), "nesterov needs a momentum"),
+        (
+            lambda: optim.SGD(0.1, 0.9, True, dampening=0.1),
+            "nesterov needs a momentum above 0 and no dampening, got 0.9",
+        ),
+        (
+            lambda: optim.SGD(0.1, 0.9, 5e-4),
+            "SGD: nesterov must be True or False, got 0.0005; in the third position .* write weight_decay=0.0005 or",
+        ),
+        (lambda: optim.SGD(0.1, 0.9, 0), "in the third position stands nesterov, write weight_decay=0 or dampening=0"),
+        (lambda: optim.SGD(0.1, maximize=1), "SGD: maximize must be True or False, got 1$"),
+        (lambda: optim.Adam(amsgrad="yes"), "Adam: amsgrad must be True or False, got 'yes'"),
         (lambda: optim.SGD(0.1, 0.9, True, groups=[{"match": "a", "momentum": 0}]), "nesterov needs a momentum"),
         (lambda: optim.SGD(0.1, nesterov="yes"), "nesterov must be True or False"),
         (lambda: optim.Adam(betas=(0.9, 1)), "betas must be below 1"),

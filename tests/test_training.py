@@ -338,6 +338,66 @@ def test_frozen_parameters_stay():
         Trainer(net.freeze(), optim.SGD(0.1)).fit(X, Y, epochs=1)
 
 
+PUT_ASIDE = {
+    "frozen": lambda net: net.freeze("1"),
+    "in inference": lambda net: net[1].eval(),
+    "frozen in a net in inference": lambda net: net.eval().freeze("1"),
+    "dropout in inference": lambda net: net[5].eval(),
+}
+
+
+@pytest.mark.parametrize("way", PUT_ASIDE)
+def test_parts_put_aside(way, tmp_path):
+    """As a loop of one's own with value_and_grad; killed in every step and resumed, the same bits."""
+    path = tmp_path / "checkpoint"
+    aside = way != "dropout in inference"
+
+    def fresh(**options):
+        net = make_net(dropout=0 if aside else 0.5)
+        net[1].running_mean[...] = 0.3
+        PUT_ASIDE[way](net)
+        return Trainer(net, optim.SGD(0.1, 0.9), checkpoint_every=1, **options)
+
+    copies = []
+    with pytest.MonkeyPatch.context() as patch:
+        write = checkpoint.write
+
+        def write_and_keep(target, *arguments):
+            write(target, *arguments)
+            copies.append(Path(target).read_bytes())
+
+        patch.setattr(checkpoint, "write", write_and_keep)
+        trainer = fresh(checkpoint=path)
+        before = trainer.net.state_dict()
+        parts = [(X[:30], Y[:30]), (X[30:], Y[30:])]
+        trainer.fit(parts, epochs=2, validation_data=parts)
+    after = trainer.net.state_dict()
+    assert np.array_equal(after["1.running_mean"], before["1.running_mean"]) == aside
+    assert (after["1.num_batches_tracked"] == 0) == aside
+    by_hand, optimizer = fresh().net, optim.SGD(0.1, 0.9)
+    for _ in range(2):
+        for x, y in parts:
+            optimizer.step(by_hand.parameters(), fc.value_and_grad(by_hand, "cross_entropy", x, y)[1])
+    for name, array in by_hand.state_dict().items():
+        np.testing.assert_array_equal(array, after[name])
+    for copy in copies:
+        path.write_bytes(copy)
+        resumed = Trainer.resume(path)
+        resumed.fit(parts, validation_data=parts)
+        assert_same_run(resumed, trainer)
+
+
+def test_groups_must_fit_the_net():
+    groups = [{"match": "0.*", "lr": 0.01}, {"match": "6.*"}]
+    net = make_net().freeze("0")
+    Trainer(net, optim.SGD(0.1, groups=groups)).fit(X, Y, epochs=1)  # a frozen part's group has parameters too
+    for group in ({"match": "head.*"}, {"ndim": 3}, {"match": "6.weight", "ndim": 1}):
+        trainer = Trainer(make_net(), optim.SGD(0.1, groups=[*groups, group]))
+        with pytest.raises(ValueError, match=r"SGD: group 2 \(.*\) fits no parameter; there are 0.weight, 0.bias, 1.w"):
+            trainer.fit(X, Y, epochs=1)
+        assert trainer.step == 0
+
+
 def test_evaluating_changes_nothing():
     trainer = Trainer(make_net(), optim.SGD(0.1))
     before = trainer.net.state_dict()
@@ -349,6 +409,9 @@ def test_evaluating_changes_nothing():
     assert trainer.evaluate(X, Y, batch_size=7).accuracy == trainer.evaluate(X, Y).accuracy
     with pytest.raises(ValueError, match="evaluate: the data yielded no samples"):
         trainer.evaluate([])
+    each = functools.partial(fc.functional.cross_entropy, reduction="none")
+    with pytest.raises(ValueError, match=r"cross_entropy: a loss must be one number, got shape \(90,\)"):
+        Trainer(trainer.net, optim.SGD(0.1), each).evaluate(X, Y)
 
 
 def test_best_weights():
@@ -370,6 +433,216 @@ def test_best_weights():
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, states[trainer.best_epoch - 1][name])
     assert trainer.evaluate(*HELD_OUT) == (-max(scores)[1], max(scores)[0])
+
+
+def test_restore_best_where_every_loss_was_nan(tmp_path):
+    wrong = X.copy()
+    wrong[3, 0, 0, 0] = np.nan
+    trainer = Trainer(linear_net(), optim.SGD(0.05))
+    trainer.fit(X, Y, epochs=1)
+    with pytest.raises(ValueError, match=r"no epoch was validated yet; write fit\(…, validation_data=\(X, y\)\)"):
+        trainer.restore_best()
+    trainer.fit(X, Y, epochs=2, validation_data=(wrong, Y))
+    assert trainer.best_epoch is None
+    trainer.save(tmp_path / "file")
+    for each in (trainer, Trainer.resume(tmp_path / "file")):
+        with pytest.raises(
+            ValueError, match="restore_best: val_loss was nan in every epoch; try a lower learning rate"
+        ):
+            each.restore_best()
+    trainer.fit(X, Y, epochs=3, validation_data=HELD_OUT)
+    best = trainer.net.state_dict()
+    trainer.fit(X, Y, epochs=4, validation_data=(wrong, Y))
+    assert trainer.best_epoch == 3
+    trainer.optimizer.lr = 1e38
+    with pytest.raises(FloatingPointError):
+        trainer.fit(X, Y, epochs=9, validation_data=HELD_OUT)
+    trainer.restore_best()
+    np.testing.assert_array_equal(trainer.net.state_dict()["1.weight"], best["1.weight"])
+
+
+# --- what counts -----------------------------------------------------------------------------------------------------
+
+COUNTED = np.random.default_rng(4).standard_normal((90, 4, 3, 2)).astype(np.float32)  # (N, C, H, W): outputs
+PLACES = np.random.default_rng(5).integers(0, 4, (90, 3, 2))
+PLACES[np.random.default_rng(6).random(PLACES.shape) < 0.3] = -100
+PLACES[20:30] = -100
+HALVES = np.where(PLACES == -100, 3, PLACES)
+WEIGHTS = [0.5, 2.0, 1.0, 0.25]
+LOSSES = {  # a loss, outputs, targets, which targets count for accuracy
+    "cross_entropy": ("cross_entropy", {}, COUNTED[..., 0, 0], Y),
+    "weights": ("cross_entropy", {"weight": WEIGHTS}, COUNTED[..., 0, 0], Y),
+    "float64 weights": ("cross_entropy", {"weight": np.array(WEIGHTS)}, COUNTED[..., 0, 0], Y),
+    "smooth": ("cross_entropy", {"weight": WEIGHTS, "label_smoothing": 0.1}, COUNTED[..., 0, 0], Y),
+    "ignored": ("cross_entropy", {}, COUNTED, PLACES),
+    "ignored by another number": ("cross_entropy", {"ignore_index": np.int64(3), "weight": WEIGHTS}, COUNTED, HALVES),
+    "ignored and smooth": ("cross_entropy", {"label_smoothing": 0.2, "weight": WEIGHTS}, COUNTED, PLACES),
+    "nll": ("nll_loss", {"weight": WEIGHTS}, COUNTED, PLACES),
+    "probabilities": ("cross_entropy", {"weight": WEIGHTS}, COUNTED[..., 0], np.abs(COUNTED[..., 1]).astype(float)),
+    "sum": ("cross_entropy", {"reduction": "sum", "weight": WEIGHTS}, COUNTED, PLACES),
+    "mse": ("mse_loss", {}, COUNTED, COUNTED[::-1].astype(np.float64)),
+    "l1 sum": ("l1_loss", {"reduction": "sum"}, COUNTED, COUNTED[::-1]),
+    "bce": ("bce_with_logits", {"pos_weight": np.array(WEIGHTS).reshape(4, 1, 1)}, COUNTED, np.abs(COUNTED) % 1),
+}
+
+
+def identity_net():
+    """What gives the outputs themselves, and can be trained."""
+    return fc.Sequential(fc.PReLU(init=1.0), fc.Dropout(0.0))
+
+
+def expected_accuracy(output, target, ignored):
+    counts = target != ignored
+    return float((output.argmax(axis=1) == target)[counts].mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_accuracy_at_any_batch_size(name):
+    """Those of all samples at once, of evaluate, in the history and in validation."""
+    kind, options, output, target = LOSSES[name]
+    loss = functools.partial(getattr(fc.functional, kind), **options)
+    arrays = {key: np.asarray(value, float) if key.endswith("weight") else value for key, value in options.items()}
+    as_floats = target.astype(float) if target.dtype.kind == "f" else target
+    at_once = float(getattr(fc.functional, kind)(output.astype(float), as_floats, **arrays))
+    accuracy = None
+    if target.dtype.kind == "i":
+        accuracy = expected_accuracy(output, target, options.get("ignore_index", -100))
+    for size in (90, 10, 7, 1):
+        trainer = Trainer(identity_net(), optim.SGD(0.0), loss)
+        with np.errstate(all="raise"):
+            found = trainer.evaluate(output, target, batch_size=size)
+        assert found.loss == pytest.approx(at_once, rel=2e-6) and found.accuracy == accuracy
+        if size > 1:
+            history = trainer.fit(output, target, epochs=1, batch_size=size, validation_data=(output, target))
+            assert history[0]["val_loss"] == found.loss and history[0].get("val_accuracy") == accuracy
+            if 90 % size != 1:
+                assert history[0]["loss"] == pytest.approx(at_once, rel=2e-6)
+                assert history[0].get("accuracy") == accuracy
+
+
+def test_class_weights_equal_torchs():
+    """Batches of equal weight gave another loss at every batch size."""
+    rng = np.random.default_rng(0)
+    output, target = rng.standard_normal((30, 3)).astype(np.float32), rng.integers(0, 3, 30)
+    weight = np.array([10.0, 1.0, 0.1])
+    loss = functools.partial(fc.functional.cross_entropy, weight=weight)
+    net = fc.Sequential(fc.PReLU(init=1.0))
+    found = {
+        round(Trainer(net, optim.SGD(0.1), loss).evaluate(output, target, size).loss, 5) for size in (30, 10, 3, 1)
+    }
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(output), torch.tensor(target), torch.tensor(weight).float()
+    )
+    assert found == {round(float(expected), 5)}
+
+
+@pytest.mark.parametrize("optimizer", [lambda: optim.SGD(0.1, 0.9, weight_decay=0.1), lambda: optim.Adam(0.01)])
+def test_a_batch_whose_targets_are_all_ignored(optimizer, tmp_path):
+    """Its loss is nan, as torch's, and its gradient 0: a step as in a loop of one's own; it counts for nothing."""
+    parts = [(X[at : at + 30], Y[at : at + 30].copy()) for at in (0, 30, 60)]
+    parts[1][1][:] = -100
+    path = tmp_path / "checkpoint"
+    net, by_hand = make_net(dropout=0), make_net(dropout=0)
+    trainer = Trainer(net, optimizer(), checkpoint=path, checkpoint_every=1)
+    history = trainer.fit(parts, epochs=2)
+    own, losses = optimizer(), []
+    for _ in range(2):
+        for x, y in parts:
+            value, gradients = fc.value_and_grad(by_hand, "cross_entropy", x, y)
+            own.step(by_hand.parameters(), gradients)
+            losses.append(value)
+    assert math.isnan(losses[1]) and math.isnan(losses[4])
+    for name, array in by_hand.state_dict().items():
+        np.testing.assert_array_equal(array, net.state_dict()[name])
+    assert history["loss"] == pytest.approx([np.mean([losses[0], losses[2]]), np.mean([losses[3], losses[5]])])
+    assert trainer.step == trainer.optimizer.steps == 6
+    stopped = Trainer(make_net(dropout=0), optimizer(), checkpoint=path, checkpoint_every=1)
+    before_step = Trainer._step
+
+    def stop(self, *arguments):
+        if self.step == 2:
+            raise RuntimeError("the power is gone")
+        before_step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="the power is gone"):
+        patch.setattr(Trainer, "_step", stop)
+        stopped.fit(parts, epochs=2)
+    resumed = Trainer.resume(path)
+    resumed.fit(parts)
+    assert_same_run(resumed, trainer)
+
+
+def test_batches_without_weight():
+    """Nothing counts at all; classes without weight, whose gradient is nan; sums."""
+    nothing = np.full(90, -100)
+    trainer = Trainer(linear_net(), optim.SGD(0.1))
+    before = trainer.net.state_dict()
+    record = trainer.fit(X, nothing, epochs=1, validation_data=(X, nothing))[0]
+    assert math.isnan(record["loss"]) and math.isnan(record["val_loss"]) and "accuracy" not in record
+    assert trainer.best_epoch is None
+    evaluated = trainer.evaluate(X, nothing)
+    assert math.isnan(evaluated.loss) and evaluated.accuracy is None
+    for options in ({"weight": [0.0, 1.0, 1.0, 1.0]}, {"weight": [0.0, 1.0, 1.0, 1.0], "reduction": "sum"}):
+        loss = functools.partial(fc.functional.cross_entropy, **options)
+        net = linear_net()
+        Trainer(net, optim.SGD(0.1), loss).fit([(X, np.zeros(90, int))], epochs=1)
+        np.testing.assert_array_equal(net.state_dict()["1.weight"], before["1.weight"])
+    poisoned = X.copy()
+    poisoned[0, 0, 0, 0] = np.inf  # the gradient is 0 * inf
+    with pytest.raises(FloatingPointError, match="fit: the gradient's norm is nan in step 1"):
+        Trainer(linear_net(), optim.SGD(0.1)).fit(poisoned, nothing, epochs=1)
+
+
+def test_accuracy_without_ignored_targets():
+    target = np.where(np.arange(90) < 45, Y, -100)
+    trainer = Trainer(linear_net(), optim.SGD(0.05))
+    trainer.fit(X, target, epochs=4, validation_data=(X, target))
+    accuracies = trainer.history["val_accuracy"]
+    assert trainer.evaluate(X[:45], Y[:45]).accuracy == accuracies[-1] > 0
+    assert trainer.evaluate(X, target).accuracy == accuracies[-1]
+    own = fc.ops.OPS["cross_entropy"]
+    if "own_entropy" not in fc.ops.OPS:
+        fc.register("own_entropy", own.forward, lambda dy, saved: own.backward(dy, saved, (True, False)))
+    loss = functools.partial(fc.functional.own_entropy, ignore_index=2)  # of a loss of one's own, by the same name
+    kept = target != 2
+    found = Trainer(trainer.net, optim.SGD(0.1), loss).evaluate(X[:45], Y[:45], batch_size=45)
+    right = trainer.net.predict(X[:45]).argmax(axis=1) == Y[:45]
+    assert found.accuracy == right[kept[:45]].mean()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_options_and_targets_follow_the_net(dtype, tmp_path):
+    path = tmp_path / "file"
+    results = []
+    for weight in (np.array(WEIGHTS), np.array(WEIGHTS, np.float32), WEIGHTS, tuple(WEIGHTS)):
+        loss = functools.partial(fc.functional.cross_entropy, weight=weight, label_smoothing=np.float64(0.1))
+        trainer = Trainer(linear_net().astype(dtype), optim.SGD(0.01), loss)
+        trainer.fit(X, Y, epochs=1)
+        results.append((fc.value_and_grad(trainer.net, loss, X, Y)[0], trainer.evaluate(X, Y)))
+        trainer.save(path)
+        again = Trainer.resume(path)
+        again.fit(X, Y, epochs=2)
+        trainer.fit(X, Y, epochs=2)
+        assert_same_run(again, trainer)
+    assert all(result == results[0] for result in results)
+    for target in (np.zeros((90, 4)), np.zeros((90, 4), np.float32), np.zeros((90, 4)).tolist()):
+        assert fc.value_and_grad(trainer.net, "mse_loss", X, target)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "write"),
+    [
+        (Y.reshape(-1, 1), ValueError, r"target.ravel\(\)$"),
+        (Y.reshape(-1, 1).astype(float), ValueError, r"target.ravel\(\).astype\(int\)$"),
+        (Y.astype(float), TypeError, r"target.astype\(int\)$"),
+        (Y.astype(bool), TypeError, r"target.astype\(int\)$"),
+        (Y.astype(str), TypeError, r"numpy.unique\(target, return_inverse=True\)\[1\]$"),
+    ],
+)
+def test_labels_in_another_form(target, error, write):
+    with pytest.raises(error, match=f"^cross_entropy: .*; write {write}"):
+        Trainer(linear_net(), optim.SGD(0.1)).fit(X, target, epochs=1)
 
 
 def test_schedule_spans_the_run():
@@ -727,6 +1000,40 @@ def test_callbacks(tmp_path):
     assert trainer.epoch == 4 and Trainer.resume(path).epoch == 3
 
 
+def test_what_callbacks_return_and_add(tmp_path):
+    for answer, stops in ((True, True), (np.True_, True), (np.array(True), True), (False, False), (np.False_, False),
+                          (None, False), (1, False), ([1], False), (np.ones(2, bool), False)):  # fmt: skip
+        trainer = Trainer(linear_net(), optim.SGD(0.01))
+        trainer.fit(X, Y, epochs=2, callbacks=[lambda *_, answer=answer: answer])
+        assert trainer.epoch == (1 if stops else 2), answer
+    added = {
+        "half": np.float16(0.5), "single": np.float32(0.25), "double": np.float64(0.125), "long": np.longdouble(2),
+        "count": np.int64(3), "small": np.uint8(4), "flag": np.True_, "no axes": np.array(5, np.float32),
+        "nan": np.float32(np.nan), "inf": np.array(-np.inf), "plain": 6, "own": True,
+    }  # fmt: skip
+    path = tmp_path / "checkpoint"
+    trainer = Trainer(linear_net(), optim.SGD(np.float32(0.01)), checkpoint=path, checkpoint_every=np.int64(1))
+    trainer.fit(X, Y, epochs=np.int64(2), batch_size=np.int32(90), callbacks=[lambda _, record: record.update(added)])
+    again = Trainer.resume(path)
+    for record in again.history:
+        assert all(type(value) in (int, float, bool) for value in record.values())
+    np.testing.assert_equal({name: again.history[0][name] for name in added}, {k: v.item() for k, v in added.items()
+                            if isinstance(v, (np.generic, np.ndarray))} | {"plain": 6, "own": True})  # fmt: skip
+    trainer.history.to_json(tmp_path / "h.json")
+    assert json.loads((tmp_path / "h.json").read_text())[1]["single"] == 0.25
+    for value in ("text", None, [1.0], np.zeros(2), 1j, np.complex64(1), np.datetime64("2020-01-01")):
+        trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path)
+        with pytest.raises(ValueError, match=r"^save: column 'mine' of the history must hold numbers, got ") as caught:
+            trainer.fit(X, Y, epochs=1, callbacks=[lambda _, record, value=value: record.update(mine=value)])
+        assert "\n" not in str(caught.value)
+    settings = augment.Compose(
+        augment.Flip(np.float32(0.5), np.True_, vertical=np.False_), augment.Noise(np.array(0.1))
+    )
+    trainer = Trainer(linear_net(), optim.SGD(0.01), checkpoint=path, seed=np.uint8(3))
+    trainer.fit(X, Y, epochs=1, augment=settings, drop_last=np.True_)
+    assert Trainer.resume(path)._augment == settings
+
+
 def test_checkpoint_rhythm(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(Trainer, "_write", lambda self, path, automatic: steps.append(self.step))
@@ -914,6 +1221,12 @@ def edits():
         yield setting("optimizer", "steps", value=value)
         yield setting("optimizer", "updates", value=value)
         yield setting("settings", "batch_size", value=0 if value is True else value)
+    for value in (None, "3", True, 1e400):
+        yield setting("sums", "weight", value=value)
+    yield setting("net", "frozen_layers", value=["x"])
+    yield setting("net", "training", value=0)
+    yield setting("net", "other_mode", value=[0])
+    yield lambda data, tensors: tensors.update({"optimizer.largest.6.bias": np.zeros(4, np.float32)})
     yield setting("position", "epoch", value=2)
     yield setting("history", value=[{"loss": "x"}] * 3)
     yield setting("history", value=[[]] * 3)
@@ -972,6 +1285,48 @@ def test_hostile_checkpoints(tmp_path, undisturbed):
         Trainer.resume(path)
     with pytest.raises(FileNotFoundError):
         Trainer.resume(tmp_path / "none")
+
+
+def test_checkpoints_of_before(tmp_path, undisturbed):
+    """Without what is kept since: the modes, the batches' weights, the newer options of optimisers."""
+    path = tmp_path / "file"
+    copies = []
+    with pytest.MonkeyPatch.context() as patch:
+        write = checkpoint.write
+
+        def write_and_keep(target, *arguments):
+            write(target, *arguments)
+            copies.append(Path(target).read_bytes())
+
+        patch.setattr(checkpoint, "write", write_and_keep)
+        run(path)
+    for copy in copies[1::4]:
+        path.write_bytes(copy)
+        tensors, metadata = checkpoint.read(path)
+        data = json.loads(metadata["trainer"])
+        for name in ("training", "other_mode", "frozen_layers"):
+            del data["net"][name]
+        del data["optimizer"]["config"]["dampening"], data["optimizer"]["config"]["maximize"]
+        if data["position"]["batch"] == 0:
+            del data["sums"]["weight"]
+        checkpoint.write(path, tensors, {**metadata, "trainer": json.dumps(data)})
+        assert_same_run(run(path), undisturbed["sgd"])
+
+
+def test_amsgrads_memory_is_kept(tmp_path):
+    path = tmp_path / "file"
+    trainer = Trainer(linear_net(), optim.Adam(0.05, (0.5, 0.6), amsgrad=True))
+    trainer.fit(X, Y, epochs=2)
+    trainer.save(path)
+    again = Trainer.resume(path)
+    again.fit(X, Y, epochs=4)
+    trainer.fit(X, Y, epochs=4)
+    assert_same_run(again, trainer)
+    tensors, metadata = checkpoint.read(path)
+    tensors["optimizer.largest.1.bias"] = np.zeros(9, np.float32)
+    checkpoint.write(path, tensors, metadata)
+    with pytest.raises(fc.FormatError, match=r"the optimiser's largest of 1\.bias does not fit the parameter"):
+        Trainer.resume(path)
 
 
 def test_lazy_name():

@@ -17,6 +17,7 @@ def adam(
     g: ndarray,
     mean: ndarray,
     square: ndarray,
+    largest: ndarray | None,
     scale: float,
     decay: float,
     keep: float,

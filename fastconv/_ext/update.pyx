@@ -101,25 +101,29 @@ cdef void nesterov_run(
 
 
 def adam(
-    floating[::1] p, const floating[::1] g, floating[::1] mean, floating[::1] square, double scale, double decay,
-    double keep, double beta1, double beta2, double step_size, double correction, double eps, int num_threads,
+    floating[::1] p, const floating[::1] g, floating[::1] mean, floating[::1] square, floating[::1] largest,
+    double scale, double decay, double keep, double beta1, double beta2, double step_size, double correction,
+    double eps, int num_threads,
 ):
-    """p = keep * p - step_size * mean / (sqrt(square) / correction + eps), after both averages took the gradient in."""
+    """p = keep * p - step_size * mean / (sqrt(square) / correction + eps), after both averages took the gradient in;
+    with `largest`, which may be None, in place of square the largest that it was."""
     cdef Py_ssize_t size = p.shape[0]
     cdef Py_ssize_t task, at
+    cdef floating *top = NULL if largest is None else &largest[0]
     for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
         at = task * RUN
         adam_run(
-            &p[at], &g[at], &mean[at], &square[at], min(<Py_ssize_t> RUN, size - at), <floating> scale,
-            <floating> decay, <floating> keep, <floating> (1 - beta1), <floating> beta2, <floating> (1 - beta2),
-            <floating> step_size, <floating> correction, <floating> eps,
+            &p[at], &g[at], &mean[at], &square[at], NULL if top == NULL else top + at,
+            min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay, <floating> keep,
+            <floating> (1 - beta1), <floating> beta2, <floating> (1 - beta2), <floating> step_size,
+            <floating> correction, <floating> eps,
         )
 
 
 cdef void adam_run(
-    floating *p, const floating *g, floating *mean, floating *square, Py_ssize_t count, floating scale, floating decay,
-    floating keep, floating rate1, floating beta2, floating rate2, floating step_size, floating correction,
-    floating eps,
+    floating *p, const floating *g, floating *mean, floating *square, floating *largest, Py_ssize_t count,
+    floating scale, floating decay, floating keep, floating rate1, floating beta2, floating rate2, floating step_size,
+    floating correction, floating eps,
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef floating d, m, v
@@ -129,6 +133,10 @@ cdef void adam_run(
         v = beta2 * square[i] + rate2 * d * d
         mean[i] = m
         square[i] = v
+        if largest != NULL:
+            if v < largest[i]:
+                v = largest[i]
+            largest[i] = v
         p[i] = keep * p[i] - step_size * (m / (root(v) / correction + eps))
 
 

@@ -179,7 +179,7 @@ class Dropout(OpLayer):
         self.p = p
 
     def options(self, context: Context) -> Mapping[str, Any]:
-        return {"p": self.p, "training": context.is_training(self), "rng": context.generator}
+        return {"p": self.p, "training": context.mode(self), "rng": context.generator}
 
 
 class Dropout2d(Dropout):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from fastconv.ops import OPS
 if TYPE_CHECKING:
     from fastconv.analysis.table import Summary
 
-__all__ = ["LAYERS", "Context", "Layer", "OpLayer", "from_config"]
+__all__ = ["LAYERS", "Context", "Layer", "LoadedKeys", "OpLayer", "from_config"]
 
 Gradients = dict[str, np.ndarray]
 Apply = Callable[[str, "Layer", Any], Any]
@@ -37,19 +38,37 @@ LAYERS: dict[str, type[Layer]] = {}  # what a file may name: fastconv's own laye
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a call brings along: `training` None leaves it to each layer's own flag; `snapshot` has pullbacks keep the
+    """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
     weights as they are now."""
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
 
-    def is_training(self, layer: Layer) -> bool:
+    @classmethod
+    def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
+        """A training step's: every part trains, those apart that are in inference while the net itself is not."""
+        return cls(training=None if net.training else True, rng=rng)
+
+    def mode(self, layer: Layer) -> bool:
+        """Whether the layer is in training mode (dropout asks this)."""
         return layer.training if self.training is None else self.training
+
+    def is_training(self, layer: Layer) -> bool:
+        """Whether the layer learns from this call: what is frozen as a whole does not, whatever its mode. Layers with
+        running statistics ask this."""
+        return self.mode(layer) and not layer._frozen_whole
 
     @property
     def generator(self) -> np.random.Generator:
         return self.rng or random.default_generator()
+
+
+class LoadedKeys(NamedTuple):
+    """What `load_state_dict` found no array for, and what it found no place for: names, as torch's pair has them."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Layer:
@@ -61,7 +80,8 @@ class Layer:
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
 
     training: bool
-    _frozen: set[str]
+    _frozen: set[str]  # parameters that are not trained
+    _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Layer:
@@ -162,25 +182,45 @@ class Layer:
         return self
 
     def eval(self) -> Layer:
-        """Inference mode; returns the net."""
+        """Inference mode; returns the net.
+
+        For the calls net(x) and vjp(net, x). `value_and_grad` and a Trainer train a net in whichever mode, but a part
+        whose own mode is inference while the net's is training (`net.train()`, then `net[0].eval()`) they leave there:
+        its running statistics are used and kept, its dropout passes everything; its parameters are trained.
+        """
         return self.train(False)
 
     def freeze(self, name: str = "") -> Layer:
-        """Stop training the parameter or the layer called `name`, or everything; returns the net."""
+        """Stop training the parameter or the layer called `name`, or everything; returns the net.
+
+        A layer, with those inside it, is frozen as a whole: its running statistics are used and kept as well, in every
+        call. A parameter alone is just not trained. Dropout goes by `train` and `eval`, frozen or not. Raises
+        ValueError where nothing is called so.
+        """
         return self._set_frozen(name, True)
 
     def unfreeze(self, name: str = "") -> Layer:
-        """Undo `freeze`; returns the net."""
+        """Undo `freeze`, also of a part of what was frozen: the rest of it stays frozen. A layer of which one parameter
+        is trained again is no longer frozen as a whole. Returns the net."""
         return self._set_frozen(name, False)
 
     def _set_frozen(self, name: str, frozen: bool) -> Layer:
         found = False
-        for full, layer, parameter in self._named(trainable=False):
-            if not name or full == name or full.startswith(f"{name}."):
+        for prefix, layer in self.walk():
+            if not name or prefix == name or prefix.startswith(f"{name}."):
                 found = True
-                (layer._frozen.add if frozen else layer._frozen.discard)(parameter)
-        if name and not found:
-            raise ValueError(f"freeze: no parameter or layer with parameters is called {name!r}")
+                layer._frozen_whole = frozen
+                layer._frozen = set(layer.parameter_names) if frozen else set()
+                continue
+            for parameter in layer.parameter_names:
+                if name == (f"{prefix}.{parameter}" if prefix else parameter) and getattr(layer, parameter) is not None:
+                    found = True
+                    (layer._frozen.add if frozen else layer._frozen.discard)(parameter)
+                    layer._frozen_whole = layer._frozen_whole and frozen
+        if not found:
+            what = "freeze" if frozen else "unfreeze"
+            known = _listing([prefix for prefix, _ in self.walk() if prefix])
+            raise ValueError(f"{what}: no layer or parameter is called {name!r}; layers are {known}")
         return self
 
     # --- parameters
@@ -226,14 +266,21 @@ class Layer:
         """Copies of all parameters and buffers by torch's names, in C order."""
         return {full: np.array(getattr(layer, name), order="C") for full, layer, name in self.named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Copy arrays into the parameters and buffers of the same names; nothing is changed unless all of them fit.
 
-        Raises ValueError for names that are missing or unknown (`strict=False` passes over both) and ShapeError for
-        shapes that differ.
+        Returns the names that are missing and those that are unknown, as `.missing_keys` and `.unexpected_keys`: two
+        empty lists, unless `strict=False` passes over them. Raises ValueError for such names otherwise, ShapeError for
+        shapes that differ and TypeError for what is no dict of arrays.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}; "
+                f"{_state_hint(state)}"
+            )
         own = {full: getattr(layer, name) for full, layer, name in self.named_arrays()}
-        missing, unknown = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
+        missing = [name for name in own if name not in state]
+        unknown = [str(name) for name in state if name not in own]
         if strict and (missing or unknown):
             raise ValueError(f"load_state_dict: missing {_listing(missing)}; unknown {_listing(unknown)}")
         arrays = {}
@@ -246,6 +293,7 @@ class Layer:
             arrays[name] = array
         for name, array in arrays.items():
             own[name][...] = array
+        return LoadedKeys(missing, unknown)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the net with parameters and float buffers in another float type (float32 or float64)."""
@@ -360,6 +408,15 @@ def _from_data(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_from_data(entry) for entry in value)
     return value
+
+
+def _state_hint(state: Any) -> str:
+    """What to write instead of a state that is no dict."""
+    if isinstance(state, Layer):
+        return "write load_state_dict(other.state_dict())"
+    if isinstance(state, (str, os.PathLike)):
+        return "read the file first"
+    return "write load_state_dict(dict(zip(net.state_dict(), arrays))) for arrays in the net's order"
 
 
 def _listing(names: list[str], most: int = 6) -> str:

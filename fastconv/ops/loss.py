@@ -74,10 +74,14 @@ def prepare(
     smoothing = number(op, "label_smoothing", label_smoothing, 0, 1)
     x, target = _array(op, "x", x), _array(op, "target", target)
     if op == "cross_entropy" and target.ndim == x.ndim:
+        given = target
         x, target, weight = as_floats(op, x=x, target=target, weight=weight)
         classes = need_channels(op, x)
         if target.shape != x.shape:
-            raise ShapeError(f"{op}: target probabilities must have x's shape {x.shape}, got {target.shape}")
+            raise ShapeError(
+                f"{op}: target probabilities must have x's shape {x.shape}, got {target.shape}"
+                f"{_target_hint(given, x.shape)}"
+            )
         need_entries(op, "class", (classes,), weight=weight)
         return Arguments(x, target, True, None, weight, smoothing)
     x, weight = as_floats(op, x=x, weight=weight)
@@ -98,9 +102,14 @@ def _indices(
     """Class indices in one row, proven in range, and which of them count."""
     require(op, target.size * 8)
     if target.dtype.kind not in "iu" and target.size:
-        raise TypeError(f"{op}: target must hold class indices (integers), got {target.dtype}")
+        raise TypeError(
+            f"{op}: target must hold class indices (integers), got {target.dtype}{_target_hint(target, shape)}"
+        )
     if target.shape != (shape[0], *shape[2:]):
-        raise ShapeError(f"{op}: target must have shape {(shape[0], *shape[2:])} for x {shape}, got {target.shape}")
+        raise ShapeError(
+            f"{op}: target must have shape {(shape[0], *shape[2:])} for x {shape}, got {target.shape}"
+            f"{_target_hint(target, shape)}"
+        )
     try:
         ignored = operator.index(ignore_index)
     except TypeError:
@@ -122,13 +131,35 @@ def _indices(
     return np.where(valid, indices, 0), False, valid
 
 
+def _target_hint(target: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What to write where a target for an x of `shape` holds its classes in another form."""
+    goal = (shape[0], *shape[2:])
+    if target.dtype.kind not in "fbiu":
+        return "; write numpy.unique(target, return_inverse=True)[1]" if target.shape == goal else ""
+    if target.shape == shape:
+        return "; write target.argmax(axis=1)"
+    write = _reshaped(target, goal) if target.shape != goal else "target"
+    if write and target.dtype.kind in "fb":
+        write += ".astype(int)"
+    return write and f"; write {write}"
+
+
+def _reshaped(target: np.ndarray, shape: tuple[int, ...]) -> str:
+    """What brings target to `shape`, where only axes of length 1 differ; else nothing."""
+    if [n for n in target.shape if n != 1] != [n for n in shape if n != 1]:
+        return ""
+    return "target.ravel()" if len(shape) == 1 else f"target.reshape({', '.join(map(str, (-1, *shape[1:])))})"
+
+
 def prepare_errors(op: str, x: Any, target: Any, reduction: Any) -> tuple[np.ndarray, np.ndarray]:
     need_reduction(op, reduction)
     x, target = as_floats(op, x=x, target=target)
     if target is None:
         raise TypeError(f"{op}: target must hold real numbers, got None")
     if x.shape != target.shape:
-        raise ShapeError(f"{op}: target must have x's shape {x.shape}, got {target.shape}")
+        write = _reshaped(target, x.shape)
+        hint = write and f"; write {write}"
+        raise ShapeError(f"{op}: target must have x's shape {x.shape}, got {target.shape}{hint}")
     return x, target
 
 
@@ -483,14 +514,27 @@ def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) ->
     return np.asarray(dx, x.dtype), dtarget
 
 
+def denominator_of(saved: Saved | SavedErrors) -> float:
+    """What "mean" divides by."""
+    return saved.denominator if isinstance(saved, Saved) else float(saved.x.size)
+
+
 add(
     "cross_entropy",
     forward=partial(forward, "cross_entropy"),
     backward=partial(backward, "cross_entropy"),
     reference=partial(reference, "cross_entropy"),
     reference_backward=reference_backward,
+    denominator=denominator_of,
 )
-add("nll_loss", partial(nll, forward), partial(backward, "nll_loss"), partial(nll, reference), reference_backward)
+add(
+    "nll_loss",
+    forward=partial(nll, forward),
+    backward=partial(backward, "nll_loss"),
+    reference=partial(nll, reference),
+    reference_backward=reference_backward,
+    denominator=denominator_of,
+)
 for _name in ("mse_loss", "l1_loss"):
     add(
         _name,
@@ -498,5 +542,6 @@ for _name in ("mse_loss", "l1_loss"):
         backward=partial(errors_backward, _name),
         reference=partial(errors_reference, _name),
         reference_backward=partial(errors_reference_backward, _name),
+        denominator=denominator_of,
     )
-add("bce_with_logits", bce, bce_backward, bce_reference, bce_reference_backward)
+add("bce_with_logits", bce, bce_backward, bce_reference, bce_reference_backward, denominator_of)

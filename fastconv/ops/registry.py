@@ -24,6 +24,7 @@ class Op:
     backward(dy, saved, needs) -> a gradient per positional argument of `forward`, None where there is none or where
     `needs` (a bool per positional argument) says that nobody asks for it.
     reference, reference_backward: the same, in naive loops.
+    denominator(saved) -> of a loss, what its mean is divided by: how much a batch counts beside others.
     """
 
     name: str
@@ -31,14 +32,22 @@ class Op:
     backward: Backward
     reference: Forward | None = None
     reference_backward: Backward | None = None
+    denominator: Callable[[Any], float] | None = None
 
 
 OPS: dict[str, Op] = {}
 
 
-def add(name: str, forward: Forward, backward: Backward, reference: Forward, reference_backward: Backward) -> None:
+def add(
+    name: str,
+    forward: Forward,
+    backward: Backward,
+    reference: Forward,
+    reference_backward: Backward,
+    denominator: Callable[[Any], float] | None = None,
+) -> None:
     """List one of fastconv's own operations."""
-    OPS[name] = Op(name, forward, backward, reference, reference_backward)
+    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator)
 
 
 def register(

@@ -12,18 +12,22 @@ import numpy as np
 
 from fastconv import arrays, runtime
 from fastconv._ext import update
+from fastconv.layers.common import only_defaults
 from fastconv.optim.schedules import Schedule, as_rate, number, rate_from_data
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "from_config", "global_norm"]
 
 BLOCK = 16384  # elements that one partial sum of squares covers
+FLAGS = ("nesterov", "centered", "amsgrad", "maximize")
 
 
-def global_norm(gradients: Mapping[str, np.ndarray]) -> float:
-    """The Euclidean norm of all gradients as one vector: summed in float64, in a fixed order."""
-    sums = np.empty(sum(-(-g.size // BLOCK) for g in gradients.values()))
+def global_norm(gradients: Mapping[str, np.ndarray | None]) -> float:
+    """The Euclidean norm of all gradients (those that are not None) as one vector: summed in float64, in a fixed
+    order."""
+    given = [g for g in gradients.values() if g is not None]
+    sums = np.empty(sum(-(-g.size // BLOCK) for g in given))
     at = 0
-    for g in gradients.values():
+    for g in given:
         if g.size:
             blocks = -(-g.size // BLOCK)
             flat = arrays.flat(arrays.dense("global_norm", g))
@@ -62,6 +66,7 @@ class Optimizer:
         self._memory: dict[str, dict[str, np.ndarray]] = {}
         self._updates: dict[str, int] = {}  # steps that each parameter took part in
         self._plans: dict[str, _Plan] = {}
+        self._checked_groups = not self._groups
 
     @property
     def _name(self) -> str:
@@ -76,22 +81,30 @@ class Optimizer:
             if name == "lr":
                 checked[name] = as_rate(self._name, value)
             elif name == "betas":
-                if not isinstance(value, (tuple, list)) or len(value) != 2:
+                if np.shape(value) != (2,):
                     raise TypeError(f"{self._name}: betas must be two numbers, got {value!r}")
                 checked[name] = tuple(number(self._name, "betas", beta, 0, 1) for beta in value)
                 if max(checked[name]) == 1:
                     raise ValueError(f"{self._name}: betas must be below 1, got {value!r}")
-            elif name in ("nesterov", "centered"):
-                if not isinstance(value, (bool, np.bool_)):
-                    raise TypeError(f"{self._name}: {name} must be True or False, got {value!r}")
-                checked[name] = bool(value)
+            elif name in FLAGS:
+                checked[name] = self._flag(name, value)
             else:
                 checked[name] = number(self._name, name, value, 0, 1 if name == "alpha" else math.inf)
         return checked
 
+    def _flag(self, name: str, value: Any) -> bool:
+        if np.ndim(value) or np.asarray(value).dtype != bool:
+            raise TypeError(f"{self._name}: {name} must be True or False, got {value!r}")
+        return bool(value)
+
     def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
         """The slots in use with these options."""
         return self.slots
+
+    def _unused(self) -> set[str]:
+        """The slots that no parameter uses."""
+        every = [self._options, *({**self._options, **group["options"]} for group in self._groups)]
+        return set(self.slots).difference(*map(self._slots, every))
 
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
         raise NotImplementedError
@@ -114,17 +127,30 @@ class Optimizer:
         patterns = tuple(match) if isinstance(match, (tuple, list)) else (match,)
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise TypeError(f"{self._name}: a group's match must be a name pattern or a list of them, got {match!r}")
-        if ndim is not None and (isinstance(ndim, bool) or not isinstance(ndim, int)):
-            raise TypeError(f"{self._name}: a group's ndim must be an int, got {ndim!r}")
+        if ndim is not None:
+            if np.ndim(ndim) or np.asarray(ndim).dtype.kind not in "iu":
+                raise TypeError(f"{self._name}: a group's ndim must be an int, got {ndim!r}")
+            ndim = int(ndim)
         return {"match": patterns, "ndim": ndim, "options": self._checked(options)}
 
     def options_of(self, name: str, ndim: int) -> dict[str, Any]:
         """The options that hold for the parameter called `name` with `ndim` axes."""
         for group in self._groups:
-            fits = any(fnmatchcase(name, pattern) for pattern in group["match"])
-            if fits and group["ndim"] in (None, ndim):
+            if _fits(group, name, ndim):
                 return {**self._options, **group["options"]}
         return self._options
+
+    def check_groups(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """ValueError where a group fits none of these parameters. The first `step` asks this of those that it is given,
+        unless it has been asked before: of a net that is partly frozen, say, whose frozen parameters are not given."""
+        for place, group in enumerate(self._groups):
+            if not any(_fits(group, name, np.ndim(p)) for name, p in parameters.items()):
+                wanted = f"match {list(group['match'])}" + ("" if group["ndim"] is None else f", ndim {group['ndim']}")
+                names = ", ".join(list(map(str, parameters))[:6]) + (" …" if len(parameters) > 6 else "")
+                raise ValueError(
+                    f"{self._name}: group {place} ({wanted}) fits no parameter; there are {names or 'none'}"
+                )
+        self._checked_groups = True
 
     @property
     def lr(self) -> float | Schedule:
@@ -146,14 +172,19 @@ class Optimizer:
     # --- the step
 
     def step(
-        self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray], *, norm: float | None = None
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray | None],
+        *,
+        norm: float | None = None,
     ) -> None:
         """Update the parameters in place; the gradients stay as they are.
 
-        parameters, gradients   dicts with the same keys and shapes (`net.parameters()`, `value_and_grad`)
+        parameters, gradients   dicts with the same keys and shapes (`net.parameters()`, `value_and_grad`); a gradient
+                                that is None leaves its parameter, and what is remembered of it, alone
         norm                    `global_norm(gradients)` where it is known already
 
-        Raises ValueError, before anything is changed, where the two do not fit.
+        Raises ValueError, before anything is changed, where the two do not fit, or where a group fits no parameter.
         """
         if parameters.keys() != gradients.keys():
             odd = sorted(map(str, parameters.keys() ^ gradients.keys()))
@@ -161,7 +192,10 @@ class Optimizer:
                 f"{self._name}.step: parameters and gradients must have the same keys, but only one of them has "
                 f"{', '.join(odd[:6])}{' …' if len(odd) > 6 else ''}"
             )
-        work = [(name, *self._prepare(name, p, gradients[name])) for name, p in parameters.items()]
+        if not (self._checked_groups or self.steps):
+            self.check_groups(parameters)
+        given = [(name, p, g) for name, p in parameters.items() if (g := gradients[name]) is not None]
+        work = [(name, *self._prepare(name, p, g)) for name, p, g in given]
         scale = 1.0
         if self.clip_norm is not None:
             norm = global_norm(gradients) if norm is None else norm
@@ -172,9 +206,9 @@ class Optimizer:
             updates = self._updates[name] = self._updates.get(name, 0) + 1
             if plan.dense is not plan.parameter:
                 np.copyto(plan.dense, plan.parameter)
-            l1, share = plan.options["l1"], scale
+            l1, share = plan.options["l1"], -scale if plan.options["maximize"] else scale
             if l1:
-                g, share = scale * g + l1 * np.sign(plan.flat), 1.0
+                g, share = share * g + l1 * np.sign(plan.flat), 1.0
             self._update(plan, g, share, now[id(plan.options["lr"])], updates)
             if plan.dense is not plan.parameter:
                 np.copyto(plan.parameter, plan.dense)
@@ -240,15 +274,16 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; ValueError for what is no such thing, and then nothing is changed."""
         owner = f"{self._name}.load_state_dict"
-        if not isinstance(state, Mapping) or state.keys() != {"steps", "updates", *self.slots}:
+        known = {"steps", "updates", *self.slots}
+        if not isinstance(state, Mapping) or not known - self._unused() <= state.keys() <= known:
             raise ValueError(
-                f"{owner}: the entries must be {', '.join(['steps', 'updates', *self.slots])}, all of them"
+                f"{owner}: the entries must be {', '.join(['steps', 'updates', *self.slots])}, all that are in use"
             )
         steps = _count(owner, "steps", state["steps"])
         updates = {str(name): _count(owner, f"updates of {name}", value) for name, value in state["updates"].items()}
         memory: dict[str, dict[str, np.ndarray]] = {}
         for slot in self.slots:
-            for name, value in state[slot].items():
+            for name, value in state.get(slot, {}).items():
                 array = np.array(value)
                 if array.dtype not in (np.float32, np.float64):
                     raise ValueError(f"{owner}: {slot} of {name} must be float32 or float64, got {array.dtype}")
@@ -281,15 +316,18 @@ class SGD(Optimizer):
     """Stochastic gradient descent.
 
     lr            the learning rate, a number or a schedule
-    momentum      u = momentum * u + g in place of the gradient g (default 0)
-    nesterov      g + momentum * u in place of u; needs a momentum
+    momentum      u = momentum * u + (1 - dampening) * g in place of the gradient g (default 0); the first u is g
+    nesterov      g + momentum * u in place of u; needs a momentum and no dampening
     weight_decay  this times the parameter is added to its gradient (default 0): L2 regularisation
+    dampening     see momentum (default 0)
+    maximize      go up the gradient, not down (default False). All optimisers take it
     l1            this times the parameter's sign is added to its gradient, after clipping (default 0): the gradient of
                   l1 * sum(|parameter|). All optimisers take it
     clip_norm     scale all gradients so that their global norm is at most this (default None: do not)
     groups        options of their own for some parameters: see `fastconv.optim`
 
-    Raises ValueError or TypeError for values out of range.
+    torch's order is (lr, momentum, dampening, weight_decay, nesterov). Its other arguments (`foreach`, …) are accepted
+    at their defaults. Raises ValueError or TypeError for values out of range.
     """
 
     slots = ("momentum",)
@@ -302,32 +340,56 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         *,
+        dampening: float = 0.0,
+        maximize: bool = False,
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
+        **torch_options: Any,
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "l1": l1}
+        only_defaults("SGD", torch_options, foreach=None, differentiable=False, fused=None)
+        options = {
+            "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "dampening": dampening,
+            "maximize": maximize, "l1": l1,
+        }  # fmt: skip
         super().__init__(options, clip_norm, groups)
         for group in ({"options": {}}, *self._groups):
             merged = {**self._options, **group["options"]}
-            if merged["nesterov"] and not merged["momentum"]:
-                raise ValueError("SGD: nesterov needs a momentum above 0")
+            if merged["nesterov"] and (not merged["momentum"] or merged["dampening"]):
+                raise ValueError(
+                    "SGD: nesterov needs a momentum above 0 and no dampening, got "
+                    f"{merged['momentum']:g} and {merged['dampening']:g}"
+                )
+
+    def _flag(self, name: str, value: Any) -> bool:
+        try:
+            return super()._flag(name, value)
+        except TypeError as error:
+            if name != "nesterov" or not isinstance(value, (int, float, np.number)):
+                raise
+            raise TypeError(
+                f"{error}; in the third position stands nesterov, write weight_decay={value!r} or dampening={value!r}"
+            ) from None
 
     def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
         return self.slots if options["momentum"] else ()
 
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
         o = plan.options
+        taken = 1 - o["dampening"] if o["momentum"] and updates > 1 else 1.0
         update.sgd(
-            plan.flat, g, plan.flats.get("momentum"), scale, o["weight_decay"], lr, o["momentum"], o["nesterov"],
-            self._threads(g),
+            plan.flat, g, plan.flats.get("momentum"), taken * scale, taken * o["weight_decay"], lr, o["momentum"],
+            o["nesterov"], self._threads(g),
         )  # fmt: skip
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, 2015), weight decay added to the gradient. Arguments as torch's; see `SGD` for the rest."""
+    """Adam (Kingma and Ba, 2015), weight decay added to the gradient. Arguments as torch's; see `SGD` for the rest.
 
-    slots = ("mean", "square")
+    amsgrad   divide by the root of the largest mean square so far (Reddi et al., 2018), not of the present one
+    """
+
+    slots = ("mean", "square", "largest")
     kernel_passes = 7
     decoupled: ClassVar[bool] = False  # weight decay shrinks the parameter itself
 
@@ -337,23 +399,36 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
+        maximize: bool = False,
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
+        **torch_options: Any,
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "l1": l1}
+        only_defaults(
+            self._name, torch_options, foreach=None, capturable=False, differentiable=False, fused=None,
+            **({} if self.decoupled else {"decoupled_weight_decay": False}),
+        )  # fmt: skip
+        options = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "maximize": maximize, "l1": l1,
+        }  # fmt: skip
         super().__init__(options, clip_norm, groups)
 
+    def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
+        return self.slots if options["amsgrad"] else self.slots[:2]
+
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
-        o = plan.options
+        o, flats = plan.options, plan.flats
         beta1, beta2 = o["betas"]
         decay = o["weight_decay"]
         keep = 1.0
         if self.decoupled:
             decay, keep = 0.0, 1 - lr * decay
         update.adam(
-            plan.flat, g, plan.flats["mean"], plan.flats["square"], scale, decay, keep, beta1, beta2,
+            plan.flat, g, flats["mean"], flats["square"], flats.get("largest"), scale, decay, keep, beta1, beta2,
             lr / (1 - beta1**updates), math.sqrt(1 - beta2**updates), o["eps"], self._threads(g),
         )  # fmt: skip
 
@@ -369,16 +444,26 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
         *,
+        maximize: bool = False,
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
+        **torch_options: Any,
     ) -> None:
-        super().__init__(lr, betas, eps, weight_decay, l1=l1, clip_norm=clip_norm, groups=groups)
+        super().__init__(
+            lr, betas, eps, weight_decay, amsgrad, maximize=maximize, l1=l1, clip_norm=clip_norm, groups=groups,
+            **torch_options,
+        )  # fmt: skip
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Hinton's lecture 6e): gradients over the root of their running mean square. Arguments as torch's."""
+    """RMSprop (Hinton's lecture 6e): gradients over the root of their running mean square. Arguments as torch's; see
+    `SGD` for the rest.
+
+    centered   the root of their running variance, in its place
+    """
 
     slots = ("square", "average", "momentum")
     kernel_passes = 5
@@ -392,13 +477,16 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         *,
+        maximize: bool = False,
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
+        **torch_options: Any,
     ) -> None:
+        only_defaults("RMSprop", torch_options, capturable=False, foreach=None, differentiable=False)
         options = {
             "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
-            "centered": centered, "l1": l1,
+            "centered": centered, "maximize": maximize, "l1": l1,
         }  # fmt: skip
         super().__init__(options, clip_norm, groups)
 
@@ -417,6 +505,10 @@ class RMSprop(Optimizer):
 # --- from data -------------------------------------------------------------------------------------------------------
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {cls.__name__: cls for cls in (SGD, Adam, AdamW, RMSprop)}
+
+
+def _fits(group: dict[str, Any], name: str, ndim: int) -> bool:
+    return group["ndim"] in (None, ndim) and any(fnmatchcase(name, pattern) for pattern in group["match"])
 
 
 def _count(owner: str, name: str, value: Any) -> int:

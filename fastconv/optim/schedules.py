@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 __all__ = [
     "SCHEDULES",
     "Constant",
@@ -25,7 +27,7 @@ __all__ = [
 
 def number(owner: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """`value` as a finite float in [low, high]."""
-    if isinstance(value, (bool, str)):
+    if isinstance(value, (bool, np.bool_, str)):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
     try:
         number = float(value)
@@ -150,7 +152,7 @@ class Step(_Warm):
 
     def _check(self) -> None:
         super()._check()
-        entries = self.milestones if isinstance(self.milestones, (tuple, list)) else (self.milestones,)
+        entries = self.milestones if np.ndim(self.milestones) else (self.milestones,)
         self._set(milestones=tuple(_part(self._name, "milestones", entry) for entry in entries))
 
     def _after(self, step: int, warmup: float, total: int | None) -> float:

@@ -237,8 +237,8 @@ def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
 
 
 def net_data(net: Layer) -> dict[str, Any]:
-    """A net without its arrays: its configuration, float type and frozen parameters. ValueError names a layer that is
-    no data."""
+    """A net without its arrays: its configuration, float type, modes, frozen parameters and layers. ValueError names a
+    layer that is no data."""
     arrays: dict[int, str] = {}
     for place, layer in net.walk():
         for attribute in (*layer.parameter_names, *layer.buffer_names):
@@ -247,8 +247,14 @@ def net_data(net: Layer) -> dict[str, Any]:
                 kind = type(layer).__name__
                 raise ValueError(f"{kind}: {arrays[id(array)]} and {name} are one array, which a file cannot say")
     trainable = net.parameters()
-    frozen = [name for name, _, _ in net._named(trainable=False) if name not in trainable]
-    return {"config": net.config(), "dtype": None if net.dtype is None else str(net.dtype), "frozen": frozen}
+    return {
+        "config": net.config(),
+        "dtype": None if net.dtype is None else str(net.dtype),
+        "frozen": [name for name, _, _ in net._named(trainable=False) if name not in trainable],
+        "frozen_layers": [name for name, layer in net.walk() if layer._frozen_whole],
+        "training": net.training,
+        "other_mode": [name for name, layer in net.walk() if layer.training != net.training],
+    }
 
 
 def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) -> Layer:
@@ -259,8 +265,8 @@ def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) 
     """
     with as_format_error(path, "the net cannot be rebuilt"):
         config, dtype, frozen = data["config"], data["dtype"], data["frozen"]
-        if dtype not in (None, "float32", "float64") or not isinstance(frozen, list):
-            raise ValueError("its dtype must be float32 or float64, its frozen names a list")
+        if dtype not in (None, "float32", "float64"):
+            raise ValueError("its dtype must be float32 or float64")
         granted = _Granted(2 * sum(tensor.size for tensor in tensors.values()))
         net = from_config(granted.within(config))
         if dtype == "float64":
@@ -270,11 +276,35 @@ def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) 
             if name in tensors and tensors[name].dtype != own:
                 raise ValueError(f"{name} must be {own}, got {tensors[name].dtype}")
         net.load_state_dict(tensors)
-        for name in frozen:
-            if not isinstance(name, str) or not name:
-                raise ValueError(f"frozen parameters are given by name, got {name!r}")
-            net.freeze(name)
+        parameters = {name: (layer, attribute) for name, layer, attribute in net._named(trainable=False)}
+        for layer, attribute in _called("frozen", parameters, frozen):
+            layer._frozen.add(attribute)
+        _set_modes(net, data)
     return net
+
+
+def _set_modes(net: Layer, data: dict[str, Any]) -> None:
+    """What a file says of layers (older ones do not): which are frozen as a whole, and which are in training mode."""
+    layers = dict(net.walk())
+    for layer in _called("frozen_layers", layers, data.get("frozen_layers", [])):
+        layer._frozen_whole = True
+        layer._frozen.update(layer.parameter_names)
+    training = data.get("training", True)
+    if type(training) is not bool:
+        raise ValueError(f"training must be true or false, got {training!r}")
+    net.train(training)
+    for layer in _called("other_mode", layers, data.get("other_mode", [])):
+        layer.training = not training
+
+
+def _called(entry: str, named: Mapping[str, Any], names: Any) -> list[Any]:
+    """What is called so, for the names that a file lists under `entry`."""
+    if not isinstance(names, list):
+        raise ValueError(f"{entry} must be a list of names, got {names!r}")
+    for name in names:
+        if not isinstance(name, str) or name not in named:
+            raise ValueError(f"{entry} lists {name!r}, which the net has not")
+    return [named[name] for name in names]
 
 
 class _Granted:

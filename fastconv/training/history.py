@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["History"]
+import numpy as np
+
+__all__ = ["History", "plain"]
 
 Record = dict[str, Any]
 
@@ -37,8 +39,16 @@ class History(list[Record]):
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write a list of objects; what is no finite number becomes null."""
-        rows = [{name: value if _is_finite(value) else None for name, value in record.items()} for record in self]
+        records = [{name: plain(value) for name, value in record.items()} for record in self]
+        rows = [{name: value if _is_finite(value) else None for name, value in record.items()} for record in records]
         Path(path).write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar, or an array of one without axes, as Python's number; anything else as it is."""
+    if isinstance(value, (np.generic, np.ndarray)) and not value.ndim:
+        value = value.item()
+    return float(value) if isinstance(value, np.floating) else value  # longdouble, of which Python has none
 
 
 def _is_finite(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,27 +18,75 @@ from fastconv.ops.registry import FUNCTIONS
 __all__ = ["Loss", "resolve_loss", "value_and_grad"]
 
 LossLike = str | Callable[..., Any]
+IGNORED = -100  # torch's ignore_index
 
 
 @dataclass(frozen=True)
 class Loss:
-    """An operation (output, target, **options) -> scalar, by its registered name."""
+    """An operation (output, target, **options) -> scalar, by its registered name.
+
+    Targets and options that are floats follow the output's float type. A call gives the loss of a batch and the batch's
+    weight: what the loss's mean divides by, targets that are ignored left out; of a loss of one's own the samples.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, output: np.ndarray, target: Any) -> Any:
-        return OPS[self.name].forward(output, target, **self.options)[0]
+    def __call__(self, output: np.ndarray, target: Any) -> tuple[float, float]:
+        """The loss and the batch's weight."""
+        value, _, weight = self._forward(output, target)
+        return float(value), weight
 
-    def with_gradient(self, output: np.ndarray, target: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The loss and its gradient to the net's output."""
+    def with_gradient(self, output: np.ndarray, target: Any) -> tuple[float, float, np.ndarray]:
+        """The loss, the batch's weight and the gradient to the net's output."""
+        value, saved, weight = self._forward(output, target)
+        gradient = OPS[self.name].backward(np.ones((), output.dtype), saved, (True, False))[0]
+        assert gradient is not None
+        return float(value), weight, gradient
+
+    def _forward(self, output: np.ndarray, target: Any) -> tuple[Any, Any, float]:
         op = OPS[self.name]
-        value, saved = op.forward(output, target, **self.options)
+        options = {name: _following(output, value) for name, value in self.options.items()}
+        value, saved = op.forward(output, _following(output, target), **options)
         if np.ndim(value):
             raise ValueError(f"{self.name}: a loss must be one number, got shape {np.shape(value)} (reduction?)")
-        gradient = op.backward(np.ones((), output.dtype), saved, (True, False))[0]
-        assert gradient is not None
-        return value, gradient
+        return value, saved, float(len(output)) if op.denominator is None else op.denominator(saved)
+
+    def portion(self, value: float, weight: float) -> float:
+        """What a batch's loss adds to those of other batches; a batch without weight nothing, its loss may be nan."""
+        if not weight:
+            return 0.0
+        return value if self._is_sum else value * weight
+
+    def whole(self, portions: float, weights: float) -> float:
+        """The loss of all batches as if they were one, from the sums of their portions and weights."""
+        if self._is_sum:
+            return portions
+        return portions / weights if weights else math.nan
+
+    @property
+    def _is_sum(self) -> bool:
+        return OPS[self.name].denominator is not None and self.options.get("reduction") == "sum"
+
+    @property
+    def ignore_index(self) -> Any:
+        """The target that is no class."""
+        return self.options.get("ignore_index", IGNORED)
+
+
+def _following(output: np.ndarray, value: Any) -> Any:
+    """Floats, in an array or a list, in the output's float type; anything else as it is."""
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # of different lengths, which the operation has words for
+            return value
+        return array.astype(output.dtype) if array.dtype.kind == "f" else value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(output.dtype, copy=False)
+    return value
 
 
 def resolve_loss(loss: LossLike | Loss) -> Loss:
@@ -66,10 +115,14 @@ def value_and_grad(
     loss   a function of fastconv.functional, one from `fastconv.register`, or its name; options by functools.partial
     rng    what dropout draws from (default: the generator that `manual_seed` seeds)
 
+    Every part of the net is in training, in whichever mode the net is, but those that were put aside: frozen as a whole
+    (`Layer.freeze`), or in inference while the net itself is in training (`Layer.eval`). Batch norm there uses and
+    keeps its running statistics. Floats in y and in the loss's options (class weights) follow the net's float type.
+
     Raises TypeError for a loss that is none of these, ValueError for one that is not a single number.
     """
     loss = resolve_loss(loss)
     with runtime.blas_held():
-        output, saved = net.forward(net.cast(x), Context(training=True, rng=rng))
-        value, gradient = loss.with_gradient(output, y)
-        return float(value), net.backward(gradient, saved, False)[1]
+        output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
+        value, _, gradient = loss.with_gradient(output, y)
+        return value, net.backward(gradient, saved, False)[1]

@@ -33,7 +33,7 @@ from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS, register
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
-from fastconv.training.history import History, Record
+from fastconv.training.history import History, Record, plain
 from fastconv.training.interrupts import Interrupts
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, LossLike, resolve_loss
@@ -50,7 +50,7 @@ Batches = ArrayBatches | StreamBatches
 
 
 class Evaluation(NamedTuple):
-    """The mean loss, and the share of right answers where the targets are class indices (else None)."""
+    """The loss of all samples, and the share of right answers where the targets are class indices (else None)."""
 
     loss: float
     accuracy: float | None
@@ -60,20 +60,24 @@ class Evaluation(NamedTuple):
 class _Sums:
     """Over the batches of an epoch."""
 
-    loss: float = 0.0  # each batch's times its samples
+    loss: float = 0.0  # `Loss.portion` of each batch
+    weight: float = 0.0
     samples: int = 0
     correct: int = 0
     answers: int = 0  # how many predictions were right or wrong; 0 where targets are no classes
 
-    def add(self, loss: float, output: np.ndarray, target: np.ndarray) -> None:
-        self.loss += loss * len(output)
+    def add(self, loss: Loss, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
+        self.loss += loss.portion(value, weight)
+        self.weight += weight
         self.samples += len(output)
         if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
-            self.correct += int(np.count_nonzero(output.argmax(axis=1) == target))
-            self.answers += target.size
+            right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
+            self.correct += int(np.count_nonzero(right))
+            self.answers += right.size
 
-    def result(self) -> Evaluation:
-        return Evaluation(self.loss / self.samples, self.correct / self.answers if self.answers else None)
+    def result(self, loss: Loss) -> Evaluation:
+        accuracy = self.correct / self.answers if self.answers else None
+        return Evaluation(loss.whole(self.loss, self.weight), accuracy)
 
 
 @dataclass
@@ -174,18 +178,24 @@ class Trainer:
         validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
                           epoch are kept (highest accuracy, then lowest loss)
         augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
-        callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training
+        callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
+                          Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
 
         Returns the history: a record an epoch with epoch, step, lr, loss, accuracy, val_loss, val_accuracy, seconds.
         The loss and the accuracy are those of the batches as they were trained on, while the weights still changed.
+        Targets that the loss ignores count in neither; of a batch that has no others the loss is nothing and the
+        gradient 0: a step like others, for momentum, weight decay, schedules and running statistics.
+
+        Parts of the net that were put aside stay so: see `fastconv.value_and_grad`.
 
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
-        step. ValueError where an interrupted run is continued with other data or settings; callbacks and progress are
-        free. Schedules follow the total: with more epochs than before they continue as if that had been planned.
-        Ctrl-C waits for the end of the step, writes a checkpoint where there is one, and is raised.
+        step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
+        interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
+        total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
+        step, writes a checkpoint where there is one, and is raised.
         """
         settings = self._settled(batch_size, drop_last)
         if steps_per_epoch is not None:
@@ -212,6 +222,9 @@ class Trainer:
                 )
         if not self.net.is_trainable():
             raise ValueError("fit: the net has no trainable parameters")
+        if not self.step:
+            every = self.net.named_arrays(buffers=False)
+            self.optimizer.check_groups({name: getattr(layer, attribute) for name, layer, attribute in every})
         steps = settings["steps_per_epoch"] or source.steps
         self.optimizer.total_steps = total * steps if steps else None
         self.optimizer.learning_rate()  # a schedule that lacks its total complains now
@@ -224,7 +237,7 @@ class Trainer:
                     shown.start(self.epoch + 1, steps, self._position.batch)
                     record = self._epoch(source, validation, shown)
                     shown.finish(record)
-                    stop = [callback(self, record) is True for callback in callbacks]
+                    stop = [_is_true(callback(self, record)) for callback in callbacks]
                     if self.checkpoint_every is None or any(stop) or self.epoch == total:
                         self._write_checkpoint()
                     if any(stop):
@@ -293,7 +306,7 @@ class Trainer:
                 x = self._augment(x, rng)
             self._step(x, y, rng, parameters, buffers)
             position.seconds = time.perf_counter() - begun
-            shown.step(sums.loss / sums.samples)
+            shown.step(sums.result(self.loss).loss)
             if self.checkpoint_every and position.step % self.checkpoint_every == 0:
                 self._write_checkpoint()
         if not position.batch:
@@ -314,18 +327,20 @@ class Trainer:
             np.copyto(before, array)
         try:
             with runtime.blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context(training=True, rng=rng))
+                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
                 if not len(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-                value, gradient = self.loss.with_gradient(output, _as_target(y, output))
-                loss = float(value)
-                self._need_finite("loss", loss, x)
+                loss, weight, gradient = self.loss.with_gradient(output, y)
+                if weight:
+                    self._need_finite("loss", loss, x)
+                else:  # all targets are ignored, or of classes without weight: nothing to learn
+                    gradient = np.zeros_like(output)
                 gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
             self.optimizer.step(parameters, gradients, norm=norm)
-            self._sums.add(loss, output, y)
+            self._sums.add(self.loss, loss, weight, output, y)
             self._position.step += 1
             self._position.batch += 1
             self._torn = False
@@ -353,7 +368,7 @@ class Trainer:
 
     def _finish_epoch(self, validated: Evaluation | None) -> Record:
         """Write the record, keep the weights if they are the best, go on to the next epoch."""
-        trained = self._sums.result()
+        trained = self._sums.result(self.loss)
         record: Record = {
             "epoch": self.epoch + 1,
             "step": self.step,
@@ -391,9 +406,15 @@ class Trainer:
         return self.history[self.history["epoch"].index(epoch)]
 
     def restore_best(self) -> None:
-        """Give the net the weights of the best epoch; ValueError where there is none (no validation data)."""
+        """Give the net the weights of the best epoch; ValueError where there is none: nothing was validated, or the
+        loss was nan in every epoch."""
         if self.best_state is None:
-            raise ValueError("restore_best: no epoch was validated yet")
+            if any("val_loss" in record for record in self.history):
+                raise ValueError(
+                    "restore_best: val_loss was nan in every epoch; try a lower learning rate or clip_norm=1, and look "
+                    "for NaN in the validation data"
+                )
+            raise ValueError("restore_best: no epoch was validated yet; write fit(…, validation_data=(X, y))")
         self.net.load_state_dict(self.best_state)
 
     # --- evaluation
@@ -401,8 +422,9 @@ class Trainer:
     def evaluate(self, X: Any, y: Any = None, batch_size: int | None = None) -> Evaluation:
         """The loss and the accuracy on arrays (X, y), or on an iterable X of batches, in inference mode.
 
-        The loss is the mean of the batches' losses, weighted by their samples; the accuracy is None where the targets
-        are no class indices. batch_size: default as in training, or 128.
+        The loss is that of all samples, whatever the batches: each counts with what its own mean divides by (samples,
+        or their class weights; targets that the loss ignores count nowhere), and sums (reduction="sum") are added up.
+        The accuracy is None where the targets are no class indices. batch_size: default as in training, or 128.
         """
         size = self._settled(batch_size, None)["batch_size"]
         with precisions.precision(self.precision or precisions.get_precision()):
@@ -422,10 +444,10 @@ class Trainer:
             with runtime.blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
                 if len(output):
-                    sums.add(float(self.loss(output, _as_target(y, output))), output, y)
+                    sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
-        return sums.result()
+        return sums.result(self.loss)
 
     # --- files
 
@@ -465,7 +487,7 @@ class Trainer:
             "augment": self._augment_data(),
             "position": asdict(self._position),
             "sums": asdict(self._sums),
-            "history": [{name: _number_data(value) for name, value in record.items()} for record in self.history],
+            "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
         }  # fmt: skip
         files.write(path, tensors, {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)})
@@ -526,7 +548,7 @@ class Trainer:
 
     def _restore(self, data: dict[str, Any], best: dict[str, np.ndarray]) -> None:
         self._position = _numbers_from_data(_Position(), data["position"])
-        self._sums = _numbers_from_data(_Sums(), data["sums"])
+        self._sums = _numbers_from_data(_Sums(), {"weight": data["sums"]["samples"], **data["sums"]})
         for record in data["history"]:
             self.history.append({str(name): _number_from_data(value) for name, value in record.items()})
         if len(self.history) != self.epoch:
@@ -581,9 +603,9 @@ def _buffers(net: Layer) -> list[np.ndarray]:
     return [getattr(layer, name) for _, layer, name in net.named_arrays() if name in layer.buffer_names]
 
 
-def _as_target(y: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """Targets that are floats, in the output's float type."""
-    return y.astype(output.dtype, copy=False) if y.dtype.kind == "f" else y
+def _is_true(answer: Any) -> bool:
+    """Python's True, or NumPy's."""
+    return plain(answer) is True
 
 
 def _score(record: Record) -> tuple[float, float]:
@@ -601,8 +623,7 @@ def _integer(owner: str, name: str, value: Any, low: int) -> int:
 
 
 def _plain(owner: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = plain(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"{owner} that is no data: {value!r}")
@@ -620,14 +641,20 @@ def _numbers_from_data(fresh: Any, data: Any) -> Any:
     return type(fresh)(**data)
 
 
-def _number_data(value: float) -> Any:
-    """A number for JSON, which has no NaN and no infinity: those as text."""
-    return value if math.isfinite(value) else str(value)
+def _record_data(record: Record) -> dict[str, Any]:
+    """A record for JSON, which has no NaN and no infinity: those as text."""
+    data = {}
+    for name, value in record.items():
+        number = plain(value)
+        if not isinstance(number, (bool, int, float)):
+            raise ValueError(f"save: column {name!r} of the history must hold numbers, got {value!r}")
+        data[str(name)] = number if not isinstance(number, float) or math.isfinite(number) else str(number)
+    return data
 
 
 def _number_from_data(value: Any) -> Any:
     if value in ("nan", "inf", "-inf"):
         return float(value)
-    if type(value) not in (int, float):
+    if type(value) not in (bool, int, float):
         raise ValueError(f"a history holds numbers, got {value!r}")
     return value
