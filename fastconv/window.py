@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, integer, nearest
 
 __all__ = ["Window", "integers", "lifted", "pairs", "remembered"]
 
@@ -78,10 +77,7 @@ def _per_axis(op: str, name: str, value: Any, count: int) -> Sequence[Any]:
 
 
 def _integer(op: str, name: str, value: Any, minimum: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
+    number = integer(op, name, value)
     if number < minimum:
         raise ShapeError(f"{op}: {name} must be at least {minimum}, got {number}")
     return number

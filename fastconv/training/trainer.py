@@ -30,6 +30,7 @@ from fastconv import augment as augmentations
 from fastconv.errors import FormatError
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS, register
+from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
 from fastconv.training.history import History, Record
@@ -488,8 +489,8 @@ class Trainer:
         """
         functions = dict(functions or {})
         for name, function in functions.items():
-            if isinstance(function, tuple) and name not in OPS:
-                register(name, *function)
+            if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):
+                register(name, *function, replace=True)
         tensors, metadata = files.read(path)
         if metadata.get("format") != FORMAT or "trainer" not in metadata:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")
