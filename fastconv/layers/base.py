@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastconv import random
+from fastconv.arrays import as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError
 from fastconv.ops import OPS
@@ -145,12 +146,12 @@ class Layer:
 
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
-        x = np.asarray(x)
-        if x.dtype.kind not in "fbiu":
-            raise TypeError(f"{type(self).__name__}: the input must hold real numbers, got {x.dtype}")
-        dtype = self.dtype
+        layer, dtype = type(self).__name__, self.dtype
         if dtype is None:
-            dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+            return as_floats(layer, x=x)[0]
+        x = as_array(layer, "x", x)
+        if x.dtype.kind not in "fbiu":
+            raise TypeError(f"{layer}: the input must hold real numbers, got {x.dtype}")
         return x.astype(dtype, copy=False)
 
     # --- mode

@@ -73,10 +73,7 @@ def prepare_prelu(x: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
 def prepare_rows(op: str, x: Any, dim: Any) -> tuple[np.ndarray, int]:
     """x and `dim`, counted from the front."""
     (x,) = as_floats(op, x=x)
-    axis = axis_of(op, x, dim)
-    if x.shape[axis] == 0:
-        raise ShapeError(f"{op}: x must not be empty along dim {axis}, got shape {x.shape}")
-    return x, axis
+    return x, axis_of(op, x, dim)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -186,7 +183,7 @@ def prelu_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
 
 def softmax_reference(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, Any]:
     x, axis = prepare_rows(op, x, dim)
-    logs = [naive_log_softmax(row) for row in as_rows(op, x, axis).tolist()]
+    logs = [naive_log_softmax(row) for row in as_rows(op, x, axis).tolist()] if x.size else []
     ys = logs if op == "log_softmax" else [[math.exp(value) for value in row] for row in logs]
     return from_rows(np.array(ys, x.dtype), x.shape, axis), (logs, axis)
 
@@ -202,7 +199,7 @@ def naive_log_softmax(row: Sequence[float]) -> list[float]:
 def softmax_reference_backward(op: str, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
     logs, axis = saved
     dxs = []
-    for row, ds in zip(logs, as_rows(op, dy, axis).tolist(), strict=True):
+    for row, ds in zip(logs, as_rows(op, dy, axis).tolist() if dy.size else [], strict=True):
         ps = [math.exp(value) for value in row]
         if op == "log_softmax":
             total = sum(ds)
@@ -338,6 +335,8 @@ class SavedRows(NamedTuple):
 def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
     x, axis = prepare_rows(op, x, dim)
     table = as_rows(op, x, axis)
+    if not x.size:
+        return np.empty(x.shape, x.dtype), SavedRows(table, np.empty(0), x.shape, axis)
     y = allocate(op, table.shape, x.dtype)
     if op == "log_softmax":
         log_sums = row_log_sums(op, table)
@@ -359,9 +358,10 @@ def softmax_backward(op: str, dy: np.ndarray, saved: SavedRows, needs: tuple[boo
     table, log_sums, shape, axis = saved
     dy_rows = as_rows(op, dy, axis)
     dx = allocate(op, table.shape, table.dtype)
-    rows.softmax_backward(
-        dy_rows, table, log_sums, dx, op == "log_softmax", runtime.threads_for(WORK * dx.nbytes)
-    )  # fmt: skip
+    if dx.size:
+        rows.softmax_backward(
+            dy_rows, table, log_sums, dx, op == "log_softmax", runtime.threads_for(WORK * dx.nbytes)
+        )  # fmt: skip
     return (from_rows(dx, shape, axis),)
 
 

@@ -19,7 +19,6 @@ the others:
 from __future__ import annotations
 
 import math
-import operator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,8 +26,8 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
-from fastconv.arrays import as_floats
-from fastconv.errors import ShapeError
+from fastconv.arrays import as_array, as_floats
+from fastconv.errors import ShapeError, integer
 from fastconv.ops.activation import WORK, naive_log_softmax, naive_sigmoid, naive_softplus, row_log_sums
 from fastconv.ops.common import (
     Order,
@@ -72,8 +71,8 @@ def prepare(
 ) -> Arguments:
     need_reduction(op, reduction)
     smoothing = number(op, "label_smoothing", label_smoothing, 0, 1)
-    x, target = _array(op, "x", x), _array(op, "target", target)
-    if op == "cross_entropy" and target.ndim == x.ndim:
+    indices = as_array(op, "target", target)
+    if op == "cross_entropy" and indices.ndim == as_array(op, "x", x).ndim:
         x, target, weight = as_floats(op, x=x, target=target, weight=weight)
         classes = need_channels(op, x)
         if target.shape != x.shape:
@@ -82,14 +81,7 @@ def prepare(
         return Arguments(x, target, True, None, weight, smoothing)
     x, weight = as_floats(op, x=x, weight=weight)
     need_entries(op, "class", (need_channels(op, x),), weight=weight)
-    return Arguments(x, *_indices(op, target, x.shape, ignore_index), weight, smoothing)
-
-
-def _array(op: str, name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ShapeError(f"{op}: {name} must be a rectangular array, got rows of different lengths") from None
+    return Arguments(x, *_indices(op, indices, x.shape, ignore_index), weight, smoothing)
 
 
 def _indices(
@@ -101,10 +93,7 @@ def _indices(
         raise TypeError(f"{op}: target must hold class indices (integers), got {target.dtype}")
     if target.shape != (shape[0], *shape[2:]):
         raise ShapeError(f"{op}: target must have shape {(shape[0], *shape[2:])} for x {shape}, got {target.shape}")
-    try:
-        ignored = operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"{op}: ignore_index must be an integer, got {ignore_index!r}") from None
+    ignored = integer(op, "ignore_index", ignore_index)
     classes = shape[1]
     indices = np.array(target, np.int64, order="C").reshape(-1)
     if not indices.size:
