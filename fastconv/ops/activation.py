@@ -31,7 +31,7 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_floats, channels_last, logical
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.ops.common import (
     Order,
     Rows,
@@ -73,7 +73,10 @@ def prepare_prelu(x: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
 def prepare_rows(op: str, x: Any, dim: Any) -> tuple[np.ndarray, int]:
     """x and `dim`, counted from the front."""
     (x,) = as_floats(op, x=x)
-    return x, axis_of(op, x, dim)
+    axis = axis_of(op, x, dim)
+    if axis and x.shape[axis] == 0:
+        raise ShapeError(f"{op}: x must not be empty along dim {axis}, got shape {x.shape}")
+    return x, axis
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -262,7 +265,8 @@ def selu(run: Run, x: Any) -> tuple[np.ndarray, Any]:
 
 def gelu(run: Run, x: Any, *, approximate: str = "none") -> tuple[np.ndarray, Any]:
     if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate must be none or tanh, got {approximate!r}")
+        meant = nearest(approximate, ("none", "tanh"))
+        raise ValueError(f"gelu: approximate must be none or tanh, got {approximate!r}{meant}")
     return run("gelu", GELU if approximate == "none" else GELU_TANH, x)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers, lifted, remembered
@@ -59,7 +59,8 @@ def prepare(
     if b is not None and b.shape != w.shape[:1]:
         raise ShapeError(f"{op}: b must have one entry per filter, shape ({len(w)},), got {b.shape}")
     if algorithm not in engine.ALGORITHMS:
-        raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
+        names, meant = ", ".join(engine.ALGORITHMS), nearest(algorithm, engine.ALGORITHMS)
+        raise ValueError(f"{op}: algorithm must be one of {names}, got {algorithm!r}{meant}")
     require_array(op, (x.shape[0], w.shape[0], *output), x.itemsize)
     return Arguments(x, w, b, window, groups, output)
 

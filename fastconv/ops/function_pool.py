@@ -59,7 +59,8 @@ def apply(function: Function, values: np.ndarray, shape: tuple[int, ...], what: 
     if result.dtype.kind not in "fbiu":
         raise TypeError(f"{OP}: {what} must return real numbers, got {result.dtype}")
     if result.shape != shape:
-        raise ShapeError(f"{OP}: {what} must return an array of shape {shape}, got {result.shape}")
+        instead = "; it must reduce the last axis alone, as windows.max(axis=-1)" if what == "function" else ""
+        raise ShapeError(f"{OP}: {what} must return an array of shape {shape}, got {result.shape}{instead}")
     return result
 
 

@@ -49,9 +49,7 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
     need_axes(OP, "w", w, "K C R S H' W'")
     if w.shape[1] != x.shape[1]:
         raise ShapeError(f"{OP}: w must have as many channels as x, got w {w.shape} and x {x.shape}")
-    window = Window.parse(OP, x.shape[2:], w.shape[2:4], stride, padding, dilation)
-    if any(up > 1 for up in window.up):
-        raise TypeError(f"{OP}: stride must be an integer, got {stride!r}")
+    window = Window.parse(OP, x.shape[2:], w.shape[2:4], stride, padding, dilation, rational=False)
     output = window.output(x.shape[2:])
     if w.shape[4:] != output:
         raise ShapeError(

@@ -27,7 +27,7 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_array, as_floats
-from fastconv.errors import ShapeError, integer
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops.activation import WORK, naive_log_softmax, naive_sigmoid, naive_softplus, row_log_sums
 from fastconv.ops.common import (
     Order,
@@ -54,7 +54,8 @@ Gradients = tuple["np.ndarray | None", ...]
 
 def need_reduction(op: str, reduction: Any) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        names, meant = ", ".join(REDUCTIONS), nearest(reduction, REDUCTIONS)
+        raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}{meant}")
 
 
 class Arguments(NamedTuple):

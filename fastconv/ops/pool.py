@@ -28,7 +28,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, planes, prepare_input, unlift
+from fastconv.ops.spatial import Ints, flag, gradient_to_x, planes, prepare_input, unlift
 from fastconv.window import Window, remembered
 from fastconv.workspace import allocate, require, require_array
 
@@ -55,8 +55,7 @@ def prepare(
 ) -> Arguments:  # fmt: skip
     """Check everything that can be wrong with a call of a pool with a sliding window."""
     x = prepare_input(op, x, int(op[-2]))
-    for name, value in flags.items():
-        need_flag(op, name, value)
+    flags = {name: flag(op, name, value) for name, value in flags.items()}
     window, output = windows_of(
         op, x.shape[2:], kernel_size, kernel_size if stride is None else stride, padding, dilation, flags["ceil_mode"]
     )
@@ -69,9 +68,7 @@ def windows_of(
     op: str, spatial: Ints, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, Ints]:
     """The window and the output's spatial shape."""
-    window = Window.parse(op, spatial, kernel_size, stride, padding, dilation, ceil_mode)
-    if any(up > 1 for up in window.up):
-        raise TypeError(f"{op}: stride must be an integer, got {stride!r}")
+    window = Window.parse(op, spatial, kernel_size, stride, padding, dilation, ceil_mode, rational=False)
     for axis, (size, around) in enumerate(zip(window.kernel, window.padding, strict=True)):
         if max(around) > size // 2:
             raise ShapeError(

@@ -25,11 +25,11 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import resampling
 from fastconv.arrays import channels_last
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.ops.common import number
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import gradient_to_x, need_flag, planes, prepare_input
-from fastconv.window import integers
+from fastconv.ops.spatial import flag, gradient_to_x, planes, prepare_input
+from fastconv.window import integers, per_axis
 from fastconv.workspace import allocate, require, require_array
 
 OP = "resize"
@@ -58,8 +58,8 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
     spatial = x.shape[2:]
     count = len(spatial)
     if mode not in MODES:
-        raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    need_flag(OP, "align_corners", align_corners)
+        raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}{nearest(mode, MODES)}")
+    align_corners = flag(OP, "align_corners", align_corners)
     if mode == "cubic" and count != 2:
         raise ShapeError(f"{OP}: cubic must have 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
     if mode == "nearest" and align_corners:
@@ -82,14 +82,12 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
         if mode == "linear" and m == n:
             axes.append(Axis(n, m, 1.0, "nearest", False))
         else:
-            axes.append(Axis(n, m, ratio, mode, bool(align_corners)))
+            axes.append(Axis(n, m, ratio, mode, align_corners))
     return x, tuple(axes)
 
 
 def factors(scale: Any, count: int) -> tuple[float, ...]:
-    entries = tuple(scale) if isinstance(scale, tuple | list | np.ndarray) and np.ndim(scale) else (scale,) * count
-    if len(entries) != count:
-        raise ShapeError(f"{OP}: scale must be one number or {count} of them, got {len(entries)}: {scale!r}")
+    entries = per_axis(OP, "scale", scale, count)
     for entry in entries:
         if not 0 < number(OP, "scale", entry) < math.inf:
             raise ShapeError(f"{OP}: scale must be positive and finite, got {entry!r}")
