@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["FormatError", "ShapeError", "integer", "nearest"]
+__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "nearest"]
 
 
 class ShapeError(ValueError):
@@ -24,14 +24,21 @@ def integer(op: str, name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        if getattr(value, "dtype", None) == bool and not value.ndim:
+        if is_numpy_bool(value):
             return int(value)
         whole = isinstance(value, float) and value.is_integer()
         instead = f"; write {int(value)}" if whole else ""
         raise TypeError(f"{op}: {name} must be an integer, got {value!r}{instead}") from None
 
 
+def is_numpy_bool(value: Any) -> bool:
+    """Whether it is one of NumPy's bools, as a scalar or a 0-d array."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and dtype.kind == "b" and not value.ndim
+
+
 def nearest(word: Any, words: Iterable[str]) -> str:
     """The end of a message about a word that is none of `words`: which of them may have been meant, "" for none."""
-    found = difflib.get_close_matches(str(word)[:100], list(words), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    folded = {each.casefold(): each for each in words}
+    found = difflib.get_close_matches(str(word)[:100].casefold(), list(folded), 1)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""

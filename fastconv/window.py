@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv.errors import ShapeError, integer, nearest
 
-__all__ = ["Window", "fitting", "integers", "lifted", "pairs", "per_axis", "remembered"]
+__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "lifted", "pairs", "per_axis", "remembered"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -63,12 +63,12 @@ def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
 
 def pairs(op: str, name: str, value: Any, ndim: int) -> Pairs:
     """`value` (int, tuple of ints, or tuple of (before, after)) as `ndim` pairs of ints >= 0."""
-    if _is_sequence(value) and len(value) == 2 * ndim and not any(map(_is_sequence, value)):
+    if is_sequence(value) and len(value) == 2 * ndim and not any(map(is_sequence, value)):
         flat = tuple(value)  # as torch.nn.functional.pad takes it, the last axis first
         written = tuple((flat[at], flat[at + 1]) for at in range(2 * ndim - 2, -1, -2))
         raise ShapeError(
-            f"{op}: {name} must be one number, {ndim} of them or ((before, after), …) for {ndim} axes, got "
-            f"{len(value)} numbers: {value!r}; in the order of torch.nn.functional.pad that is {written}"
+            f"{op}: {name} must be one number, {ndim} of them or a pair for each, ((before, after), …), got "
+            f"{len(value)}: {value!r}; if they are in torch.nn.functional.pad's order, write {written}"
         )
     result = []
     for entry in per_axis(op, name, value, ndim):
@@ -77,13 +77,13 @@ def pairs(op: str, name: str, value: Any, ndim: int) -> Pairs:
     return tuple(result)
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", 1) != 0
 
 
 def per_axis(op: str, name: str, value: Any, count: int) -> tuple[Any, ...]:
-    """`value` as one entry for each of `count` axes: a sequence of them, or what holds for all, in a sequence or not."""
-    entries = tuple(value) if _is_sequence(value) else (value,)
+    """`value` as one entry for each of `count` axes: a sequence of them, or what holds for all of them, bare or not."""
+    entries = tuple(value) if is_sequence(value) else (value,)
     if len(entries) == 1:
         return entries * count
     if len(entries) != count:
@@ -98,14 +98,14 @@ def _integer(op: str, name: str, value: Any, minimum: int) -> int:
     return number
 
 
-def _fractions(op: str, stride: Any, ndim: int) -> list[Fraction]:
+def _ratios(op: str, stride: Any, ndim: int, rational: bool) -> list[Fraction]:
     result = []
     for entry in per_axis(op, "stride", stride, ndim):
-        if isinstance(entry, float | np.floating) and 0 < entry < LARGEST and not float(entry).is_integer():
+        if rational and isinstance(entry, float | np.floating) and 0 < entry < LARGEST and entry % 1:
             ratio = Fraction(float(entry)).limit_denominator(1000)
             instead = f"; write {ratio!r}" if ratio else ""
             raise TypeError(f"{op}: stride must be an integer, got {entry!r}{instead}")
-        if not isinstance(entry, Fraction):
+        if not isinstance(entry, Fraction) or (entry.denominator > 1 and not rational):
             entry = Fraction(_integer(op, "stride", entry, 1))
         if entry <= 0:
             raise ShapeError(f"{op}: stride must be positive, got {entry}")
@@ -166,7 +166,7 @@ class Window:
         ndim = len(spatial)
         sizes = integers(op, "kernel_size", kernel, ndim, 1)
         steps = integers(op, "dilation", dilation, ndim, 1)
-        ratios = _fractions(op, stride, ndim) if rational else [*map(Fraction, integers(op, "stride", stride, ndim, 1))]
+        ratios = _ratios(op, stride, ndim, rational)
         strides = tuple(ratio.numerator for ratio in ratios)
         ups = tuple(ratio.denominator for ratio in ratios)
         lengths = [(n - 1) * up + 1 if n else 0 for n, up in zip(spatial, ups, strict=True)]
@@ -228,14 +228,22 @@ class Window:
         )
 
 
-def fitting(op: str, ndim: int, kernel: Any, stride: Any = 1, dilation: Any = 1) -> Ints:
+def fitting(op: str, ndim: int, kernel: Any, stride: Any = 1, dilation: Any = 1, *, rational: bool = True) -> Ints:
     """The spatial shape of an input that such a window fits in, whatever its padding: a whole number of strides.
 
-    What no such input can be given is refused for all: layers ask so when they are made.
+    What is refused for this input is refused for every one; so a layer is checked when it is made.
     """
     sizes, steps = integers(op, "kernel_size", kernel, ndim, 1), integers(op, "dilation", dilation, ndim, 1)
-    strides = [ratio.numerator for ratio in _fractions(op, stride, ndim)]
-    return tuple(-(-((k - 1) * d + 1) // s) * s for k, d, s in zip(sizes, steps, strides, strict=True))
+    ratios = _ratios(op, stride, ndim, rational)
+    return tuple(
+        -(-((k - 1) * d + 1) // ratio.numerator) * ratio.numerator
+        for k, d, ratio in zip(sizes, steps, ratios, strict=True)
+    )
+
+
+def count_axes(*values: Any) -> int:
+    """How many spatial axes options speak of that need not say: the longest's entries, of plain numbers 1."""
+    return min(AXES, max(len(value) if is_sequence(value) else 1 for value in values))
 
 
 lifted = lru_cache(maxsize=1024)(Window.lift)

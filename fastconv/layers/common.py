@@ -10,18 +10,16 @@ import numpy as np
 from fastconv import random
 from fastconv.workspace import require
 
-__all__ = ["only_defaults", "uniform", "uniform_array"]
+__all__ = ["need_default", "uniform", "uniform_array"]
 
 CHUNK = 1 << 16  # weights drawn at a time: NumPy draws float64, of which no second array shall be as large
 
 
-def only_defaults(layer: str, given: dict[str, Any], **allowed: Any) -> None:
-    """TypeError unless every keyword in `given` is one of torch's for this layer, at its default."""
+def need_default(layer: str, default: Any, **given: Any) -> None:
+    """TypeError unless torch's arguments that have no meaning here are at their default."""
     for name, value in given.items():
-        if name not in allowed:
-            raise TypeError(f"{layer}: unexpected keyword argument {name!r}")
-        if value != allowed[name]:
-            raise TypeError(f"{layer}: {name} is accepted at its default {allowed[name]!r} only, got {value!r}")
+        if value is not default and (default is None or isinstance(value, np.ndarray) or value != default):
+            raise TypeError(f"{layer}: {name} is accepted at its default {default!r} only, got {value!r}")
 
 
 def uniform_array(layer: str, shape: tuple[int, ...], bound: float, generator: np.random.Generator) -> np.ndarray:

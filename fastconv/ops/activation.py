@@ -31,7 +31,7 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_floats, channels_last, logical
-from fastconv.errors import ShapeError, nearest
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops.common import (
     Order,
     Rows,
@@ -77,6 +77,10 @@ def prepare_rows(op: str, x: Any, dim: Any) -> tuple[np.ndarray, int]:
     if axis and x.shape[axis] == 0:
         raise ShapeError(f"{op}: x must not be empty along dim {axis}, got shape {x.shape}")
     return x, axis
+
+
+def check_rows(op: str, *, dim: Any = 1) -> None:
+    integer(op, "dim", dim)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -247,6 +251,10 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
 Run = Callable[..., tuple[np.ndarray, Any]]
 
 
+def check(face: Callable[..., Any], **options: Any) -> None:
+    face(lambda *_: None, None, **options)
+
+
 def relu(run: Run, x: Any) -> tuple[np.ndarray, Any]:
     return run("relu", RELU, x)
 
@@ -376,6 +384,7 @@ for _face in (relu, leaky_relu, elu, selu, gelu, silu, sigmoid, tanh, softplus, 
         backward=partial(fast_backward, _face.__name__),
         reference=partial(_face, naive),
         reference_backward=naive_backward,
+        check=partial(check, _face),
     )
 add("prelu", prelu, prelu_backward, prelu_reference, prelu_reference_backward)
 for _name in ("softmax", "log_softmax"):
@@ -385,4 +394,5 @@ for _name in ("softmax", "log_softmax"):
         backward=partial(softmax_backward, _name),
         reference=partial(softmax_reference, _name),
         reference_backward=partial(softmax_reference_backward, _name),
+        check=partial(check_rows, _name),
     )

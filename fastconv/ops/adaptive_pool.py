@@ -55,6 +55,11 @@ def sizes(op: str, spatial: Ints, output_size: Any) -> Ints:
     return integers(op, "output_size", kept, len(spatial), 1)
 
 
+def check(op: str, output_size: Any, *, return_indices: Any = False) -> None:
+    sizes(op, (1,) * int(op[-2]), output_size)
+    flag(op, "return_indices", return_indices)
+
+
 # --- reference -------------------------------------------------------------------------------------------------------
 
 
@@ -124,4 +129,5 @@ for _axes in ("1d", "2d", "3d"):
             backward=gradient_to_x(partial(_backward, _name)),
             reference=partial(_reference, _name),
             reference_backward=gradient_to_x(_reference_backward),
+            check=partial(check, _name),
         )

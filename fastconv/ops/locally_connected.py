@@ -24,7 +24,7 @@ from fastconv.arrays import as_floats, channels_last, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window
+from fastconv.window import Window, fitting
 from fastconv.workspace import allocate, require
 
 OP = "locally_connected2d"
@@ -65,6 +65,12 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
     if max(image, result) > LONGEST:
         raise ShapeError(f"{OP}: an image must have at most {LONGEST:,} elements, got {image:,} and {result:,} of y")
     return Arguments(x, w, b, window.tight(OP, output), output)
+
+
+def check(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> None:
+    """Raise what `prepare` raises for any x, of the kernel of w."""
+    spatial = fitting(OP, 2, kernel, stride, dilation, rational=False)
+    Window.parse(OP, spatial, kernel, stride, padding, dilation, rational=False)
 
 
 def padded_spatial(x: np.ndarray, window: Window) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ class Op:
     backward(dy, saved, needs) -> a gradient per positional argument of `forward`, None where there is none or where
     `needs` (a bool per positional argument) says that nobody asks for it.
     reference, reference_backward: the same, in naive loops.
+    check(**options): raises what a call with these options raises whatever the arrays; layers ask when they are made.
     """
 
     name: str
@@ -31,14 +32,22 @@ class Op:
     backward: Backward
     reference: Forward | None = None
     reference_backward: Backward | None = None
+    check: Callable[..., Any] | None = None
 
 
 OPS: dict[str, Op] = {}
 
 
-def add(name: str, forward: Forward, backward: Backward, reference: Forward, reference_backward: Backward) -> None:
+def add(
+    name: str,
+    forward: Forward,
+    backward: Backward,
+    reference: Forward,
+    reference_backward: Backward,
+    check: Callable[..., Any] | None = None,
+) -> None:
     """List one of fastconv's own operations."""
-    OPS[name] = Op(name, forward, backward, reference, reference_backward)
+    OPS[name] = Op(name, forward, backward, reference, reference_backward, check)
 
 
 def register(

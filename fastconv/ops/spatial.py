@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.arrays import as_floats, logical, need_axes
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, is_numpy_bool
 from fastconv.ops.naive import as_lists
 from fastconv.ops.registry import Backward
 
@@ -34,7 +34,7 @@ def prepare_input(op: str, x: Any, ndim: int | None = None) -> np.ndarray:
 
 def flag(op: str, name: str, value: Any) -> bool:
     """`value`, Python's or NumPy's True or False, as Python's."""
-    if isinstance(value, bool) or (getattr(value, "dtype", None) == bool and not value.ndim):
+    if isinstance(value, bool) or is_numpy_bool(value):
         return bool(value)
     raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
 
