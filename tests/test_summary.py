@@ -223,7 +223,7 @@ def test_the_command_reads_a_runs_folder(capsys, tmp_path):
     [
         (("nope",), "no net or run folder is called 'nope'; nets: lenet5"),
         (("lenet5", "--input-shape", "1,1,3,3"), "lenet5: inputs of 3 x 3 are too small"),
-        (("lenet5", "--input-shape", "1,1,28"), "lenet5: size must be one number or 2 of them"),
+        (("lenet5", "--input-shape", "1,1,28"), "conv2d: x must have 4 axes (N C H W), got 3"),
         (("lenet5", "--input-shape", "1"), "--input-shape must be N,C and the spatial sizes, got 1"),
         (("lenet5", "--input-shape", "1,1,0,28"), "argument --input-shape: must be positive integers, got '1,1,0,28'"),
         (("lenet5", "--classes", "0"), "argument --classes: must be a positive integer"),
