@@ -210,4 +210,5 @@ class Function(OpLayer):
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
         self.op = name
-        self.configure(**options)
+        self.check(**options)
+        self._options = options

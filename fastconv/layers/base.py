@@ -307,7 +307,7 @@ class OpLayer(Layer):
     def configure(self, **options: Any) -> None:
         """Set the operation's keyword arguments; raises what every call with them would raise."""
         self.check(**options)
-        self._options = options
+        self._options = {name: _plain(value) for name, value in options.items()}
 
     def check(self, **options: Any) -> None:
         """Raise what every call of the operation with these options raises."""

@@ -18,7 +18,7 @@ CHUNK = 1 << 16  # weights drawn at a time: NumPy draws float64, of which no sec
 def need_default(layer: str, default: Any, **given: Any) -> None:
     """TypeError unless torch's arguments that have no meaning here are at their default."""
     for name, value in given.items():
-        if value is not default and (default is None or getattr(value, "ndim", 0) or value != default):
+        if value is not default and (default is None or np.ndim(value) or value != default):
             raise TypeError(f"{layer}: {name} is accepted at its default {default!r} only, got {value!r}")
 
 

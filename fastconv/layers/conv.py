@@ -71,9 +71,9 @@ class _Conv(OpLayer):
         conv.check(self.op, shape, stride, padding, dilation, groups, algorithm)
         self.weight, generator, bound = uniform(layer, shape, math.prod(shape[1:]), rng)
         self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
-        self._options = {
-            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm,
-        }  # fmt: skip
+        self.configure(
+            stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm,
+        )  # fmt: skip
 
 
 class Conv1d(_Conv):
@@ -125,10 +125,10 @@ class _ConvTranspose(OpLayer):
         fan_in = math.prod(shape[1:])  # torch's, for a weight of this shape
         self.weight, generator, bound = uniform(layer, shape, fan_in, rng)
         self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
-        self._options = {
-            "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
-            "dilation": dilation,
-        }  # fmt: skip
+        self.configure(
+            stride=stride, padding=padding, output_padding=output_padding, groups=groups,
+            dilation=dilation,
+        )  # fmt: skip
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -189,7 +189,7 @@ class LocallyConnected2d(OpLayer):
         weight = uniform_array(layer, (*output, filters, *kernel, inputs), bound, generator)
         self.weight = weight.transpose(2, 5, 3, 4, 0, 1)
         self.bias = uniform_array(layer, (filters, *output), bound, generator) if bias else None
-        self._options = {"stride": stride, "padding": padding, "dilation": dilation}
+        self.configure(stride=stride, padding=padding, dilation=dilation)
 
 
 class Linear(OpLayer):
