@@ -192,6 +192,24 @@ def test_the_command_knows_every_model(capsys, name):
     assert data["parameters"] == sum(row["parameters"] for row in data["layers"])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, shape: net.summary(shape),
+        fc.explain,
+        fc.analysis.output_shape,
+        fc.analysis.receptive_field,
+    ],
+)
+def test_a_missing_batch_axis_is_named(call):
+    net = fc.Sequential(fc.Conv2d(1, 2, 3, rng=0), fc.ReLU())
+    message = r": input_shape must be \(N, C, …\), got \(1, 8, 8\); with the batch axis it is \(1, 1, 8, 8\)$"
+    with pytest.raises(fc.ShapeError, match=message):
+        call(net, (1, 8, 8))
+    with pytest.raises(fc.ShapeError, match=r"conv2d: w must have as many channels as x has per group"):
+        call(net, (1, 3, 8, 8))  # a batch axis more does not help
+
+
 def test_the_command_prints_the_table(capsys):
     status, out, _ = call(capsys, "lenet5", "--input-shape", "2,3,32,40", "--classes", 7)
     assert status == 0

@@ -276,3 +276,11 @@ def test_what_is_not_there():
     with pytest.raises(AttributeError, match=r"'fastconv.functional' has no attribute 'nothing'"):
         _ = functional.nothing
     assert not hasattr(reference, "nothing")
+    for module, name, meant in (
+        (functional, "conv_2d", "conv2d"),
+        (functional, "interpolate", "resize"),
+        (fastconv, "Conv2D", "Conv2d"),
+        (fastconv, "trainer", "Trainer"),
+    ):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; .*'{meant}'"):
+            getattr(module, name)
