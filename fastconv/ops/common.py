@@ -35,7 +35,7 @@ __all__ = [
 def number(op: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` (any real number, 0-d arrays too) as a float between `low` and `high`, both allowed."""
     try:
-        if isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value):
+        if type(value) is not float and (isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value)):
             raise TypeError
         result = float(value)
     except (TypeError, ValueError, OverflowError):

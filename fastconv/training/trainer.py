@@ -482,7 +482,8 @@ class Trainer:
         iterable must yield the batches of an epoch as it did before).
 
         functions   {name: function} for what the file names and fastconv does not know: a pair (forward, backward) is
-                    registered as an operation (see `fastconv.register`), anything else is an augmentation
+                    registered as an operation (see `fastconv.register`; it replaces one of that name), anything else is
+                    an augmentation
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
         rebuilt from data, out of fastconv's own layers. Raises FormatError for any other file, and OSError.
