@@ -19,7 +19,7 @@ from typing import Any
 from fastconv import functional, reference
 from fastconv.autograd import vjp
 from fastconv.engine.precision import get_precision, precision, set_precision
-from fastconv.errors import FormatError, ShapeError
+from fastconv.errors import FormatError, ShapeError, nearest
 from fastconv.layers import *  # noqa: F403
 from fastconv.layers import __all__ as _layers
 from fastconv.ops import register
@@ -43,7 +43,8 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
 
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
-        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+        meant = "" if name.startswith("_") else nearest(name, __dir__())
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}{meant}")
     import importlib
 
     module, attribute = _LATE[name]

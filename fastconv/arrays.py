@@ -18,6 +18,7 @@ from fastconv.workspace import UNCHECKED, allocate, require_array
 
 __all__ = [
     "add_bias",
+    "as_array",
     "as_floats",
     "channel_sums",
     "channels_last",
@@ -37,36 +38,56 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def as_floats(op: str, **arrays: Any) -> list[Any]:
     """The arrays as ndarrays of one float type, in the order given (None stays None); names go into the messages.
 
-    float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. Raises
-    TypeError for float32 beside float64, for what holds no real numbers and for a first array that is None, ShapeError
-    for rows of different lengths, MemoryError for an array whose elements would not fit this process's memory (a
-    zero-stride view, say).
+    float32 and float64 stay; float16, integers and bools become the other arrays' float type, or float32. So do Python
+    numbers and lists of them, whatever stands beside them (NEP 50's weak scalars), and NumPy's scalars and 0-d arrays
+    where an array with axes has a float type. Raises TypeError for float32 beside float64, for what holds no real
+    numbers and for a first array that is None, ShapeError for rows of different lengths, MemoryError for an array whose
+    elements would not fit this process's memory (a zero-stride view, say).
     """
     given = list(arrays.values())
     if _ready(given):
         return given
-    found: dict[np.dtype, str] = {}
+    found: dict[int, dict[np.dtype, str]] = {_AXES: {}, _SCALAR: {}, _WEAK: {}}
     result: list[Any] = []
-    for name, array in arrays.items():
-        if array is None and not result:
+    for name, value in arrays.items():
+        if value is None and not result:
             raise TypeError(f"{op}: {name} must hold real numbers, got None")
-        if array is not None:
-            try:
-                array = np.asarray(array)
-            except ValueError:
-                raise ShapeError(f"{op}: {name} must be a rectangular array, got rows of different lengths") from None
+        array = None
+        if value is not None:
+            array = as_array(op, name, value)
             dtype = array.dtype.newbyteorder("=")
             if dtype in _FLOATS:
-                found.setdefault(dtype, name)
+                found[_strength(value)].setdefault(dtype, name)
             elif dtype.kind not in "biu" and dtype != np.float16:
                 raise TypeError(f"{op}: {name} must hold real numbers (float32 or float64 best), got {array.dtype}")
             require_array(op, array.shape, max(4, dtype.itemsize))
         result.append(array)
-    if len(found) > 1:
-        (first, a), (second, b) = found.items()
+    deciding = found[_AXES] or found[_SCALAR]
+    if len(deciding) > 1:
+        (first, a), (second, b) = deciding.items()
         raise TypeError(f"{op}: {a} is {first} and {b} is {second}; arrays must share one float type (use astype)")
-    dtype = next(iter(found), _FLOATS[0])
+    dtype = next(iter(deciding), _FLOATS[0])
     return [None if array is None else array.astype(dtype, copy=not array.flags.aligned) for array in result]
+
+
+_AXES, _SCALAR, _WEAK = range(3)  # whose float type decides: the first's that has one, never the last's
+
+
+def _strength(value: Any) -> int:
+    """Of a list the strongest of what is in it."""
+    if isinstance(value, list | tuple):
+        return min(map(_strength, value), default=_WEAK)
+    if isinstance(value, bool | int | float) and not isinstance(value, np.generic):
+        return _WEAK
+    return _AXES if np.ndim(value) else _SCALAR
+
+
+def as_array(op: str, name: str, value: Any) -> np.ndarray:
+    """`value` as an ndarray of its own type; ShapeError for rows of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ShapeError(f"{op}: {name} must be a rectangular array, got rows of different lengths") from None
 
 
 def _ready(arrays: list[Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import functional, reference
+from fastconv.arrays import as_array
 from fastconv.errors import ShapeError
 from fastconv.ops.registry import OPS, Backward, Forward
 
@@ -72,7 +73,7 @@ def _accepted(function: Callable[..., Any]) -> tuple[int, int, frozenset[str]]:
 
 def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:
     """dy as an array of the output's shape and type."""
-    dy = np.asarray(dy)
+    dy = as_array(name, "dy", dy)
     if dy.shape != np.shape(values):
         raise ShapeError(f"{name}: dy must have the output's shape {np.shape(values)}, got {dy.shape}")
     if dy.dtype.kind not in "fbiu":

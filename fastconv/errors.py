@@ -3,7 +3,12 @@
 Every message is one line that names the operation (or the file), the rule that was broken and the numbers.
 """
 
-__all__ = ["FormatError", "ShapeError"]
+import difflib
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "nearest"]
 
 
 class ShapeError(ValueError):
@@ -12,3 +17,28 @@ class ShapeError(ValueError):
 
 class FormatError(ValueError):
     """A file that is not what its name, header or caller says; the message begins with the file's path."""
+
+
+def integer(op: str, name: str, value: Any) -> int:
+    """`value` as an int: Python's and NumPy's integers and bools, and 0-d arrays of them; TypeError for the rest."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if is_numpy_bool(value):
+            return int(value)
+        whole = isinstance(value, float) and value.is_integer()
+        instead = f"; write {int(value)}" if whole else ""
+        raise TypeError(f"{op}: {name} must be an integer, got {value!r}{instead}") from None
+
+
+def is_numpy_bool(value: Any) -> bool:
+    """Whether it is one of NumPy's bools, as a scalar or a 0-d array."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and dtype.kind == "b" and not value.ndim
+
+
+def nearest(word: Any, words: Iterable[str]) -> str:
+    """The end of a message about a word that is none of `words`: which of them may have been meant, "" for none."""
+    folded = {each.casefold(): each for each in words}
+    found = difflib.get_close_matches(str(word)[:100].casefold(), list(folded), 1)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""

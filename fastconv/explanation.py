@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastconv import runtime, trace, workspace
+from fastconv.analysis.trace import trace as follow
+from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import Sequential
 from fastconv.window import integers
@@ -105,7 +107,11 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
     with runtime.blas_held(), trace.listening(recorder.listen):
         for _ in range(1 + RUNS):
             recorder.begin()
-            y, saved = twin.forward(x, Context.of_step(twin, rng))
+            try:
+                y, saved = twin.forward(x, Context.of_step(twin, rng))
+            except ShapeError:
+                follow("explain", net, shape)  # says it where only the batch axis is missing
+                raise
             twin.backward(np.ones_like(y), saved, False)
     return Explanation(
         tuple(recorder.rows()), shape, x.dtype.name, runtime.get_num_threads(), trace.gemm_rate(x.dtype.name),

@@ -1,8 +1,10 @@
 """Every operation as a stateless function: torch.nn.functional's names and argument order, NumPy arrays in and out.
 
 Logical order is N, C, then the spatial axes. float32 and float64 are kept; float16, integers and bools become the other
-array's float type, or float32. Any strides are accepted and inputs are never modified. Each function has a naive twin
-of the same name and signature in `fastconv.reference`, and `fastconv.vjp` gives its gradients.
+array's float type, or float32. So do Python's numbers and lists of them: `cross_entropy(x, y, weight=[1.0, 2.0])` keeps
+x's type; NumPy's scalars give way to arrays. Any strides are accepted and inputs are never modified. What is given per
+spatial axis is one number, or a sequence of one or of as many as there are axes. Each function has a naive twin of the
+same name and signature in `fastconv.reference`, and `fastconv.vjp` gives its gradients.
 
 All of them raise ShapeError (a ValueError) for shapes and window parameters that do not fit, TypeError for arrays that
 hold no real numbers or for float32 beside float64, and MemoryError for what this process's memory could not hold.
@@ -17,8 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv.errors import nearest
 from fastconv.ops import OPS
 from fastconv.ops.registry import FUNCTIONS
+
+TORCHS = {"interpolate": "resize", "binary_cross_entropy_with_logits": "bce_with_logits"}  # torch's names that differ
 
 Array = np.ndarray
 Sizes = int | tuple[int, ...]
@@ -838,4 +843,5 @@ def __getattr__(name: str) -> Callable[..., Any]:
     try:
         return FUNCTIONS[name]
     except KeyError:
-        raise AttributeError(f"module 'fastconv.functional' has no attribute {name!r}") from None
+        meant = f"; it is {TORCHS[name]!r} here" if name in TORCHS else nearest(name, OPS)
+        raise AttributeError(f"module 'fastconv.functional' has no attribute {name!r}{meant}") from None

@@ -6,6 +6,8 @@ import operator
 
 import numpy as np
 
+from fastconv.errors import integer
+
 __all__ = ["as_generator", "default_generator", "manual_seed"]
 
 _generator = np.random.default_rng()
@@ -14,7 +16,7 @@ _generator = np.random.default_rng()
 def manual_seed(seed: int) -> None:
     """Seed what draws without an `rng` of its own: initial weights, and dropout outside a Trainer."""
     global _generator
-    _generator = np.random.default_rng(operator.index(seed))
+    _generator = np.random.default_rng(integer("manual_seed", "seed", seed))
 
 
 def default_generator() -> np.random.Generator:

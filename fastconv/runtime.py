@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-import operator
 import os
 import platform
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from fastconv import cgroup
+from fastconv.errors import integer
 
 __all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "simd_levels", "threads_for"]
 
+OMP_MOST = 1024  # threads that OMP_NUM_THREADS may ask for: more are a slip
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 
 
@@ -83,12 +85,21 @@ def _usable_cpus() -> int:
 
 
 def _initial_threads() -> int:
+    """By FASTCONV_NUM_THREADS, else by the first number of OMP_NUM_THREADS where it is one, else the CPUs."""
     text = os.environ.get("FASTCONV_NUM_THREADS", "").strip()
     if not text:
-        return _usable_cpus()
+        return _omp_threads() or _usable_cpus()
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"FASTCONV_NUM_THREADS must be a positive integer, got {text!r}")
     return int(text)
+
+
+def _omp_threads() -> int | None:
+    """What OMP_NUM_THREADS, a number or one per nested level, says of the outermost level; None where it says nothing
+    sensible: others read that variable too, so it is never an error."""
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    number = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+    return number if 1 <= number <= OMP_MOST else None
 
 
 _num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
@@ -97,17 +108,19 @@ _num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
 def set_num_threads(n: int) -> None:
     """Run the kernels on `n` threads from now on; results do not depend on it, to the last bit.
 
-    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1.
+    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1,
+    TypeError for what is no integer.
     """
     global _num_threads
-    n = operator.index(n)
+    n = integer("set_num_threads", "n", n)
     if n < 1:
         raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
     _num_threads = n if _blas_kernels.has_openmp() and not _forked else 1
 
 
 def get_num_threads() -> int:
-    """Threads that the kernels run on; default: the CPUs that this process may use (FASTCONV_NUM_THREADS overrides)."""
+    """Threads that the kernels run on: `set_num_threads`, else FASTCONV_NUM_THREADS, else OMP_NUM_THREADS (of a list
+    its first number), else the CPUs that this process may use."""
     return _num_threads
 
 

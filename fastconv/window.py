@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
-from fastconv.errors import ShapeError
+import numpy as np
 
-__all__ = ["Window", "integers", "lifted", "pairs", "remembered"]
+from fastconv.errors import ShapeError, integer, nearest
+
+__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "lifted", "pairs", "per_axis", "remembered"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -55,42 +56,56 @@ def _plain(values: tuple[Any, ...]) -> bool:
 
 
 def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
-    """`value` (an int, or a sequence of `ndim` of them) as a tuple of `ndim` ints, none below `minimum`."""
-    entries = _per_axis(op, name, value, ndim)
+    """`value` (an int, or a sequence of one or `ndim` of them) as a tuple of `ndim` ints, none below `minimum`."""
+    entries = per_axis(op, name, value, ndim)
     return tuple(_integer(op, name, entry, minimum) for entry in entries)
 
 
 def pairs(op: str, name: str, value: Any, ndim: int) -> Pairs:
     """`value` (int, tuple of ints, or tuple of (before, after)) as `ndim` pairs of ints >= 0."""
+    if is_sequence(value) and len(value) == 2 * ndim and not any(map(is_sequence, value)):
+        flat = tuple(value)  # as torch.nn.functional.pad takes it, the last axis first
+        written = tuple((flat[at], flat[at + 1]) for at in range(2 * ndim - 2, -1, -2))
+        raise ShapeError(
+            f"{op}: {name} must be one number, {ndim} of them or a pair for each, ((before, after), …), got "
+            f"{len(value)}: {value!r}; if they are in torch.nn.functional.pad's order, write {written}"
+        )
     result = []
-    for entry in _per_axis(op, name, value, ndim):
-        before, after = _per_axis(op, name, entry, 2)
+    for entry in per_axis(op, name, value, ndim):
+        before, after = per_axis(op, name, entry, 2)
         result.append((_integer(op, name, before, 0), _integer(op, name, after, 0)))
     return tuple(result)
 
 
-def _per_axis(op: str, name: str, value: Any, count: int) -> Sequence[Any]:
-    if isinstance(value, str) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
-        return (value,) * count
-    if len(value) != count:
-        raise ShapeError(f"{op}: {name} must be one number or {count} of them, got {len(value)}: {value!r}")
-    return tuple(value)
+def is_sequence(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", 1) != 0
+
+
+def per_axis(op: str, name: str, value: Any, count: int) -> tuple[Any, ...]:
+    """`value` as one entry for each of `count` axes: a sequence of them, or what holds for all of them, bare or not."""
+    entries = tuple(value) if is_sequence(value) else (value,)
+    if len(entries) == 1:
+        return entries * count
+    if len(entries) != count:
+        raise ShapeError(f"{op}: {name} must be one number or {count} of them, got {len(entries)}: {value!r}")
+    return entries
 
 
 def _integer(op: str, name: str, value: Any, minimum: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
+    number = integer(op, name, value)
     if number < minimum:
         raise ShapeError(f"{op}: {name} must be at least {minimum}, got {number}")
     return number
 
 
-def _fractions(op: str, stride: Any, ndim: int) -> list[Fraction]:
+def _ratios(op: str, stride: Any, ndim: int, rational: bool) -> list[Fraction]:
     result = []
-    for entry in _per_axis(op, "stride", stride, ndim):
-        if not isinstance(entry, Fraction):
+    for entry in per_axis(op, "stride", stride, ndim):
+        if rational and isinstance(entry, float | np.floating) and 0 < entry < LARGEST and entry % 1:
+            ratio = Fraction(float(entry)).limit_denominator(1000)
+            instead = f"; write {ratio!r}" if ratio else ""
+            raise TypeError(f"{op}: stride must be an integer, got {entry!r}{instead}")
+        if not isinstance(entry, Fraction) or (entry.denominator > 1 and not rational):
             entry = Fraction(_integer(op, "stride", entry, 1))
         if entry <= 0:
             raise ShapeError(f"{op}: stride must be positive, got {entry}")
@@ -140,16 +155,18 @@ class Window:
         padding: Any = 0,
         dilation: Any = 1,
         ceil_mode: bool = False,
+        *,
+        rational: bool = True,
     ) -> Window:
         """Parse what a user may write, for an input whose spatial shape is `spatial` ("same" depends on it).
 
-        Raises ShapeError for values out of range and for a window larger than the padded input, TypeError for what is
-        no number.
+        rational: whether a stride may be a Fraction. Raises ShapeError for values out of range and for a window larger
+        than the padded input, TypeError for what is no number.
         """
         ndim = len(spatial)
         sizes = integers(op, "kernel_size", kernel, ndim, 1)
         steps = integers(op, "dilation", dilation, ndim, 1)
-        ratios = _fractions(op, stride, ndim)
+        ratios = _ratios(op, stride, ndim, rational)
         strides = tuple(ratio.numerator for ratio in ratios)
         ups = tuple(ratio.denominator for ratio in ratios)
         lengths = [(n - 1) * up + 1 if n else 0 for n, up in zip(spatial, ups, strict=True)]
@@ -211,6 +228,24 @@ class Window:
         )
 
 
+def fitting(op: str, ndim: int, kernel: Any, stride: Any = 1, dilation: Any = 1, *, rational: bool = True) -> Ints:
+    """The spatial shape of an input that such a window fits in, whatever its padding: a whole number of strides.
+
+    What is refused for this input is refused for every one; so a layer is checked when it is made.
+    """
+    sizes, steps = integers(op, "kernel_size", kernel, ndim, 1), integers(op, "dilation", dilation, ndim, 1)
+    ratios = _ratios(op, stride, ndim, rational)
+    return tuple(
+        -(-((k - 1) * d + 1) // ratio.numerator) * ratio.numerator
+        for k, d, ratio in zip(sizes, steps, ratios, strict=True)
+    )
+
+
+def count_axes(*values: Any) -> int:
+    """How many spatial axes options speak of that need not say: the longest's entries, of plain numbers 1."""
+    return min(AXES, max(len(value) if is_sequence(value) else 1 for value in values))
+
+
 lifted = lru_cache(maxsize=1024)(Window.lift)
 
 
@@ -219,7 +254,8 @@ def _named_padding(op: str, name: str, lengths: Sequence[int], spans: Sequence[i
     if name == "valid":
         return ((0, 0),) * len(lengths)
     if name not in ("same", "same_lower"):
-        raise ShapeError(f'{op}: padding must be numbers, "valid", "same" or "same_lower", got {name!r}')
+        meant = nearest(name, ("valid", "same", "same_lower"))
+        raise ShapeError(f'{op}: padding must be numbers, "valid", "same" or "same_lower", got {name!r}{meant}')
     around = []
     for n, span, stride in zip(lengths, spans, strides, strict=True):
         total = max(0, (-(-n // stride) - 1) * stride + span - n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import resource
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from fastconv import cgroup
 from fastconv._ext import memory
+from fastconv.errors import integer
 
 __all__ = [
     "UNCHECKED", "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array",
@@ -36,7 +36,7 @@ def set_workspace_limit(nbytes: int) -> None:
     sums exact), the number of threads never does. Raises ValueError for a limit below 1.
     """
     global _limit
-    nbytes = operator.index(nbytes)
+    nbytes = integer("set_workspace_limit", "nbytes", nbytes)
     if nbytes < 1:
         raise ValueError(f"set_workspace_limit: the limit must be at least 1 byte, got {nbytes}")
     _limit = nbytes

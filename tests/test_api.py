@@ -61,45 +61,50 @@ FUNCTIONS = {
     "bce_with_logits": "x, target, *, reduction='mean'",
 }  # fmt: skip
 
-NORM = "num_features, eps=1e-5, momentum=0.1, affine={}, track_running_stats={}, *, bias=True"
-CONV_LAYER = "in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, *, rng=None"
+TORCHS = "device=None, dtype=None"
+NORM = f"num_features, eps=1e-5, momentum=0.1, affine={{0}}, track_running_stats={{0}}, {TORCHS}, *, bias=True"
+CONV_LAYER = "in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, "
 LAYER_ARGUMENTS = {
-    **each_of(("Conv…", CONV_LAYER)),
+    **each_of(("Conv…", f"{CONV_LAYER}padding_mode='zeros', {TORCHS}, *, rng=None")),
     **each_of((
         "ConvTranspose…",
         "in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, "
-        "dilation=1, *, rng=None",
+        f"dilation=1, padding_mode='zeros', {TORCHS}, *, rng=None",
     )),
     **each_of((
         "MaxPool…", "kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False",
     )),
-    **each_of(("AvgPool…", "kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True")),
+    **each_of((
+        "AvgPool…",
+        "kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None",
+    )),
     **each_of(("LpPool…", "norm_type, kernel_size, stride=None, ceil_mode=False")),
     **each_of(("AdaptiveAvgPool…", "output_size")),
-    **each_of(("AdaptiveMaxPool…", "output_size")),
+    **each_of(("AdaptiveMaxPool…", "output_size, return_indices=False")),
     "FunctionPool2d": "function, kernel_size, stride=None, padding=0, vjp=None",
     "NetworkPool2d": "network, kernel_size, stride=None, padding=0",
     "Downsample": "factor, phase=0",
     "Upsample": "factor, output_size=None",
-    "Resize": "size=None, scale_factor=None, mode='nearest', align_corners=None",
+    "Resize": "size=None, scale_factor=None, mode='nearest', align_corners=None, recompute_scale_factor=None",
     "LocallyConnected2d": "in_channels, out_channels, output_size, kernel_size, stride=1, padding=0, dilation=1, "
                           "bias=True, *, rng=None",
-    "Linear": "in_features, out_features, bias=True, *, rng=None",
+    "Linear": f"in_features, out_features, bias=True, {TORCHS}, *, rng=None",
     "Flatten": "start_dim=1, end_dim=-1",
-    **dict.fromkeys(("ReLU", "SELU", "SiLU", "Sigmoid", "Tanh", "Hardswish"), ""),
-    "LeakyReLU": "negative_slope=0.01",
-    "PReLU": "num_parameters=1, init=0.25",
-    "ELU": "alpha=1.0",
+    **dict.fromkeys(("ReLU", "SELU", "SiLU", "Hardswish"), "inplace=False"),
+    **dict.fromkeys(("Sigmoid", "Tanh"), ""),
+    "LeakyReLU": "negative_slope=0.01, inplace=False",
+    "PReLU": f"num_parameters=1, init=0.25, {TORCHS}",
+    "ELU": "alpha=1.0, inplace=False",
     "GELU": "approximate='none'",
     "Softplus": "beta=1.0, threshold=20.0",
     "Softmax": "dim=1",
     "LogSoftmax": "dim=1",
-    "Dropout": "p=0.5",
-    "Dropout2d": "p=0.5",
-    **each_of(("BatchNorm…", NORM.format(True, True))),
-    "InstanceNorm2d": NORM.format(False, False),
-    "GroupNorm": "num_groups, num_channels, eps=1e-5, affine=True, *, bias=True",
-    "LayerNorm": "normalized_shape, eps=1e-5, elementwise_affine=True, bias=True",
+    "Dropout": "p=0.5, inplace=False",
+    "Dropout2d": "p=0.5, inplace=False",
+    **each_of(("BatchNorm…", NORM.format(True))),
+    "InstanceNorm2d": NORM.format(False),
+    "GroupNorm": f"num_groups, num_channels, eps=1e-5, affine=True, {TORCHS}, *, bias=True",
+    "LayerNorm": f"normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, {TORCHS}",
     "LocalResponseNorm": "size, alpha=1e-4, beta=0.75, k=1.0",
     "Normalize": "mean, std",
     "Sequential": "*layers",
@@ -116,7 +121,7 @@ MODEL = "num_classes={}, in_channels={}, size={}, *, rng=None"
 NET = "self, "
 OTHERS = {  # dotted path: arguments
     "vjp": "function, /, *arrays, **options",
-    "register": "name, forward, backward",
+    "register": "name, forward, backward, *, replace=False",
     "value_and_grad": "net, loss, x, y",
     "manual_seed": "seed",
     "set_num_threads": "n",
@@ -233,9 +238,9 @@ FIRST = {  # what a layer must be given
     **each_of(("Conv…", (2, 3, 1))), **each_of(("ConvTranspose…", (2, 3, 1))), **each_of(("MaxPool…", (2,))),
     **each_of(("AvgPool…", (2,))), **each_of(("LpPool…", (2, 2))), **each_of(("AdaptiveAvgPool…", (2,))),
     **each_of(("AdaptiveMaxPool…", (2,))), **each_of(("BatchNorm…", (3,))), "Linear": (2, 3), "InstanceNorm2d": (3,),
-    "GroupNorm": (1, 3), "LayerNorm": (3,), "LocalResponseNorm": (2,),
+    "GroupNorm": (1, 3), "LayerNorm": (3,), "LocalResponseNorm": (2,), "Resize": (2,),
 }  # fmt: skip
-TORCHS = {
+MEANINGLESS = {
     "device": (None, "cpu"), "dtype": (None, "float64"), "inplace": (False, True), "padding_mode": ("zeros", "reflect"),
     "divisor_override": (None, 3), "return_indices": (False, True), "recompute_scale_factor": (None, True),
 }  # fmt: skip
@@ -253,7 +258,7 @@ OF_LAYERS = {  # torch's arguments of each layer, beside those in LAYER_ARGUMENT
 
 @pytest.mark.parametrize(("name", "argument"), [(name, a) for name, them in OF_LAYERS.items() for a in them])
 def test_torchs_arguments(name, argument):
-    default, other = TORCHS[argument]
+    default, other = MEANINGLESS[argument]
     layer = getattr(fc, name)
     layer(*FIRST.get(name, ()), **{argument: default})
     with pytest.raises(TypeError, match=f"{name}: {argument} is accepted at its default") as error:
@@ -270,16 +275,53 @@ def test_unknown_arguments(name):
         getattr(fc, name)(*given.get(name, ()), colour=1)
 
 
+def torchs_twin(torch, name):
+    twin = getattr(torch.nn, name.replace("LpPool", "LPPool").replace("Resize", "Upsample"), None)
+    return None if name in ("Upsample", "Sequential") else twin
+
+
+@pytest.mark.parametrize("name", LAYER_ARGUMENTS)
+def test_torchs_arguments_by_position(name):
+    """Every argument that PyTorch's layer takes by position stands in the same place here, with the same default."""
+    torch = pytest.importorskip("torch")
+    twin = torchs_twin(torch, name)
+    if twin is None:
+        return
+    by_position = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    theirs = [p for p in parameters(twin) if p[1] is by_position]
+    ours = [p for p in parameters(getattr(fc, name)) if p[1] is by_position]
+    assert [p[0] for p in ours[: len(theirs)]] == [p[0] for p in theirs]
+    defaults = [(q[2], p[2]) for p, q in zip(ours, theirs, strict=False) if p[0] != "dim"]  # there None means a guess
+    assert all(a == b for a, b in defaults)
+    given = list(FIRST.get(name, ()))
+    given += [ours[i][2] for i in range(len(given), len(ours))]  # all of them by position
+    layer = getattr(fc, name)(*given)
+    assert repr(getattr(fc, name)(**layer._arguments)) == repr(layer)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        getattr(fc, name)(*given, None)
+
+
+def test_a_convolution_by_position():
+    layer = fc.Conv2d(4, 6, 3, 1, 0, 1, 2, False, "zeros", None, None, rng=0)
+    np.testing.assert_array_equal(layer.weight, fc.Conv2d(4, 6, 3, groups=2, bias=False, rng=0).weight)
+    assert layer.bias is None
+    layer = fc.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2, False, 2, "zeros")
+    assert layer(np.zeros((1, 4, 5, 5))).shape == fc.ConvTranspose2d(
+        4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, bias=False, dilation=2
+    )(np.zeros((1, 4, 5, 5))).shape  # fmt: skip
+
+
 def test_torchs_arguments_are_all_known():
     """What PyTorch's layers take is ours, or in the tables above; at its default it changes nothing."""
     torch = pytest.importorskip("torch")
     for name in LAYERS:
-        twin = getattr(torch.nn, name.replace("LpPool", "LPPool").replace("Resize", "Upsample"), None)
-        if twin is None or name in ("Upsample", "Sequential"):
+        twin = torchs_twin(torch, name)
+        if twin is None:
             continue
         for parameter in inspect.signature(twin).parameters.values():
             if parameter.default is parameter.empty or parameter.name == "dim":  # there None means a guess
                 continue
-            getattr(fc, name)(*FIRST.get(name, ()), **{parameter.name: parameter.default})
+            if parameter.name not in ("size", "scale_factor"):  # one of the two must be given
+                getattr(fc, name)(*FIRST.get(name, ()), **{parameter.name: parameter.default})
             ours = parameter.name in inspect.signature(getattr(fc, name).__init__).parameters
             assert ours or parameter.name in OF_LAYERS.get(name, ()), (name, parameter.name)

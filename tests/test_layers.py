@@ -224,6 +224,188 @@ def test_bad_calls(make, error, message):
     assert "\n" not in str(caught.value)
 
 
+NEVER = {  # layers that no input fits, as they are made: the operation's message
+    "fc.Conv2d(1, 1, 2, padding='sam')": ("conv2d: padding must be numbers, .*'sam'; did you mean 'same'", ValueError),
+    "fc.Conv1d(1, 1, 2, padding=-1)": ("conv1d: padding must be at least 0, got -1", ValueError),
+    "fc.Conv3d(1, 1, 2, padding=(0, 1))": ("conv3d: padding must be one number or 3 of them, got 2", ValueError),
+    "fc.Conv2d(1, 1, 2, padding=(0, 0, 0, 1))": (r"padding must be .* write \(\(0, 1\), \(0, 0\)\)$", ValueError),
+    "fc.Conv2d(1, 1, 2, stride=0)": ("conv2d: stride must be at least 1, got 0", ValueError),
+    "fc.Conv2d(1, 1, 2, stride=0.5)": (r"stride must be an integer, got 0.5; write Fraction\(1, 2\)", TypeError),
+    "fc.Conv2d(1, 1, 2, dilation=0)": ("conv2d: dilation must be at least 1, got 0", ValueError),
+    "fc.Conv2d(1, 1, 2, algorithm='winogrd')": ("algorithm must be one of .*; did you mean 'winograd'", ValueError),
+    "fc.Conv2d(1, 1, 2.0)": ("Conv2d: kernel_size must be an integer, got 2.0; write 2", TypeError),
+    "fc.ConvTranspose2d(1, 1, 3, 2, output_padding=2)": ("output_padding must be smaller than stride or", ValueError),
+    "fc.ConvTranspose2d(1, 1, 3, padding='same')": ("padding must be an integer, got 'same'", TypeError),
+    "fc.ConvTranspose1d(1, 1, 3, stride=Fraction(1, 2))": ("conv_transpose1d: stride must be an integer", TypeError),
+    "fc.LocallyConnected2d(1, 1, 3, 3, padding='sam')": ("locally_connected2d: padding must be numbers", ValueError),
+    "fc.LocallyConnected2d(1, 1, 3, 3, stride=Fraction(1, 2))": ("stride must be an integer, got Frac", TypeError),
+    "fc.MaxPool2d(0)": ("max_pool2d: kernel_size must be at least 1, got 0", ValueError),
+    "fc.MaxPool1d(2, 0)": ("max_pool1d: stride must be at least 1, got 0", ValueError),
+    "fc.MaxPool2d(2, stride=0.5)": ("max_pool2d: stride must be an integer, got 0.5$", TypeError),
+    "fc.MaxPool3d((2, 4, 4), padding=(1, 2, 3))": ("padding must be at most half of the kernel: .* axis 2", ValueError),
+    "fc.AvgPool2d(2, padding=2)": ("avg_pool2d: padding must be at most half of the kernel", ValueError),
+    "fc.AvgPool2d(2, ceil_mode='yes')": ("ceil_mode must be True or False, got 'yes'", TypeError),
+    "fc.LpPool2d(0, 2)": ("lp_pool2d: norm_type must be positive and finite, got 0", ValueError),
+    "fc.AdaptiveAvgPool2d(0)": ("adaptive_avg_pool2d: output_size must be at least 1, got 0", ValueError),
+    "fc.AdaptiveMaxPool2d((1, 2, 3))": ("output_size must be one number or 2 of them, got 3", ValueError),
+    "fc.Downsample(2, 2)": ("downsample: phase must be less than factor, got 2 and 2", ValueError),
+    "fc.Downsample((2,) * 4)": ("downsample: factor must be one number or 3 of them, got 4", ValueError),
+    "fc.Upsample(0)": ("upsample: factor must be at least 1, got 0", ValueError),
+    "fc.Upsample(None, 2)": ("Upsample: factor must be an integer, got None; .* Resize", TypeError),
+    "fc.Resize()": ("resize: exactly one of size and scale must be given", ValueError),
+    "fc.Resize(0)": ("resize: size must be at least 1, got 0", ValueError),
+    "fc.Resize(scale_factor=-1)": ("resize: scale must be positive and finite, got -1", ValueError),
+    "fc.Resize((1, 2, 3), mode='bilinear')": ("resize: size must be one number or 2 of them, got 3", ValueError),
+    "fc.Resize(3, mode='bilinar')": ("Resize: mode must be one of .*; did you mean 'bilinear'", ValueError),
+    "fc.FunctionPool2d(3, 2)": ("function_pool2d: function must be callable, got 3", TypeError),
+    "fc.FunctionPool2d(np.max, 0)": ("function_pool2d: kernel_size must be at least 1, got 0", ValueError),
+    "fc.NetworkPool2d(fc.Linear(4, 1), 2, 0)": ("network_pool2d: stride must be at least 1, got 0", ValueError),
+    "fc.LeakyReLU('a')": ("leaky_relu: negative_slope must be a number, got 'a'", TypeError),
+    "fc.ELU(None)": ("elu: alpha must be a number, got None", TypeError),
+    "fc.GELU('tan')": ("gelu: approximate must be none or tanh, got 'tan'; did you mean 'tanh'", ValueError),
+    "fc.Softplus(0)": ("softplus: beta must not be 0", ValueError),
+    "fc.Softmax('1')": ("softmax: dim must be an integer, got '1'", TypeError),
+    "fc.PReLU(1, 'a')": ("PReLU: init must be a number, got 'a'", TypeError),
+    "fc.Dropout('a')": ("Dropout: p must be a number, got 'a'", TypeError),
+    "fc.BatchNorm2d(-1)": ("BatchNorm2d: num_features must be at least 1, got -1", ValueError),
+    "fc.BatchNorm2d(3, eps=-1)": ("batch_norm: eps must be at least 0, got -1", ValueError),
+    "fc.BatchNorm2d(3, momentum='a')": ("batch_norm: momentum must be a number, got 'a'", TypeError),
+    "fc.InstanceNorm2d(3, eps='a')": ("instance_norm: eps must be a number, got 'a'", TypeError),
+    "fc.GroupNorm(1, 3, eps=-1)": ("group_norm: eps must be at least 0", ValueError),
+    "fc.LayerNorm(())": ("LayerNorm: normalized_shape must have at least one axis", ValueError),
+    "fc.LayerNorm(3, eps=math.nan)": ("layer_norm: eps must be a number, got nan", ValueError),
+    "fc.LocalResponseNorm(0)": ("local_response_norm: size must be at least 1, got 0", ValueError),
+    "fc.LocalResponseNorm(3, alpha='a')": ("local_response_norm: alpha must be a number, got 'a'", TypeError),
+    "fc.Function('max_pool2d', kernel_size=0)": ("max_pool2d: kernel_size must be at least 1, got 0", ValueError),
+    "fc.Function('max_pool2d')": ("max_pool2d: missing a required argument: 'kernel_size'", TypeError),
+    "fc.Function('rel')": ("Function: no operation is called 'rel'; did you mean 'relu'", ValueError),
+    "fc.Conv2d(1, 1, kernal_size=3)": ("Conv2d: unexpected keyword .*'kernal_size'; .* 'kernel_size'", TypeError),
+    "fc.Upsample(scale_factor=2)": (r"'scale_factor'; torch's Upsample .* Resize\(scale_factor=", TypeError),
+    "fc.Upsample(size=4)": (r"'size'; torch's Upsample .* Resize\(size=", TypeError),
+    "fc.Sequential([fc.ReLU()])": (r"must be a layer, got list; write Sequential\(\*layers\)", TypeError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("made", NEVER)
+def test_layers_that_cannot_run_are_not_made(made):
+    message, error = NEVER[made]
+    with pytest.raises(error, match=message) as caught:
+        eval(made)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: fc.Conv2d(1, 1, (2, 3), (2**50, 1), 0, 1), (0, 1, 2**10, 3)),
+        (lambda: fc.Conv1d(1, 1, 2, dilation=7, padding="same"), (0, 1, 1)),
+        (lambda: fc.Conv1d(1, 1, 3, stride=Fraction(5, 3), padding="same_lower"), (0, 1, 1)),
+        (lambda: fc.ConvTranspose1d(1, 1, 2, stride=2, padding=5, output_padding=1), (0, 1, 6)),
+        (lambda: fc.MaxPool1d(2, 5, "same", 5), (0, 1, 10)),
+        (lambda: fc.MaxPool1d(3, 2, 1, 4, False, True), (0, 1, 7)),
+        (lambda: fc.AvgPool1d(10**6, 10**9, ceil_mode=True), (0, 1, 10**6)),
+        (lambda: fc.Downsample(10**12, 10**12 - 1), None),
+        (lambda: fc.Resize(scale_factor=1e-9), None),
+        (lambda: fc.AdaptiveAvgPool2d((None, 3)), (0, 1, 1, 1)),
+    ],
+)
+def test_layers_that_some_input_fits_are_made(layer, shape):
+    made = layer()
+    if shape is not None:
+        assert made(np.zeros(shape, np.float32)).shape[0] == 0
+
+
+@pytest.mark.parametrize("config", [
+    {"layer": "Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 2, "padding": "sam"},
+    {"layer": "MaxPool2d", "kernel_size": 0},
+    {"layer": "Resize", "size": 3, "mode": ["nearest"]},
+    {"layer": "Softplus", "beta": 0},
+    {"layer": "Function", "name": "max_pool2d", "kernel_size": [2, 2, 2]},
+    {"layer": "Conv2d", "kernel_size": 3, "in_channels": 1, "out_channels": 1, "padding": [0, 0, 0, 1]},
+])  # fmt: skip
+def test_what_cannot_run_is_no_configuration(config):
+    with pytest.raises(ValueError, match=r".+") as caught:
+        from_config(config)
+    assert "\n" not in str(caught.value)
+
+
+SCALARS = {  # layers made of NumPy's numbers, and of Python's
+    "conv": (
+        lambda n, f, b, s: fc.Conv2d(n(2), n(4), n(3), n(1), n(1), n(1), n(2), b(False), s("zeros"), rng=n(3)),
+        (2, 2, 6, 6),
+    ),
+    "same": (lambda n, f, b, s: fc.Conv1d(2, 4, (n(3),), [n(1)], s("same"), algorithm=s("im2col"), rng=1), (2, 2, 6)),
+    "transposed": (lambda n, f, b, s: fc.ConvTranspose2d(2, 4, (n(3),), n(2), (n(1),), (n(1),), rng=2), (2, 2, 4, 4)),
+    "max": (lambda n, f, b, s: fc.MaxPool2d(n(2), n(2), n(1), n(1), b(False), b(True)), (2, 2, 5, 5)),
+    "avg": (lambda n, f, b, s: fc.AvgPool2d(n(2), None, n(1), b(True), b(False)), (2, 2, 5, 5)),
+    "lp": (lambda n, f, b, s: fc.LpPool2d(f(2), n(2), (n(2),), b(True)), (2, 2, 5, 5)),
+    "adaptive": (lambda n, f, b, s: fc.AdaptiveAvgPool2d((n(2), None)), (2, 2, 5, 5)),
+    "resampled": (
+        lambda n, f, b, s: fc.Sequential(fc.Downsample((n(2),), n(1)), fc.Upsample(n(2), (n(9),))), (2, 2, 5, 5),
+    ),
+    "resized": (lambda n, f, b, s: fc.Resize(None, f(2.5), s("bilinear"), b(True)), (2, 2, 5, 5)),
+    "linear": (lambda n, f, b, s: fc.Linear(n(5), n(3), b(True), rng=3), (2, 5)),
+    "activations": (
+        lambda n, f, b, s: fc.Sequential(
+            fc.LeakyReLU(f(0.25), b(False)), fc.ELU(f(2)), fc.GELU(s("tanh")), fc.Softplus(f(1), f(20)),
+            fc.PReLU(n(5), f(0.25)), fc.Softmax(n(1)), fc.Dropout(f(0.5)),
+        ),
+        (2, 5),
+    ),
+    "norms": (
+        lambda n, f, b, s: fc.Sequential(
+            fc.BatchNorm2d(n(2), f(0.5), f(0.25), b(True), b(True)), fc.InstanceNorm2d(n(2), f(0.5), f(0.25), b(True)),
+            fc.GroupNorm(n(1), n(2), f(0.5), b(True)), fc.LayerNorm((n(5),), f(0.5), b(True), b(False)),
+            fc.LocalResponseNorm(n(3), f(0.5), f(0.75), f(1)),
+        ),
+        (2, 2, 5, 5),
+    ),
+    "functions": (
+        lambda n, f, b, s: fc.Sequential(
+            fc.Function(s("max_pool2d"), kernel_size=n(2), ceil_mode=b(True)),
+            fc.Function(s("leaky_relu"), negative_slope=f(0.25)),
+        ),
+        (2, 2, 5, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_layers_of_numpys_numbers(name):
+    """They are the layers of Python's numbers, and so are their configurations."""
+    make, shape = SCALARS[name]
+    expected = make(int, float, bool, str).eval()
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    kinds = [(np.int64, np.float32, np.bool_, np.str_), (np.uint8, np.float64, np.bool_, np.str_)]
+    kinds.append((lambda n: np.array(n), lambda f: np.array(float(f)), lambda b: np.array(b), str))
+    for kind in kinds:
+        layer = make(*kind).eval()
+        assert json.loads(json.dumps(layer.config())) == json.loads(json.dumps(expected.config()))
+        assert repr(layer) == repr(expected)
+        np.testing.assert_array_equal(layer(x), expected(x), strict=True)
+        assert layer.predict(x[:0]).shape == (0, *expected(x).shape[1:])
+        y, pullback = fc.vjp(layer, x[:0])
+        assert pullback(y)[0].shape == x[:0].shape
+    again = from_config(json.loads(json.dumps(layer.config())))
+    again.load_state_dict(layer.state_dict())
+    np.testing.assert_array_equal(again.eval()(x), expected(x))
+
+
+def test_arrays_as_sizes_are_data():
+    layer = fc.MaxPool2d(np.array([3, 2]), padding=np.array([[0, 1], [1, 0]]))
+    assert layer.config() == {"layer": "MaxPool2d", "kernel_size": [3, 2], "padding": [[0, 1], [1, 0]]}
+
+
+def test_inputs_that_are_lists():
+    net = fc.Sequential(fc.Linear(2, 2, rng=0))
+    assert net([[1.5, 2.5]]).dtype == np.float32
+    assert net.astype(np.float64)([[1.5, 2.5]]).dtype == np.float64
+    assert fc.ReLU()([[1.5, 2.5]]).dtype == np.float32
+    assert fc.ReLU()(np.ones((2, 2))).dtype == np.float64
+    with pytest.raises(fc.ShapeError, match="Sequential: x must be a rectangular array"):
+        net([[1.5, 2.5], [3.5]])
+
+
 def test_dropout():
     x = np.ones((50, 40), np.float32)
     layer = fc.Dropout(0.3)
@@ -778,8 +960,10 @@ def test_what_files_may_name():
     assert "Mine" not in LAYERS
     with pytest.raises(ValueError, match="Mine: only fastconv's own layers can be saved"):
         Mine().config()
-    with pytest.raises(ValueError, match=r"argument kernel_size=<object .* is no data and cannot be saved"):
-        fc.MaxPool2d(object()).config()
+    layer = fc.ReLU()
+    layer._arguments["inplace"] = object()
+    with pytest.raises(ValueError, match=r"argument inplace=<object .* is no data and cannot be saved"):
+        layer.config()
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------

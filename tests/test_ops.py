@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,7 +227,8 @@ def test_other_numbers_take_the_float_type_beside_them(case):
 
 @each_case
 def test_nested_lists(case):
-    arrays = case.arrays(Draw(8, np.float64))
+    """Python's numbers have no float type: float32."""
+    arrays = case.arrays(Draw(8, np.float32))
     expected = run(case, fast(case), arrays)
     if any(isinstance(array, np.ndarray) and array.size == 0 for array in arrays):
         return  # a list has no shape (0, 3)
@@ -235,6 +237,121 @@ def test_nested_lists(case):
         for i, array in enumerate(arrays)
     )
     assert_same(case, run(case, fast(case), lists, expected.dy.tolist()), expected)
+
+
+@each_case
+def test_lists_take_the_float_type_beside_them(case):
+    arrays = case.arrays(Draw(8, np.float32))
+    expected = run(case, fast(case), arrays)
+    listed = replace(
+        case, options={name: value.tolist() if is_floats(value) else value for name, value in case.options.items()}
+    )
+    positions = [i for i in float_positions(arrays) if i not in case.written and arrays[i].size]
+    for kept in positions:
+        mixed = tuple(
+            array.tolist() if i in positions and i != kept else array for i, array in enumerate(arrays)
+        )  # fmt: skip
+        for function in (fast(case), naive(case)):
+            result = run(listed, function, mixed, expected.dy)
+            assert [a if a is None else a.dtype for a in result.everything()] == [
+                b if b is None else b.dtype for b in expected.everything()
+            ]
+        assert_same(case, run(listed, fast(case), mixed, expected.dy), expected)
+
+
+X32 = np.arange(8, dtype=np.float32).reshape(4, 2) / 8
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
+@each_dtype
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f, x: vjp(f.cross_entropy, x, target=[0, 1, 1, 0], weight=[1.0, 2.0]),
+        lambda f, x: vjp(f.cross_entropy, x, [[0.5, 0.5]] * 4, weight=[1, 2]),
+        lambda f, x: vjp(f.nll_loss, x, target=(0, 1, 1, 0), weight=(1.0, 2.0)),
+        lambda f, x: vjp(f.bce_with_logits, x, x.tolist(), weight=3.0, pos_weight=np.float64(3)),
+        lambda f, x: vjp(f.mse_loss, x.tolist(), x),
+        lambda f, x: vjp(f.prelu, x, 0.25),
+        lambda f, x: vjp(f.prelu, x, np.float64(0.25)),
+        lambda f, x: vjp(f.prelu, x, np.array(0.25)),
+        lambda f, x: vjp(f.linear, x, [[1.0, 2.0]], [0.5]),
+        lambda f, x: vjp(f.linear, [[1.0, 2.0]], x, [0.5] * 4),
+        lambda f, x: vjp(f.conv1d, x[None], [[[1.5, 2]] * 4], [0.5]),
+        lambda f, x: vjp(f.batch_norm, x, [0.0, 1.0], [1.0, 2.0], [1.0, 2.0], [0.5, 0.5]),
+        lambda f, x: vjp(f.batch_norm, x, None, None, [1.0, 2.0], [0.5, 0.5], training=True, eps=np.float64(1e-3)),
+        lambda f, x: vjp(f.layer_norm, x, 2, [1.0, 2.0], [0.5, 0.5], np.float64(1e-3)),
+        lambda f, x: vjp(f.leaky_relu, x, np.float64(0.1)),
+        lambda f, x: vjp(f.softplus, x, np.array(2.0), np.float32(20)),
+        lambda f, x: vjp(f.relu, [x, x]),
+        lambda f, x: vjp(f.relu, [[*x[0]], [*x[1]]]),
+    ],
+)
+def test_python_numbers_are_weak(module, dtype, call):
+    """NEP 50: they, lists of them and NumPy's scalars never change the float type of an array."""
+    y, pullback = call(module, X32.astype(dtype))
+    assert y.dtype == dtype
+    assert {gradient.dtype for gradient in pullback(np.ones(y.shape)) if gradient is not None} == {np.dtype(dtype)}
+
+
+def test_numbers_without_an_array_beside_them():
+    assert functional.relu([[1.0, -2.0]]).dtype == np.float32
+    assert functional.mse_loss(1.5, 2).dtype == np.float32
+    assert functional.relu([]).dtype == np.float32
+    assert functional.relu(np.float64(1.5)).dtype == np.float64
+    assert functional.relu([np.ones(2), np.ones(2)]).dtype == np.float64
+    with pytest.raises(TypeError, match="share one float type"):
+        functional.mse_loss([np.ones(2), np.ones(2)], np.ones((2, 2), np.float32))
+    with pytest.raises(TypeError, match="running_mean is updated in place and must be an array of floats, got list"):
+        functional.batch_norm(X32, [0.0, 0.0], None, training=True)
+
+
+TWOS = [np.int64(2), np.uint8(2), np.array(2), (2,), [2], np.array([2]), (np.int8(2), 2)]
+NUMBERS = [np.float32(1), np.float64(1), np.float16(1), np.int64(1), np.array(1.0), np.array(1), np.True_]
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
+@pytest.mark.parametrize("one", NUMBERS, ids=repr)
+def test_numpys_numbers_as_options(module, one):
+    x = X32.reshape(2, 2, 2)
+    for call in (
+        lambda f, p: f.leaky_relu(x, p),
+        lambda f, p: f.elu(x, p),
+        lambda f, p: f.softplus(x, p, p),
+        lambda f, p: f.batch_norm(x, None, None, training=bool(p), momentum=p, eps=p),
+        lambda f, p: f.group_norm(x, 2, eps=p),
+        lambda f, p: f.local_response_norm(x, 3, p, p, p),
+        lambda f, p: f.dropout(x, p, training=True, rng=np.random.default_rng(0)),
+        lambda f, p: f.lp_pool1d(x, p, 2),
+        lambda f, p: f.resize(x, scale=p),
+        lambda f, p: f.cross_entropy(x, [[0, 1], [1, 0]], label_smoothing=p),
+    ):
+        np.testing.assert_array_equal(call(module, one), call(module, 1), strict=True)
+
+
+@pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
+@pytest.mark.parametrize("two", TWOS, ids=repr)
+def test_forms_of_sizes_as_options(module, two):
+    x = np.random.default_rng(0).integers(-4, 5, (2, 2, 6, 6)).astype(np.float32)
+    w, yes, no = np.ones((2, 1, 2, 2), np.float32), np.True_, np.array(False)
+    groups = two[0] if np.ndim(two) else two
+    for call in (
+        lambda f, n: f.conv2d(x, w, stride=n, padding=n, dilation=n, groups=groups, algorithm=np.str_("im2col")),
+        lambda f, n: f.conv_transpose2d(x, w, stride=n, padding=n, output_padding=(1,), groups=groups),
+        lambda f, n: f.locally_connected2d(x, np.ones((1, 2, 2, 2, 3, 3), np.float32), stride=n),
+        lambda f, n: f.max_pool2d(x, n, stride=n, padding=(1,), dilation=(1,), ceil_mode=yes, return_indices=no),
+        lambda f, n: f.max_unpool2d(*f.max_pool2d(x, 2, return_indices=yes), n, stride=n, output_size=(6,)),
+        lambda f, n: f.avg_pool2d(x, n, ceil_mode=no, count_include_pad=yes),
+        lambda f, n: f.lp_pool2d(x, 2, n),
+        lambda f, n: f.adaptive_avg_pool2d(x, n),
+        lambda f, n: f.adaptive_max_pool2d(x, (None,), return_indices=no),
+        lambda f, n: f.function_pool2d(x, lambda windows: windows.max(axis=-1), n),
+        lambda f, n: f.downsample(x, n, phase=(1,)),
+        lambda f, n: f.upsample(x, n, output_size=(12,)),
+        lambda f, n: f.resize(x, size=n, mode=np.str_("linear"), align_corners=yes),
+        lambda f, n: f.resize(x, scale=n),
+    ):
+        np.testing.assert_array_equal(call(module, two), call(module, 2), strict=True)
 
 
 @each_case
@@ -390,6 +507,8 @@ def test_mixed_float_types_are_refused(op):
     for case in cases_of(op):
         arrays = case.arrays(Draw(0, np.float32))
         positions = float_positions(arrays)
+        if any(arrays[i].ndim for i in positions):  # beside them a 0-d array has no say
+            positions = [i for i in positions if arrays[i].ndim]
         for i in positions if len(positions) > 1 else []:
             bad = [*arrays]
             bad[i] = arrays[i].astype(np.float64)

@@ -21,7 +21,9 @@ TIMEOUT = 60  # seconds after which a process counts as hanging
 
 def python(code, **environment):
     """Run code in a fresh interpreter, warnings as errors; the finished process."""
-    cleaned = {key: value for key, value in os.environ.items() if not key.startswith(("FASTCONV_", "OPENBLAS_"))}
+    cleaned = {
+        key: value for key, value in os.environ.items() if not key.startswith(("FASTCONV_", "OPENBLAS_", "OMP_"))
+    }
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         env={**cleaned, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
@@ -54,6 +56,34 @@ def test_bad_environment_is_refused_in_one_line(text):
     assert done.stderr.splitlines()[-1] == f"ValueError: FASTCONV_NUM_THREADS must be a positive integer, got {text!r}"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3", 3), ("4,2", 4), (" 3 ", 3), ("4, 2", 4), ("5,two", 5), ("007", 7), ("1024", 1024)]
+)
+def test_threads_by_openmps_environment(monkeypatch, text, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
+    assert runtime._initial_threads() == expected
+    monkeypatch.setenv("FASTCONV_NUM_THREADS", " ")
+    assert runtime._initial_threads() == expected
+    monkeypatch.setenv("FASTCONV_NUM_THREADS", "2")
+    assert runtime._initial_threads() == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "abc", "0", "-1", "1e3", "2.5", ",4", "+4", "²", "٣", "1025", "99999999999", "9" * 5000]
+)
+def test_what_openmps_environment_cannot_mean_is_ignored(monkeypatch, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
+    assert runtime._initial_threads() == runtime._usable_cpus()
+
+
+def test_openmps_environment_counts_in_a_process():
+    code = "import fastconv; print(fastconv.get_num_threads())"
+    assert printed(code, OMP_NUM_THREADS="4,2") == 4
+    assert printed(code, OMP_NUM_THREADS="abc") == printed(code)
+
+
 def test_default_is_the_cpus_this_process_may_use():
     code = "import os; {} import fastconv; print(fastconv.get_num_threads())"
     assert 1 <= printed(code.format("")) <= len(os.sched_getaffinity(0))
@@ -68,7 +98,7 @@ def test_quota_bounds_the_cpus(monkeypatch, quota, expected):
     assert runtime._usable_cpus() == expected
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, np.int64(3), True])
+@pytest.mark.parametrize("n", [1, 2, 7, np.int64(3), True, np.True_, np.array(2)])
 def test_set_num_threads(n):
     fastconv.set_num_threads(n)
     assert fastconv.get_num_threads() == n
@@ -83,10 +113,16 @@ def test_too_few_threads(n):
     assert fastconv.get_num_threads() == before
 
 
-@pytest.mark.parametrize("n", [1.0, "2", None, [2]])
+@pytest.mark.parametrize("n", [1.0, 1.5, "2", None, [2], np.float32(2)])
 def test_threads_that_are_no_integer(n):
-    with pytest.raises(TypeError):
-        fastconv.set_num_threads(n)
+    for call, name in (
+        (fastconv.set_num_threads, "set_num_threads: n"),
+        (fastconv.set_workspace_limit, "set_workspace_limit: nbytes"),
+        (fastconv.manual_seed, "manual_seed: seed"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name} must be an integer, got ") as error:
+            call(n)
+        assert str(error.value).endswith("; write 1") == (n == 1.0)
 
 
 def test_threads_for_small_work():

@@ -193,6 +193,24 @@ def test_the_command_knows_every_model(capsys, name):
     assert data["parameters"] == sum(row["parameters"] for row in data["layers"])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, shape: net.summary(shape),
+        fc.explain,
+        fc.analysis.output_shape,
+        fc.analysis.receptive_field,
+    ],
+)
+def test_a_missing_batch_axis_is_named(call):
+    net = fc.Sequential(fc.Conv2d(1, 2, 3, rng=0), fc.ReLU())
+    message = r": input_shape must be \(N, C, …\), got \(1, 8, 8\); with the batch axis it is \(1, 1, 8, 8\)$"
+    with pytest.raises(fc.ShapeError, match=message):
+        call(net, (1, 8, 8))
+    with pytest.raises(fc.ShapeError, match=r"conv2d: w must have as many channels as x has per group"):
+        call(net, (1, 3, 8, 8))  # a batch axis more does not help
+
+
 def test_the_command_prints_the_table(capsys):
     status, out, _ = call(capsys, "lenet5", "--input-shape", "2,3,32,40", "--classes", 7)
     assert status == 0
@@ -224,7 +242,7 @@ def test_the_command_reads_a_runs_folder(capsys, tmp_path):
     [
         (("nope",), "no net or run folder is called 'nope'; nets: lenet5"),
         (("lenet5", "--input-shape", "1,1,3,3"), "lenet5: inputs of 3 x 3 are too small"),
-        (("lenet5", "--input-shape", "1,1,28"), "lenet5: size must be one number or 2 of them"),
+        (("lenet5", "--input-shape", "1,1,28"), "conv2d: x must have 4 axes (N C H W), got 3"),
         (("lenet5", "--input-shape", "1"), "--input-shape must be N,C and the spatial sizes, got 1"),
         (("lenet5", "--input-shape", "1,1,0,28"), "argument --input-shape: must be positive integers, got '1,1,0,28'"),
         (("lenet5", "--classes", "0"), "argument --classes: must be a positive integer"),

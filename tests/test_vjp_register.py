@@ -196,10 +196,56 @@ def test_a_scalar_output(registry):
 
 def test_names_in_files_and_messages_stay_distinct(registry):
     fastconv.register("mine", scaled_forward, scaled_backward)
-    with pytest.raises(ValueError, match=r"^register: an operation is already named 'mine'$"):
+    with pytest.raises(ValueError, match=r"^register: an operation is already named 'mine'; .* replace=True\)$"):
         fastconv.register("mine", scaled_forward, scaled_backward)
-    with pytest.raises(ValueError, match=r"^register: an operation is already named 'conv2d'$"):
-        fastconv.register("conv2d", scaled_forward, scaled_backward)
+    own = OPS["conv2d"]
+    for replace in (False, True):
+        with pytest.raises(ValueError, match=r"^register: an operation .*is already named 'conv2d' and cannot be rep"):
+            fastconv.register("conv2d", scaled_forward, scaled_backward, replace=replace)
+    assert OPS["conv2d"] is own
+
+
+def test_a_notebook_cell_run_again(registry):
+    """replace=True: who has the function or a layer of the old operation goes on with the new one."""
+
+    def cell(factor):
+        return fastconv.register(
+            "times", lambda x: (x * factor, None), lambda dy, saved: dy * factor, replace=True
+        )  # fmt: skip
+
+    x = np.ones((2, 3), np.float32)
+    first = cell(2)
+    layer, kept = fastconv.Function("times"), [first]
+    second = cell(5)
+    assert functional.times is second
+    for function in (*kept, second, layer, functional.times):
+        y, pullback = vjp(function, x)
+        assert y.tolist() == (5 * x).tolist()
+        assert pullback(x)[0].tolist() == (5 * x).tolist()
+
+
+def test_a_replaced_loss_is_the_trainers(registry, tmp_path):
+    def cell(factor):
+        def forward(x, y):
+            return np.float64(factor * (x - y).sum()), x.shape
+
+        return fastconv.register(
+            "gap", forward, lambda dy, shape: (np.full(shape, factor, np.float32) * dy, None), replace=True
+        )  # fmt: skip
+
+    x, y = np.ones((4, 2), np.float32), np.zeros((4, 1), np.float32)
+    net = fastconv.Sequential(fastconv.Linear(2, 1, rng=0))
+    loss = cell(1)
+    trainer = fastconv.Trainer(net, fastconv.optim.SGD(0.0), loss=loss)
+    before = trainer.evaluate(x, y).loss
+    cell(3)
+    assert trainer.evaluate(x, y).loss == pytest.approx(3 * before)
+    assert fastconv.value_and_grad(net, loss, x, y)[1]["0.bias"].tolist() == [12]
+    trainer.fit(x, y, epochs=1, batch_size=4)
+    trainer.save(tmp_path / "run")
+    pair = (lambda x, y: (np.float64(0), x.shape), lambda dy, shape: (np.zeros(shape), None))
+    resumed = fastconv.Trainer.resume(tmp_path / "run", functions={"gap": pair})
+    assert resumed.evaluate(x, y).loss == 0
 
 
 @pytest.mark.parametrize(
@@ -230,3 +276,11 @@ def test_what_is_not_there():
     with pytest.raises(AttributeError, match=r"'fastconv.functional' has no attribute 'nothing'"):
         _ = functional.nothing
     assert not hasattr(reference, "nothing")
+    for module, name, meant in (
+        (functional, "conv_2d", "conv2d"),
+        (functional, "interpolate", "resize"),
+        (fastconv, "Conv2D", "Conv2d"),
+        (fastconv, "trainer", "Trainer"),
+    ):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; .*'{meant}'"):
+            getattr(module, name)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastconv import ShapeError, functional
 from fastconv.ops.naive import windows
-from fastconv.window import Window, integers, pairs
+from fastconv.window import Window, fitting, integers, pairs
 
 lengths = st.integers(1, 12)
 kernels = st.integers(1, 5)
@@ -149,6 +149,11 @@ FORMS = [
     (np.int64(2), ((2, 2), (2, 2))),
     (np.array(2), ((2, 2), (2, 2))),
     (True, ((1, 1), (1, 1))),
+    (np.True_, ((1, 1), (1, 1))),
+    ((3,), ((3, 3), (3, 3))),
+    (((1, 2),), ((1, 2), (1, 2))),
+    (((1,), (2,)), ((1, 1), (2, 2))),
+    ([[1, 2]], ((1, 2), (1, 2))),
 ]
 
 
@@ -159,11 +164,65 @@ def test_forms_of_padding(form, expected):
     assert all(type(number) is int for pair in found for number in pair)
 
 
-@pytest.mark.parametrize("form", [4, (4, 4), [4, 4], np.array([4, 4]), np.uint8(4), (np.int32(4), 4)], ids=repr)
+@pytest.mark.parametrize(
+    "form",
+    [4, (4, 4), [4, 4], (4,), [4], np.array([4]), np.array(4), np.array([4, 4]), np.uint8(4), (np.int32(4), 4)],
+    ids=repr,
+)
 def test_forms_of_sizes(form):
     found = integers("op", "dilation", form, 2, 1)
     assert found == (4, 4)
     assert all(type(number) is int for number in found)
+
+
+@pytest.mark.parametrize(
+    ("ndim", "flat", "pairs_written"),
+    [
+        (1, (1, 2), "((1, 2),)"),
+        (2, (0, 0, 0, 1), "((0, 1), (0, 0))"),
+        (2, [3, 4, 1, 2], "((1, 2), (3, 4))"),
+        (3, (5, 6, 3, 4, 1, 2), "((1, 2), (3, 4), (5, 6))"),
+    ],
+)
+def test_padding_in_torchs_order_is_answered_with_pairs(ndim, flat, pairs_written):
+    """As torch.nn.functional.pad takes it: the last axis first."""
+    with pytest.raises(ShapeError, match=r"padding must be .*\(\(before, after\), …\), got") as error:
+        pairs("op", "padding", flat, ndim)
+    assert str(error.value).endswith(f"write {pairs_written}")
+    padded = np.pad(np.zeros((2,) * ndim), pairs("op", "padding", eval(pairs_written), ndim))
+    torch = pytest.importorskip("torch")
+    assert padded.shape == torch.nn.functional.pad(torch.zeros((2,) * ndim), tuple(flat)).shape
+
+
+@pytest.mark.parametrize(
+    ("stride", "instead"),
+    [
+        (0.5, "Fraction(1, 2)"),
+        (1.5, "Fraction(3, 2)"),
+        (np.float32(1 / 3), "Fraction(1, 3)"),
+        ((1, 0.25), "Fraction(1, 4)"),
+        (2.0, "2"),
+    ],
+)
+def test_strides_that_are_floats_are_answered_with_fractions(stride, instead):
+    with pytest.raises(TypeError, match=r"^conv2d: stride must be an integer, got") as error:
+        Window.parse("conv2d", (5, 5), 3, stride)
+    assert str(error.value).endswith(f"; write {instead}")
+
+
+@pytest.mark.parametrize("stride", [0.5, Fraction(1, 2), (1, Fraction(3, 2))], ids=repr)
+def test_strides_that_must_be_integers(stride):
+    with pytest.raises(TypeError, match=r"^max_pool2d: stride must be an integer, got .*") as error:
+        Window.parse("max_pool2d", (5, 5), 3, stride, rational=False)
+    assert "write" not in str(error.value)
+    assert Window.parse("max_pool2d", (5, 5), 3, Fraction(2), rational=False).stride == (2, 2)
+
+
+@given(kernels, steps, steps, st.sampled_from([0, 3, "valid", "same", "same_lower"]), st.integers(1, 3))
+def test_a_fitting_input_fits(kernel, stride, dilation, padding, up):
+    ratio = Fraction(stride, up)
+    spatial = fitting("op", 2, kernel, ratio, dilation)
+    assert min(Window.parse("op", spatial, kernel, ratio, padding, dilation).output(spatial)) >= 1
 
 
 @pytest.mark.parametrize("stride", [Fraction(3, 2), (Fraction(3, 2), Fraction(6, 4))], ids=str)
@@ -178,7 +237,7 @@ def test_what_is_no_integer(bad):
         Window.parse("op", (5, 5), bad)
 
 
-@pytest.mark.parametrize("bad", [(), (1,), (1, 2, 3), [[1, 2]]], ids=repr)
+@pytest.mark.parametrize("bad", [(), (1, 2, 3), [[1, 2], [1, 2], [1, 2]], np.ones(4, int)], ids=repr)
 def test_wrong_counts(bad):
     with pytest.raises(ShapeError, match=r"^op: kernel_size must be one number or 2 of them, got"):
         Window.parse("op", (5, 5), bad)

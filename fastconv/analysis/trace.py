@@ -77,6 +77,25 @@ def trace(op: str, net: Layer, input_shape: Any) -> Trace:
     if not isinstance(net, Layer):
         raise TypeError(f"{op}: net must be a layer or a net of layers, got {net!r}")
     given = parse_input_shape(op, input_shape)
+    try:
+        return follow_net(net, given)
+    except ShapeError:
+        if _fits(net, (1, *given)):
+            raise ShapeError(
+                f"{op}: input_shape must be (N, C, …), got {given}; with the batch axis it is {(1, *given)}"
+            ) from None
+        raise
+
+
+def _fits(net: Layer, shape: Shape) -> bool:
+    try:
+        follow_net(net, shape)
+    except (ValueError, TypeError, MemoryError):
+        return False
+    return True
+
+
+def follow_net(net: Layer, given: Shape) -> Trace:
     dtype = net.dtype or np.dtype(np.float32)
     context = Context(training=False)
     steps: list[Step] = []

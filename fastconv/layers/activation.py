@@ -5,15 +5,19 @@ torch.nn's names and arguments; those of torch's that have no meaning here (`inp
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from fastconv import functional
 from fastconv.arrays import empty_like
+from fastconv.errors import nearest
 from fastconv.layers.base import Context, Gradients, OpLayer
-from fastconv.layers.common import only_defaults
+from fastconv.layers.common import need_default
 from fastconv.ops import OPS
+from fastconv.ops.common import number
 from fastconv.window import integers
 from fastconv.workspace import require
 
@@ -44,7 +48,8 @@ class Flatten(OpLayer):
     op = "flatten"
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        only_defaults("Flatten", {"start_dim": start_dim, "end_dim": end_dim}, start_dim=1, end_dim=-1)
+        need_default("Flatten", 1, start_dim=start_dim)
+        need_default("Flatten", -1, end_dim=end_dim)
 
 
 class ReLU(OpLayer):
@@ -52,8 +57,8 @@ class ReLU(OpLayer):
 
     op = "relu"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("ReLU", torch_options, inplace=False)
+    def __init__(self, inplace: bool = False) -> None:
+        need_default("ReLU", False, inplace=inplace)
 
 
 class GELU(OpLayer):
@@ -62,7 +67,7 @@ class GELU(OpLayer):
     op = "gelu"
 
     def __init__(self, approximate: str = "none") -> None:
-        self._options = {"approximate": approximate}
+        self.configure(approximate=approximate)
 
 
 class SiLU(OpLayer):
@@ -70,8 +75,8 @@ class SiLU(OpLayer):
 
     op = "silu"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("SiLU", torch_options, inplace=False)
+    def __init__(self, inplace: bool = False) -> None:
+        need_default("SiLU", False, inplace=inplace)
 
 
 class SELU(OpLayer):
@@ -79,8 +84,8 @@ class SELU(OpLayer):
 
     op = "selu"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("SELU", torch_options, inplace=False)
+    def __init__(self, inplace: bool = False) -> None:
+        need_default("SELU", False, inplace=inplace)
 
 
 class Sigmoid(OpLayer):
@@ -88,8 +93,8 @@ class Sigmoid(OpLayer):
 
     op = "sigmoid"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("Sigmoid", torch_options, inplace=False)
+    def __init__(self, *, inplace: bool = False) -> None:
+        need_default("Sigmoid", False, inplace=inplace)
 
 
 class Tanh(OpLayer):
@@ -97,8 +102,8 @@ class Tanh(OpLayer):
 
     op = "tanh"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("Tanh", torch_options, inplace=False)
+    def __init__(self, *, inplace: bool = False) -> None:
+        need_default("Tanh", False, inplace=inplace)
 
 
 class Hardswish(OpLayer):
@@ -106,8 +111,8 @@ class Hardswish(OpLayer):
 
     op = "hardswish"
 
-    def __init__(self, **torch_options: Any) -> None:
-        only_defaults("Hardswish", torch_options, inplace=False)
+    def __init__(self, inplace: bool = False) -> None:
+        need_default("Hardswish", False, inplace=inplace)
 
 
 class LeakyReLU(OpLayer):
@@ -115,9 +120,9 @@ class LeakyReLU(OpLayer):
 
     op = "leaky_relu"
 
-    def __init__(self, negative_slope: float = 0.01, **torch_options: Any) -> None:
-        only_defaults("LeakyReLU", torch_options, inplace=False)
-        self._options = {"negative_slope": negative_slope}
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        need_default("LeakyReLU", False, inplace=inplace)
+        self.configure(negative_slope=negative_slope)
 
 
 class PReLU(OpLayer):
@@ -126,11 +131,11 @@ class PReLU(OpLayer):
     op = "prelu"
     parameter_names = positional = ("weight",)
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25, **torch_options: Any) -> None:
-        only_defaults("PReLU", torch_options, device=None, dtype=None)
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
+        need_default("PReLU", None, device=device, dtype=dtype)
         (c,) = integers("PReLU", "num_parameters", num_parameters, 1, 1)
         require("PReLU", 4 * c)
-        self.weight = np.full(c, init, np.float32)
+        self.weight = np.full(c, number("PReLU", "init", init), np.float32)
 
 
 class ELU(OpLayer):
@@ -138,9 +143,9 @@ class ELU(OpLayer):
 
     op = "elu"
 
-    def __init__(self, alpha: float = 1.0, **torch_options: Any) -> None:
-        only_defaults("ELU", torch_options, inplace=False)
-        self._options = {"alpha": alpha}
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        need_default("ELU", False, inplace=inplace)
+        self.configure(alpha=alpha)
 
 
 class Softplus(OpLayer):
@@ -149,7 +154,7 @@ class Softplus(OpLayer):
     op = "softplus"
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
-        self._options = {"beta": beta, "threshold": threshold}
+        self.configure(beta=beta, threshold=threshold)
 
 
 class Softmax(OpLayer):
@@ -158,7 +163,7 @@ class Softmax(OpLayer):
     op = "softmax"
 
     def __init__(self, dim: int = 1) -> None:
-        self._options = {"dim": dim}
+        self.configure(dim=dim)
 
 
 class LogSoftmax(Softmax):
@@ -172,11 +177,11 @@ class Dropout(OpLayer):
 
     op = "dropout"
 
-    def __init__(self, p: float = 0.5, **torch_options: Any) -> None:
-        only_defaults(type(self).__name__, torch_options, inplace=False)
-        if not 0 <= p <= 1:
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        need_default(type(self).__name__, False, inplace=inplace)
+        self.p = number(type(self).__name__, "p", p)
+        if not 0 <= self.p <= 1:
             raise ValueError(f"{type(self).__name__}: p must lie in [0, 1], got {p}")
-        self.p = p
 
     def options(self, context: Context) -> Mapping[str, Any]:
         return {"p": self.p, "training": context.mode(self), "rng": context.generator}
@@ -199,6 +204,11 @@ class Function(OpLayer):
 
     def __init__(self, name: str, **options: Any) -> None:
         if name not in OPS:
-            raise ValueError(f"Function: no operation is called {name!r}")
+            raise ValueError(f"Function: no operation is called {name!r}{nearest(name, OPS)}")
+        try:
+            inspect.signature(getattr(functional, name)).bind(None, **options)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
         self.op = name
+        self.check(**options)
         self._options = options

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastconv import random
+from fastconv.arrays import as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments that others' layer of this name takes: what to write here
+
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
 
     training: bool
@@ -89,14 +92,20 @@ class Layer:
         layer = super().__new__(cls)
         layer.training = True
         layer._frozen = set()
+        known = cls.__signature__.parameters
+        unknown = [name for name in kwargs if name not in known]
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            instead = cls.elsewhere.get(unknown[0])
+            meant = f"; {instead}" if instead else nearest(unknown[0], known)
+            raise TypeError(f"{cls.__name__}: unexpected keyword argument {unknown[0]!r}{meant}")
         try:
             bound = cls.__signature__.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{cls.__name__}: {error}") from None
-        arguments = {name: value for name, value in bound.arguments.items() if name != "rng"}
+        arguments = {name: _plain(value) for name, value in bound.arguments.items() if name != "rng"}
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(name, {}))
+                arguments.update({key: _plain(value) for key, value in arguments.pop(name, {}).items()})
         layer._arguments = arguments
         return layer
 
@@ -141,6 +150,7 @@ class Layer:
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
+        batch_size = integer("predict", "batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
         inference = Context(training=False)
@@ -165,12 +175,12 @@ class Layer:
 
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
-        x = np.asarray(x)
-        if x.dtype.kind not in "fbiu":
-            raise TypeError(f"{type(self).__name__}: the input must hold real numbers, got {x.dtype}")
-        dtype = self.dtype
+        layer, dtype = type(self).__name__, self.dtype
         if dtype is None:
-            dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+            return as_floats(layer, x=x)[0]
+        x = as_array(layer, "x", x)
+        if x.dtype.kind not in "fbiu":
+            raise TypeError(f"{layer}: the input must hold real numbers, got {x.dtype}")
         return x.astype(dtype, copy=False)
 
     # --- mode
@@ -342,6 +352,17 @@ class OpLayer(Layer):
 
     _options: Mapping[str, Any] = MappingProxyType({})
 
+    def configure(self, **options: Any) -> None:
+        """Set the operation's keyword arguments; raises what every call with them would raise."""
+        self.check(**options)
+        self._options = {name: _plain(value) for name, value in options.items()}
+
+    def check(self, **options: Any) -> None:
+        """Raise what every call of the operation with these options raises."""
+        check = OPS[self.op].check
+        if check is not None:
+            check(**options)
+
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""
         return self._options
@@ -372,12 +393,22 @@ def from_config(config: Any) -> Layer:
         raise ValueError(f"a layer's configuration must be a dict with its class name, got {str(config)[:80]!r}")
     cls = LAYERS.get(config["layer"])
     if cls is None:
-        raise ValueError(f"no layer of fastconv is called {config['layer'][:80]!r}")
+        name = config["layer"][:80]
+        raise ValueError(f"no layer of fastconv is called {name!r}{nearest(name, LAYERS)}")
     arguments = {name: _from_data(value) for name, value in config.items() if name != "layer"}
     try:
         return cls(*arguments.pop("layers", ()), **arguments)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{cls.__name__}: the configuration does not fit: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, strings and arrays of numbers as Python's, in lists and tuples too."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
+        value = value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
 
 
 def _as_data(layer: Layer, name: str, value: Any) -> Any:
@@ -389,8 +420,6 @@ def _as_data(layer: Layer, name: str, value: Any) -> Any:
         return {"items": [[str(key), _as_data(layer, name, entry)] for key, entry in value.items()]}
     if isinstance(value, (tuple, list)):
         return [_as_data(layer, name, entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"{type(layer).__name__}: argument {name}={value!r} is no data and cannot be saved")

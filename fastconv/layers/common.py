@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 
 from fastconv import random
+from fastconv.errors import nearest
 from fastconv.workspace import require
 
-__all__ = ["only_defaults", "uniform", "uniform_array"]
+__all__ = ["need_default", "only_defaults", "uniform", "uniform_array"]
 
 CHUNK = 1 << 16  # weights drawn at a time: NumPy draws float64, of which no second array shall be as large
 
 
-def only_defaults(layer: str, given: dict[str, Any], **allowed: Any) -> None:
-    """TypeError unless every keyword in `given` is one of torch's for this layer, at its default."""
+def need_default(layer: str, default: Any, **given: Any) -> None:
+    """TypeError unless torch's arguments that have no meaning here are at their default."""
+    for name, value in given.items():
+        if value is not default and (default is None or np.ndim(value) or value != default):
+            raise TypeError(f"{layer}: {name} is accepted at its default {default!r} only, got {value!r}")
+
+
+def only_defaults(owner: str, given: dict[str, Any], **allowed: Any) -> None:
+    """The same for keywords by any name: TypeError for one that is none of `allowed`, or not at its default there."""
     for name, value in given.items():
         if name not in allowed:
-            raise TypeError(f"{layer}: unexpected keyword argument {name!r}")
-        if value != allowed[name]:
-            raise TypeError(f"{layer}: {name} is accepted at its default {allowed[name]!r} only, got {value!r}")
+            raise TypeError(f"{owner}: unexpected keyword argument {name!r}{nearest(name, allowed)}")
+        need_default(owner, allowed[name], **{name: value})
 
 
 def uniform_array(layer: str, shape: tuple[int, ...], bound: float, generator: np.random.Generator) -> np.ndarray:

@@ -43,7 +43,9 @@ class Sequential(Layer):
             named = {str(index): layer for index, layer in enumerate(layers)}  # type: ignore[misc]
         for name, layer in named.items():
             if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: {name!r} must be a layer, got {layer!r}")
+                instead = "; write Sequential(*layers)" if isinstance(layer, list | tuple) else ""
+                got = type(layer).__name__ if instead else repr(layer)
+                raise TypeError(f"Sequential: {name!r} must be a layer, got {got}{instead}")
             if not name or "." in name:
                 raise ValueError(f"Sequential: a layer's name must not be empty or hold a dot, got {name!r}")
         self._layers: dict[str, Layer] = named

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.layers.base import OpLayer
-from fastconv.layers.common import only_defaults, uniform, uniform_array
+from fastconv.layers.common import need_default, uniform, uniform_array
+from fastconv.ops import conv, conv_transpose, locally_connected
 from fastconv.random import as_generator
 from fastconv.window import integers
 
@@ -54,21 +55,25 @@ class _Conv(OpLayer):
         dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
         *,
         algorithm: str = "auto",
         rng: np.random.Generator | int | None = None,
-        **torch_options: Any,
     ) -> None:
         layer = type(self).__name__
-        only_defaults(layer, torch_options, padding_mode="zeros", device=None, dtype=None)
+        need_default(layer, "zeros", padding_mode=padding_mode)
+        need_default(layer, None, device=device, dtype=dtype)
         inputs, filters, groups = channels_and_groups(layer, in_channels, out_channels, groups)
         kernel = integers(layer, "kernel_size", kernel_size, self.ndim, 1)
-        fan_in = inputs // groups * math.prod(kernel)
-        self.weight, generator, bound = uniform(layer, (filters, inputs // groups, *kernel), fan_in, rng)
+        shape = (filters, inputs // groups, *kernel)
+        conv.check(self.op, shape, stride, padding, dilation, groups, algorithm)
+        self.weight, generator, bound = uniform(layer, shape, math.prod(shape[1:]), rng)
         self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
-        self._options = {
-            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm,
-        }  # fmt: skip
+        self.configure(
+            stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm,
+        )  # fmt: skip
 
 
 class Conv1d(_Conv):
@@ -104,21 +109,26 @@ class _ConvTranspose(OpLayer):
         groups: int = 1,
         bias: bool = True,
         dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
         *,
         rng: np.random.Generator | int | None = None,
-        **torch_options: Any,
     ) -> None:
         layer = type(self).__name__
-        only_defaults(layer, torch_options, padding_mode="zeros", device=None, dtype=None)
+        need_default(layer, "zeros", padding_mode=padding_mode)
+        need_default(layer, None, device=device, dtype=dtype)
         inputs, filters, groups = channels_and_groups(layer, in_channels, out_channels, groups)
         kernel = integers(layer, "kernel_size", kernel_size, self.ndim, 1)
-        fan_in = filters // groups * math.prod(kernel)  # torch's, for a weight of this shape
-        self.weight, generator, bound = uniform(layer, (inputs, filters // groups, *kernel), fan_in, rng)
+        shape = (inputs, filters // groups, *kernel)
+        conv_transpose.check(self.op, shape, stride, padding, output_padding, dilation, groups)
+        fan_in = math.prod(shape[1:])  # torch's, for a weight of this shape
+        self.weight, generator, bound = uniform(layer, shape, fan_in, rng)
         self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
-        self._options = {
-            "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
-            "dilation": dilation,
-        }  # fmt: skip
+        self.configure(
+            stride=stride, padding=padding, output_padding=output_padding, groups=groups,
+            dilation=dilation,
+        )  # fmt: skip
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -161,19 +171,25 @@ class LocallyConnected2d(OpLayer):
         dilation: Any = 1,
         bias: bool = True,
         *,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
         rng: np.random.Generator | int | None = None,
-        **torch_options: Any,
     ) -> None:
         layer = "LocallyConnected2d"
-        only_defaults(layer, torch_options, groups=1, padding_mode="zeros", device=None, dtype=None)
+        need_default(layer, 1, groups=groups)
+        need_default(layer, "zeros", padding_mode=padding_mode)
+        need_default(layer, None, device=device, dtype=dtype)
         inputs, filters, _ = channels_and_groups(layer, in_channels, out_channels, 1)
         output = integers(layer, "output_size", output_size, 2, 1)
         kernel = integers(layer, "kernel_size", kernel_size, 2, 1)
+        locally_connected.check(kernel, stride, padding, dilation)
         generator, bound = as_generator(rng), 1 / math.sqrt(inputs * math.prod(kernel))
         weight = uniform_array(layer, (*output, filters, *kernel, inputs), bound, generator)
         self.weight = weight.transpose(2, 5, 3, 4, 0, 1)
         self.bias = uniform_array(layer, (filters, *output), bound, generator) if bias else None
-        self._options = {"stride": stride, "padding": padding, "dilation": dilation}
+        self.configure(stride=stride, padding=padding, dilation=dilation)
 
 
 class Linear(OpLayer):
@@ -187,11 +203,12 @@ class Linear(OpLayer):
         in_features: int,
         out_features: int,
         bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
         *,
         rng: np.random.Generator | int | None = None,
-        **torch_options: Any,
     ) -> None:
-        only_defaults("Linear", torch_options, device=None, dtype=None)
+        need_default("Linear", None, device=device, dtype=dtype)
         (inputs,) = integers("Linear", "in_features", in_features, 1, 1)
         (outputs,) = integers("Linear", "out_features", out_features, 1, 1)
         self.weight, generator, bound = uniform("Linear", (outputs, inputs), inputs, rng)

@@ -11,7 +11,8 @@ import numpy as np
 from fastconv.arrays import empty_like
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
-from fastconv.layers.common import only_defaults
+from fastconv.layers.common import need_default
+from fastconv.ops.norm import normalized
 from fastconv.window import integers
 from fastconv.workspace import require
 
@@ -43,13 +44,15 @@ class _BatchNorm(OpLayer):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
         *,
         bias: bool = True,
-        **torch_options: Any,
     ) -> None:
         layer = type(self).__name__
-        only_defaults(layer, torch_options, device=None, dtype=None)
+        need_default(layer, None, device=device, dtype=dtype)
         (c,) = integers(layer, "num_features", num_features, 1, 1)
+        self.check(eps=eps, momentum=0.0 if momentum is None else momentum)
         self.eps, self.momentum = eps, momentum
         _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
@@ -105,12 +108,14 @@ class InstanceNorm2d(OpLayer):
         momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
         *,
         bias: bool = True,
-        **torch_options: Any,
     ) -> None:
-        only_defaults("InstanceNorm2d", torch_options, device=None, dtype=None)
+        need_default("InstanceNorm2d", None, device=device, dtype=dtype)
         (c,) = integers("InstanceNorm2d", "num_features", num_features, 1, 1)
+        self.check(eps=eps, momentum=momentum)
         self.momentum, self.eps = momentum, eps
         _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
@@ -137,15 +142,17 @@ class GroupNorm(OpLayer):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
         *,
         bias: bool = True,
-        **torch_options: Any,
     ) -> None:
-        only_defaults("GroupNorm", torch_options, device=None, dtype=None)
+        need_default("GroupNorm", None, device=device, dtype=dtype)
         (self.num_groups,) = integers("GroupNorm", "num_groups", num_groups, 1, 1)
         (c,) = integers("GroupNorm", "num_channels", num_channels, 1, 1)
         if c % self.num_groups:
             raise ShapeError(f"GroupNorm: num_groups must divide num_channels, got {self.num_groups} for {c}")
+        self.check(num_groups=self.num_groups, eps=eps)
         _make_arrays(self, c, affine, affine and bias, False)
         self._options = {"eps": eps}
 
@@ -163,11 +170,12 @@ class LayerNorm(OpLayer):
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
-        **torch_options: Any,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
-        only_defaults("LayerNorm", torch_options, device=None, dtype=None)
-        axes = len(normalized_shape) if hasattr(normalized_shape, "__len__") else 1
-        self.normalized_shape = integers("LayerNorm", "normalized_shape", normalized_shape, axes, 1)
+        need_default("LayerNorm", None, device=device, dtype=dtype)
+        self.normalized_shape = normalized("LayerNorm", normalized_shape)
+        self.check(normalized_shape=self.normalized_shape, eps=eps)
         require("LayerNorm", 8 * math.prod(self.normalized_shape))
         self.weight = np.ones(self.normalized_shape, np.float32) if elementwise_affine else None
         self.bias = np.zeros(self.normalized_shape, np.float32) if elementwise_affine and bias else None
@@ -180,7 +188,7 @@ class LocalResponseNorm(OpLayer):
     op = "local_response_norm"
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
-        self._options = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+        self.configure(size=size, alpha=alpha, beta=beta, k=k)
 
 
 class Normalize(Layer):

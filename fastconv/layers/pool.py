@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
-from fastconv.layers.common import only_defaults
+from fastconv.layers.common import need_default
 from fastconv.layers.containers import gather, named_forward
 from fastconv.ops import OPS, pool
 from fastconv.ops.function_pool import add_windows, all_windows
@@ -51,11 +51,8 @@ class _MaxPool(OpLayer):
         return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
-        only_defaults(type(self).__name__, {"return_indices": return_indices}, return_indices=False)
-        self._options = {
-            "kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation,
-            "ceil_mode": ceil_mode,
-        }  # fmt: skip
+        need_default(type(self).__name__, False, return_indices=return_indices)
+        self.configure(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
 
 
 class MaxPool1d(_MaxPool):
@@ -84,13 +81,13 @@ class _AvgPool(OpLayer):
         padding: Any = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
-        **torch_options: Any,
+        divisor_override: Any = None,
     ) -> None:
-        only_defaults(type(self).__name__, torch_options, divisor_override=None)
-        self._options = {
-            "kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode,
-            "count_include_pad": count_include_pad,
-        }  # fmt: skip
+        need_default(type(self).__name__, None, divisor_override=divisor_override)
+        self.configure(
+            kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode,
+            count_include_pad=count_include_pad,
+        )  # fmt: skip
 
 
 class AvgPool1d(_AvgPool):
@@ -115,10 +112,9 @@ class _LpPool(OpLayer):
     def __init__(
         self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *, padding: Any = 0
     ) -> None:
-        self._options = {
-            "norm_type": norm_type, "kernel_size": kernel_size, "stride": stride, "padding": padding,
-            "ceil_mode": ceil_mode,
-        }  # fmt: skip
+        self.configure(
+            norm_type=norm_type, kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode
+        )
 
 
 class LpPool1d(_LpPool):
@@ -141,13 +137,13 @@ class LpPool3d(_LpPool):
 
 class _AdaptivePool(OpLayer):
     def __init__(self, output_size: Any) -> None:
-        self._options = {"output_size": output_size}
+        self.configure(output_size=output_size)
 
 
 class _AdaptiveMaxPool(OpLayer):
-    def __init__(self, output_size: Any, **torch_options: Any) -> None:
-        only_defaults(type(self).__name__, torch_options, return_indices=False)
-        self._options = {"output_size": output_size}
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        need_default(type(self).__name__, False, return_indices=return_indices)
+        self.configure(output_size=output_size)
 
 
 class AdaptiveAvgPool1d(_AdaptivePool):
@@ -215,9 +211,7 @@ class FunctionPool2d(OpLayer):
             self._arguments["function"] = self._registered
             function = functools.partial(_registered_forward, self._registered)
             vjp = functools.partial(_registered_vjp, self._registered)
-        self._options = {
-            "function": function, "kernel_size": kernel_size, "stride": stride, "padding": padding, "vjp": vjp,
-        }  # fmt: skip
+        self.configure(function=function, kernel_size=kernel_size, stride=stride, padding=padding, vjp=vjp)
 
     def config(self) -> dict[str, Any]:
         if self._registered is None:
@@ -253,6 +247,7 @@ class NetworkPool2d(Layer):
             raise TypeError(f"NetworkPool2d: network must be a layer, got {network!r}")
         self.network = network
         self._window = (kernel_size, stride, padding)
+        pool.check("network_pool2d", kernel_size, stride=stride, padding=padding)
 
     def children(self) -> dict[str, Layer]:
         return {"network": self.network}
@@ -297,16 +292,18 @@ class Resize(OpLayer):
         scale_factor: Any = None,
         mode: str = "nearest",
         align_corners: bool | None = None,
-        **torch_options: Any,
+        recompute_scale_factor: Any = None,
     ) -> None:
-        only_defaults("Resize", torch_options, recompute_scale_factor=None)
-        if mode not in MODES:
-            raise ShapeError(f"Resize: mode must be one of {', '.join(MODES)}, got {mode!r}")
+        need_default("Resize", None, recompute_scale_factor=recompute_scale_factor)
+        if not isinstance(mode, str) or mode not in MODES:
+            raise ShapeError(f"Resize: mode must be one of {', '.join(MODES)}, got {mode!r}{nearest(mode, MODES)}")
         self.mode = mode
         self._options = {
             "size": size, "scale": scale_factor, "mode": MODES[mode][0],
             "align_corners": False if align_corners is None else align_corners,
         }  # fmt: skip
+        axes = MODES[mode][1]
+        self.check(**self._options, count=None if axes is None else axes - 2)
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         axes = MODES[self.mode][1]
@@ -331,13 +328,22 @@ class Downsample(OpLayer):
     op = "downsample"
 
     def __init__(self, factor: Any, phase: Any = 0) -> None:
-        self._options = {"factor": factor, "phase": phase}
+        self.configure(factor=factor, phase=phase)
 
 
 class Upsample(Downsample):
-    """factor - 1 zeros between neighbours along each spatial axis. See `fastconv.functional.upsample`."""
+    """factor - 1 zeros between neighbours along each spatial axis. See `fastconv.functional.upsample`.
+
+    torch.nn's Upsample, which interpolates, is `Resize`.
+    """
 
     op = "upsample"
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        name: f"torch's Upsample is Resize here, write Resize({name}=…); Upsample puts zeros between neighbours"
+        for name in ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+    }
 
     def __init__(self, factor: Any, output_size: Any = None) -> None:
-        self._options = {"factor": factor, "output_size": output_size}
+        if factor is None:
+            raise TypeError(f"Upsample: factor must be an integer, got None; {self.elsewhere['scale_factor']}")
+        self.configure(factor=factor, output_size=output_size)

@@ -31,7 +31,7 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_floats, channels_last, logical
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops.common import (
     Order,
     Rows,
@@ -74,9 +74,13 @@ def prepare_rows(op: str, x: Any, dim: Any) -> tuple[np.ndarray, int]:
     """x and `dim`, counted from the front."""
     (x,) = as_floats(op, x=x)
     axis = axis_of(op, x, dim)
-    if x.shape[axis] == 0:
+    if axis and x.shape[axis] == 0:
         raise ShapeError(f"{op}: x must not be empty along dim {axis}, got shape {x.shape}")
     return x, axis
+
+
+def check_rows(op: str, *, dim: Any = 1) -> None:
+    integer(op, "dim", dim)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def prelu_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]
 
 def softmax_reference(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, Any]:
     x, axis = prepare_rows(op, x, dim)
-    logs = [naive_log_softmax(row) for row in as_rows(op, x, axis).tolist()]
+    logs = [naive_log_softmax(row) for row in as_rows(op, x, axis).tolist()] if x.size else []
     ys = logs if op == "log_softmax" else [[math.exp(value) for value in row] for row in logs]
     return from_rows(np.array(ys, x.dtype), x.shape, axis), (logs, axis)
 
@@ -202,7 +206,7 @@ def naive_log_softmax(row: Sequence[float]) -> list[float]:
 def softmax_reference_backward(op: str, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
     logs, axis = saved
     dxs = []
-    for row, ds in zip(logs, as_rows(op, dy, axis).tolist(), strict=True):
+    for row, ds in zip(logs, as_rows(op, dy, axis).tolist() if dy.size else [], strict=True):
         ps = [math.exp(value) for value in row]
         if op == "log_softmax":
             total = sum(ds)
@@ -247,6 +251,10 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
 Run = Callable[..., tuple[np.ndarray, Any]]
 
 
+def check(face: Callable[..., Any], **options: Any) -> None:
+    face(lambda *_: None, None, **options)
+
+
 def relu(run: Run, x: Any) -> tuple[np.ndarray, Any]:
     return run("relu", RELU, x)
 
@@ -265,7 +273,8 @@ def selu(run: Run, x: Any) -> tuple[np.ndarray, Any]:
 
 def gelu(run: Run, x: Any, *, approximate: str = "none") -> tuple[np.ndarray, Any]:
     if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate must be none or tanh, got {approximate!r}")
+        meant = nearest(approximate, ("none", "tanh"))
+        raise ValueError(f"gelu: approximate must be none or tanh, got {approximate!r}{meant}")
     return run("gelu", GELU if approximate == "none" else GELU_TANH, x)
 
 
@@ -338,6 +347,8 @@ class SavedRows(NamedTuple):
 def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
     x, axis = prepare_rows(op, x, dim)
     table = as_rows(op, x, axis)
+    if not x.size:
+        return np.empty(x.shape, x.dtype), SavedRows(table, np.empty(0), x.shape, axis)
     y = allocate(op, table.shape, x.dtype)
     if op == "log_softmax":
         log_sums = row_log_sums(op, table)
@@ -359,9 +370,10 @@ def softmax_backward(op: str, dy: np.ndarray, saved: SavedRows, needs: tuple[boo
     table, log_sums, shape, axis = saved
     dy_rows = as_rows(op, dy, axis)
     dx = allocate(op, table.shape, table.dtype)
-    rows.softmax_backward(
-        dy_rows, table, log_sums, dx, op == "log_softmax", runtime.threads_for(WORK * dx.nbytes)
-    )  # fmt: skip
+    if dx.size:
+        rows.softmax_backward(
+            dy_rows, table, log_sums, dx, op == "log_softmax", runtime.threads_for(WORK * dx.nbytes)
+        )  # fmt: skip
     return (from_rows(dx, shape, axis),)
 
 
@@ -372,6 +384,7 @@ for _face in (relu, leaky_relu, elu, selu, gelu, silu, sigmoid, tanh, softplus, 
         backward=partial(fast_backward, _face.__name__),
         reference=partial(_face, naive),
         reference_backward=naive_backward,
+        check=partial(check, _face),
     )
 add("prelu", prelu, prelu_backward, prelu_reference, prelu_reference_backward)
 for _name in ("softmax", "log_softmax"):
@@ -381,4 +394,5 @@ for _name in ("softmax", "log_softmax"):
         backward=partial(softmax_backward, _name),
         reference=partial(softmax_reference, _name),
         reference_backward=partial(softmax_reference_backward, _name),
+        check=partial(check_rows, _name),
     )

@@ -34,8 +34,8 @@ from fastconv.ops.pool import (
     sum_backward,
 )
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, prepare_input, unlift
-from fastconv.window import Window, integers
+from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
+from fastconv.window import Window, integers, per_axis
 from fastconv.workspace import require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -43,14 +43,21 @@ from fastconv.workspace import require_array
 
 def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
     x = prepare_input(op, x, int(op[-2]))
-    spatial = x.shape[2:]
-    if isinstance(output_size, tuple | list) and len(output_size) == len(spatial):
-        wanted = [n if m is None else m for m, n in zip(output_size, spatial, strict=True)]
-    else:
-        wanted = spatial if output_size is None else output_size
-    output = integers(op, "output_size", wanted, len(spatial), 1)
+    output = sizes(op, x.shape[2:], output_size)
     require_array(op, (*x.shape[:2], *output), x.itemsize)
     return x, output
+
+
+def sizes(op: str, spatial: Ints, output_size: Any) -> Ints:
+    """The output's spatial shape; None keeps a length."""
+    wanted = per_axis(op, "output_size", output_size, len(spatial))
+    kept = [n if m is None else m for m, n in zip(wanted, spatial, strict=True)]
+    return integers(op, "output_size", kept, len(spatial), 1)
+
+
+def check(op: str, output_size: Any, *, return_indices: Any = False) -> None:
+    sizes(op, (1,) * int(op[-2]), output_size)
+    flag(op, "return_indices", return_indices)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ def avg_reference(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Any]:
 
 def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, Any]:
     x, output = prepare(op, x, output_size)
-    need_flag(op, "return_indices", return_indices)
+    flag(op, "return_indices", return_indices)
     return max_of_windows(x, windows(x.shape[2:], output), output, return_indices)
 
 
@@ -107,7 +114,7 @@ def avg_forward(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Plan]:
 
 def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, MaxSaved]:
     x, output = prepare(op, x, output_size)
-    need_flag(op, "return_indices", return_indices)
+    flag(op, "return_indices", return_indices)
     return max_by_plan(op, x, adapting(x.shape, output), return_indices)
 
 
@@ -122,4 +129,5 @@ for _axes in ("1d", "2d", "3d"):
             backward=gradient_to_x(partial(_backward, _name)),
             reference=partial(_reference, _name),
             reference_backward=gradient_to_x(_reference_backward),
+            check=partial(check, _name),
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import layout
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, integer
 from fastconv.workspace import allocate
 
 __all__ = [
@@ -33,8 +33,10 @@ __all__ = [
 
 
 def number(op: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    """`value` as a float between `low` and `high`, both allowed."""
+    """`value` (any real number, 0-d arrays too) as a float between `low` and `high`, both allowed."""
     try:
+        if type(value) is not float and (isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value)):
+            raise TypeError
         result = float(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
@@ -48,10 +50,7 @@ def number(op: str, name: str, value: Any, low: float = -math.inf, high: float =
 
 def axis_of(op: str, x: np.ndarray, dim: Any) -> int:
     """`dim`, an axis of x, counted from the front."""
-    try:
-        axis = dim.__index__()
-    except AttributeError:
-        raise TypeError(f"{op}: dim must be an integer, got {dim!r}") from None
+    axis = integer(op, "dim", dim)
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"{op}: dim must be an axis of x, got {axis} for shape {x.shape}")
     return axis % x.ndim
@@ -133,7 +132,7 @@ def as_rows(op: str, x: np.ndarray, axis: int) -> np.ndarray:
     """x (..., n, ...) as (rows, n), C-contiguous."""
     if axis != x.ndim - 1:
         x = x.transpose(*range(axis), *range(axis + 1, x.ndim), axis)
-    return contiguous(op, x).reshape(-1, x.shape[-1])
+    return contiguous(op, x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def from_rows(table: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:

@@ -23,10 +23,10 @@ import numpy as np
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, integers, lifted, remembered
+from fastconv.window import Window, fitting, integers, lifted, remembered
 from fastconv.workspace import allocate, require_array
 
 AXES = ("L", "H W", "D H W")
@@ -58,10 +58,24 @@ def prepare(
     window, groups, output = sliding(op, x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None and b.shape != w.shape[:1]:
         raise ShapeError(f"{op}: b must have one entry per filter, shape ({len(w)},), got {b.shape}")
-    if algorithm not in engine.ALGORITHMS:
-        raise ValueError(f"{op}: algorithm must be one of {', '.join(engine.ALGORITHMS)}, got {algorithm!r}")
+    need_algorithm(op, algorithm)
     require_array(op, (x.shape[0], w.shape[0], *output), x.itemsize)
     return Arguments(x, w, b, window, groups, output)
+
+
+def need_algorithm(op: str, algorithm: Any) -> None:
+    if algorithm not in engine.ALGORITHMS:
+        names, meant = ", ".join(engine.ALGORITHMS), nearest(algorithm, engine.ALGORITHMS)
+        raise ValueError(f"{op}: algorithm must be one of {names}, got {algorithm!r}{meant}")
+
+
+def check(
+    op: str, w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int, algorithm: Any
+) -> None:  # fmt: skip
+    """Raise what `prepare` raises for any x, of the shape of w."""
+    need_algorithm(op, algorithm)
+    spatial = fitting(op, len(w) - 2, w[2:], stride, dilation)
+    sliding(op, (1, w[1] * groups, *spatial), w, stride, padding, dilation, groups)
 
 
 @remembered

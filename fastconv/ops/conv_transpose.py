@@ -61,6 +61,14 @@ def prepare(
     return Arguments(x, w, b, window, groups, output)
 
 
+def check(
+    op: str, w: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+) -> None:  # fmt: skip
+    """Raise what `prepare` raises for any x, of the shape of w."""
+    spatial = [1 + before + after for before, after in pairs(op, "padding", padding, len(w) - 2)]  # some is left
+    sliding(op, (1, w[0], *spatial), w, stride, padding, output_padding, None, dilation, groups)
+
+
 @remembered
 def sliding(
     op: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, output_size: Any,

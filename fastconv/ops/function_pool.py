@@ -45,12 +45,21 @@ class Arguments(NamedTuple):
 
 def prepare_call(x: Any, function: Any, kernel_size: Any, stride: Any, padding: Any, vjp: Any) -> Arguments:
     a = pool.prepare(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
+    need_functions(function, vjp)
+    require_array(OP, (*a.x.shape[:2], *a.output, *a.window.kernel), a.x.itemsize)
+    return Arguments(a.x, function, a.window, a.output, vjp)
+
+
+def need_functions(function: Any, vjp: Any) -> None:
     if not callable(function):
         raise TypeError(f"{OP}: function must be callable, got {function!r}")
     if vjp is not None and not callable(vjp):
         raise TypeError(f"{OP}: vjp must be callable or None, got {vjp!r}")
-    require_array(OP, (*a.x.shape[:2], *a.output, *a.window.kernel), a.x.itemsize)
-    return Arguments(a.x, function, a.window, a.output, vjp)
+
+
+def check(function: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, vjp: Any = None) -> None:
+    need_functions(function, vjp)
+    pool.check(OP, kernel_size, stride=stride, padding=padding)
 
 
 def apply(function: Function, values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -59,7 +68,8 @@ def apply(function: Function, values: np.ndarray, shape: tuple[int, ...], what: 
     if result.dtype.kind not in "fbiu":
         raise TypeError(f"{OP}: {what} must return real numbers, got {result.dtype}")
     if result.shape != shape:
-        raise ShapeError(f"{OP}: {what} must return an array of shape {shape}, got {result.shape}")
+        instead = "; it must reduce the last axis alone, as windows.max(axis=-1)" if what == "function" else ""
+        raise ShapeError(f"{OP}: {what} must return an array of shape {shape}, got {result.shape}{instead}")
     return result
 
 
@@ -184,4 +194,4 @@ def taps_of(a: Arguments | pool.Arguments) -> list[tuple[int, tuple[Any, ...]]]:
     ]
 
 
-add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward))
+add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward), check=check)

@@ -25,7 +25,7 @@ from fastconv.arrays import as_floats, channels_last, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window
+from fastconv.window import Window, fitting
 from fastconv.workspace import allocate, require
 
 OP = "locally_connected2d"
@@ -49,9 +49,7 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
     need_axes(OP, "w", w, "K C R S H' W'")
     if w.shape[1] != x.shape[1]:
         raise ShapeError(f"{OP}: w must have as many channels as x, got w {w.shape} and x {x.shape}")
-    window = Window.parse(OP, x.shape[2:], w.shape[2:4], stride, padding, dilation)
-    if any(up > 1 for up in window.up):
-        raise TypeError(f"{OP}: stride must be an integer, got {stride!r}")
+    window = Window.parse(OP, x.shape[2:], w.shape[2:4], stride, padding, dilation, rational=False)
     output = window.output(x.shape[2:])
     if w.shape[4:] != output:
         raise ShapeError(
@@ -65,6 +63,12 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
     image, result = x.shape[1] * math.prod(padded_spatial(x, window)), w.shape[0] * math.prod(output)
     require(OP, x.itemsize * x.shape[0] * (image + result))
     return Arguments(x, w, b, window.tight(OP, output), output)
+
+
+def check(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> None:
+    """Raise what `prepare` raises for any x, of the kernel of w."""
+    spatial = fitting(OP, 2, kernel, stride, dilation, rational=False)
+    Window.parse(OP, spatial, kernel, stride, padding, dilation, rational=False)
 
 
 def padded_spatial(x: np.ndarray, window: Window) -> tuple[int, ...]:

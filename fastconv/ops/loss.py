@@ -19,7 +19,6 @@ the others:
 from __future__ import annotations
 
 import math
-import operator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,8 +26,8 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import elementwise, rows
-from fastconv.arrays import as_floats
-from fastconv.errors import ShapeError
+from fastconv.arrays import as_array, as_floats
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops.activation import WORK, naive_log_softmax, naive_sigmoid, naive_softplus, row_log_sums
 from fastconv.ops.common import (
     Order,
@@ -55,7 +54,8 @@ Gradients = tuple["np.ndarray | None", ...]
 
 def need_reduction(op: str, reduction: Any) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        names, meant = ", ".join(REDUCTIONS), nearest(reduction, REDUCTIONS)
+        raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}{meant}")
 
 
 class Arguments(NamedTuple):
@@ -72,9 +72,9 @@ def prepare(
 ) -> Arguments:
     need_reduction(op, reduction)
     smoothing = number(op, "label_smoothing", label_smoothing, 0, 1)
-    x, target = _array(op, "x", x), _array(op, "target", target)
-    if op == "cross_entropy" and target.ndim == x.ndim:
-        given = target
+    indices = as_array(op, "target", target)
+    if op == "cross_entropy" and indices.ndim == as_array(op, "x", x).ndim:
+        given = indices
         x, target, weight = as_floats(op, x=x, target=target, weight=weight)
         classes = need_channels(op, x)
         if target.shape != x.shape:
@@ -86,14 +86,7 @@ def prepare(
         return Arguments(x, target, True, None, weight, smoothing)
     x, weight = as_floats(op, x=x, weight=weight)
     need_entries(op, "class", (need_channels(op, x),), weight=weight)
-    return Arguments(x, *_indices(op, target, x.shape, ignore_index), weight, smoothing)
-
-
-def _array(op: str, name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ShapeError(f"{op}: {name} must be a rectangular array, got rows of different lengths") from None
+    return Arguments(x, *_indices(op, indices, x.shape, ignore_index), weight, smoothing)
 
 
 def _indices(
@@ -110,10 +103,7 @@ def _indices(
             f"{op}: target must have shape {(shape[0], *shape[2:])} for x {shape}, got {target.shape}"
             f"{_target_hint(target, shape)}"
         )
-    try:
-        ignored = operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"{op}: ignore_index must be an integer, got {ignore_index!r}") from None
+    ignored = integer(op, "ignore_index", ignore_index)
     classes = shape[1]
     indices = np.array(target, np.int64, order="C").reshape(-1)
     if not indices.size:
@@ -544,4 +534,4 @@ for _name in ("mse_loss", "l1_loss"):
         reference_backward=partial(errors_reference_backward, _name),
         denominator=denominator_of,
     )
-add("bce_with_logits", bce, bce_backward, bce_reference, bce_reference_backward, denominator_of)
+add("bce_with_logits", bce, bce_backward, bce_reference, bce_reference_backward, denominator=denominator_of)

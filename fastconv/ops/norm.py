@@ -30,7 +30,7 @@ from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.ops.common import Rows, contiguous, need_channels, need_entries, number
 from fastconv.ops.registry import add
-from fastconv.window import integers
+from fastconv.window import integers, is_sequence
 from fastconv.workspace import allocate, get_workspace_limit
 
 SAMPLE = 32  # rows whose mean is the pivot
@@ -74,7 +74,17 @@ def prepare(
     if from_x:
         need_several(op, count, x)
         mean, var = running_mean, running_var
-    return Arguments(x, mean, var, weight, bias, number(op, "momentum", momentum), number(op, "eps", eps, 0))
+    return Arguments(x, mean, var, weight, bias, number(op, "momentum", momentum), need_eps(op, eps))
+
+
+def need_eps(op: str, eps: Any) -> float:
+    return number(op, "eps", eps, 0)
+
+
+def check(op: str, *, momentum: Any = 0.1, eps: Any = 1e-5, **others: Any) -> None:
+    """For batch_norm and instance_norm."""
+    number(op, "momentum", momentum)
+    need_eps(op, eps)
 
 
 def need_several(op: str, count: int, x: np.ndarray) -> None:
@@ -90,21 +100,39 @@ def prepare_group(op: str, x: Any, num_groups: Any, weight: Any, bias: Any, eps:
         raise ShapeError(f"{op}: num_groups must divide the channels of x, got {groups} for {channels}")
     need_entries(op, "channel", (channels,), weight=weight, bias=bias)
     need_several(op, x.size // groups, x)
-    return Arguments(x, None, None, weight, bias, 0.0, number(op, "eps", eps, 0)), groups
+    return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), groups
 
 
 def prepare_layer(
     op: str, x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any
 ) -> tuple[Arguments, tuple[int, ...]]:
     x, weight, bias = as_floats(op, x=x, weight=weight, bias=bias)
-    count = len(normalized_shape) if hasattr(normalized_shape, "__len__") else 1
-    if count == 0:
-        raise ShapeError(f"{op}: normalized_shape must have at least one axis, got {normalized_shape!r}")
-    shape = integers(op, "normalized_shape", normalized_shape, count, 1)
-    if x.shape[-count:] != shape:
+    shape = normalized(op, normalized_shape)
+    if x.shape[-len(shape) :] != shape:
         raise ShapeError(f"{op}: x must end in the axes of normalized_shape {shape}, got shape {x.shape}")
     need_entries(op, "element of normalized_shape", shape, weight=weight, bias=bias)
-    return Arguments(x, None, None, weight, bias, 0.0, number(op, "eps", eps, 0)), shape
+    return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), shape
+
+
+def normalized(op: str, normalized_shape: Any) -> tuple[int, ...]:
+    count = len(normalized_shape) if is_sequence(normalized_shape) else 1
+    if not count:
+        raise ShapeError(f"{op}: normalized_shape must have at least one axis, got {normalized_shape!r}")
+    return integers(op, "normalized_shape", normalized_shape, count, 1)
+
+
+def check_group(op: str, num_groups: Any, *, eps: Any = 1e-5) -> None:
+    integers(op, "num_groups", num_groups, 1, 1)
+    need_eps(op, eps)
+
+
+def check_layer(op: str, normalized_shape: Any, *, eps: Any = 1e-5) -> None:
+    normalized(op, normalized_shape)
+    need_eps(op, eps)
+
+
+def check_response(size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0) -> None:
+    prepare_response(np.empty((0, 1, 1), np.float32), size, alpha, beta, k)
 
 
 class Response(NamedTuple):
@@ -601,14 +629,43 @@ def response_backward(dy: np.ndarray, saved: Response, needs: tuple[bool, ...]) 
 
 
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand
-add("batch_norm", forward, partial(backward, "batch_norm", _RUNNING), reference, running_reference_backward)
+add(
+    "batch_norm",
+    forward=forward,
+    backward=partial(backward, "batch_norm", _RUNNING),
+    reference=reference,
+    reference_backward=running_reference_backward,
+    check=partial(check, "batch_norm"),
+)
 add(
     "instance_norm",
     forward=instance_norm,
     backward=partial(backward, "instance_norm", _RUNNING),
     reference=instance_reference,
     reference_backward=running_reference_backward,
+    check=partial(check, "instance_norm"),
 )
-add("group_norm", group_norm, partial(backward, "group_norm", _SHAPED), group_reference, shaped_reference_backward)
-add("layer_norm", layer_norm, layer_backward, layer_reference, shaped_reference_backward)
-add("local_response_norm", response, response_backward, response_reference, response_reference_backward)
+add(
+    "group_norm",
+    forward=group_norm,
+    backward=partial(backward, "group_norm", _SHAPED),
+    reference=group_reference,
+    reference_backward=shaped_reference_backward,
+    check=partial(check_group, "group_norm"),
+)
+add(
+    "layer_norm",
+    forward=layer_norm,
+    backward=layer_backward,
+    reference=layer_reference,
+    reference_backward=shaped_reference_backward,
+    check=partial(check_layer, "layer_norm"),
+)
+add(
+    "local_response_norm",
+    forward=response,
+    backward=response_backward,
+    reference=response_reference,
+    reference_backward=response_reference_backward,
+    check=check_response,
+)

@@ -28,8 +28,8 @@ from fastconv.errors import ShapeError
 from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, gradient_to_x, need_flag, planes, prepare_input, unlift
-from fastconv.window import Window, remembered
+from fastconv.ops.spatial import Ints, flag, gradient_to_x, planes, prepare_input, unlift
+from fastconv.window import Window, fitting, remembered
 from fastconv.workspace import allocate, require, require_array
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
@@ -55,8 +55,7 @@ def prepare(
 ) -> Arguments:  # fmt: skip
     """Check everything that can be wrong with a call of a pool with a sliding window."""
     x = prepare_input(op, x, int(op[-2]))
-    for name, value in flags.items():
-        need_flag(op, name, value)
+    flags = {name: flag(op, name, value) for name, value in flags.items()}
     window, output = windows_of(
         op, x.shape[2:], kernel_size, kernel_size if stride is None else stride, padding, dilation, flags["ceil_mode"]
     )
@@ -64,14 +63,24 @@ def prepare(
     return Arguments(x, window, output)
 
 
+def check(
+    op: str, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: Any = False,
+    **flags: Any,
+) -> None:  # fmt: skip
+    """Raise what `prepare` raises for any x."""
+    for name, value in flags.items():
+        flag(op, name, value)
+    stride = kernel_size if stride is None else stride
+    spatial = fitting(op, int(op[-2]), kernel_size, stride, dilation, rational=False)
+    windows_of(op, spatial, kernel_size, stride, padding, dilation, flag(op, "ceil_mode", ceil_mode))
+
+
 @remembered
 def windows_of(
     op: str, spatial: Ints, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, Ints]:
     """The window and the output's spatial shape."""
-    window = Window.parse(op, spatial, kernel_size, stride, padding, dilation, ceil_mode)
-    if any(up > 1 for up in window.up):
-        raise TypeError(f"{op}: stride must be an integer, got {stride!r}")
+    window = Window.parse(op, spatial, kernel_size, stride, padding, dilation, ceil_mode, rational=False)
     for axis, (size, around) in enumerate(zip(window.kernel, window.padding, strict=True)):
         if max(around) > size // 2:
             raise ShapeError(
@@ -84,10 +93,20 @@ def windows_of(
 def prepare_lp(
     op: str, x: Any, norm_type: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any
 ) -> tuple[Arguments, float]:
+    p = norm_order(op, norm_type)
+    return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
+
+
+def norm_order(op: str, norm_type: Any) -> float:
     p = number(op, "norm_type", norm_type)
     if not 0 < p < math.inf:
         raise ShapeError(f"{op}: norm_type must be positive and finite, got {p:g}")
-    return prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode), p
+    return p
+
+
+def check_lp(op: str, norm_type: Any, kernel_size: Any, **options: Any) -> None:
+    norm_order(op, norm_type)
+    check(op, kernel_size, **options)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -469,10 +488,10 @@ def raised(base: np.ndarray, exponent: float) -> np.ndarray:
 
 
 for _axes in ("1d", "2d", "3d"):
-    for _name, _forward, _backward, _reference, _reference_backward in (
-        (f"max_pool{_axes}", max_forward, max_backward, max_reference, max_reference_backward),
-        (f"avg_pool{_axes}", avg_forward, sum_backward, avg_reference, mean_reference_backward),
-        (f"lp_pool{_axes}", lp_forward, lp_backward, lp_reference, lp_reference_backward),
+    for _name, _forward, _backward, _reference, _reference_backward, _check in (
+        (f"max_pool{_axes}", max_forward, max_backward, max_reference, max_reference_backward, check),
+        (f"avg_pool{_axes}", avg_forward, sum_backward, avg_reference, mean_reference_backward, check),
+        (f"lp_pool{_axes}", lp_forward, lp_backward, lp_reference, lp_reference_backward, check_lp),
     ):
         add(
             _name,
@@ -480,4 +499,5 @@ for _axes in ("1d", "2d", "3d"):
             backward=gradient_to_x(partial(_backward, _name)),
             reference=partial(_reference, _name),
             reference_backward=gradient_to_x(_reference_backward),
+            check=partial(_check, _name),
         )

@@ -25,6 +25,7 @@ class Op:
     `needs` (a bool per positional argument) says that nobody asks for it.
     reference, reference_backward: the same, in naive loops.
     denominator(saved) -> of a loss, what its mean is divided by: how much a batch counts beside others.
+    check(**options): raises what a call with these options raises whatever the arrays; layers ask when they are made.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Op:
     reference: Forward | None = None
     reference_backward: Backward | None = None
     denominator: Callable[[Any], float] | None = None
+    check: Callable[..., Any] | None = None
 
 
 OPS: dict[str, Op] = {}
@@ -44,16 +46,20 @@ def add(
     backward: Backward,
     reference: Forward,
     reference_backward: Backward,
+    *,
     denominator: Callable[[Any], float] | None = None,
+    check: Callable[..., Any] | None = None,
 ) -> None:
     """List one of fastconv's own operations."""
-    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator)
+    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check)
 
 
 def register(
     name: str,
     forward: Callable[..., tuple[Any, Any]],
     backward: Callable[[np.ndarray, Any], Any],
+    *,
+    replace: bool = False,
 ) -> Callable[..., Any]:
     """Add an operation of one's own; returns it as a function that `vjp`, nets and losses take like any other.
 
@@ -61,18 +67,26 @@ def register(
     forward   forward(*arrays, **options) -> (output, saved)
     backward  backward(dy, saved) -> the gradient to the first array, or a tuple with one per positional array, None
               where there is none
+    replace   the name may be that of an operation registered before: this one takes its place, in nets, trainers and
+              whatever else holds its function too
 
     The operation is then `fastconv.functional.<name>`, `fastconv.vjp` works through it, `Function(name)` is its layer
-    and a Trainer takes it as a loss. Raises ValueError for a name that is taken or is no identifier, TypeError for what
-    cannot be called.
+    and a Trainer takes it as a loss. Raises ValueError for a name that is taken (fastconv's own operations cannot be
+    replaced) or is no identifier, TypeError for what cannot be called.
     """
     from fastconv import functional
 
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise ValueError(f"register: name must be a public Python identifier, got {name!r}")
-    if name in OPS:
-        raise ValueError(f"register: an operation is already named {name!r}")
-    if hasattr(functional, name):
+    if name in FUNCTIONS:
+        if not replace:
+            raise ValueError(
+                f"register: an operation is already named {name!r}; to replace it, as by running a cell again, write "
+                f"register({name!r}, forward, backward, replace=True)"
+            )
+    elif name in OPS:
+        raise ValueError(f"register: an operation of fastconv's own is already named {name!r} and cannot be replaced")
+    elif hasattr(functional, name):
         raise ValueError(f"register: fastconv.functional has a {name!r} already")
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function):
@@ -97,14 +111,14 @@ def register(
         return result
 
     def call(*arrays: Any, **options: Any) -> Any:
-        return checked_forward(*arrays, **options)[0]
+        return OPS[name].forward(*arrays, **options)[0]
 
-    call.__name__ = call.__qualname__ = name
-    call.__module__ = "fastconv.functional"
-    call.__doc__ = forward.__doc__
     OPS[name] = Op(name, checked_forward, backward_with_needs)
-    FUNCTIONS[name] = call
-    return call
+    function = FUNCTIONS.setdefault(name, call)  # of a name that was replaced the same: who holds it has the new one
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "fastconv.functional"
+    function.__doc__ = forward.__doc__
+    return function
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what `register` made, by name

@@ -24,7 +24,7 @@ from fastconv.arrays import channels_last, lift, logical
 from fastconv.errors import ShapeError
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
-from fastconv.window import AXES, integers
+from fastconv.window import AXES, count_axes, integers
 from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -41,7 +41,10 @@ class Steps(NamedTuple):
 
 def prepare_downsample(op: str, x: Any, factor: Any, phase: Any) -> tuple[np.ndarray, Steps]:
     x = prepare_input(op, x)
-    spatial = x.shape[2:]
+    return x, kept_steps(op, x.shape[2:], factor, phase)
+
+
+def kept_steps(op: str, spatial: Ints, factor: Any, phase: Any) -> Steps:
     factors = integers(op, "factor", factor, len(spatial), 1)
     phases = integers(op, "phase", phase, len(spatial), 0)
     for axis, (n, f, p) in enumerate(zip(spatial, factors, phases, strict=True)):
@@ -50,12 +53,22 @@ def prepare_downsample(op: str, x: Any, factor: Any, phase: Any) -> tuple[np.nda
         if p >= n:
             raise ShapeError(f"{op}: phase must lie inside the input, got {p} for length {n} on spatial axis {axis}")
     narrow = tuple(-(-(n - p) // f) for n, f, p in zip(spatial, factors, phases, strict=True))
-    return x, Steps(spatial, narrow, factors, phases)
+    return Steps(spatial, narrow, factors, phases)
+
+
+def check_downsample(factor: Any, *, phase: Any = 0) -> None:
+    axes = count_axes(factor, phase)
+    kept_steps("downsample", integers("downsample", "factor", factor, axes, 1), factor, phase)
 
 
 def prepare_upsample(op: str, x: Any, factor: Any, output_size: Any) -> tuple[np.ndarray, Steps]:
     x = prepare_input(op, x)
-    spatial = x.shape[2:]
+    steps = spread_steps(op, x.shape[2:], factor, output_size)
+    require_array(op, (*x.shape[:2], *steps.wide), x.itemsize)
+    return x, steps
+
+
+def spread_steps(op: str, spatial: Ints, factor: Any, output_size: Any) -> Steps:
     factors = integers(op, "factor", factor, len(spatial), 1)
     least = tuple((n - 1) * f + 1 for n, f in zip(spatial, factors, strict=True))
     wide = least if output_size is None else integers(op, "output_size", output_size, len(spatial), 1)
@@ -64,8 +77,11 @@ def prepare_upsample(op: str, x: Any, factor: Any, output_size: Any) -> tuple[np
             raise ShapeError(
                 f"{op}: output_size must be at least (n - 1) * factor + 1 = {bound} on spatial axis {axis}, got {m}"
             )
-    require_array(op, (*x.shape[:2], *wide), x.itemsize)
-    return x, Steps(wide, spatial, factors, (0,) * len(spatial))
+    return Steps(wide, spatial, factors, (0,) * len(spatial))
+
+
+def check_upsample(factor: Any, *, output_size: Any = None) -> None:
+    spread_steps("upsample", (1,) * count_axes(factor, output_size), factor, output_size)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -150,6 +166,7 @@ add(
     backward=gradient_to_x(partial(spread, "downsample")),
     reference=downsample_reference,
     reference_backward=gradient_to_x(spread_reference),
+    check=check_downsample,
 )
 add(
     "upsample",
@@ -157,4 +174,5 @@ add(
     backward=gradient_to_x(partial(keep, "upsample")),
     reference=upsample_reference,
     reference_backward=gradient_to_x(keep_reference),
+    check=check_upsample,
 )

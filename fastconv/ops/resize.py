@@ -25,11 +25,11 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import resampling
 from fastconv.arrays import channels_last
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, nearest
 from fastconv.ops.common import number
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import gradient_to_x, need_flag, planes, prepare_input
-from fastconv.window import integers
+from fastconv.ops.spatial import flag, gradient_to_x, planes, prepare_input
+from fastconv.window import count_axes, integers, per_axis
 from fastconv.workspace import allocate, require, require_array
 
 OP = "resize"
@@ -57,20 +57,10 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
     x = prepare_input(OP, x)
     spatial = x.shape[2:]
     count = len(spatial)
-    if mode not in MODES:
-        raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    need_flag(OP, "align_corners", align_corners)
     if mode == "cubic" and count != 2:
         raise ShapeError(f"{OP}: cubic must have 4 axes (N C H W), got {x.ndim}: shape {x.shape}")
-    if mode == "nearest" and align_corners:
-        raise ShapeError(f"{OP}: align_corners must be False for nearest, which interpolates nothing")
-    if (size is None) == (scale is None):
-        raise ShapeError(f"{OP}: exactly one of size and scale must be given, got size={size!r} and scale={scale!r}")
-    scales: tuple[float | None, ...] = (None,) * count
-    if scale is None:
-        sizes = integers(OP, "size", size, count, 1)
-    else:
-        scales = factors(scale, count)
+    sizes, scales, align_corners = parse(count, size, scale, mode, align_corners)
+    if scale is not None:
         sizes = tuple(floor_product(n, f) for n, f in zip(spatial, scales, strict=True))
         if min(sizes) < 1:
             raise ShapeError(f"{OP}: the output must not be empty: scale {scale!r} makes {sizes} of {spatial}")
@@ -82,14 +72,36 @@ def prepare(x: Any, size: Any, scale: Any, mode: Any, align_corners: Any) -> tup
         if mode == "linear" and m == n:
             axes.append(Axis(n, m, 1.0, "nearest", False))
         else:
-            axes.append(Axis(n, m, ratio, mode, bool(align_corners)))
+            axes.append(Axis(n, m, ratio, mode, align_corners))
     return x, tuple(axes)
 
 
+def parse(
+    count: int, size: Any, scale: Any, mode: Any, align_corners: Any
+) -> tuple[tuple[int, ...], tuple[Any, ...], bool]:
+    """What does not depend on x but for its spatial axes: the sizes or the scales of all of them, and the flag."""
+    if mode not in MODES:
+        raise ShapeError(f"{OP}: mode must be one of {', '.join(MODES)}, got {mode!r}{nearest(mode, MODES)}")
+    align_corners = flag(OP, "align_corners", align_corners)
+    if mode == "nearest" and align_corners:
+        raise ShapeError(f"{OP}: align_corners must be False for nearest, which interpolates nothing")
+    if (size is None) == (scale is None):
+        raise ShapeError(f"{OP}: exactly one of size and scale must be given, got size={size!r} and scale={scale!r}")
+    if scale is None:
+        return integers(OP, "size", size, count, 1), (None,) * count, align_corners
+    return (), factors(scale, count), align_corners
+
+
+def check(
+    *, size: Any = None, scale: Any = None, mode: Any = "nearest", align_corners: Any = False, count: int | None = None
+) -> None:
+    """count: of spatial axes, where that is known."""
+    count = count or (2 if mode == "cubic" else count_axes(size, scale))
+    parse(count, size, scale, mode, align_corners)
+
+
 def factors(scale: Any, count: int) -> tuple[float, ...]:
-    entries = tuple(scale) if isinstance(scale, tuple | list | np.ndarray) and np.ndim(scale) else (scale,) * count
-    if len(entries) != count:
-        raise ShapeError(f"{OP}: scale must be one number or {count} of them, got {len(entries)}: {scale!r}")
+    entries = per_axis(OP, "scale", scale, count)
     for entry in entries:
         if not 0 < number(OP, "scale", entry) < math.inf:
             raise ShapeError(f"{OP}: scale must be positive and finite, got {entry!r}")
@@ -245,4 +257,4 @@ def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
     return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
 
 
-add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward))
+add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward), check=check)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastconv.arrays import as_floats, logical, need_axes
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, is_numpy_bool
 from fastconv.ops.naive import as_lists
 from fastconv.ops.registry import Backward
 
-__all__ = ["Ints", "gradient_to_x", "need_flag", "planes", "prepare_input", "unlift"]
+__all__ = ["Ints", "flag", "gradient_to_x", "planes", "prepare_input", "unlift"]
 
 Ints = tuple[int, ...]
 
@@ -32,9 +32,11 @@ def prepare_input(op: str, x: Any, ndim: int | None = None) -> np.ndarray:
     return x
 
 
-def need_flag(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
+def flag(op: str, name: str, value: Any) -> bool:
+    """`value`, Python's or NumPy's True or False, as Python's."""
+    if isinstance(value, bool) or is_numpy_bool(value):
+        return bool(value)
+    raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
 
 
 def planes(x: np.ndarray) -> list[list[float]]:

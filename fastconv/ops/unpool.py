@@ -18,7 +18,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import pooling
-from fastconv.arrays import channels_last, logical
+from fastconv.arrays import as_array, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
@@ -32,7 +32,7 @@ def prepare(
     op: str, x: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> tuple[np.ndarray, np.ndarray, Ints]:
     x = prepare_input(op, x, int(op[-2]))
-    indices = np.asarray(indices)
+    indices = as_array(op, "indices", indices)
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{op}: indices must be integers, got {indices.dtype}")
     if indices.shape != x.shape:

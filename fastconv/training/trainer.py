@@ -31,6 +31,7 @@ from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS, register
+from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
 from fastconv.training.history import History, Record, plain
@@ -511,15 +512,16 @@ class Trainer:
         iterable must yield the batches of an epoch as it did before).
 
         functions   {name: function} for what the file names and fastconv does not know: a pair (forward, backward) is
-                    registered as an operation (see `fastconv.register`), anything else is an augmentation
+                    registered as an operation (see `fastconv.register`; it replaces one of that name), anything else is
+                    an augmentation
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
         rebuilt from data, out of fastconv's own layers. Raises FormatError for any other file, and OSError.
         """
         functions = dict(functions or {})
         for name, function in functions.items():
-            if isinstance(function, tuple) and name not in OPS:
-                register(name, *function)
+            if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):
+                register(name, *function, replace=True)
         tensors, metadata = files.read(path)
         if metadata.get("format") != FORMAT or "trainer" not in metadata:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")

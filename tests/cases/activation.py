@@ -60,6 +60,7 @@ CASES = [
     *(rows(op, "first", 3, 4, 2, dim=0) for op in ROWS),
     *(rows(op, "spatial", 2, 3, 4, 2, dim=2) for op in ROWS),
     *(rows(op, "empty_batch", 0, 5) for op in ROWS),
+    *(rows(op, "empty_along_first", 0, 3, 4, dim=0) for op in ROWS),
     *(rows(op, "long", 2, 700) for op in ROWS),
 ]  # fmt: skip
 
