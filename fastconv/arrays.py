@@ -17,6 +17,7 @@ from fastconv.window import AXES
 from fastconv.workspace import UNCHECKED, allocate, require_array
 
 __all__ = [
+    "FLOATS",
     "add_bias",
     "as_array",
     "as_floats",
@@ -28,11 +29,13 @@ __all__ = [
     "lift",
     "like",
     "logical",
+    "need_array",
     "need_axes",
+    "need_shape",
 ]
 
 SUM_ROWS = 1024  # rows that one partial sum covers
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def as_floats(op: str, **arrays: Any) -> list[Any]:
@@ -56,7 +59,7 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
         if value is not None:
             array = as_array(op, name, value)
             dtype = array.dtype.newbyteorder("=")
-            if dtype in _FLOATS:
+            if dtype in FLOATS:
                 found[_strength(value)].setdefault(dtype, name)
             elif dtype.kind not in "biu" and dtype != np.float16:
                 raise TypeError(f"{op}: {name} must hold real numbers (float32 or float64 best), got {array.dtype}")
@@ -66,7 +69,7 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
     if len(deciding) > 1:
         (first, a), (second, b) = deciding.items()
         raise TypeError(f"{op}: {a} is {first} and {b} is {second}; arrays must share one float type (use astype)")
-    dtype = next(iter(deciding), _FLOATS[0])
+    dtype = next(iter(deciding), FLOATS[0])
     return [None if array is None else array.astype(dtype, copy=not array.flags.aligned) for array in result]
 
 
@@ -93,7 +96,7 @@ def as_array(op: str, name: str, value: Any) -> np.ndarray:
 def _ready(arrays: list[Any]) -> bool:
     """Whether `as_floats` would change nothing, as far as that is quickly told."""
     first = arrays[0]
-    if type(first) is not np.ndarray or first.dtype not in _FLOATS:
+    if type(first) is not np.ndarray or first.dtype not in FLOATS:
         return False
     for array in arrays:
         if array is not None and (
@@ -115,16 +118,24 @@ def _is_held(array: np.ndarray) -> bool:
 
 def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:
     """Raise ShapeError unless `array` has the axes named, e.g. "N C H W"; none but N may have length 0."""
+    need_shape(op, name, need_array(op, name, array).shape, axes)
+
+
+def need_array(op: str, name: str, array: np.ndarray | None) -> np.ndarray:
+    """`array`; TypeError where it is None."""
     if array is None:
         raise TypeError(f"{op}: {name} must hold real numbers, got None")
+    return array
+
+
+def need_shape(op: str, name: str, shape: tuple[int, ...], axes: str) -> None:
+    """`need_axes` of an array's shape."""
     names = axes.split()
-    if array.ndim == len(names) and array.size:
-        return
-    if array.ndim != len(names):
-        raise ShapeError(f"{op}: {name} must have {len(names)} axes ({axes}), got {array.ndim}: shape {array.shape}")
-    for axis, length in zip(names, array.shape, strict=True):
+    if len(shape) != len(names):
+        raise ShapeError(f"{op}: {name} must have {len(names)} axes ({axes}), got {len(shape)}: shape {shape}")
+    for axis, length in zip(names, shape, strict=True):
         if length == 0 and axis != "N":
-            raise ShapeError(f"{op}: {name} must not be empty along {axis}, got shape {array.shape}")
+            raise ShapeError(f"{op}: {name} must not be empty along {axis}, got shape {shape}")
 
 
 def channels_last(op: str, x: np.ndarray) -> np.ndarray:

@@ -124,11 +124,11 @@ def get_num_threads() -> int:
     return _num_threads
 
 
-def threads_for(nbytes: int) -> int:
-    """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones."""
+def threads_for(nbytes: int, most: int = sys.maxsize) -> int:
+    """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones, at most `most`."""
     if nbytes < 2 * BYTES_PER_THREAD:
         return 1
-    return max(1, min(_num_threads, nbytes // BYTES_PER_THREAD))
+    return max(1, min(_num_threads, nbytes // BYTES_PER_THREAD, most))
 
 
 _forked = False

@@ -30,16 +30,20 @@ AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1
 _PLAIN = (int, bool, str, type(None))
 
 
-def remembered(parse: Parse) -> Parse:
+def remembered(parse: Parse, known: int = 0) -> Parse:
     """`parse` with its last answers kept, for arguments of ints, strings, tuples of them and true fractions.
 
-    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 or Fraction(2) would be found as 2.
+    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 or Fraction(2) would be found as 2. The
+    first `known` arguments are not a user's, and have a hash.
     """
     kept = lru_cache(maxsize=1024)(parse)
 
     @wraps(parse)
     def call(*arguments: Any) -> Any:
-        return kept(*arguments) if _plain(arguments) else parse(*arguments)
+        for value in arguments[known:]:
+            if type(value) not in _PLAIN and not _plain((value,)):
+                return parse(*arguments)
+        return kept(*arguments)
 
     return call  # type: ignore[return-value]
 

@@ -176,8 +176,8 @@ def test_a_gradient_that_is_an_output_gets_a_bias(algorithm, channels):
     for kernel, stride in (((1, 1, 4), (1, 2, 2)), ((1, 3, 3), ONES), ((1, 2, 3), (1, 3, 2))):
         x, w, _, dy, window = arrays((2, (1, 9, 12), channels, 20, kernel, (NONE,) * 3, ONES, 1, stride))
         bias = np.arange(channels, dtype=np.float32)
-        dx = engine.gradient_input("conv2d", engine.Policy.now(algorithm), dy, w, x.shape, window, 1)
-        with_bias = engine.gradient_input("conv2d", engine.Policy.now(algorithm), dy, w, x.shape, window, 1, bias)
+        call = "conv2d", engine.Policy.now(algorithm), alone.problem_of(x.shape, dy.shape, window, 1, np.float32), dy, w
+        dx, with_bias = engine.gradient_input(*call), engine.gradient_input(*call, bias)
         np.testing.assert_allclose(with_bias, dx + bias, rtol=0, atol=1e-5 * abs(with_bias).max())
 
 

@@ -30,11 +30,10 @@ import numpy as np
 from fastconv._ext import lowering
 from fastconv.arrays import add_bias, channel_sums, channels_last
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
-from fastconv.engine.contract import Algorithm, Direction, Ints, Plan, Problem
+from fastconv.engine.contract import Algorithm, Direction, Plan, Problem
 from fastconv.engine.precision import get_precision
 from fastconv.runtime import threads_for
 from fastconv.trace import watched
-from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = [
@@ -61,10 +60,15 @@ class Policy(NamedTuple):
         """Whether the padding's taps must be left out: not where another kernel than im2col is asked for."""
         return self.strict and self.algorithm in ("auto", "im2col")
 
-    @classmethod
-    def now(cls, algorithm: str = "auto") -> Policy:
+    @staticmethod
+    def now(algorithm: str = "auto") -> Policy:
         """With the precision that holds here."""
-        return cls(algorithm, get_precision() == "strict")
+        return _policy(algorithm, get_precision())
+
+
+@lru_cache(maxsize=64)
+def _policy(algorithm: str, precision: str) -> Policy:
+    return Policy(algorithm, precision == "strict")
 
 
 def plan(direction: Direction, problem: Problem, policy: Policy | None = None) -> Plan:
@@ -97,31 +101,28 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def forward(
-    op: str, policy: Policy, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, window: Window,
-    groups: int,
+    op: str, policy: Policy, problem: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray
 ) -> np.ndarray:  # fmt: skip
     """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
     if not y.size:
         return w
-    problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], y.shape[4], y.shape[1:4], window, groups, x.dtype)
     chosen = plan("forward", problem, policy)
-    w = _readable(op, chosen, w)
-    if policy.exact and not _is_finite(w):
+    if not w.flags.c_contiguous:
+        w = _readable(op, chosen, w)
+    if policy.strict and policy.exact and not _is_finite(w):
         chosen = borders.plan("forward", problem)
     watched(chosen, "forward", problem, op, x, w, bias, y)
     return w
 
 
 def gradient_input(
-    op: str, policy: Policy, dy: np.ndarray, w: np.ndarray, x_shape: Ints, window: Window, groups: int,
-    bias: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+    op: str, policy: Policy, problem: Problem, dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None
+) -> np.ndarray:
     """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
-    dx = allocate(op, x_shape, dy.dtype)
+    dx = allocate(op, problem.x_shape, dy.dtype)
     if not dx.size or not dy.size:
         dx[...] = 0 if bias is None else bias
         return dx
-    problem = Problem(x_shape[0], x_shape[4], x_shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     chosen = plan("gradient_input", problem, policy)
     w = _readable(op, chosen, w)
     if policy.exact and not _is_finite(w):
@@ -134,42 +135,27 @@ def gradient_input(
 
 
 def gradient_weights(
-    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int
+    op: str, policy: Policy, problem: Problem, x: np.ndarray, dy: np.ndarray, db: np.ndarray | None = None
 ) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups)."""
-    return _gradient_weights(op, policy, x, dy, w_shape, window, groups, None)
-
-
-def gradient_weights_and_bias(
-    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int,
-    needs_weights: bool = True,
-) -> tuple[np.ndarray | None, np.ndarray]:  # fmt: skip
-    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing.
-
-    dw is None where nobody asks for it; db has the same bits.
-    """
-    db = None
-    if x.size and dy.size:
-        problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
-        if "sums" in plan("gradient_weights", problem, policy).takes:
-            db = np.empty(dy.shape[4], dy.dtype)
-    dw = None
-    if needs_weights or db is not None:
-        dw = _gradient_weights(op, policy, x, dy, w_shape, window, groups, db)
-    return dw, channel_sums(dy) if db is None else db
-
-
-def _gradient_weights(
-    op: str, policy: Policy, x: np.ndarray, dy: np.ndarray, w_shape: Ints, window: Window, groups: int,
-    db: np.ndarray | None,
-) -> np.ndarray:  # fmt: skip
-    """dw; db is filled, which only may be given where the plan takes "sums"."""
-    dw = allocate(op, w_shape, dy.dtype)
+    """dw (K, r0, r1, r2, C / groups); db (K,), which only may be given where the plan takes "sums", is filled."""
+    dw = allocate(op, problem.w_shape, dy.dtype)
     if not x.size or not dy.size:
         dw[...] = 0
         return dw
-    problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     watched(plan("gradient_weights", problem, policy), "gradient_weights", problem, op, x, dy, dw, db)
     if policy.exact and not _is_finite(dw) and not _is_finite(dy):
         watched(borders.plan("gradient_weights", problem), "gradient_weights", problem, op, x, dy, dw, None)
     return dw
+
+
+def gradient_weights_and_bias(
+    op: str, policy: Policy, problem: Problem, x: np.ndarray, dy: np.ndarray, needs_weights: bool = True
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing.
+
+    dw is None where nobody asks for it; db has the same bits.
+    """
+    if x.size and dy.size and "sums" in plan("gradient_weights", problem, policy).takes:
+        db = np.empty(dy.shape[4], dy.dtype)
+        return gradient_weights(op, policy, problem, x, dy, db), db
+    return gradient_weights(op, policy, problem, x, dy) if needs_weights else None, channel_sums(dy)

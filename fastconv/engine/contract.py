@@ -83,7 +83,7 @@ class Plan(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return max(1, min(runtime.threads_for(self.work), self.most))
+        return runtime.threads_for(self.work, self.most)
 
     @property
     def scratch(self) -> int:

@@ -173,7 +173,7 @@ class _Convolution:
         self.far = 4 * math.prod(y_shape) >= FAR and _fits_vectors(y_shape[4], lanes)
 
     def __call__(self, op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray) -> None:
-        threads = max(1, min(runtime.threads_for(self.work), self.most))
+        threads = runtime.threads_for(self.work, self.most)
         scratch = allocate(op, (threads, self.cut.elements), y.dtype)
         far = self.far and y.ctypes.data % grouped.STREAMED_BYTES == 0
         grouped.forward(

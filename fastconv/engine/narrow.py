@@ -76,17 +76,15 @@ def plan(direction: Direction, problem: Problem) -> Plan:
     chunks = min(bands, max(TASKS, p.pixels // LONG_CHUNK), max(1, p.pixels // CHUNK_PIXELS))
     chunks = max(1, min(chunks, room // (4 * partial)))
 
-    def scratch(op: str, fixed: int, threads: int, each: int) -> np.ndarray:
-        return allocate(op, (LINE + fixed + threads * each,), p.dtype)
-
     def forward(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
-        narrow.forward(geometry, at, x, w, bias, y, scratch(op, packed, threads, forward_elements), threads, far)
+        scratch = allocate(op, (LINE + packed + threads * forward_elements,), p.dtype)
+        narrow.forward(geometry, at, x, w, bias, y, scratch, threads, far)
 
     def gradient_weights(
         op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: np.ndarray | None
     ) -> None:
-        sums = scratch(op, chunks * partial, threads, gradient_elements)
-        narrow.gradient_weights(geometry, at, x, dy, dw, db, sums, chunks, threads)
+        scratch = allocate(op, (LINE + chunks * partial + threads * gradient_elements,), p.dtype)
+        narrow.gradient_weights(geometry, at, x, dy, dw, db, scratch, chunks, threads)
 
     work, most = p.multiply_adds // 4, room // (4 * gradient_elements)
     if direction == "forward":

@@ -31,6 +31,10 @@ class Phase(NamedTuple):
     taps: tuple[slice, ...]  # of w (K, r0, r1, r2, C / groups)
     window: Window
 
+    def lengths(self, output: tuple[int, ...]) -> tuple[int, ...]:
+        """How many outputs it has along each axis."""
+        return tuple(len(range(*along.indices(n))) for along, n in zip(self.outputs[1:], output, strict=True))
+
     @property
     def first(self) -> tuple[int, ...]:
         """The first output along each axis."""

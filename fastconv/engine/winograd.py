@@ -223,7 +223,7 @@ class _Convolution:
         cut, taps_last = self.cut, not w.flags.c_contiguous
         if taps_last:
             w = w.transpose(0, 4, 1, 2, 3)
-        threads = max(1, min(runtime.threads_for(self.work), cut.most))
+        threads = runtime.threads_for(self.work, cut.most)
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch

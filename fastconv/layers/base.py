@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastconv import random
-from fastconv.arrays import as_array, as_floats
+from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops import OPS
@@ -63,6 +64,9 @@ class Context:
     @property
     def generator(self) -> np.random.Generator:
         return self.rng or random.default_generator()
+
+
+CALL = Context()  # net(x)
 
 
 class LoadedKeys(NamedTuple):
@@ -146,7 +150,7 @@ class Layer:
 
     def __call__(self, x: Any) -> np.ndarray:
         """The output for a batch x (N, C, …), in the present mode (`train` or `eval`)."""
-        return self.forward(self.cast(x), Context())[0]
+        return self.forward(self.cast(x), CALL)[0]
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
@@ -176,6 +180,8 @@ class Layer:
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
         layer, dtype = type(self).__name__, self.dtype
+        if type(x) is np.ndarray and x.dtype in ((dtype,) if dtype else FLOATS):
+            return x
         if dtype is None:
             return as_floats(layer, x=x)[0]
         x = as_array(layer, "x", x)
@@ -351,6 +357,13 @@ class OpLayer(Layer):
     positional: ClassVar[tuple[str, ...]] = ()  # attributes behind x, parameters or buffers
 
     _options: Mapping[str, Any] = MappingProxyType({})
+    _fetch: ClassVar[Any]  # (layer) -> the arrays behind x
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        get: Callable[[Any], Any] = operator.attrgetter(*(cls.positional or ("op",)))
+        several = len(cls.positional) > 1
+        cls._fetch = staticmethod(get if several else lambda layer: (get(layer),) if cls.positional else ())
 
     def configure(self, **options: Any) -> None:
         """Set the operation's keyword arguments; raises what every call with them would raise."""
@@ -363,17 +376,25 @@ class OpLayer(Layer):
         if check is not None:
             check(**options)
 
+    @property
+    def dtype(self) -> np.dtype | None:
+        for name in self.parameter_names:
+            array = getattr(self, name)
+            if array is not None:
+                return array.dtype
+        return None
+
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""
         return self._options
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        arrays = [getattr(self, name) for name in self.positional]
+        arrays = self._fetch(self)
         if context.snapshot:
-            arrays = [
+            arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
                 for name, array in zip(self.positional, arrays, strict=True)
-            ]
+            )
         return OPS[self.op].forward(x, *arrays, **self.options(context))
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:

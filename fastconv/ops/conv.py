@@ -15,24 +15,25 @@ gradient to the input of a convolution with stride S1, and its own gradient to t
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError, nearest
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, fitting, integers, lifted, remembered
-from fastconv.workspace import allocate, require_array
+from fastconv.window import Window, fitting, integers, remembered
+from fastconv.workspace import UNCHECKED, allocate, require, require_array
+
+Ints = tuple[int, ...]
 
 AXES = ("L", "H W", "D H W")
 CHUNK_BYTES = 1 << 22  # of outputs whose phases are put together while a cache still holds them
-
-Parts = list[tuple[tuple[slice, ...], np.ndarray, Window]]  # of each phase: its taps, its dy, its window
 
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -44,23 +45,32 @@ class Arguments(NamedTuple):
     b: np.ndarray | None
     window: Window
     groups: int
-    output: tuple[int, ...]
+    output: Ints
 
 
 def prepare(
     op: str, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any, algorithm: Any
 ) -> Arguments:
     """Check everything that can be wrong with a call; what comes back is proven to fit."""
-    ndim = int(op[-2])
     x, w, b = as_floats(op, x=x, w=w, b=b)
-    need_axes(op, "x", x, f"N C {AXES[ndim - 1]}")
-    need_axes(op, "w", w, f"K C/groups {AXES[ndim - 1]}")
-    window, groups, output = sliding(op, x.shape, w.shape, stride, padding, dilation, groups)
-    if b is not None and b.shape != w.shape[:1]:
-        raise ShapeError(f"{op}: b must have one entry per filter, shape ({len(w)},), got {b.shape}")
-    need_algorithm(op, algorithm)
+    shapes = x.shape, need_array(op, "w", w).shape, None if b is None else b.shape
+    window, groups, output = rule(op, *shapes, stride, padding, dilation, groups, algorithm)
     require_array(op, (x.shape[0], w.shape[0], *output), x.itemsize)
     return Arguments(x, w, b, window, groups, output)
+
+
+def rule(
+    op: str, x: Ints, w: Ints, b: Ints | None, stride: Any, padding: Any, dilation: Any, groups: Any, algorithm: Any
+) -> tuple[Window, int, Ints]:
+    """The window, the groups and the output's spatial shape, of the shapes of x, w and b."""
+    ndim = int(op[-2])
+    need_shape(op, "x", x, f"N C {AXES[ndim - 1]}")
+    need_shape(op, "w", w, f"K C/groups {AXES[ndim - 1]}")
+    window, groups, output = sliding(op, x, w, stride, padding, dilation, groups)
+    if b is not None and b != w[:1]:
+        raise ShapeError(f"{op}: b must have one entry per filter, shape ({w[0]},), got {b}")
+    need_algorithm(op, algorithm)
+    return window, groups, output
 
 
 def need_algorithm(op: str, algorithm: Any) -> None:
@@ -70,7 +80,7 @@ def need_algorithm(op: str, algorithm: Any) -> None:
 
 
 def check(
-    op: str, w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int, algorithm: Any
+    op: str, w: Ints, stride: Any, padding: Any, dilation: Any, groups: int, algorithm: Any
 ) -> None:  # fmt: skip
     """Raise what `prepare` raises for any x, of the shape of w."""
     need_algorithm(op, algorithm)
@@ -78,10 +88,9 @@ def check(
     sliding(op, (1, w[1] * groups, *spatial), w, stride, padding, dilation, groups)
 
 
-@remembered
 def sliding(
-    op: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: Any
-) -> tuple[Window, int, tuple[int, ...]]:
+    op: str, x: Ints, w: Ints, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Window, int, Ints]:
     """The window, the groups and the output's spatial shape, of the shapes of x and w."""
     (groups,) = integers(op, "groups", groups, 1, 1)
     channels, filters = x[1], w[0]
@@ -145,13 +154,65 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
+class Part(NamedTuple):
+    """A phase of the outputs, as a convolution by itself."""
+
+    phase: Phase
+    problem: engine.Problem
+
+
+class Call(NamedTuple):
+    """What the shapes and the options of a call decide; arrays are channels last."""
+
+    x_shape: Ints  # (N, i0, i1, i2, C)
+    w_shape: Ints  # (K, r0, r1, r2, C / groups)
+    y_shape: Ints  # (N, o0, o1, o2, K)
+    output: Ints  # (N, *output, K)
+    nbytes: int  # of y
+    groups: int
+    parts: tuple[Part, ...]
+    problem: engine.Problem | None  # of the whole call, where the stride is an integer
+    across: engine.Problem | None  # whose gradient to the input is the convolution
+
+
+@partial(remembered, known=5)
+def plan(
+    op: str, x: Ints, w: Ints, b: Ints | None, dtype: np.dtype, stride: Any, padding: Any, dilation: Any, groups: Any,
+    algorithm: Any,
+) -> Call:  # fmt: skip
+    window, groups, output = rule(op, x, w, b, stride, padding, dilation, groups, algorithm)
+    window, ones = window.lift(), (1,) * (3 - len(output))
+    inputs, outputs = (*ones, *x[2:]), (*ones, *output)
+
+    def problem(window: Window, spatial: Ints) -> engine.Problem:
+        return engine.Problem(x[0], x[1], inputs, w[0], spatial, window, groups, dtype)
+
+    parts = tuple(Part(phase, problem(phase.window, phase.lengths(outputs))) for phase in phases(window, outputs))
+    upwards = across(window, outputs)
+    other_way = None
+    if upwards is not None:
+        other_way = engine.Problem(x[0], w[0], outputs, x[1], inputs, upwards, groups, dtype)
+    whole = parts[0].problem if window.up == ONES else None
+    kernel, nbytes = (*ones, *w[2:]), dtype.itemsize * math.prod((x[0] or 1, w[0], *output))
+    return Call(
+        (x[0], *inputs, x[1]),
+        (w[0], *kernel, w[1]),
+        (x[0], *outputs, w[0]),
+        (x[0], *output, w[0]),
+        nbytes,
+        groups,
+        parts,
+        whole,
+        other_way,
+    )
+
+
 class Saved(NamedTuple):
     x: np.ndarray  # (N, i0, i1, i2, C)
     w: np.ndarray  # (K, r0, r1, r2, C / groups)
-    window: Window
-    groups: int
-    x_shape: tuple[int, ...]  # (N, C, *spatial)
-    w_shape: tuple[int, ...]  # (K, C / groups, *kernel)
+    call: Call
+    x_shape: Ints  # (N, C, *spatial)
+    w_shape: Ints  # (K, C / groups, *kernel)
     has_bias: bool
     policy: engine.Policy
 
@@ -160,23 +221,29 @@ def forward(
     op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    x, w, b, window, groups, output = prepare(op, x, w, b, stride, padding, dilation, groups, algorithm)
-    window = lifted(window)
-    x_last, w_last = lift(channels_last(op, x)), lift(w.transpose(0, *range(2, w.ndim), 1))  # w is turned where need be
-    bias, policy = None if b is None else np.ascontiguousarray(b), engine.Policy.now(algorithm)
-    y_shape = (x.shape[0], *(1,) * (3 - len(output)), *output, w.shape[0])
-    upwards = across(window, y_shape[1:4])
-    if upwards is not None:
-        y = engine.gradient_input(op, policy, x_last, exchanged(w_last, groups), y_shape, upwards, groups, bias)
+    x, w, b = as_floats(op, x=x, w=w, b=b)
+    if w is None:
+        need_array(op, "w", w)
+    b_shape = None if b is None else b.shape
+    call = plan(op, x.shape, w.shape, b_shape, x.dtype, stride, padding, dilation, groups, algorithm)
+    if call.nbytes > UNCHECKED:
+        require(op, call.nbytes)
+    policy = engine.Policy.now(algorithm)
+    x_last, w_last = (
+        channels_last(op, x).reshape(call.x_shape),
+        w.transpose(0, *range(2, w.ndim), 1).reshape(call.w_shape),
+    )
+    bias = b if b is None or b.flags.c_contiguous else np.ascontiguousarray(b)
+    if call.across is not None:
+        y = engine.gradient_input(op, policy, call.across, x_last, exchanged(w_last, call.groups), bias)
     else:
-        y = allocate(op, y_shape, x.dtype)
-        parts = phases(window, y_shape[1:4])
-        if window.up == ONES:
-            w_last = engine.forward(op, policy, x_last, w_last, bias, y, parts[0].window, groups)
+        y = allocate(op, call.y_shape, x.dtype)
+        if call.problem is not None:
+            w_last = engine.forward(op, policy, call.problem, x_last, w_last, bias, y)
         else:
-            interleave(op, policy, x_last, w_last, bias, y, parts, groups)
-    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, policy)
-    return logical(y.reshape(x.shape[0], *output, w.shape[0])), saved
+            interleave(op, policy, x_last, w_last, bias, y, call.parts)
+    saved = Saved(x_last, w_last, call, x.shape, w.shape, b is not None, policy)
+    return logical(y.reshape(call.output)), saved
 
 
 def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
@@ -188,83 +255,69 @@ def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
 
 def interleave(
     op: str, policy: engine.Policy, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-    parts: tuple[Phase, ...], groups: int,
+    parts: tuple[Part, ...],
 ) -> None:  # fmt: skip
     """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
-    if sum(y[part.outputs].size for part in parts) < y.size:  # the other outputs see inserted zeros only
+    if sum(math.prod(problem.y_shape) for _, problem in parts) < y.size:  # the others see inserted zeros only
         y[...] = 0 if bias is None else bias
-    ws = [np.ascontiguousarray(w[part.taps]) for part in parts]
+    ws = [np.ascontiguousarray(w[phase.taps]) for phase, _ in parts]
     images = max(1, CHUNK_BYTES // max(1, y[:1].nbytes))
     for start in range(0, len(y), images):
         x_some, y_some = x[start : start + images], y[start : start + images]
-        for part, w_part in zip(parts, ws, strict=True):
-            y_part = allocate(op, y_some[part.outputs].shape, y.dtype)
-            engine.forward(op, policy, x_some, w_part, bias, y_part, part.window, groups)
-            put(y_part, y_some, part)
+        for (phase, problem), w_part in zip(parts, ws, strict=True):
+            problem = problem._replace(batch=len(x_some))
+            y_part = allocate(op, problem.y_shape, y.dtype)
+            engine.forward(op, policy, problem, x_some, w_part, bias, y_part)
+            put(y_part, y_some, phase)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
+    x, w, call, policy = saved.x, saved.w, saved.call, saved.policy
     dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    parts = [(part.taps, take(op, dy_last, part), part.window) for part in phases(saved.window, dy_last.shape[1:4])]
+    dys = [take(op, dy_last, phase) for phase, _ in call.parts]
     dx = dw = db = None
     if needs[0]:
-        upwards = across(saved.window, dy_last.shape[1:4])
-        dx = gradient_input(op, parts, saved) if upwards is None else gradient_across(op, dy_last, saved, upwards)
+        if call.across is not None:  # dx is the convolution of dy by it, with the filters reversed
+            dx = allocate(op, x.shape, x.dtype)
+            engine.forward(op, policy, call.across, dy_last, exchanged(w, call.groups), None, dx)
+        else:
+            dx = gradient_input(op, dys, saved)
+        n, c, *spatial = saved.x_shape
+        dx = logical(dx.reshape(n, *spatial, c))
     if saved.has_bias and needs[2]:
-        if saved.window.up == ONES:
-            ((_, dy_part, window),) = parts
-            dw, db = engine.gradient_weights_and_bias(
-                op, saved.policy, saved.x, dy_part, saved.w.shape, window, saved.groups, needs[1]
-            )  # fmt: skip
-            dw = as_given(dw, saved) if dw is not None and needs[1] else None
+        if call.problem is not None:
+            dw, db = engine.gradient_weights_and_bias(op, policy, call.problem, x, dy_last, needs[1])
         else:
             db = channel_sums(dy_last)
-    if needs[1] and dw is None:
-        dw = gradient_weights(op, parts, saved)
-    return dx, dw, db
+    if needs[1]:
+        dw = gradient_weights(op, dys, saved) if dw is None else dw
+        filters, per_group, *kernel = saved.w_shape
+        dw = logical(dw.reshape(filters, *kernel, per_group))
+    return dx, dw if needs[1] else None, db
 
 
-def gradient_across(op: str, dy: np.ndarray, saved: Saved, window: Window) -> np.ndarray:
-    """dx is the convolution of dy by the window across, with the filters reversed."""
-    n, c, *spatial = saved.x_shape
-    dx = allocate(op, saved.x.shape, saved.x.dtype)
-    engine.forward(op, saved.policy, dy, exchanged(saved.w, saved.groups), None, dx, window, saved.groups)
-    return logical(dx.reshape(n, *spatial, c))
-
-
-def gradient_input(op: str, parts: Parts, saved: Saved) -> np.ndarray:
+def gradient_input(op: str, dys: list[np.ndarray], saved: Saved) -> np.ndarray:
     """The sum over the phases, in order, of what each sends back."""
-    n, c, *spatial = saved.x_shape
     total = None
-    for taps, dy_part, window in parts:
-        w_part = saved.w if window.kernel == saved.w.shape[1:4] else np.ascontiguousarray(saved.w[taps])
-        dx = engine.gradient_input(op, saved.policy, dy_part, w_part, saved.x.shape, window, saved.groups)
+    for (phase, problem), dy_part in zip(saved.call.parts, dys, strict=True):
+        w_part = saved.w if saved.call.problem is not None else np.ascontiguousarray(saved.w[phase.taps])
+        dx = engine.gradient_input(op, saved.policy, problem, dy_part, w_part)
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
         total = allocate(op, saved.x.shape, saved.x.dtype)
         total[...] = 0
-    return logical(total.reshape(n, *spatial, c))
+    return total
 
 
-def gradient_weights(op: str, parts: Parts, saved: Saved) -> np.ndarray:
+def gradient_weights(op: str, dys: list[np.ndarray], saved: Saved) -> np.ndarray:
     """Each phase fills its own taps; where a tap falls on inserted zeros only, the gradient is 0."""
-    filters, per_group, *_ = saved.w_shape
-    if len(parts) == 1 and parts[0][2].kernel == saved.w.shape[1:4]:
-        (_, dy_part, window) = parts[0]
-        dw = engine.gradient_weights(op, saved.policy, saved.x, dy_part, saved.w.shape, window, saved.groups)
-    else:
-        dw = allocate(op, saved.w.shape, saved.w.dtype)
-        dw[...] = 0
-        for taps, dy_part, window in parts:
-            shape = (filters, *window.kernel, per_group)
-            dw[taps] = engine.gradient_weights(op, saved.policy, saved.x, dy_part, shape, window, saved.groups)
-    return as_given(dw, saved)
-
-
-def as_given(dw: np.ndarray, saved: Saved) -> np.ndarray:
-    """(K, r0, r1, r2, C / groups) -> (K, C / groups, *kernel)."""
-    filters, per_group, *kernel = saved.w_shape
-    return logical(dw.reshape(filters, *kernel, per_group))
+    if saved.call.problem is not None:
+        return engine.gradient_weights(op, saved.policy, saved.call.problem, saved.x, dys[0])
+    dw = allocate(op, saved.w.shape, saved.w.dtype)
+    dw[...] = 0
+    for (phase, problem), dy_part in zip(saved.call.parts, dys, strict=True):
+        dw[phase.taps] = engine.gradient_weights(op, saved.policy, problem, saved.x, dy_part)
+    return dw
 
 
 for _name in ("conv1d", "conv2d", "conv3d"):

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_axes
+from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
 from fastconv.errors import ShapeError
-from fastconv.ops.conv import AXES
+from fastconv.ops.conv import AXES, Ints
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, integers, lifted, pairs, remembered
-from fastconv.workspace import allocate, require_array
+from fastconv.window import Window, integers, pairs, remembered
+from fastconv.workspace import UNCHECKED, allocate, require, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -40,40 +40,47 @@ class Arguments(NamedTuple):
     b: np.ndarray | None
     window: Window  # of the convolution from y to x
     groups: int
-    output: tuple[int, ...]
+    output: Ints
 
 
 def prepare(
     op: str, x: Any, w: Any, b: Any, stride: Any, padding: Any, output_padding: Any, output_size: Any, dilation: Any,
     groups: Any,
 ) -> Arguments:  # fmt: skip
-    ndim = int(op[-2])
     x, w, b = as_floats(op, x=x, w=w, b=b)
-    need_axes(op, "x", x, f"N C {AXES[ndim - 1]}")
-    need_axes(op, "w", w, f"C K/groups {AXES[ndim - 1]}")
-    window, groups, output = sliding(
-        op, x.shape, w.shape, stride, padding, output_padding, output_size, dilation, groups
-    )  # fmt: skip
-    filters = w.shape[1] * groups
-    if b is not None and b.shape != (filters,):
-        raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b.shape}")
-    require_array(op, (x.shape[0], filters, *output), x.itemsize)
+    shapes = x.shape, need_array(op, "w", w).shape, None if b is None else b.shape
+    window, groups, output = rule(op, *shapes, stride, padding, output_padding, output_size, dilation, groups)
+    require_array(op, (x.shape[0], w.shape[1] * groups, *output), x.itemsize)
     return Arguments(x, w, b, window, groups, output)
 
 
+def rule(
+    op: str, x: Ints, w: Ints, b: Ints | None, stride: Any, padding: Any, output_padding: Any, output_size: Any,
+    dilation: Any, groups: Any,
+) -> tuple[Window, int, Ints]:  # fmt: skip
+    """The window of the convolution from y to x, the groups and y's spatial shape, of the shapes of x, w and b."""
+    ndim = int(op[-2])
+    need_shape(op, "x", x, f"N C {AXES[ndim - 1]}")
+    need_shape(op, "w", w, f"C K/groups {AXES[ndim - 1]}")
+    window, groups, output = sliding(op, x, w, stride, padding, output_padding, output_size, dilation, groups)
+    filters = w[1] * groups
+    if b is not None and b != (filters,):
+        raise ShapeError(f"{op}: b must have one entry per filter, shape ({filters},), got {b}")
+    return window, groups, output
+
+
 def check(
-    op: str, w: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+    op: str, w: Ints, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
 ) -> None:  # fmt: skip
     """Raise what `prepare` raises for any x, of the shape of w."""
     spatial = [1 + before + after for before, after in pairs(op, "padding", padding, len(w) - 2)]  # some is left
     sliding(op, (1, w[0], *spatial), w, stride, padding, output_padding, None, dilation, groups)
 
 
-@remembered
 def sliding(
-    op: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, output_size: Any,
+    op: str, x: Ints, w: Ints, stride: Any, padding: Any, output_padding: Any, output_size: Any,
     dilation: Any, groups: Any,
-) -> tuple[Window, int, tuple[int, ...]]:  # fmt: skip
+) -> tuple[Window, int, Ints]:  # fmt: skip
     """The window of the convolution from y to x, the groups and y's spatial shape, of the shapes of x and w."""
     ndim = len(x) - 2
     (groups,) = integers(op, "groups", groups, 1, 1)
@@ -98,9 +105,9 @@ def sliding(
 
 
 def _extra(
-    op: str, output_padding: Any, output_size: Any, smallest: list[int], strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-) -> tuple[int, ...]:  # fmt: skip
+    op: str, output_padding: Any, output_size: Any, smallest: list[int], strides: Ints,
+    dilations: Ints,
+) -> Ints:  # fmt: skip
     """Output elements after the last that the padding rule gives: several sizes convolve to the same one."""
     if output_size is not None:
         sizes = integers(op, "output_size", output_size, len(smallest), 1)
@@ -164,13 +171,32 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 # --- fast: the convolution from y to x, run backwards ----------------------------------------------------------------
 
 
+class Call(NamedTuple):
+    """What the shapes and the options of a call decide; arrays are lifted, channels last."""
+
+    problem: engine.Problem  # from y to x
+    output: Ints  # (N, *output, K)
+    nbytes: int  # of y
+
+
+@partial(remembered, known=5)
+def plan(
+    op: str, x: Ints, w: Ints, b: Ints | None, dtype: np.dtype, stride: Any, padding: Any, output_padding: Any,
+    output_size: Any, dilation: Any, groups: Any,
+) -> Call:  # fmt: skip
+    window, groups, output = rule(op, x, w, b, stride, padding, output_padding, output_size, dilation, groups)
+    filters, ones = w[1] * groups, (1,) * (3 - len(output))
+    inputs, outputs = (*ones, *x[2:]), (*ones, *output)
+    problem = engine.Problem(x[0], filters, outputs, x[1], inputs, window.lift(), groups, dtype)
+    return Call(problem, (x[0], *output, filters), dtype.itemsize * math.prod((x[0] or 1, filters, *output)))
+
+
 class Saved(NamedTuple):
     x: np.ndarray  # (N, i0, i1, i2, C)
     w: np.ndarray  # (C, r0, r1, r2, K / groups)
-    window: Window
-    groups: int
-    x_shape: tuple[int, ...]
-    w_shape: tuple[int, ...]
+    problem: engine.Problem
+    x_shape: Ints
+    w_shape: Ints
     has_bias: bool
     policy: engine.Policy
 
@@ -179,18 +205,20 @@ def forward(
     op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     output_size: Any = None, dilation: Any = 1, groups: int = 1,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    x, w, b, window, groups, output = prepare(
-        op, x, w, b, stride, padding, output_padding, output_size, dilation, groups
-    )
-    window = lifted(window)
+    x, w, b = as_floats(op, x=x, w=w, b=b)
+    if w is None:
+        need_array(op, "w", w)
+    b_shape = None if b is None else b.shape
+    call = plan(
+        op, x.shape, w.shape, b_shape, x.dtype, stride, padding, output_padding, output_size, dilation, groups
+    )  # fmt: skip
+    if call.nbytes > UNCHECKED:
+        require(op, call.nbytes)
     x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
-    n, filters = x.shape[0], w.shape[1] * groups
-    y_shape = (n, *(1,) * (3 - len(output)), *output, filters)
-    bias = None if b is None else np.ascontiguousarray(b)
-    policy = engine.Policy.now()
-    y = engine.gradient_input(op, policy, x_last, w_last, y_shape, window, groups, bias)
-    saved = Saved(x_last, w_last, window, groups, x.shape, w.shape, b is not None, policy)
-    return logical(y.reshape(n, *output, filters)), saved
+    bias, policy = None if b is None else np.ascontiguousarray(b), engine.Policy.now()
+    y = engine.gradient_input(op, policy, call.problem, x_last, w_last, bias)
+    saved = Saved(x_last, w_last, call.problem, x.shape, w.shape, b is not None, policy)
+    return logical(y.reshape(call.output)), saved
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
@@ -199,11 +227,11 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     if needs[0]:
         n, c, *spatial = saved.x_shape
         dx = allocate(op, saved.x.shape, saved.x.dtype)
-        engine.forward(op, saved.policy, dy_last, saved.w, None, dx, saved.window, saved.groups)
+        engine.forward(op, saved.policy, saved.problem, dy_last, saved.w, None, dx)
         dx = logical(dx.reshape(n, *spatial, c))
     if needs[1]:
         c, per_group, *kernel = saved.w_shape
-        dw = engine.gradient_weights(op, saved.policy, dy_last, saved.x, saved.w.shape, saved.window, saved.groups)
+        dw = engine.gradient_weights(op, saved.policy, saved.problem, dy_last, saved.x)
         dw = logical(dw.reshape(c, *kernel, per_group))
     if saved.has_bias and needs[2]:
         db = channel_sums(dy_last)
