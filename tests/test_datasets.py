@@ -584,7 +584,7 @@ HOSTILE_IMAGES = {
     "bomb, a warning": (png(10_000, 10_000), "no image that can be read: Image size .* decompression bomb"),
     "bomb, an error": (png(20_000, 20_000), "no image that can be read: Image size .* decompression bomb"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", ".* cannot identify"),
-    "16 bits": (b"P5 4 4 65535\n" + bytes(32), ".* more than 8 bits per channel"),
+    "16 bits, cut": (b"P5 4 4 65535\n" + bytes(31), "no image that can be read: "),
 }
 
 

@@ -5,13 +5,14 @@
         image.pixels(channels, size)      (C, H, W) uint8, or float32 in [0, 1] where the file holds more than 8 bits
         image.levels(longest)             gray levels and how opaque they are, for `fastconv predict`
 
-A file decides nothing about the memory that is taken: sides are bounded, what a header declares is held against the
-file's size where its compression has a bound, and against the memory this process may use, before a pixel is decoded.
+A small file cannot take much memory: sides are bounded, and what an image needs, with the decoder's own buffers, is
+held against the file's size and against the memory this process may use before a pixel is decoded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import os
 import struct
@@ -36,7 +37,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".p
 DECODERS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no other is tried, whatever the file says it is
 
 LONGEST_SIDE = 65_535  # pixels, as in JPEG and GIF: a row of Pillow's costs 16 bytes and more, however short it is
-EXPANSION = {"raw": 1, "ppm": 1, "ppm_plain": 1, "zip": 1032}  # bytes that a byte of the file can become; zip: deflate
+FREE, EXPANSION = 128 << 20, 4096  # bytes that any file may take, and more for each of its own; photographs: 50
 BAND = 1 << 20  # pixels that are converted together where an image is reduced
 
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag
@@ -50,6 +51,7 @@ UPRIGHT = {
     8: "ROTATE_90",
 }
 TIFF_WIDTH, TIFF_LENGTH, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANES = 256, 257, 258, 262, 284
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 
 WHITE = 65535  # of integers of more than 8 bits, but for TIFF's of 12 bits
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -139,24 +141,15 @@ class ImageFile:
         self.path = path
         self._stream = stream
         self._image = image
-        width, height = self._stored_size()
-        self._check_size(width, height)
+        if image.format == "TIFF":  # Pillow's own size is upright, or not yet: its versions differ
+            width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_LENGTH]
+        else:
+            width, height = image.size
+        if min(width, height) < 1 or max(width, height) > LONGEST_SIDE:
+            raise self._error(f"is {height:,} x {width:,} pixels; a side may have 1 to {LONGEST_SIDE:,}")
         orientation = _orientation(stream, image)
         self.size = (width, height) if orientation >= 5 else (height, width)
         self._turn = None if image.format == "TIFF" else UPRIGHT.get(orientation)  # Pillow turns a TIFF by itself
-
-    def _stored_size(self) -> tuple[int, int]:
-        if self._image.format == "TIFF":  # Pillow's own size is upright, or not yet: its versions differ
-            return self._image.tag_v2[TIFF_WIDTH], self._image.tag_v2[TIFF_LENGTH]
-        return self._image.size
-
-    def _check_size(self, width: int, height: int) -> None:
-        if min(width, height) < 1 or max(width, height) > LONGEST_SIDE:
-            raise self._error(f"is {height:,} x {width:,} pixels; a side may have 1 to {LONGEST_SIDE:,}")
-        codec = self._image.tile[0][0] if self._image.tile else ""
-        stored = os.fstat(self._stream.fileno()).st_size
-        if (least := height * -(-width // 8)) > stored * EXPANSION.get(codec, least):  # one bit a pixel
-            raise self._error(f"no image that can be read: {height:,} x {width:,} pixels do not fit {stored:,} bytes")
 
     def _error(self, text: str) -> FormatError:
         return FormatError(f"{self.path}: {text}")
@@ -187,6 +180,8 @@ class ImageFile:
         if self._image.format == "PPM" and self._image.mode == "RGB":
             codec, _, _, arguments = self._image.tile[0]
             return codec != "raw" and arguments[1] > 255
+        if self._image.format == "TIFF":
+            return max(self._image.tag_v2.get(TIFF_BITS, (1,))) > 8
         return ";16" in self._rawmode
 
     # --- pixels
@@ -214,13 +209,16 @@ class ImageFile:
         return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
 
     def _deep_pixels(self, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-        planes, pillow = self._deep()[0], _pillow()
-        if len(planes) > channels:
-            planes = _luminance(planes)[np.newaxis]
-        if size is not None and planes.shape[1:] != size:
+        values, white, _ = self._deep()
+        if len(values) > channels:
+            planes = [_gray(values, white)]
+        else:
+            planes = [_levels(plane, white) for plane in values]
+        if size is not None and planes[0].shape != size:
+            pillow = _pillow()
             images = (pillow.fromarray(plane).resize(size[::-1], pillow.Resampling.BILINEAR) for plane in planes)
-            planes = np.stack([np.asarray(image) for image in images])
-        return np.broadcast_to(planes, (channels, *planes.shape[1:]))
+            planes = [np.asarray(image) for image in images]
+        return np.broadcast_to(planes, (channels, *planes[0].shape))
 
     def levels(self, longest: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The gray levels (H, W), float64 in [0, 1], and how opaque they are (H, W), or None where all are.
@@ -228,12 +226,13 @@ class ImageFile:
         longest   pixels: an image with a longer side is reduced by a whole factor, transparent pixels not counted
         """
         if self._is_deep_gray or self._is_deep_colour:
-            planes, alpha = self._deep()
-            gray = planes[0] if len(planes) == 1 else _luminance(planes)
+            values, white, alpha = self._deep()
+            gray = _gray(values, white)
             if alpha is None:
                 return _reduced_plane(gray, longest), None
-            opacity = _reduced_plane(alpha, longest)
-            return _reduced_plane(gray * alpha, longest) / np.maximum(opacity, 1e-6), opacity
+            opaque = _levels(alpha, white)
+            opacity = _reduced_plane(opaque, longest)
+            return _reduced_plane(gray * opaque, longest) / np.maximum(opacity, 1e-6), opacity
         image = self._image
         image.draft(None, (longest, longest))  # a large JPEG is decoded at a fraction of its size
         self._require(image.mode, *[image.mode] * bool(self._turn))
@@ -247,36 +246,56 @@ class ImageFile:
         return image if self._turn is None else image.transpose(_pillow().Transpose[self._turn])
 
     def _require(self, *modes: str) -> None:
-        """MemoryError unless this process may hold the image in all of these modes at once."""
-        pixels = self._image.width * self._image.height
+        """Raise unless the image may be held in all of these modes at once, and what its decoder needs beside them."""
+        pixels = self._image.width * self._image.height  # after `draft`
         sizes = (1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4 for mode in modes)
-        require(f"{self.path}", pixels * sum(sizes))
+        needed = pixels * sum(sizes) + self._decoder_bytes()
+        stored = os.fstat(self._stream.fileno()).st_size
+        if needed > FREE + EXPANSION * stored:
+            height, width = self.size
+            what = f"{height:,} x {width:,} pixels of {stored:,} bytes, which would take {needed:,} bytes of memory"
+            raise self._error(f"no image that can be read: {what}: a decompression bomb")
+        require(f"{self.path}", needed)
+
+    def _decoder_bytes(self) -> int:
+        image, pixels = self._image, math.prod(self.size)
+        if image.format == "WEBP":
+            return 12 * pixels  # two canvases and a copy of one
+        if image.info.get("progressive"):  # a JPEG's coefficients, all of them, 16 bits each
+            return 2 * pixels * len(image.getbands())
+        if image.format == "TIFF":  # a tile, or a strip, which may be the whole image
+            tags = image.tag_v2
+            tile = tags.get(TIFF_TILE_WIDTH, 0) * tags.get(TIFF_TILE_LENGTH, 0)
+            return max(tile, pixels) * (sum(tags.get(TIFF_BITS, (1,))) + 7) // 8
+        return 0
 
     # --- more than 8 bits
 
-    def _deep(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The planes (1 or 3, H, W), float32 in [0, 1], and their opacity (H, W), where there is one."""
-        image, transparent = self._image, self._image.info.get("transparency")
+    def _deep(self) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """Numbers (1 or 3, H, W), the number that is white, and how opaque the pixels are (H, W), where the file says
+        it, by numbers up to white."""
         if self._is_deep_gray:
-            self._require(*[image.mode] * (1 + bool(self._turn)), "F", "F", "F")
-            values, white = np.asarray(self._upright(image))[np.newaxis], self._white()
+            values, white = self._deep_gray()[np.newaxis], self._white()
         else:
-            self._require(*["RGB"] * (9 + bool(self._turn)))
             values, white = self._deep_colour().transpose(2, 0, 1), WHITE
-        alpha = None
         if len(values) in (2, 4):
-            values, alpha = values[:-1], np.divide(values[-1], white, dtype=np.float32)
-        elif isinstance(transparent, (int, tuple)):
-            hidden = np.reshape(transparent, (-1, 1, 1))
-            alpha = (values != hidden).any(axis=0).astype(np.float32)
+            return values[:-1], white, values[-1]
+        transparent = self._image.info.get("transparency")
+        if isinstance(transparent, (int, tuple)):  # the only colour that is
+            return values, white, white * (values != np.reshape(transparent, (-1, 1, 1))).any(axis=0)
+        return values, white, None
+
+    def _deep_gray(self) -> np.ndarray:
+        image = self._image
+        self._require(*[image.mode] * (2 + bool(self._turn)), "F", "F")
+        values, white = np.asarray(self._upright(image)), self._white()
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= white):
             held = "floats" if values.dtype.kind == "f" else "integers"
             raise self._error(f"holds {held} from {low:g} to {high:g}; from 0, black, to {white:,}, white, can be read")
-        planes = np.divide(values, white, dtype=np.float32)
         if image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == 0:  # white is zero
-            planes = 1 - planes
-        return planes, alpha
+            return white - values
+        return values
 
     def _white(self) -> int:
         image = self._image
@@ -291,6 +310,7 @@ class ImageFile:
         image, rawmode = self._image, self._rawmode
         family, _, order = rawmode.partition(";16")
         planar = image.format == "TIFF" and image.tag_v2.get(TIFF_PLANES, 1) != 1
+        self._require(*["RGB"] * (7 + bool(self._turn)))
         if rawmode == "LA;16B":  # a PNG: four bytes a pixel, which are its two numbers
             values = np.asarray(self._upright(self._as(image, "RGBA")))
             return np.ascontiguousarray(values).view(">u2").astype(np.uint16)
@@ -329,10 +349,19 @@ class ImageFile:
         return np.rint(values * np.float32(WHITE / white)).astype(np.uint16)
 
 
-def _luminance(planes: np.ndarray) -> np.ndarray:
-    """The gray levels of red, green and blue (3, H, W), float32 in [0, 1]."""
-    red, green, blue = (np.float32(share) * plane for share, plane in zip(LUMINANCE, planes, strict=True))
-    return np.minimum(red + green + blue, 1)
+def _levels(values: np.ndarray, white: int) -> np.ndarray:
+    """Numbers as float32, white as 1."""
+    return np.divide(values, white, dtype=np.float32)
+
+
+def _gray(values: np.ndarray, white: int) -> np.ndarray:
+    """The gray levels (H, W), float32 in [0, 1], of numbers (1 or 3, H, W)."""
+    if len(values) == 1:
+        return _levels(values[0], white)
+    gray = np.zeros(values.shape[1:], np.float32)
+    for share, plane in zip(LUMINANCE, values, strict=True):
+        gray += np.float32(share) * _levels(plane, white)
+    return np.minimum(gray, 1, out=gray)
 
 
 def _reduced(image: Any, longest: int, mode: str) -> np.ndarray:
