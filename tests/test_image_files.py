@@ -311,6 +311,57 @@ def test_what_cannot_be_read_whole_is_refused(place, kind):
         datasets.load_folder(place.parent)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("longest", [4, 64])
+def test_levels_of_16_bits_are_those_of_8(tmp_path, channels, longest):
+    values = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint16)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    Image.frombytes(mode, (7, 9), values.astype(np.uint8).tobytes()).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(deep_png(values * 257))
+    with image_files.opened(tmp_path / "a.png") as image:
+        levels, opacity = image.levels(longest)
+    with image_files.opened(tmp_path / "b.png") as image:
+        deep_levels, deep_opacity = image.levels(longest)
+    assert levels.shape == ((9, 7) if longest == 64 else (3, 3))
+    np.testing.assert_allclose(deep_levels, levels, atol=0.02)
+    assert (opacity is None) is (deep_opacity is None) is (channels in (1, 3))
+    if opacity is not None:
+        np.testing.assert_allclose(deep_opacity, opacity, atol=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_colour_of_16_bits_that_is_transparent(tmp_path, channels):
+    values = deep(channels)
+    hidden = chunk(b"tRNS", values[0, 0].astype(">u2").tobytes())
+    (tmp_path / "a.png").write_bytes(deep_png(values, before=hidden))
+    with image_files.opened(tmp_path / "a.png") as image:
+        _, opacity = image.levels(64)
+    np.testing.assert_array_equal(opacity, (values != values[0, 0]).any(axis=2))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.ppm", "a.tif", "a.webp"])
+def test_random_damage(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.webp":
+        Image.fromarray((deep(3) >> 8).astype(np.uint8)).save(path, exif=exif(6))
+    else:
+        encode = {"a.png": deep_png, "a.ppm": deep_ppm, "a.tif": lambda values: tiff(values, packed=True)}[name]
+        path.write_bytes(encode(deep(3)))
+    good = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(100):
+        data = good.copy()
+        data[RNG.integers(0, len(data), RNG.choice([1, 8]))] = RNG.integers(0, 256)
+        path.write_bytes(data[: RNG.choice([len(data), RNG.integers(len(data))])].tobytes())
+        for form in ("picture", "mnist"):
+            try:
+                preparation.prepare(path, form, (1, 28, 28))
+            except FormatError as error:
+                assert str(error).startswith(f"{path}: ")
+                assert "\n" not in str(error)
+            except ValueError as error:
+                assert "blank" in str(error)
+
+
 def test_modes_of_8_bits(place):
     pixels = RNG.integers(0, 256, (4, 5, 3), np.uint8)
     colour = Image.fromarray(pixels)

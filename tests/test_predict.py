@@ -207,6 +207,21 @@ def test_bad_images(tmp_path, kind):
         preparation.prepare(path, "mnist", MNIST)
 
 
+@pytest.mark.parametrize("form", ["mnist", "digits"])
+@pytest.mark.parametrize("size", [(1, 700), (3000, 2), (2, 2), (1, 1), (60_000, 1)])
+def test_thin_images_are_read_or_refused(tmp_path, form, size):
+    for count in (1, 20):
+        pixels = np.zeros(size[::-1], np.uint8)
+        pixels.flat[:: max(2, pixels.size // count)] = 255
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        try:
+            x = preparation.prepare(tmp_path / "a.png", form, MNIST if form == "mnist" else DIGITS)
+        except ValueError as error:
+            assert "the image" in str(error)
+        else:
+            assert np.isfinite(x).all()
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -138,8 +138,10 @@ def _without_specks(ink: Gray) -> Gray:
 
 
 def _cropped(ink: Gray) -> Gray:
-    """The box around the ink."""
+    """The box around the ink. ValueError where there is none, as of lines that were too thin for their length."""
     rows, columns = (np.flatnonzero((ink > EDGE).any(axis)) for axis in (1, 0))
+    if not rows.size:
+        raise ValueError("the image shows no digit: its ink is too faint or too thin")
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
@@ -159,7 +161,7 @@ def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
     if levels.shape == shape[1:] and _is_centred(ink):
         return _white_on_black(levels).astype(np.float32)[np.newaxis]
     glyph = _scaled(_cropped(ink), FINE, FINE)
-    mask = glyph > 0.5
+    mask = glyph > min(0.5, glyph.max() / 2)
     width = _pen_width(mask)
     wanted = min(max(width, PEN[0] * FINE / 20), PEN[1] * FINE / 20)
     if width != wanted:
