@@ -162,6 +162,7 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_mnist": "folder",
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
+    "datasets.load_image": "path",
     "datasets.mean_and_std": "X",
     "models.lenet5": MODEL.format(10, 1, 28),
     "models.digits_cnn": MODEL.format(10, 1, 8),

@@ -99,7 +99,7 @@ def test_the_result_is_the_nets(capsys):
 
 
 def test_validation_images_are_not_trained_on(capsys):
-    status, out, _ = call(
+    status, out, err = call(
         capsys, "train", "digits", "--epochs", 1, "--validation", "0.1", "--json", "--out", "a", *QUICK
     )
     assert status == 0
@@ -108,11 +108,32 @@ def test_validation_images_are_not_trained_on(capsys):
     assert 0 <= result["validation_accuracy"] <= 1
     assert names("a") == ALWAYS | {"best.safetensors"}
 
+    assert "weights of epoch 1, the best and the last\n" in err
+
     x = np.arange(50.0).reshape(50, 1, 1, 1)
     (rest, _), (kept, labels) = data.split((x, np.arange(50)), 20, seed=3)
     assert sorted([*rest.ravel(), *kept.ravel()]) == list(range(50))
     np.testing.assert_array_equal(kept.ravel(), labels)
     assert not np.array_equal(kept, data.split((x, np.arange(50)), 20, seed=4)[1][0])
+
+
+SHARES = {10: [0, 1, 1, 3, 5], 50: [0, 1, 2, 20, 27], 3: [0, 0, 1, 1, 1], 95: [0, 1, 2, 39, 53]}
+
+
+@pytest.mark.parametrize("images", SHARES)
+def test_a_split_has_its_share_of_every_class(images):
+    labels = np.repeat([7, 3, 5, 4, 9], [1, 2, 3, 40, 54])
+    rows = np.arange(100)
+    (rest, _), (kept, kept_labels) = data.split((rows, labels), images, seed=0)
+    assert [np.count_nonzero(kept_labels == label) for label in (7, 3, 5, 4, 9)] == SHARES[images]
+    assert sorted([*rest, *kept]) == list(rows)
+    assert (np.diff(rest) > 0).all()
+    np.testing.assert_array_equal(labels[kept], kept_labels)
+    np.testing.assert_array_equal(kept, data.split((rows, labels), images, seed=0)[1][0])
+    assert len(data.split((rows, labels), 99, seed=0)[1][0]) == 99
+    shuffled = np.random.default_rng((4, 2)).permutation(100)[:images]
+    unstratified = data.split((rows, labels), images, seed=4, stratified=False)
+    np.testing.assert_array_equal(unstratified[1][0], np.sort(shuffled))
 
 
 def test_the_same_seed_the_same_bits_at_any_number_of_threads(capsys):
@@ -260,15 +281,15 @@ def test_a_run_is_not_resumed_as_another(capsys):
 # --- other data ------------------------------------------------------------------------------------------------------
 
 
-def write_folder(test):
+def write_folder(test, *more, count=12):
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for part in ("train", "test") if test else (".",):
+    for part in (*(("train", "test") if test else (".",)), *more):
         for label, name in enumerate(("dark", "light")):
             folder = Path("images", part, name)
             folder.mkdir(parents=True)
-            for at in range(12):
+            for at in range(count):
                 pixels = rng.integers(0, 120, (12, 16, 3)) + 120 * label
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{at}.png")
 
@@ -288,6 +309,129 @@ def test_folders_of_images(capsys, test):
     status, out, _ = call(capsys, "predict", "a", image)
     assert status == 0
     assert out.startswith(f"{image}: light ")
+
+
+FOLDER = ("train", "folder", "--data", "images", "--batch-size", 8, "--no-plots", "--quiet")
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation"])
+def test_a_validation_folder_is_used(capsys, name):
+    pytest.importorskip("PIL")
+    write_folder(True, name, "val2", "extra")
+    status, out, _ = call(capsys, *FOLDER, "--epochs", 2, "--out", "a")
+    assert status == 0
+    assert "left out: extra/, val2/\n" in out
+    result = json.loads(Path("a/result.json").read_text())
+    assert (result["training_images"], result["validation_images"], result["test_images"]) == (24, 24, 24)
+    assert result["validation_accuracy"] is not None
+    config = json.loads(Path("a/config.json").read_text())
+    assert (config["split"], config["validation"]) == ("folder", 24)
+
+    status, out, err = call(capsys, *FOLDER, "--validation", 3, "--out", "b")
+    assert (status, out) == (2, "")
+    assert "--validation: the folder has a validation part of its own" in err
+    Path("images", name).rename("elsewhere")
+    status, out, err = call(capsys, "train", "--resume", "a", "--epochs", 3, "--quiet")
+    assert (status, out) == (2, "")
+    assert "not the 24 validation images that the run began with" in err
+
+
+@pytest.mark.parametrize("validation", ["folder", "stratified"])
+def test_killed_with_validation_images_and_resumed_ends_with_the_same_bits(capsys, validation):
+    pytest.importorskip("PIL")
+    write_folder(False) if validation == "stratified" else write_folder(True, "val")
+    assert call(capsys, *FOLDER, "--epochs", 20, "--out", "whole")[0] == 0
+    with start(*FOLDER, "--epochs", 20, "--out", "cut", "--checkpoint-every", 1) as process:
+        checkpoint = Path("cut/checkpoint.safetensors")
+        wait_for(checkpoint.exists)
+        first = checkpoint.stat().st_ino
+        wait_for(lambda: checkpoint.stat().st_ino != first)
+        process.kill()
+    assert call(capsys, "train", "--resume", "cut", "--quiet", "--no-plots")[0] == 0
+    assert_same_weights("whole", "cut")
+    for name in ("best_epoch", "validation_accuracy"):
+        results = [json.loads(Path(folder, "result.json").read_text())[name] for folder in ("whole", "cut")]
+        assert results[0] == results[1]
+
+
+def test_a_run_that_was_split_otherwise_goes_on_so(capsys):
+    pytest.importorskip("PIL")
+    write_folder(False)
+    assert call(capsys, *FOLDER, "--epochs", 2, "--validation", 10, "--out", "a")[0] == 0
+    config = json.loads(Path("a/config.json").read_text())
+    assert config["split"] == "stratified"
+    assert call(capsys, "train", "--resume", "a", "--epochs", 3, "--quiet", "--no-plots")[0] == 0
+    del config["split"]  # as older runs have it: another split of the same size
+    Path("a/config.json").write_text(json.dumps(config))
+    status, out, err = call(capsys, "train", "--resume", "a", "--epochs", 4, "--quiet", "--no-plots")
+    assert status == 1
+    assert "fit: this run began with data" in err
+    config["split"] = "alphabetical"
+    Path("a/config.json").write_text(json.dumps(config))
+    status, out, err = call(capsys, "train", "--resume", "a")
+    assert (status, out) == (1, "")
+    assert err.startswith("fastconv train: a/config.json: ")
+
+
+def test_classes_too_rare_to_be_in_both_parts_are_told(capsys):
+    pytest.importorskip("PIL")
+    write_folder(False, count=20)
+    for path in sorted(Path("images/light").iterdir())[1:]:
+        path.unlink()
+    status, out, _ = call(capsys, *FOLDER, "--epochs", 1, "--out", "a")
+    assert status == 0
+    assert "not among the validation images: light (1 training image)\n" in out
+    assert json.loads(Path("a/result.json").read_text())["validation_images"] == 3
+    status, out, err = call(capsys, *FOLDER, "--validation", 20, "--out", "b")
+    assert (status, out) == (2, "")
+    assert "--validation: 20 images would leave a class none to train on, 19 at most" in err
+
+
+def test_the_best_epoch_judges_and_draws_where_it_is_wanted(capsys, monkeypatch):
+    pytest.importorskip("PIL")
+    write_folder(True, "val")
+    monkeypatch.setattr("fastconv.training.trainer._score", lambda record: -record["epoch"])  # the first is the best
+    status, out, _ = call(capsys, *FOLDER, "--epochs", 2, "--out", "a")
+    assert status == 0
+    assert "weights of epoch 2, the last; the best was epoch 1: --best\n" in out
+    x, y = datasets.load_folder("images", validation=True)[2]
+    image, results = "images/test/light/0.png", {}
+    for name, epoch, file, told, *options in (
+        ("last", 2, "a/weights.safetensors", "2, the last; the best was epoch 1: --best"),
+        ("best", 1, "a/best.safetensors", "1, the best", "--best"),
+    ):
+        net = load_net(file)
+        status, out, _ = call(capsys, "train", "--resume", "a", "--json", "--quiet", "--no-plots", *options)
+        results[name] = result = json.loads(out)
+        assert result["test_loss"] == float(fastconv.functional.cross_entropy(net.predict(x), y))
+        assert (result["weights_from"], result["weights_epoch"], result["best_epoch"]) == (name, epoch, 1)
+
+        status, out, err = call(capsys, "predict", "a", image, *options)
+        assert (status, out.count("\n")) == (0, 1)
+        assert err == f"fastconv predict: weights of epoch {told}\n"
+        status, out, err = call(capsys, "predict", "a", image, "--json", *options)
+        assert (status, err) == (0, "")
+        answer = json.loads(out)
+        assert (answer["weights_from"], answer["weights_epoch"], answer["best_epoch"]) == (name, epoch, 1)
+        expected = fastconv.functional.softmax(net.predict(x[12:13]))[0, 1]
+        assert answer["images"][0]["probabilities"]["light"] == pytest.approx(expected, rel=1e-5)
+    assert results["last"]["test_loss"] != results["best"]["test_loss"]
+
+    Path("a/best.safetensors").unlink()
+    assert call(capsys, "predict", "a", image, "--best") == (
+        2, "", "fastconv predict: --best: the run in a had no validation images\n",
+    )  # fmt: skip
+    Path("a/result.json").write_text('{"epochs": [1]}')
+    status, out, err = call(capsys, "predict", "a", image)
+    assert (status, out) == (1, "")
+    assert err.startswith("fastconv predict: a/result.json: ")
+
+
+def test_the_best_epoch_needs_validation(capsys):
+    status, out, err = call(capsys, "train", "digits", "--best")
+    assert (status, out) == (2, "")
+    assert err.startswith("fastconv train: --best: there are no validation images")
+    assert not names(".")
 
 
 def test_the_report_comes_first(capsys):

@@ -584,7 +584,7 @@ HOSTILE_IMAGES = {
     "bomb, a warning": (png(10_000, 10_000), "no image that can be read: Image size .* decompression bomb"),
     "bomb, an error": (png(20_000, 20_000), "no image that can be read: Image size .* decompression bomb"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", ".* cannot identify"),
-    "16 bits": (b"P5 4 4 65535\n" + bytes(32), ".* more than 8 bits per channel"),
+    "16 bits, cut": (b"P5 4 4 65535\n" + bytes(31), "no image that can be read: "),
 }
 
 
@@ -635,6 +635,42 @@ def test_folder_layout_errors(tmp_path, pillow):
     (tmp_path / "train" / "a" / "more").mkdir()
     with fails(tmp_path / "train" / "a" / "more", "a class folder must hold images only"):
         datasets.load_folder(tmp_path)
+
+
+def test_folder_validation(tmp_path, pillow):
+    images = {part: colour() for part in ("train", "val", "test")}
+    for part, pixels in images.items():
+        save(pillow, tmp_path / part / "a" / "1.png", pixels)
+    with pytest.warns(UserWarning, match=r"^load_folder: .*: left out: val/ \(the validation part\)$"):
+        (X, _), test = datasets.load_folder(tmp_path, raw=True)
+    train, validation, test = datasets.load_folder(tmp_path, raw=True, validation=True)
+    for (X, y), pixels in zip((train, validation, test), images.values(), strict=True):
+        np.testing.assert_array_equal(X[0], pixels.transpose(2, 0, 1))
+        assert y.tolist() == [0]
+    save(pillow, tmp_path / "extra" / "1.png", gray())
+    (tmp_path / "valid").mkdir()
+    with pytest.warns(UserWarning, match=r"left out: extra/, valid/$"):
+        datasets.load_folder(tmp_path, validation=True)
+    for other in ("extra", "valid"):
+        (tmp_path / other).rename(tmp_path / f".{other}")
+    save(pillow, tmp_path / "val" / "b" / "1.png", gray())
+    with fails(tmp_path / "val" / "b", "is no class of the training part"):
+        datasets.load_folder(tmp_path, validation=True)
+    for name in ("a", "b"):
+        (tmp_path / "val" / name / "1.png").unlink()
+    (tmp_path / "val" / "b").rmdir()
+    with pytest.warns(UserWarning, match=r"left out: val/ \(no images\)$"):
+        assert datasets.load_folder(tmp_path, validation=True)[1] is None
+
+
+def test_folder_parts_in_capitals(tmp_path, pillow):
+    for part in ("Train", "VALIDATION", "Test"):
+        save(pillow, tmp_path / part / "a" / "1.png", gray())
+    assert [len(part[0]) for part in datasets.load_folder(tmp_path, validation=True)] == [1, 1, 1]
+    assert datasets.folder_classes(tmp_path) == ["a"]
+    save(pillow, tmp_path / "test" / "a" / "1.png", gray())
+    with pytest.warns(UserWarning, match=r"left out: Test/$"):
+        datasets.load_folder(tmp_path, validation=True)
 
 
 def test_folder_pipe(tmp_path, pillow):

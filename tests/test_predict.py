@@ -159,9 +159,8 @@ def test_pictures_are_only_resized(tmp_path, shape, mode):
     x = preparation.prepare(tmp_path / "class" / name, "picture", shape)
     assert x.shape == shape
     assert x.dtype == np.float32
-    if mode != "I;16":
-        (expected, _), _ = load_folder(tmp_path, size=shape[1:], channels=shape[0])
-        np.testing.assert_array_equal(x, expected[0])
+    (expected, _), _ = load_folder(tmp_path, size=shape[1:], channels=shape[0])
+    np.testing.assert_array_equal(x, expected[0])
 
 
 # --- what is no image of a digit -------------------------------------------------------------------------------------
@@ -206,6 +205,21 @@ def test_bad_images(tmp_path, kind):
     expected = {"missing": FileNotFoundError, "blank": ValueError, "noise": ValueError, "transparent": ValueError}
     with pytest.raises(expected.get(kind, FormatError)):
         preparation.prepare(path, "mnist", MNIST)
+
+
+@pytest.mark.parametrize("form", ["mnist", "digits"])
+@pytest.mark.parametrize("size", [(1, 700), (3000, 2), (2, 2), (1, 1), (60_000, 1)])
+def test_thin_images_are_read_or_refused(tmp_path, form, size):
+    for count in (1, 20):
+        pixels = np.zeros(size[::-1], np.uint8)
+        pixels.flat[:: max(2, pixels.size // count)] = 255
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        try:
+            x = preparation.prepare(tmp_path / "a.png", form, MNIST if form == "mnist" else DIGITS)
+        except ValueError as error:
+            assert "the image" in str(error)
+        else:
+            assert np.isfinite(x).all()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv.cli.common import Failure, UsageError
+from fastconv.cli.common import UsageError
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -43,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = args.run_folder
     rundir.Config.read(folder)  # says so where this is no run folder
-    source = folder / (rundir.BEST if args.best else rundir.WEIGHTS)
-    if not (folder / rundir.WEIGHTS).exists():
-        raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
-    if not source.exists():
-        raise UsageError(f"--best: the run in {folder} had no validation images")
+    source = rundir.weights_file(folder, args.best)
     if args.file.resolve().parent == folder.resolve() and args.file.name in rundir.FILES:
         raise UsageError(f"{args.file}: belongs to the run itself")
     arrays = checkpoint.load_net(source).state_dict()

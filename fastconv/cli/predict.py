@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as-is", action="store_true", help="only resize: the pictures are in the form that the net was trained on"
     )
+    parser.add_argument("--best", action="store_true", help="the weights of the best validated epoch, not of the last")
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object with all probabilities")
 
@@ -42,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     set_threads(args)
     folder = args.run_folder
     config = rundir.Config.read(folder)
-    weights = folder / rundir.WEIGHTS
-    if not weights.exists():
-        raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
-    net = load_net(weights)
+    net = load_net(rundir.weights_file(folder, args.best))
     _need_fit(folder, net, config)
+    last_epoch, best_epoch = rundir.epochs(folder)
+    if best_epoch is not None and not args.json:
+        told = rundir.weights_told(args.best, last_epoch, best_epoch)
+        print(f"{args.prog}: {told}", file=sys.stderr, flush=True)
     preparation = "picture" if args.as_is else SETS[config.data].preparation
 
     answers: list[dict[str, Any]] = []
@@ -66,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(_line(answers[-1], args.top), flush=True)
     if args.json:
-        print(json.dumps({"run": str(folder), "images": answers}))
+        used = {
+            "weights_from": "best" if args.best else "last",
+            "weights_epoch": best_epoch if args.best else last_epoch,
+        }
+        print(json.dumps({"run": str(folder), **used, "best_epoch": best_epoch, "images": answers}))
     return 1 if failed else 0
 
 

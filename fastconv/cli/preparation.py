@@ -1,25 +1,19 @@
 """Image files for a trained net: any size, any mode, dark on light or light on dark.
 
 `digit_ink` finds the ink of a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of
-the two data sets, by the recipes that made them. `as_trained` only resizes, for nets that were trained on pictures.
+the two data sets, by the recipes that made them.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fastconv.datasets.files import open_regular
-from fastconv.datasets.folder import DECODERS
-from fastconv.errors import FormatError
+from fastconv.datasets.image_files import ImageFile, load_image, opened
 
-__all__ = ["as_digits", "as_mnist", "as_trained", "digit_ink", "gray_levels", "prepare", "read_image"]
+__all__ = ["as_digits", "as_mnist", "digit_ink", "gray_levels", "prepare"]
 
 LONGEST = 1024  # pixels; a larger picture of a digit is reduced before its ink is looked for
 CONTRAST = 0.06  # of the whole range; below it there is nothing to read
@@ -32,76 +26,30 @@ WIDEST = FINE * 22 // 32
 PEN = (1.5, 4.0)  # pixels of a box of 20: the widths of MNIST's strokes, but for the outermost tenth
 INK = 31  # per cent of the pixels of 32x32: what every class of the digits set has
 
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
-
 Gray = np.ndarray  # (H, W) float64
 Shape = tuple[int, ...]  # (C, H, W)
-
-
-@contextmanager
-def read_image(path: Path) -> Iterator[Any]:
-    """The file as a Pillow image, upright; what its header or its decoding raises inside becomes a FormatError.
-
-    Raises FileNotFoundError and other OSErrors for a file that cannot be opened, ImportError without Pillow.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('predict needs Pillow: pip install "fastconv[plot]"') from error
-    with open_regular(path) as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(stream, formats=DECODERS) as image:
-                yield ImageOps.exif_transpose(image)
-        except (MemoryError, FormatError):
-            raise
-        except Exception as error:  # decoders raise almost anything on hostile bytes
-            raise FormatError(f"{path}: no image that can be read: {error or type(error).__name__}") from error
 
 
 def prepare(path: Path, preparation: str, shape: Shape) -> np.ndarray:
     """The image file as a net's input (C, H, W), float32 in [0, 1]; preparation: "mnist", "digits" or "picture".
 
-    Raises OSError, FormatError for what is no image, ValueError for one that shows nothing.
+    A picture is only resized, as `load_folder` does it. Raises OSError, FormatError for what is no image, ValueError
+    for one that shows nothing.
     """
-    with read_image(path) as image:
-        if preparation == "picture":
-            return as_trained(image, shape)
+    if preparation == "picture":
+        return load_image(path, size=(shape[1], shape[2]), channels=shape[0])
+    with opened(path) as image:
         levels = gray_levels(image)
     return (as_mnist if preparation == "mnist" else as_digits)(levels, shape)
 
 
-def gray_levels(image: Any) -> Gray:
-    """A Pillow image as gray levels in [0, 1]; what is transparent takes the shade that contrasts with the rest."""
-    if image.mode[0] in "IF":  # 16 or 32 bits
-        return np.asarray(_reduced(_deep(image)), np.float64)
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
-        planes = np.asarray(_reduced(image.convert("RGBA")), np.float64) / 255
-        luminance, alpha = planes[..., :3] @ LUMINANCE, planes[..., 3]
-        behind = 0.0 if (luminance * alpha).sum() > alpha.sum() / 2 else 1.0
-        return luminance * alpha + behind * (1 - alpha)
-    if image.mode != "L":
-        image = image.convert("RGB").convert("L")
-    return np.asarray(_reduced(image), np.float64) / 255
-
-
-def _deep(image: Any) -> Any:
-    """An image of 16 or 32 bits as one of floats in [0, 1]: of 65,535 or 255 or 1, whichever its values fit."""
-    from PIL import Image
-
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    white = next((white for white in (1.0, 255.0, 65535.0) if low >= 0 and high <= white), None)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    values = (values - low) / max(high - low, 1e-30) if white is None else values / white
-    return Image.fromarray(values)
-
-
-def _reduced(image: Any) -> Any:
-    factor = -(-max(image.size) // LONGEST)
-    return image.reduce(factor) if factor > 1 else image
+def gray_levels(image: ImageFile) -> Gray:
+    """An image as gray levels in [0, 1]; what is transparent takes the shade that contrasts with the rest."""
+    levels, opacity = image.levels(LONGEST)
+    if opacity is None:
+        return levels
+    behind = 0.0 if (levels * opacity).sum() > opacity.sum() / 2 else 1.0
+    return levels * opacity + behind * (1 - opacity)
 
 
 def digit_ink(levels: Gray) -> Gray:
@@ -190,8 +138,10 @@ def _without_specks(ink: Gray) -> Gray:
 
 
 def _cropped(ink: Gray) -> Gray:
-    """The box around the ink."""
+    """The box around the ink. ValueError where there is none, as of lines that were too thin for their length."""
     rows, columns = (np.flatnonzero((ink > EDGE).any(axis)) for axis in (1, 0))
+    if not rows.size:
+        raise ValueError("the image shows no digit: its ink is too faint or too thin")
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
@@ -211,7 +161,7 @@ def as_mnist(levels: Gray, shape: Shape) -> np.ndarray:
     if levels.shape == shape[1:] and _is_centred(ink):
         return _white_on_black(levels).astype(np.float32)[np.newaxis]
     glyph = _scaled(_cropped(ink), FINE, FINE)
-    mask = glyph > 0.5
+    mask = glyph > min(0.5, glyph.max() / 2)
     width = _pen_width(mask)
     wanted = min(max(width, PEN[0] * FINE / 20), PEN[1] * FINE / 20)
     if width != wanted:
@@ -260,22 +210,6 @@ def as_digits(levels: Gray, shape: Shape) -> np.ndarray:
     bitmap = np.zeros((FINE, FINE))
     bitmap[: len(glyph), left : left + glyph.shape[1]] = glyph
     return _resized(bitmap, height, width).astype(np.float32)[np.newaxis]
-
-
-def as_trained(image: Any, shape: Shape) -> np.ndarray:
-    """The picture resized to the net's input, as `load_folder` does it: for nets that were trained on pictures."""
-    from PIL import Image
-
-    channels, height, width = shape
-    if image.mode[0] in "IF":
-        image = Image.fromarray(np.rint(np.asarray(_deep(image)) * 255).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.float32).reshape(height, width, channels) / np.float32(255)
-    return pixels.transpose(2, 0, 1)
 
 
 def _scaled(ink: Gray, height: int, width: int) -> Gray:

@@ -40,11 +40,18 @@ HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 CURVE, CONFUSION, MISTAKES = "curve.png", "confusion.png", "mistakes.png"
 FILES = (CONFIG, CHECKPOINT, WEIGHTS, BEST, RESULT, HISTORY_CSV, HISTORY_JSON, CURVE, CONFUSION, MISTAKES)
 FORMAT = "fastconv.run/1"
+SPLITS = ("random", "stratified", "folder")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What decides a run's outcome. `path`: the data's folder; `validation`: images split off the training part."""
+    """What decides a run's outcome.
+
+    path         the data's folder
+    validation   images that are evaluated after each epoch
+    split        where they are from: "folder", the data's own validation part, or split off the training part, every
+                 class alike ("stratified") or not ("random": runs begun when there was no other way)
+    """
 
     data: str
     path: str | None
@@ -54,6 +61,7 @@ class Config:
     recipe: Recipe
     validation: int
     seed: int
+    split: str = "random"
 
     def write(self, folder: Path) -> None:
         """Write config.json, whole or not at all."""
@@ -75,6 +83,8 @@ class Config:
             config = cls(**{**data, **lists}, recipe=recipe)
             if config.data not in SETS or not all(isinstance(name, str) for name in config.classes):
                 raise ValueError(f"no data set is called {config.data!r}")
+            if config.split not in SPLITS:
+                raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {config.split!r}")
             if len(config.image_shape) != 3 or not all(type(n) is int and n > 0 for n in config.image_shape):
                 raise ValueError(f"image_shape must be three sizes, got {config.image_shape}")
         return config
@@ -88,6 +98,35 @@ def write_json(path: Path, data: Any) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def weights_file(folder: Path, best: bool) -> Path:
+    """The file of a trained run's weights: of the last epoch, or of the best validated one."""
+    if not (folder / WEIGHTS).exists():
+        raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
+    if best and not (folder / BEST).exists():
+        raise UsageError(f"--best: the run in {folder} had no validation images")
+    return folder / (BEST if best else WEIGHTS)
+
+
+def epochs(folder: Path) -> tuple[int | None, int | None]:
+    """The last epoch and the best validated one of a trained run, as far as its result says it."""
+    path = folder / RESULT
+    if not path.exists():
+        return None, None
+    result = parse_json(path, "the result", path.read_bytes())
+    with as_format_error(path, "is no result of a run"):
+        found = result["epochs"], result["best_epoch"]
+        if not all(epoch is None or type(epoch) is int for epoch in found):
+            raise ValueError(f"epochs and best_epoch must be integers, got {found}")
+    return found
+
+
+def weights_told(best: bool, last_epoch: int | None, best_epoch: int | None) -> str:
+    """Which weights are used, in words, where a best epoch is known."""
+    if best or best_epoch == last_epoch:
+        return f"weights of epoch {best_epoch}, the best{'' if best else ' and the last'}"
+    return f"weights of epoch {last_epoch}, the last; the best was epoch {best_epoch}: --best"
 
 
 def create(data: str, out: Path | None) -> Path:

@@ -1,7 +1,8 @@
 """Train a net on a data set and leave a run folder: weights, history, pictures.
 
 The recipe of the data set (fastconv/recipes.py) says how, unless options say otherwise. All training images are trained
-on, unless there is no test part or --validation is given; the test images are looked at once, at the end.
+on, unless --validation is given, or there is neither a test nor a validation part; the test images are looked at once,
+at the end.
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     how.add_argument(
         "--validation", type=_validation, metavar="N",
-        help="training images kept apart and evaluated after each epoch: a number, or a share below 1",
+        help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
+             "below 1; a folder's own part (val, valid or validation beside train) needs no option",
     )  # fmt: skip
     how.add_argument("--size", type=_size, metavar="HxW", help="folder: resize all images to this size")
     add_threads(parser)
+    parser.add_argument(
+        "--best", action="store_true",
+        help="judge and draw by the weights of the best validated epoch, not of the last",
+    )  # fmt: skip
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--report", action="store_true", help="first say what is suspicious in the data")
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
@@ -130,6 +136,9 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
     recipe = _recipe(args)
     path = None if args.data is None else args.data.absolute()
     data = load(args.name, path, args.size)
+    validation, split = _validation_images(args.validation, recipe, data), "stratified"
+    if data.validation is not None:
+        validation, split = len(data.validation[1]), "folder"
     config = rundir.Config(
         data=args.name,
         path=None if path is None else str(path),
@@ -137,9 +146,11 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
         classes=data.classes,
         image_shape=data.image_shape,
         recipe=recipe,
-        validation=_validation_images(args.validation, recipe, data),
+        validation=validation,
         seed=args.seed or 0,
+        split=split,
     )
+    _need_validation(args, config)
     try:
         net = _net(config)
     except ValueError as error:
@@ -176,13 +187,25 @@ def _peak(schedule: dict[str, Any]) -> str:
 
 
 def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
-    """How many training images are kept apart."""
+    """How many training images are kept apart, where there is no validation part: each class keeps one to train on."""
     total = len(data.train[1])
+    if data.validation is not None:
+        if wanted is not None:
+            raise UsageError("--validation: the folder has a validation part of its own, which is used")
+        return 0
     share = wanted if wanted is not None else recipe.validation if data.test is None else 0
     images = int(share) if share >= 1 else math.ceil(share * total)
     if images >= total:
         raise UsageError(f"--validation: {images:,} of {total:,} training images would leave none to train on")
-    return images
+    most = total - len(np.unique(data.train[1]))
+    if images > most and wanted is not None:
+        raise UsageError(f"--validation: {images:,} images would leave a class none to train on, {most:,} at most")
+    return min(images, most)
+
+
+def _need_validation(args: argparse.Namespace, config: rundir.Config) -> None:
+    if args.best and not config.validation:
+        raise UsageError("--best: there are no validation images, by which an epoch could be the best: --validation N")
 
 
 def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]:
@@ -209,11 +232,15 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         config = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=args.epochs))
     if args.data is not None:
         config = dataclasses.replace(config, path=str(args.data.absolute()))
-    data = load(config.data, None if config.path is None else Path(config.path), config.size)
+    path = None if config.path is None else Path(config.path)
+    data = load(config.data, path, config.size, validation=config.split == "folder")
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
         raise UsageError(f"{config.path or config.data}: not the classes or the image size that the run began with")
+    if config.split == "folder" and (data.validation is None or len(data.validation[1]) != config.validation):
+        raise UsageError(f"{config.path}: not the {config.validation:,} validation images that the run began with")
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
         raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
+    _need_validation(args, config)
     _describe(config, data, _net(config), args, say)
     return config, data
 
@@ -222,13 +249,15 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     from fastconv import get_num_threads
 
     recipe = config.recipe
-    training = len(data.train[1]) - config.validation
+    training = len(data.train[1]) - (0 if config.split == "folder" else config.validation)
     parts = [f"{training:,} training images"]
     if config.validation:
         parts.append(f"{config.validation:,} for validation")
     parts.append("no test part" if data.test is None else f"{len(data.test[1]):,} for the test")
     size = "x".join(map(str, config.image_shape))
     say(f"{config.data}: {', '.join(parts)}; {len(config.classes)} classes, {size}")
+    if data.left_out:
+        say(f"left out: {', '.join(data.left_out)}", always=True)
     weights = sum(array.size for array in net.parameters().values())
     threads = get_num_threads()
     say(
@@ -283,9 +312,13 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
     if trainer.step:
         say(f"{folder}: goes on after {_plural(trainer.epoch, 'epoch')} ({trainer.step:,} steps)")
-    training, validation = data.train, None
-    if config.validation:
-        training, validation = split(data.train, config.validation, config.seed)
+    training, validation = data.train, data.validation
+    if config.validation and validation is None:
+        training, validation = split(
+            data.train, config.validation, config.seed, stratified=config.split == "stratified"
+        )
+    if validation is not None and (told := _rare(config.classes, training[1], validation[1])):
+        say(told, always=True)
     trainer.fit(
         *training,
         epochs=recipe.epochs,
@@ -301,17 +334,18 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         last = trainer.net.state_dict()
         trainer.net.load_state_dict(trainer.best_state)
         save_net(folder / rundir.BEST, trainer.net)
-        trainer.net.load_state_dict(last)
+        if not args.best:
+            trainer.net.load_state_dict(last)
     if data.test is not None:
         judged, part = data.test, "test"
     else:
         judged, part = validation, "validation"
     outcome = None if judged is None else _Outcome.of(trainer.net, *judged)
-    result = _result(config, trainer, folder, outcome, part)
+    result = _result(config, trainer, folder, outcome, part, args.best)
     result["training_images"] = len(training[1])
     rundir.write_json(folder / rundir.RESULT, result)
     if not args.no_plots and _can_plot():
-        _draw(config, trainer.history, judged, outcome, part, folder)
+        _draw(config, trainer.history, judged, outcome, part, result)
     _tell(result, outcome, part, say)
     if args.json:
         print(json.dumps(result, allow_nan=False), flush=True)
@@ -339,7 +373,20 @@ class _Outcome:
         return cls(functional.softmax(logits), right / len(y), loss, right)
 
 
-def _result(config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome | None, part: str) -> dict[str, Any]:
+def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
+    """The classes that are not in both parts, in words."""
+    counts = [np.bincount(labels, minlength=len(classes)) for labels in parts]
+    missing = [
+        f"{name} ({_plural(int(trained), 'training image')})"
+        for name, trained, validated in zip(classes, *counts, strict=True)
+        if not validated
+    ]
+    return f"not among the validation images: {', '.join(missing)}" if missing else ""
+
+
+def _result(
+    config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome | None, part: str, best: bool
+) -> dict[str, Any]:
     """What was measured, as data."""
     import fastconv
 
@@ -359,6 +406,8 @@ def _result(config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome
         "validation_accuracy": last.get("val_accuracy"),
         "validation_images": config.validation,
         "best_epoch": trainer.best_epoch,
+        "weights_from": "best" if best else "last",
+        "weights_epoch": trainer.best_epoch if best else trainer.epoch,
         "training_accuracy": last.get("accuracy"),
         "training_loss": _finite(last["loss"]),
         "seconds_per_epoch": statistics.median(seconds),
@@ -373,8 +422,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _draw(config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, folder: Path) -> None:
-    title = f"{config.data}, {part} images"
+def _draw(
+    config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, result: dict[str, Any]
+) -> None:
+    folder, title = Path(result["run"]), f"{config.data}, {part} images"
+    if result["best_epoch"] is not None:
+        title += f", epoch {result['weights_epoch']} ({result['weights_from']})"
     tested = outcome.accuracy if outcome and part == "test" else None
     curve = plots.training_curve(history, title=f"{config.data}: {config.recipe.net}", test_accuracy=tested)
     plots.save(curve, folder / rundir.CURVE)
@@ -393,6 +446,8 @@ def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Spe
         parts.append(f"{part} accuracy {100 * outcome.accuracy:.2f} % ({outcome.right:,} of {total:,} images)")
     parts.append(f"{result['seconds_per_epoch']:.3g} s an epoch, {result['seconds']:.3g} s in all")
     say("; ".join(parts), always=True)
+    if result["best_epoch"] is not None:
+        say(rundir.weights_told(result["weights_from"] == "best", result["epochs"], result["best_epoch"]), always=True)
     folder = Path(result["run"])
     files = sorted(entry.name for entry in folder.iterdir() if entry.suffix != ".tmp")
     say(f"{folder}/: {' '.join(files)}", always=True)

@@ -4,6 +4,7 @@
     load_mnist(folder)     MNIST's IDX files, and sets in its form (Fashion-MNIST, KMNIST)
     load_cifar10(folder)   the binary version of CIFAR-10, as files or as its tar archive
     load_folder(path)      images in one folder per class; folder_classes(path) names the classes
+    load_image(path)       one image file, read as load_folder reads it: (C, H, W)
     mean_and_std(X)        of every channel, for a net's first layer: fastconv.Normalize(*mean_and_std(X))
     report(X, y)           what is suspicious in a data set: duplicates, blank images, bad labels, ...
 
@@ -18,6 +19,7 @@ may use is a MemoryError, raised before the arrays are allocated.
 from fastconv.datasets.cifar10 import load_cifar10
 from fastconv.datasets.digits import load_digits
 from fastconv.datasets.folder import folder_classes, load_folder
+from fastconv.datasets.image_files import load_image
 from fastconv.datasets.mnist import load_mnist
 from fastconv.datasets.pixels import mean_and_std
 from fastconv.datasets.quality import Report, report
@@ -28,6 +30,7 @@ __all__ = [
     "load_cifar10",
     "load_folder",
     "folder_classes",
+    "load_image",
     "mean_and_std",
     "report",
     "Report",

@@ -23,9 +23,9 @@ Part = tuple[Images, Labels]
 
 
 def as_images(
-    op: str, pieces: Iterable[Bytes], count: int, shape: tuple[int, int, int], *, raw: bool, white: int = 255
+    op: str, pieces: Iterable[Images], count: int, shape: tuple[int, ...], *, raw: bool, white: int = 255
 ) -> Images:
-    """The `count` images of `shape` that `pieces` hold together; unless `raw`, 0..white becomes 0..1.
+    """The `count` images of `shape` that `pieces` hold together; unless `raw`, 0..white becomes 0..1 (floats are so).
 
     The memory is checked, and allocated, before the first piece is asked for.
     """
@@ -36,7 +36,7 @@ def as_images(
     for piece in pieces:
         rows = images[start : start + len(piece)]
         pixels = piece.reshape(rows.shape)
-        if raw:
+        if raw or pixels.dtype == np.float32:
             rows[...] = pixels
         else:
             np.divide(pixels, white, out=rows, dtype=dtype)
