@@ -53,8 +53,16 @@ EVERYTHING = (slice(None),) * 3
 
 
 def serves(direction: str, problem: Problem) -> bool:
-    """float32, as long as the packed weights take half of the workspace limit at most."""
-    return problem.dtype == np.float32 and _packed_bytes(direction, problem) <= get_workspace_limit() // 2
+    """float32, as long as the packed weights take half of the workspace limit at most, and what one window spans, the
+    gaps of its dilation included, a band's share: where it reaches beyond the border that is copied."""
+    if problem.dtype != np.float32 or _packed_bytes(direction, problem) > get_workspace_limit() // 2:
+        return False
+    window = problem.window
+    channels, spans = problem.channels, _seen((1, 1, 1), window)
+    if direction == "gradient_input":
+        channels = problem.filters
+        spans = tuple(-(-span // stride) for span, stride in zip(spans, window.stride, strict=True))
+    return window.dilation == ONES or 4 * channels * math.prod(spans) <= BAND_BYTES
 
 
 def cost(direction: str, problem: Problem) -> float:
