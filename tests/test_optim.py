@@ -1,5 +1,6 @@
 """Optimisers against torch.optim, schedules against their formulas, and both as data."""
 
+import concurrent.futures
 import json
 import math
 
@@ -160,6 +161,83 @@ def test_memory_order_and_threads_do_not_matter(name):
         np.testing.assert_array_equal(actual, expected)
         for slot in optim.SGD.slots if name == "nesterov" else ("square",):
             np.testing.assert_array_equal(memory[slot]["w"], state[slot]["w"])
+
+
+# --- denormal numbers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "l1" not in name])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_averages_of_zero_gradients_reach_zero(name, dtype):
+    info = np.finfo(dtype)
+    fast = {"betas": (0.8, 0.9)} if "adam" in name else {"alpha": 0.9} if "rmsprop" in name else {}
+    optimizer = make(name, **fast, weight_decay=0)
+    parameters = {"w": np.ones(37, dtype)}
+    optimizer.step(parameters, {"w": np.zeros(37, dtype)})
+    state = optimizer.state_dict()
+    small = np.linspace(1, 1e5, 37, dtype=dtype) * info.tiny
+    optimizer.load_state_dict({**state, **{slot: {"w": small} for slot in optimizer.slots if state[slot]}})
+    for _ in range(1100):
+        optimizer.step(parameters, {"w": np.zeros(37, dtype)})
+    for slot in optimizer.slots:
+        for memory in optimizer.state_dict()[slot].values():
+            np.testing.assert_array_equal(memory, 0)
+
+
+def test_momentum_is_zero_after_1100_steps_without_gradients():
+    optimizer = optim.SGD(0.1, momentum=0.9)
+    parameters = {"w": np.ones(100, np.float32)}
+    optimizer.step(parameters, {"w": np.ones(100, np.float32)})
+    for _ in range(1100):
+        optimizer.step(parameters, {"w": np.zeros(100, np.float32)})
+    assert not optimizer.state_dict()["momentum"]["w"].any()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_step_makes_a_denormal_number(name, dtype):
+    """Neither in the memory, nor in a parameter of 0: whatever the gradient, at any number of threads."""
+    info = np.finfo(dtype)
+    exponents = np.linspace(np.log2(info.smallest_subnormal) + 1, 8, 40_001)
+    gradient = np.exp2(exponents).astype(dtype) * np.where(np.arange(40_001) % 2, 1, -1).astype(dtype)
+    found = []
+    for threads in (1, 3):
+        fastconv.set_num_threads(threads)
+        optimizer, parameters = make(name, l1=0.0), {"w": np.zeros_like(gradient)}
+        for step in range(3):
+            optimizer.step(parameters, {"w": gradient})
+            state = optimizer.state_dict()
+            arrays = [state[slot]["w"] for slot in optimizer.slots if "w" in state[slot]]
+            for array in [parameters["w"], *arrays] if step == 0 else arrays:
+                assert not ((array != 0) & (np.abs(array) < info.tiny)).any()
+        assert (parameters["w"][-1000:] != 0).all()
+        found.append([parameters["w"], *arrays])
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_nothing_else_flushes_denormal_numbers():
+    """Not the kernels of functions, on any thread of theirs, nor Python's own arithmetic afterwards."""
+    fastconv.set_num_threads(3)
+    tiny = np.full((8, 40_000), 1e-41, np.float32)
+    parameters = {"w": tiny.reshape(-1).copy()}
+    optim.Adam().step(parameters, {"w": np.zeros(tiny.size, np.float32)})
+    np.testing.assert_array_equal(parameters["w"], tiny.reshape(-1))
+    one = np.ones((1, 1), np.float32)
+    for y in (
+        fastconv.functional.relu(tiny),
+        fastconv.functional.linear(tiny.reshape(-1, 1), one),
+        fastconv.functional.max_pool1d(tiny[None], 1),
+        fastconv.vjp(fastconv.functional.tanh, np.zeros_like(tiny))[1](tiny)[0],
+    ):
+        np.testing.assert_array_equal(y.reshape(-1), tiny.reshape(-1))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for product in pool.map(lambda factor: float(np.float32(1e-40) * np.float32(factor)), [0.5] * 9):
+            assert product == float(np.float32(5e-41))
+    assert 5e-324 * 1.0 != 0
+
+
+# --- as data ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -3,11 +3,14 @@
 
 /* --- functions of libm, in plain arithmetic --- */
 
+#define SIZE(x) (sizeof(REAL) == sizeof(float) ? (REAL) fabsf((float) (x)) : (REAL) fabs(x))
+#define SIGNED(y, x) (sizeof(REAL) == sizeof(float) ? (REAL) copysignf((float) (y), (float) (x)) : (REAL) copysign(y, x))
+
 /* Within 2 ulp (Cephes' tanh). */
 INLINE REAL NAME(tangent)(REAL x)
 {
     REAL z = x * x;
-    REAL size = x < 0 ? -x : x;
+    REAL size = SIZE(x);
     REAL e = NAME(exp)(-2 * size);
     REAL far = (1 - e) / (1 + e);
     REAL near, p, q;
@@ -26,22 +29,24 @@ INLINE REAL NAME(tangent)(REAL x)
         q = q * z + (REAL) 2.23548839060100448583e3;
         q = q * z + (REAL) 4.84406305325125486048e3;
     }
-    near = x + x * (z * p / q);
-    far = x < 0 ? -far : far;
-    return size < (REAL) 0.625 ? near : far;
+    near = size + size * (z * p / q);
+    near = size < (REAL) 0.625 ? near : far;
+    return SIGNED(near, x);
 }
 
-/* exp(x) - 1 for x <= 0, accurate near 0 too. */
+/* exp(x) - 1 for x <= 0, accurate near 0 too: x itself where halves of it might be lost. */
 INLINE REAL NAME(exp_minus_one)(REAL x)
 {
     REAL t = NAME(tangent)(x / 2);
-    return 2 * t / (1 - t);
+    REAL y = 2 * t / (1 - t);
+    return x > (sizeof(REAL) == sizeof(float) ? (REAL) -FLT_EPSILON / 4 : (REAL) -DBL_EPSILON / 4) ? x : y;
 }
 
 /* log(1 + x) for 0 <= x <= 1: 2 atanh(u) with u = x / (2 + x) <= 1/3, by its series. */
 INLINE REAL NAME(log_one_plus)(REAL x)
 {
-    REAL u = x / (2 + x);
+    REAL half = 1 / (2 + x);
+    REAL u = x * half;
     REAL z = u * u;
     REAL p;
     if (sizeof(REAL) == sizeof(float)) {
@@ -66,13 +71,13 @@ INLINE REAL NAME(log_one_plus)(REAL x)
     p = p * z + (REAL) (1.0 / 5);
     p = p * z + (REAL) (1.0 / 3);
     p = p * z + 1;
-    return 2 * u * p;
+    return x * (2 * half * p); /* x times 1 where it is tiny */
 }
 
 /* The normal distribution function, Phi(x) = erfc(-x / sqrt 2) / 2 (Cephes' ndtr); *bell is its derivative. */
 INLINE REAL NAME(normal)(REAL x, REAL *bell)
 {
-    REAL a = (x < 0 ? -x : x) * (REAL) 0.70710678118654752440;
+    REAL a = SIZE(x) * (REAL) 0.70710678118654752440;
     REAL z = a * a;
     REAL gauss = NAME(exp)(-z);
     REAL t, u, p, q, near, tail;
@@ -114,15 +119,23 @@ INLINE REAL NAME(normal)(REAL x, REAL *bell)
 
 /* --- activations: y(x), and the derivative, times dy; a and b are the function's parameters --- */
 
+/* sigmoid(x), and 1 - sigmoid(x) in *rest: by exp(-|x|), which does not overflow, so that both tails keep their digits. */
+INLINE REAL NAME(sigmoid_and_rest)(REAL x, REAL *rest)
+{
+    REAL e = NAME(exp)(-SIZE(x));
+    *rest = (x < 0 ? 1 : e) / (1 + e);
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
 INLINE REAL NAME(sigmoid)(REAL x)
 {
-    return 1 / (1 + NAME(exp)(-x));
+    REAL rest;
+    return NAME(sigmoid_and_rest)(x, &rest);
 }
 
 INLINE REAL NAME(softplus)(REAL x)
 {
-    REAL size = x < 0 ? -x : x;
-    return (x < 0 ? 0 : x) + NAME(log_one_plus)(NAME(exp)(-size));
+    return (x < 0 ? 0 : x) + NAME(log_one_plus)(NAME(exp)(-SIZE(x)));
 }
 
 INLINE REAL NAME(gelu_inner)(REAL x)
@@ -158,32 +171,33 @@ INLINE REAL NAME(gelu_slope)(REAL x)
 
 INLINE REAL NAME(gelu_tanh)(REAL x)
 {
-    return (REAL) 0.5 * x * (1 + NAME(tangent)(NAME(gelu_inner)(x)));
+    return x * NAME(sigmoid)(2 * NAME(gelu_inner)(x)); /* (1 + tanh(u)) / 2 without its difference */
 }
 
 INLINE REAL NAME(gelu_tanh_slope)(REAL x)
 {
-    REAL t = NAME(tangent)(NAME(gelu_inner)(x));
-    REAL inner = (REAL) 0.79788456080286535588 * (1 + 3 * (REAL) 0.044715 * x * x);
-    return (REAL) 0.5 * (1 + t) + (REAL) 0.5 * x * (1 - t * t) * inner;
+    REAL rest, s = NAME(sigmoid_and_rest)(2 * NAME(gelu_inner)(x), &rest);
+    REAL z = x * x > 10000 ? 10000 : x * x; /* where s * rest is 0 */
+    REAL inner = (REAL) 0.79788456080286535588 * (1 + 3 * (REAL) 0.044715 * z);
+    return s + x * s * rest * (2 * inner);
 }
 
 INLINE REAL NAME(silu_slope)(REAL x)
 {
-    REAL s = NAME(sigmoid)(x);
-    return s * (1 + x * (1 - s));
+    REAL rest, s = NAME(sigmoid_and_rest)(x, &rest);
+    return s * (1 + x * rest);
 }
 
 INLINE REAL NAME(sigmoid_slope)(REAL x)
 {
-    REAL s = NAME(sigmoid)(x);
-    return s * (1 - s);
+    REAL e = NAME(exp)(-SIZE(x));
+    return e / ((1 + e) * (1 + e));
 }
 
 INLINE REAL NAME(tangent_slope)(REAL x)
 {
-    REAL t = NAME(tangent)(x);
-    return 1 - t * t;
+    REAL e = NAME(exp)(-2 * SIZE(x));
+    return 4 * e / ((1 + e) * (1 + e));
 }
 
 INLINE REAL NAME(softplus_above)(REAL x, REAL beta, REAL threshold)
@@ -202,8 +216,7 @@ INLINE REAL NAME(hardswish)(REAL x)
 {
     REAL gate = x + 3;
     gate = gate < 0 ? 0 : gate;
-    gate = gate > 6 ? 6 : gate;
-    return x * gate / 6;
+    return x > 3 ? x : x * gate / 6;
 }
 
 INLINE REAL NAME(hardswish_slope)(REAL x)
@@ -219,12 +232,12 @@ CLONES static void NAME(activate)(int kind, const REAL *restrict x, REAL *restri
 {
     ptrdiff_t i;
     switch (kind) {
-    case RELU: EACH(y[i] = x[i] <= 0 ? 0 : x[i]);
+    case RELU: EACH(y[i] = x[i] < 0 ? 0 : x[i]);
     case LEAKY_RELU: EACH(REAL below = x[i] * a; y[i] = x[i] > 0 ? x[i] : below);
     case ELU: EACH(y[i] = NAME(elu)(x[i], a, b));
     case GELU: EACH(y[i] = NAME(gelu)(x[i]));
     case GELU_TANH: EACH(y[i] = NAME(gelu_tanh)(x[i]));
-    case SILU: EACH(y[i] = x[i] / (1 + NAME(exp)(-x[i])));
+    case SILU: EACH(y[i] = x[i] * NAME(sigmoid)(x[i]));
     case SIGMOID: EACH(y[i] = NAME(sigmoid)(x[i]));
     case TANH: EACH(y[i] = NAME(tangent)(x[i]));
     case SOFTPLUS: EACH(y[i] = NAME(softplus_above)(x[i], a, b));
@@ -256,12 +269,11 @@ CLONES static void NAME(activate_backward)(
 INLINE REAL NAME(error)(int kind, REAL x, REAL target)
 {
     REAL d = x - target;
-    REAL size = d < 0 ? -d : d;
     if (kind == SQUARED)
         return d * d;
     if (kind == ABSOLUTE)
-        return size;
-    return NAME(softplus)(-x) + (1 - target) * x;
+        return SIZE(d);
+    return (x < 0 ? -target * x : (1 - target) * x) + NAME(log_one_plus)(NAME(exp)(-SIZE(x)));
 }
 
 INLINE REAL NAME(error_slope)(int kind, REAL x, REAL target)
@@ -271,7 +283,8 @@ INLINE REAL NAME(error_slope)(int kind, REAL x, REAL target)
         return 2 * d;
     if (kind == ABSOLUTE)
         return (REAL) (d > 0) - (REAL) (d < 0);
-    return NAME(sigmoid)(x) - target;
+    REAL rest, s = NAME(sigmoid_and_rest)(x, &rest);
+    return (1 - target) * s - target * rest;
 }
 
 INLINE REAL NAME(error_target_slope)(int kind, REAL x, REAL target)
@@ -309,5 +322,7 @@ CLONES static void NAME(errors_target_backward)(
     EACH_KIND(dt[i] = NAME(error_target_slope)(K, x[i], t[i]))
 }
 
+#undef SIZE
+#undef SIGNED
 #undef EACH
 #undef EACH_KIND

@@ -307,7 +307,8 @@ cdef enum:
     PLAIN = 0
     PRODUCT = 1
     TRIPLE = 2
-    DEVIATION = 3
+    SHIFTED = 3
+    DEVIATION = 4
 
 
 cdef inline floating term(
@@ -319,6 +320,8 @@ cdef inline floating term(
         return x[i] * y[i]
     if kind == TRIPLE:
         return x[i] * y[i] * z[i]
+    if kind == SHIFTED:
+        return x[i] - mean
     return (x[i] - mean) * (x[i] - mean)
 
 
@@ -361,21 +364,29 @@ cdef double row_dot_3(const floating *x, const floating *y, const floating *z, P
     return row_total(TRIPLE, x, y, z, 0, c)
 
 
+cdef double row_mean(const floating *x, Py_ssize_t c) noexcept nogil:
+    """By the distances from the first element: what all elements share costs no digits."""
+    return x[0] + row_total(SHIFTED, x, x, x, x[0], c) / c
+
+
 cdef double row_square(const floating *x, floating mean, Py_ssize_t c) noexcept nogil:
     """The sum of (x - mean)^2."""
     return row_total(DEVIATION, x, x, x, mean, c)
 
 
 # --- softmax ---------------------------------------------------------------------------------------------------------
+#
+# The log of a row's sum of exponentials is kept as two numbers, sums (rows, 2): the largest element, and the log of
+# the sum of exp(x - largest). log p = (x - largest) - log: an offset that all elements share costs no digits.
 
 
-def log_sums(const floating[:, ::1] x, double[::1] sums, int num_threads):
-    """sums[i] = log(sum(exp(x[i])))."""
+def log_sums(const floating[:, ::1] x, double[:, ::1] sums, int num_threads):
+    """sums[i] = the two numbers of row i."""
     cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        log_sums_block(&x[task * block, 0], &sums[task * block], min(block, n - task * block), c)
+        log_sums_block(&x[task * block, 0], &sums[task * block, 0], min(block, n - task * block), c)
 
 
 cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
@@ -389,15 +400,17 @@ cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_s
         size = min(c, <Py_ssize_t> PART)
         for i in range(rows):
             top = row_top(x + i * c, c)
-            sums[first + i] = top
+            sums[2 * (first + i)] = top
             for j in range(size):
                 part[i * size + j] = x[i * c + j] - top
         exponentials(&part[0], rows * size)
         if c <= PART:
             for i in range(rows):
-                sums[first + i] += log(row_sum(&part[i * c], c))
+                sums[2 * (first + i) + 1] = log(row_sum(&part[i * c], c))
         else:
-            sums[first] += log(row_sum(&part[0], PART) + rest_of_sum(x, <floating> sums[first], &part[0], c))
+            sums[2 * first + 1] = log(
+                row_sum(&part[0], PART) + rest_of_sum(x, <floating> sums[2 * first], &part[0], c)
+            )
         x += rows * c
         first += rows
 
@@ -416,13 +429,13 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
     return total
 
 
-def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[::1] sums, int num_threads):
-    """y = exp(x - sums), sums as of `log_sums`."""
+def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[:, ::1] sums, int num_threads):
+    """y = p; sums as of `log_sums`."""
     cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        softmax_block(&x[task * block, 0], &y[task * block, 0], &sums[task * block], min(block, n - task * block), c)
+        softmax_block(&x[task * block, 0], &y[task * block, 0], &sums[task * block, 0], min(block, n - task * block), c)
 
 
 cdef void softmax_block(const floating *x, floating *y, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
@@ -431,51 +444,52 @@ cdef void softmax_block(const floating *x, floating *y, double *sums, Py_ssize_t
     cdef double total
     for i in range(count):
         top = row_top(x + i * c, c)
-        sums[i] = top
+        sums[2 * i] = top
         for j in range(c):
             y[i * c + j] = x[i * c + j] - top
     exponentials(y, count * c)
     for i in range(count):
         total = row_sum(y + i * c, c)
-        sums[i] += log(total)
+        sums[2 * i + 1] = log(total)
         top = <floating> (1 / total)
         for j in range(c):
             y[i * c + j] *= top
 
 
-def log_softmax(const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] y, int num_threads):
-    """y = x - sums, for the rows' log_sums."""
+def log_softmax(const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] y, int num_threads):
+    """y = log p, for the rows' log_sums."""
     cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        subtract_block(
-            &x[task * block, 0], &sums[task * block], &y[task * block, 0], min(block, n - task * block), c
+        log_p_block(
+            &x[task * block, 0], &sums[task * block, 0], &y[task * block, 0], min(block, n - task * block), c
         )
 
 
-cdef void subtract_block(
+cdef void log_p_block(
     const floating *x, const double *sums, floating *y, Py_ssize_t count, Py_ssize_t c
 ) noexcept nogil:
     cdef Py_ssize_t i, j
-    cdef floating whole
+    cdef floating top, rest
     for i in range(count):
-        whole = <floating> sums[i]
+        top = <floating> sums[2 * i]
+        rest = <floating> sums[2 * i + 1]
         for j in range(c):
-            y[i * c + j] = x[i * c + j] - whole
+            y[i * c + j] = (x[i * c + j] - top) - rest
 
 
 def softmax_backward(
-    const floating[:, ::1] dy, const floating[:, ::1] x, const double[::1] sums, floating[:, ::1] dx, bint as_logarithm,
-    int num_threads,
+    const floating[:, ::1] dy, const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] dx,
+    bint as_logarithm, int num_threads,
 ):
-    """With p = exp(x - sums): dx = dy - p * sum(dy) (as_logarithm), or (dy - sum(dy * p)) * p, along each row."""
+    """dx = dy - p * sum(dy) (as_logarithm), or (dy - sum(dy * p)) * p, along each row."""
     cdef Py_ssize_t n = dy.shape[0], c = dy.shape[1]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
         softmax_backward_block(
-            &dy[task * block, 0], &x[task * block, 0], &sums[task * block], &dx[task * block, 0],
+            &dy[task * block, 0], &x[task * block, 0], &sums[task * block, 0], &dx[task * block, 0],
             min(block, n - task * block), c, as_logarithm,
         )
 
@@ -486,7 +500,7 @@ cdef void softmax_backward_block(
 ) noexcept nogil:
     cdef Py_ssize_t _, j
     cdef floating total
-    subtract_block(x, sums, dx, count, c)
+    log_p_block(x, sums, dx, count, c)
     exponentials(dx, count * c)
     for _ in range(count):
         if as_logarithm:
@@ -502,10 +516,10 @@ cdef void softmax_backward_block(
 
 
 def cross_entropy_backward(
-    const floating[:, ::1] x, const double[::1] sums, const long long[::1] target, const floating[::1] weight,
+    const floating[:, ::1] x, const double[:, ::1] sums, const long long[::1] target, const floating[::1] weight,
     const floating[::1] direct, const floating[::1] smooth, double weight_sum, floating[:, ::1] dx, int num_threads,
 ):
-    """The gradient to logits x for class indices `target`, all in range; p = exp(x - sums).
+    """The gradient to logits x for class indices `target`, all in range.
 
     dx[i, j] = p[i, j] * (direct[i] + smooth[i] * weight_sum) - smooth[i] * weight[j] - (direct[i] if j == target[i])
     """
@@ -514,7 +528,7 @@ def cross_entropy_backward(
     cdef Py_ssize_t task
     for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
         cross_entropy_block(
-            &x[task * block, 0], &sums[task * block], &target[task * block], &weight[0], &direct[task * block],
+            &x[task * block, 0], &sums[task * block, 0], &target[task * block], &weight[0], &direct[task * block],
             &smooth[task * block], <floating> weight_sum, &dx[task * block, 0], min(block, n - task * block), c,
         )
 
@@ -525,7 +539,7 @@ cdef void cross_entropy_block(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef floating whole, share
-    subtract_block(x, sums, dx, count, c)
+    log_p_block(x, sums, dx, count, c)
     exponentials(dx, count * c)
     for i in range(count):
         share = smooth[i]
@@ -566,7 +580,7 @@ cdef void layer_norm_block(
     cdef double mean, rstd
     cdef floating m, r, rest
     for _ in range(count):
-        mean = row_sum(x, c) / c
+        mean = row_mean(x, c)
         m = <floating> mean
         rstd = mean - m  # what rounding the mean left over
         rstd = 1 / sqrt(max(row_square(x, m, c) / c - rstd * rstd, <double> 0) + eps)

@@ -2,12 +2,15 @@
 """Optimiser steps: one pass over a parameter, its gradient and the optimiser's memory, each as one run of elements.
 
 Every element goes its own way, so that the number of threads cannot show. `scale` multiplies the gradient (clipping),
-`decay` times the parameter is added to it (L2). The rules are torch.optim's.
+`decay` times the parameter is added to it (L2). The rules are torch.optim's, but for numbers too small to matter:
+what is remembered and what is subtracted from a parameter is 0 below the type's smallest normal number (`normal`),
+for arithmetic with denormal numbers is slow, and an average of zeros would stay one for ever.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.math cimport sqrt, sqrtf
+from libc.float cimport DBL_MIN, FLT_MIN
+from libc.math cimport fabs, fabsf, sqrt, sqrtf
 
 cdef enum:
     RUN = 16384  # elements of one task
@@ -18,6 +21,14 @@ cdef inline floating root(floating x) noexcept nogil:
         return sqrtf(x)
     else:
         return sqrt(x)
+
+
+cdef inline floating normal(floating x) noexcept nogil:
+    """x, or 0 in place of a denormal number."""
+    if floating is float:
+        return 0 if fabsf(x) < FLT_MIN else x
+    else:
+        return 0 if fabs(x) < DBL_MIN else x
 
 
 def squares(const floating[::1] x, double[::1] sums, Py_ssize_t block, int num_threads):
@@ -72,7 +83,7 @@ cdef void sgd_run(
 ) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(count):
-        p[i] -= lr * (scale * g[i] + decay * p[i])
+        p[i] -= normal(lr * (scale * g[i] + decay * p[i]))
 
 
 cdef void momentum_run(
@@ -82,9 +93,9 @@ cdef void momentum_run(
     cdef Py_ssize_t i
     cdef floating u
     for i in range(count):
-        u = momentum * m[i] + (scale * g[i] + decay * p[i])
+        u = normal(momentum * m[i] + (scale * g[i] + decay * p[i]))
         m[i] = u
-        p[i] -= lr * u
+        p[i] -= normal(lr * u)
 
 
 cdef void nesterov_run(
@@ -95,9 +106,9 @@ cdef void nesterov_run(
     cdef floating d, u
     for i in range(count):
         d = scale * g[i] + decay * p[i]
-        u = momentum * m[i] + d
+        u = normal(momentum * m[i] + d)
         m[i] = u
-        p[i] -= lr * (d + momentum * u)
+        p[i] -= normal(lr * (d + momentum * u))
 
 
 def adam(
@@ -129,15 +140,15 @@ cdef void adam_run(
     cdef floating d, m, v
     for i in range(count):
         d = scale * g[i] + decay * p[i]
-        m = mean[i] + rate1 * (d - mean[i])
-        v = beta2 * square[i] + rate2 * d * d
+        m = normal(mean[i] + rate1 * (d - mean[i]))
+        v = normal(beta2 * square[i] + rate2 * d * d)
         mean[i] = m
         square[i] = v
         if largest != NULL:
             if v < largest[i]:
                 v = largest[i]
             largest[i] = v
-        p[i] = keep * p[i] - step_size * (m / (root(v) / correction + eps))
+        p[i] = keep * p[i] - normal(step_size * (m / (root(v) / correction + eps)))
 
 
 def rmsprop(
@@ -162,24 +173,34 @@ cdef void rmsprop_run(
     floating *p, const floating *g, floating *square, floating *average, floating *m, Py_ssize_t count, floating scale,
     floating decay, floating lr, floating alpha, floating rate, floating eps, floating momentum,
 ) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating d, v, u
+    """Each kind its own loop, for the compiler to vectorise."""
     if average == NULL and m == NULL:
-        for i in range(count):
-            d = scale * g[i] + decay * p[i]
-            v = alpha * square[i] + rate * d * d
-            square[i] = v
-            p[i] -= lr * (d / (root(v) + eps))
-        return
+        rmsprop_loop(False, False, p, g, square, average, m, count, scale, decay, lr, alpha, rate, eps, momentum)
+    elif average == NULL:
+        rmsprop_loop(False, True, p, g, square, average, m, count, scale, decay, lr, alpha, rate, eps, momentum)
+    elif m == NULL:
+        rmsprop_loop(True, False, p, g, square, average, m, count, scale, decay, lr, alpha, rate, eps, momentum)
+    else:
+        rmsprop_loop(True, True, p, g, square, average, m, count, scale, decay, lr, alpha, rate, eps, momentum)
+
+
+cdef inline void rmsprop_loop(
+    bint centred, bint summed, floating *p, const floating *g, floating *square, floating *average, floating *m,
+    Py_ssize_t count, floating scale, floating decay, floating lr, floating alpha, floating rate, floating eps,
+    floating momentum,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating a, d, v, u
     for i in range(count):
         d = scale * g[i] + decay * p[i]
-        v = alpha * square[i] + rate * d * d
+        v = normal(alpha * square[i] + rate * d * d)
         square[i] = v
-        if average != NULL:
-            average[i] += rate * (d - average[i])
-            v -= average[i] * average[i]
+        if centred:
+            a = normal(average[i] + rate * (d - average[i]))
+            average[i] = a
+            v = max(v - a * a, 0)
         u = d / (root(v) + eps)
-        if m != NULL:
-            u += momentum * m[i]
+        if summed:
+            u = normal(u + momentum * m[i])
             m[i] = u
-        p[i] -= lr * u
+        p[i] -= normal(lr * u)

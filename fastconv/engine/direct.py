@@ -45,13 +45,19 @@ EVERYTHING: Slices = (slice(None),) * 3
 def cost(direction: Direction, problem: Problem) -> float:
     """Multiplications over those of the definition: lanes without a filter, and the gradient to the input meets every
     tap once an input, also where no output lies. float32, as long as the packed weights take half of the workspace
-    limit at most. Where planar serves neither is lost: it goes first."""
+    limit at most, and what one window spans, the gaps of its dilation included, a band's share: where it reaches beyond
+    the border that is copied. Where planar serves neither is lost: it goes first."""
     read, written = problem.channels, problem.filters
     if direction == "gradient_input":
         read, written = written, read
     if problem.dtype != np.float32:
         return math.inf
     if 4 * _packed_size(problem.groups, written, read, problem.window.kernel) > get_workspace_limit() // 2:
+        return math.inf
+    spans = _seen((1, 1, 1), problem.window)
+    if direction == "gradient_input":
+        spans = tuple(-(-span // stride) for span, stride in zip(spans, problem.window.stride, strict=True))
+    if problem.window.dilation != ONES and 4 * read * math.prod(spans) > BAND_BYTES:
         return math.inf
     in_columns = planar.cost(direction, problem)
     if in_columns < math.inf:

@@ -55,13 +55,13 @@ def phases(window: Window, output: tuple[int, ...]) -> tuple[Phase, ...]:
         before = window.padding[axis][0]
         step = up // math.gcd(up, dilation)  # between taps that lie on input elements
         apart = min(up, output[axis])  # between a phase's outputs; whatever it is where there is one
+        turn = pow(stride, -1, up)
+        taps = {(before - tap * dilation) * turn % up: tap for tap in range(min(step, window.kernel[axis]))}
         along = []
-        for first in range(apart):
-            at = first * stride - before  # of tap 0, in the upsampled input
-            tap = next((t for t in range(min(step, window.kernel[axis])) if (at + t * dilation) % up == 0), None)
-            if tap is not None:
+        for first, tap in sorted(taps.items()):  # the first output whose tap lies on an input element
+            if first < output[axis]:
                 kernel = len(range(tap, window.kernel[axis], step))
-                pad = -(at + tap * dilation) // up
+                pad = -(first * stride - before + tap * dilation) // up
                 along.append((slice(first, None, apart), slice(tap, None, step), kernel, pad, step * dilation // up))
         per_axis.append(along)
     result = []

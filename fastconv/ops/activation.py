@@ -39,7 +39,6 @@ from fastconv.ops.common import (
     axis_of,
     from_rows,
     in_memory_order,
-    naive_exp,
     number,
     ordered,
     restored,
@@ -87,19 +86,20 @@ def check_rows(op: str, *, dim: Any = 1) -> None:
 
 
 def naive_sigmoid(x: float) -> float:
-    return 1 / (1 + naive_exp(-x))
+    e = math.exp(-abs(x))
+    return (e if x < 0 else 1) / (1 + e)
 
 
 def naive_softplus(x: float) -> float:
-    return (0 if x < 0 else x) + math.log1p(naive_exp(-abs(x)))
+    return (0 if x < 0 else x) + math.log1p(math.exp(-abs(x)))
 
 
 def naive_normal(x: float) -> float:
-    return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+    return 0.5 * math.erfc(-x / math.sqrt(2))
 
 
 def naive_bell(x: float) -> float:
-    return naive_exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 def naive_gelu_inner(x: float) -> float:
@@ -107,13 +107,17 @@ def naive_gelu_inner(x: float) -> float:
 
 
 def naive_gelu_tanh_slope(x: float) -> float:
-    t = math.tanh(naive_gelu_inner(x))
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+    u = 2 * naive_gelu_inner(x)
+    s, rest = naive_sigmoid(u), naive_sigmoid(-u)
+    return s + x * s * rest * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
 
 
 def naive_silu_slope(x: float) -> float:
-    s = naive_sigmoid(x)
-    return s * (1 + x * (1 - s))
+    return naive_sigmoid(x) * (1 + x * naive_sigmoid(-x))
+
+
+def naive_tanh_slope(x: float) -> float:
+    return 4 * naive_sigmoid(2 * x) * naive_sigmoid(-2 * x)
 
 
 def naive_hardswish_slope(x: float) -> float:
@@ -126,7 +130,7 @@ Value = Callable[[float, float, float], float]  # (x, a, b) -> y
 Slope = Callable[[float, float, float, float], float]  # (dy, x, a, b) -> dx
 
 NAIVE: dict[int, tuple[Value, Slope]] = {
-    RELU: (lambda x, a, b: 0.0 if x <= 0 else x, lambda d, x, a, b: 0.0 if x <= 0 else d),
+    RELU: (lambda x, a, b: 0.0 if x < 0 else x, lambda d, x, a, b: 0.0 if x <= 0 else d),
     LEAKY_RELU: (lambda x, a, b: x if x > 0 else a * x, lambda d, x, a, b: d if x > 0 else a * d),
     ELU: (
         lambda x, a, b: b * a * math.expm1(x) if x <= 0 else b * x,
@@ -134,17 +138,17 @@ NAIVE: dict[int, tuple[Value, Slope]] = {
     ),
     GELU: (lambda x, a, b: x * naive_normal(x), lambda d, x, a, b: d * (naive_normal(x) + x * naive_bell(x))),
     GELU_TANH: (
-        lambda x, a, b: 0.5 * x * (1 + math.tanh(naive_gelu_inner(x))),
+        lambda x, a, b: x * naive_sigmoid(2 * naive_gelu_inner(x)),
         lambda d, x, a, b: d * naive_gelu_tanh_slope(x),
     ),
-    SILU: (lambda x, a, b: x / (1 + naive_exp(-x)), lambda d, x, a, b: d * naive_silu_slope(x)),
-    SIGMOID: (lambda x, a, b: naive_sigmoid(x), lambda d, x, a, b: d * naive_sigmoid(x) * (1 - naive_sigmoid(x))),
-    TANH: (lambda x, a, b: math.tanh(x), lambda d, x, a, b: d * (1 - math.tanh(x) * math.tanh(x))),
+    SILU: (lambda x, a, b: x * naive_sigmoid(x), lambda d, x, a, b: d * naive_silu_slope(x)),
+    SIGMOID: (lambda x, a, b: naive_sigmoid(x), lambda d, x, a, b: d * naive_sigmoid(x) * naive_sigmoid(-x)),
+    TANH: (lambda x, a, b: math.tanh(x), lambda d, x, a, b: d * naive_tanh_slope(x)),
     SOFTPLUS: (
         lambda x, a, b: x if x * a > b else naive_softplus(x * a) / a,
         lambda d, x, a, b: d if x * a > b else d * naive_sigmoid(x * a),
     ),
-    HARDSWISH: (lambda x, a, b: x * min(max(x + 3, 0), 6) / 6, lambda d, x, a, b: d * naive_hardswish_slope(x)),
+    HARDSWISH: (lambda x, a, b: x if x > 3 else x * max(x + 3, 0) / 6, lambda d, x, a, b: d * naive_hardswish_slope(x)),
 }
 
 
@@ -199,8 +203,8 @@ def naive_log_softmax(row: Sequence[float]) -> list[float]:
     top = max(row)
     if math.isnan(sum(row)) or math.isinf(top):
         return [math.nan] * len(row)
-    log_sum = top + math.log(sum(math.exp(value - top) for value in row))
-    return [value - log_sum for value in row]
+    log_sum = math.log(sum(math.exp(value - top) for value in row))
+    return [(value - top) - log_sum for value in row]
 
 
 def softmax_reference_backward(op: str, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
@@ -339,7 +343,7 @@ def prelu_backward(dy: np.ndarray, saved: SavedPrelu, needs: tuple[bool, ...]) -
 
 class SavedRows(NamedTuple):
     table: np.ndarray  # x (rows, length)
-    log_sums: np.ndarray  # (rows,) float64: log(sum(exp(x)))
+    log_sums: np.ndarray  # (rows, 2) float64: the largest x, log(sum(exp(x - largest)))
     shape: tuple[int, ...]
     axis: int
 
@@ -354,14 +358,14 @@ def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
         log_sums = row_log_sums(op, table)
         rows.log_softmax(table, log_sums, y, runtime.threads_for(2 * y.nbytes))
     else:
-        log_sums = allocate(op, table.shape[:1], np.dtype(np.float64))
+        log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
         rows.softmax(table, y, log_sums, runtime.threads_for(WORK * y.nbytes))
     return from_rows(y, x.shape, axis), SavedRows(table, log_sums, x.shape, axis)
 
 
 def row_log_sums(op: str, table: np.ndarray) -> np.ndarray:
-    """log(sum(exp(row))) of every row, float64."""
-    log_sums = allocate(op, table.shape[:1], np.dtype(np.float64))
+    """(rows, 2) float64: every row's largest element, and the log of the sum of exp(row - largest)."""
+    log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
     rows.log_sums(table, log_sums, runtime.threads_for(WORK * table.nbytes))
     return log_sums
 

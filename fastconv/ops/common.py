@@ -21,7 +21,6 @@ __all__ = [
     "copied",
     "from_rows",
     "in_memory_order",
-    "naive_exp",
     "need_channels",
     "need_entries",
     "number",
@@ -189,14 +188,3 @@ class Rows(NamedTuple):
         if self.join > 1:
             total = total.reshape(self.images, -1, self.join, self.channels).sum(axis=2)
         return total.swapaxes(0, 1)
-
-
-# --- for the naive references ----------------------------------------------------------------------------------------
-
-
-def naive_exp(value: float) -> float:
-    """math.exp, with inf where that overflows."""
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

@@ -281,7 +281,10 @@ def bce_reference(
             strict=True,
         )
     )
-    losses = [w * ((1 - t) * v + (1 + (p - 1) * t) * naive_softplus(-v)) for v, t, w, p in elements]
+    losses = [
+        w * ((-p * t * v if v < 0 else (1 - t) * v) + (1 + (p - 1) * t) * naive_softplus(-abs(v)))
+        for v, t, w, p in elements
+    ]
     return naive_reduce(losses, reduction, x.size, x, x.shape), (elements, x.shape, reduction)
 
 
@@ -291,7 +294,7 @@ def bce_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) 
     for (v, t, w, p), share in zip(
         elements, naive_shares(dy, reduction, len(elements), len(elements)), strict=True
     ):  # fmt: skip
-        dxs.append(share * w * ((1 - t) - (1 + (p - 1) * t) * naive_sigmoid(-v)))
+        dxs.append(share * w * ((1 - t) * naive_sigmoid(v) - p * t * naive_sigmoid(-v)))
         dtargets.append(share * w * (p * naive_softplus(-v) - naive_softplus(v) if p != 1 else -v))
     dx, dtarget = (np.array(ds, dy.dtype).reshape(shape) for ds in (dxs, dtargets))
     return dx, dtarget
@@ -302,7 +305,7 @@ def bce_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) 
 
 class Saved(NamedTuple):
     table: np.ndarray  # x (rows, C)
-    log_sums: np.ndarray | None  # (rows,) float64: log(sum(exp(x))); None: x holds log-probabilities
+    log_sums: np.ndarray | None  # (rows, 2) as of `row_log_sums`; None: x holds log-probabilities
     arguments: Arguments
     reduction: str
     denominator: float
@@ -338,13 +341,14 @@ def _hard_losses(a: Arguments, table: np.ndarray, log_sums: np.ndarray | None) -
     """The loss of every row, float64, and the mean's denominator."""
     losses = -table[np.arange(len(table)), a.target].astype(np.float64)
     if log_sums is not None:
-        losses += log_sums
+        top, rest = log_sums.T
+        losses = (top + losses) + rest
     factors = None if a.weight is None else a.weight.astype(np.float64)[a.target]
     if factors is not None:
         losses *= factors
     if a.smoothing and log_sums is not None:
         w = np.ones(table.shape[1]) if a.weight is None else a.weight.astype(np.float64)
-        losses = (1 - a.smoothing) * losses + a.smoothing / len(w) * (log_sums * w.sum() - table @ w)
+        losses = (1 - a.smoothing) * losses + a.smoothing / len(w) * (rest * w.sum() + (top[:, None] - table) @ w)
     if a.valid is None:
         return losses, float(len(table) if factors is None else factors.sum())
     counted = a.valid if factors is None else factors[a.valid]
@@ -353,7 +357,7 @@ def _hard_losses(a: Arguments, table: np.ndarray, log_sums: np.ndarray | None) -
 
 def _minus_log_p(table: np.ndarray, log_sums: np.ndarray | None) -> np.ndarray:
     assert log_sums is not None
-    return log_sums[:, None] - table
+    return (log_sums[:, :1] - table) + log_sums[:, 1:]
 
 
 def _goals(op: str, a: Arguments) -> np.ndarray:
@@ -471,7 +475,9 @@ def bce(
         return errors("bce_with_logits", x, target, reduction=reduction)
     x, target, weight, pos_weight = prepare_bce(x, target, weight, pos_weight, reduction)
     with np.errstate(all="ignore"):
-        losses = (1 - target) * x + _positive(target, pos_weight) * _softplus(-x)
+        positive = target if pos_weight is None else pos_weight * target
+        negative = 1 - target
+        losses = np.where(x < 0, -positive, negative) * x + (positive + negative) * _softplus(-np.abs(x))
         if weight is not None:
             losses *= weight
         if reduction != "none":
@@ -483,11 +489,6 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, 0)
 
 
-def _positive(target: np.ndarray, pos_weight: np.ndarray | None) -> np.ndarray | float:
-    """1 + (pos_weight - 1) * target: the factor of softplus(-x)."""
-    return 1 if pos_weight is None else 1 + (pos_weight - 1) * target
-
-
 def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) -> Gradients:
     x, target, _, reduction, weight, pos_weight = saved
     if weight is None and pos_weight is None:
@@ -496,7 +497,10 @@ def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) ->
         shares = dy / max(1, x.size) if reduction == "mean" else dy
         if weight is not None:
             shares = shares * weight
-        dx = shares * ((1 - target) - _positive(target, pos_weight) / (1 + np.exp(x)))
+        positive = target if pos_weight is None else pos_weight * target
+        e = np.exp(-np.abs(x))
+        lower, upper = e / (1 + e), 1 / (1 + e)  # of sigmoid(x) and sigmoid(-x) the smaller one, and the other
+        dx = shares * np.where(x < 0, (1 - target) * lower - positive * upper, (1 - target) * upper - positive * lower)
         dtarget = None
         if len(needs) > 1 and needs[1]:
             inner = -x if pos_weight is None else pos_weight * _softplus(-x) - _softplus(x)

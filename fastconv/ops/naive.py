@@ -21,19 +21,24 @@ def windows(window: Window, spatial: Sequence[int], output: Sequence[int]) -> li
     """For every output position in C order: the (input index, tap index) pairs that lie inside the input, both flat.
 
     Tap t of output o reads position o * stride - before + t * dilation of the upsampled input; of those, every up-th
-    holds an input element, the others zeros.
+    holds an input element, the others zeros. Taps that lie beyond the input are not even counted: there may be more of
+    them than of anything.
     """
-    taps = math.prod(window.kernel)
-    require("naive loops", math.prod(output) * (LIST + PAIR * taps))
+    lengths = [(n - 1) * up + 1 for n, up in zip(spatial, window.up, strict=True)]
+    reached = [min(k, -(-n // d)) for k, n, d in zip(window.kernel, lengths, window.dilation, strict=True)]
+    require("naive loops", math.prod(output) * (LIST + PAIR * math.prod(reached)))
     per_axis = []
-    for axis, (n, m) in enumerate(zip(spatial, output, strict=True)):
-        up, before = window.up[axis], window.padding[axis][0]
+    for axis, m in enumerate(output):
+        up, before, dilation = window.up[axis], window.padding[axis][0], window.dilation[axis]
         positions = []
         for o in range(m):
             inside = []
-            for tap in range(window.kernel[axis]):
-                at = o * window.stride[axis] - before + tap * window.dilation[axis]
-                if at >= 0 and at % up == 0 and at // up < n:
+            start = o * window.stride[axis] - before
+            for tap in range(max(0, -(start // dilation)), window.kernel[axis]):
+                at = start + tap * dilation
+                if at >= lengths[axis]:
+                    break
+                if at % up == 0:
                     inside.append((at // up, tap))
             positions.append(inside)
         per_axis.append(positions)

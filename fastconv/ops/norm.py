@@ -30,7 +30,7 @@ from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.ops.common import Rows, contiguous, need_channels, need_entries, number
 from fastconv.ops.registry import add
-from fastconv.window import integers, is_sequence
+from fastconv.window import LARGEST, integers, is_sequence
 from fastconv.workspace import allocate, get_workspace_limit
 
 SAMPLE = 32  # rows whose mean is the pivot
@@ -137,7 +137,7 @@ def check_response(size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0)
 
 class Response(NamedTuple):
     x: np.ndarray
-    before: int  # neighbours in front of a channel
+    before: int  # neighbours in front of a channel, at most all of them
     after: int
     alpha: float  # divided by size
     beta: float
@@ -147,10 +147,12 @@ class Response(NamedTuple):
 def prepare_response(x: Any, size: Any, alpha: Any, beta: Any, k: Any) -> Response:
     op = "local_response_norm"
     (x,) = as_floats(op, x=x)
-    need_channels(op, x, 3)
+    others = need_channels(op, x, 3) - 1
     (size,) = integers(op, "size", size, 1, 1)
+    if size > LARGEST:
+        raise ShapeError(f"{op}: size must be at most {LARGEST}, got {size}")
     alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)
-    return Response(x, size // 2, (size - 1) // 2, alpha / size, beta, k)
+    return Response(x, min(size // 2, others), min((size - 1) // 2, others), alpha / size, beta, k)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ padded input (count_include_pad) or inside the input.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from fastconv.workspace import allocate, require, require_array
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
 KEPT_PLANE = 1 << 16  # elements of the largest planes whose plans are kept
+MOST_TAPS = 1 << 62  # they are counted in 64 bits
 TASKS = 32  # pieces that a layer is cut into where its size allows
 HALO = 4  # overlapping windows: a band has this many times the outputs that its neighbour visits too
 
@@ -87,6 +89,9 @@ def windows_of(
                 f"{op}: padding must be at most half of the kernel: on spatial axis {axis} it is {max(around)}, "
                 f"the kernel {size}"
             )
+    sizes = [min(size, n + sum(around)) for size, n, around in zip(window.kernel, spatial, window.padding, strict=True)]
+    if math.prod(sizes) >= MOST_TAPS:
+        raise ShapeError(f"{op}: a window must have less than {MOST_TAPS} taps in the padded input, got {sizes}")
     return window, window.output(spatial)
 
 
@@ -153,12 +158,18 @@ def avg_reference(
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     a = prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
     taps = windows(a.window, a.x.shape[2:], a.output)
-    counted = taps
-    if count_include_pad:
-        bare = replace(a.window, padding=((0, 0),) * a.window.ndim)
-        padded = [n + before + after for n, (before, after) in zip(a.x.shape[2:], a.window.padding, strict=True)]
-        counted = windows(bare, padded, a.output)
-    return mean_of_windows(a.x, taps, [len(inside) for inside in counted], a.output)
+    divisors = naive_sizes(a) if count_include_pad else [len(inside) for inside in taps]
+    return mean_of_windows(a.x, taps, divisors, a.output)
+
+
+def naive_sizes(a: Arguments) -> list[int]:
+    """For every output in C order: how many taps of its window lie in the padded input."""
+    per_axis = []
+    for n, m, size, step, (before, after) in zip(
+        a.x.shape[2:], a.output, a.window.kernel, a.window.stride, a.window.padding, strict=True
+    ):
+        per_axis.append([min(o * step + size, n + before + after) - o * step for o in range(m)])
+    return [math.prod(sizes) for sizes in itertools.product(*per_axis)]
 
 
 def mean_of_windows(
