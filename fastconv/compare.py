@@ -101,10 +101,10 @@ class Versions:
 
     def bytes(self, direction: str) -> int:
         """Bytes that a pass must read and write at least: its arrays and what it returns."""
-        given = sum(a.nbytes for a in self._arrays if isinstance(a, np.ndarray))
+        given: int = sum(a.nbytes for a in self._arrays if isinstance(a, np.ndarray))
         if direction == "forward":
             return given + np.asarray(self.pull("fastconv")[0]).nbytes
-        gradients = sum(a.nbytes for a in self.backward("fastconv") if a is not None)
+        gradients: int = sum(a.nbytes for a in self.backward("fastconv") if a is not None)
         return given + self.dy().nbytes + gradients
 
     def flops(self, direction: str) -> int:

@@ -299,12 +299,14 @@ def _elementwise(
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    y: np.ndarray = 1 / (1 + np.exp(-x))
+    return y
 
 
 def _silu_derivative(x: np.ndarray) -> np.ndarray:
     s = _sigmoid(x)
-    return s * (1 + x * (1 - s))
+    slope: np.ndarray = s * (1 + x * (1 - s))
+    return slope
 
 
 def _hardswish_derivative(x: np.ndarray) -> np.ndarray:
@@ -417,7 +419,8 @@ def local_response_norm(
 
     def channel_sums(a: np.ndarray, before: int, after: int) -> np.ndarray:
         padded = np.pad(a, ((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
-        return sliding_window_view(padded, size, axis=1).sum(axis=-1)
+        sums: np.ndarray = sliding_window_view(padded, size, axis=1).sum(axis=-1)
+        return sums
 
     base = k + alpha / size * channel_sums(x**2, before, after)
     scale = base**-beta

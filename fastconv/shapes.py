@@ -258,12 +258,14 @@ def unpool_case(op: str, name: str, batch: int, channels: int, *spatial: int) ->
 
 def mean_square(windows: np.ndarray) -> np.ndarray:
     """A pooling function: (..., L * L) -> (...)."""
-    return np.square(windows).mean(axis=-1)
+    y: np.ndarray = np.square(windows).mean(axis=-1)
+    return y
 
 
 def mean_square_vjp(windows: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """Its gradient to the windows."""
-    return windows * (2 / windows.shape[-1] * dy)[..., None]
+    dwindows: np.ndarray = windows * (2 / windows.shape[-1] * dy)[..., None]
+    return dwindows
 
 
 # The first case of an operation is the one that `compare` shows.

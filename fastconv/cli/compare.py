@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastconv.compare import PLAIN, compare
+    from fastconv.compare import compare
+    from fastconv.plain import PLAIN
     from fastconv.plots import need_matplotlib
     from fastconv.shapes import CASES
 

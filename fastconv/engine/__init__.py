@@ -106,10 +106,9 @@ def gradient_input(
     name = choose("gradient_input", problem, algorithm)
     w = _readable(op, name, w, window)
     module = _MODULES[name]
-    if module in BIASED:
-        return watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups, bias)
-    dx = watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups)
-    if bias is not None:
+    told = (bias,) if module in BIASED else ()
+    dx: np.ndarray = watched("gradient_input", name, module.gradient_input, op, dy, w, x_shape, window, groups, *told)
+    if bias is not None and not told:
         add_bias(dx, bias)
     return dx
 
@@ -120,7 +119,9 @@ def gradient_weights(
     """dw (K, r0, r1, r2, C / groups)."""
     problem = Problem(x.shape[0], x.shape[4], x.shape[1:4], dy.shape[4], dy.shape[1:4], window, groups, dy.dtype)
     name = choose("gradient_weights", problem, algorithm)
-    return watched("gradient_weights", name, _MODULES[name].gradient_weights, op, x, dy, w_shape, window, groups)
+    kernel = _MODULES[name].gradient_weights
+    dw: np.ndarray = watched("gradient_weights", name, kernel, op, x, dy, w_shape, window, groups)
+    return dw
 
 
 def gradient_weights_and_bias(

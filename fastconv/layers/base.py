@@ -151,7 +151,8 @@ class Layer:
         dtype = self.dtype
         if dtype is None:
             dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
-        return x.astype(dtype, copy=False)
+        cast: np.ndarray = x.astype(dtype, copy=False)
+        return cast
 
     # --- mode
 
@@ -219,7 +220,8 @@ class Layer:
     def dtype(self) -> np.dtype | None:
         """The parameters' float type; None for a net without parameters."""
         for _, layer, name in self._named(trainable=False):
-            return getattr(layer, name).dtype
+            array: np.ndarray = getattr(layer, name)
+            return array.dtype
         return None
 
     def state_dict(self) -> Gradients:

@@ -49,7 +49,7 @@ def number(op: str, name: str, value: Any, low: float = -math.inf, high: float =
 def axis_of(op: str, x: np.ndarray, dim: Any) -> int:
     """`dim`, an axis of x, counted from the front."""
     try:
-        axis = dim.__index__()
+        axis: int = dim.__index__()
     except AttributeError:
         raise TypeError(f"{op}: dim must be an integer, got {dim!r}") from None
     if not -x.ndim <= axis < x.ndim:
@@ -64,7 +64,7 @@ def need_channels(op: str, x: np.ndarray, minimum: int = 2) -> int:
         raise ShapeError(f"{op}: x must have at least {minimum} axes ({axes}), got {x.ndim}: shape {x.shape}")
     if 0 in x.shape[1:]:
         raise ShapeError(f"{op}: x must not be empty along any axis but N, got shape {x.shape}")
-    return x.shape[1]
+    return int(x.shape[1])
 
 
 def need_entries(op: str, what: str, shape: tuple[int, ...], **arrays: np.ndarray | None) -> None:

@@ -129,7 +129,8 @@ class Optimizer:
     @property
     def lr(self) -> float | Schedule:
         """The learning rate, a number or a schedule; may be set. Groups with one of their own keep it."""
-        return self._options["lr"]
+        lr: float | Schedule = self._options["lr"]
+        return lr
 
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
