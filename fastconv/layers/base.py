@@ -24,6 +24,8 @@ from fastconv.errors import ShapeError
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from fastconv.analysis.table import Summary
 
 __all__ = ["LAYERS", "Context", "Layer", "OpLayer", "from_config"]
@@ -64,7 +66,7 @@ class Layer:
     _frozen: set[str]
     _arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Layer:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
         layer = super().__new__(cls)
         layer.training = True
@@ -156,25 +158,25 @@ class Layer:
 
     # --- mode
 
-    def train(self, mode: bool = True) -> Layer:
+    def train(self, mode: bool = True) -> Self:
         """Training mode (batch statistics, dropout), here and in every layer inside; returns the net."""
         for _, layer in self.walk():
             layer.training = bool(mode)
         return self
 
-    def eval(self) -> Layer:
+    def eval(self) -> Self:
         """Inference mode; returns the net."""
         return self.train(False)
 
-    def freeze(self, name: str = "") -> Layer:
+    def freeze(self, name: str = "") -> Self:
         """Stop training the parameter or the layer called `name`, or everything; returns the net."""
         return self._set_frozen(name, True)
 
-    def unfreeze(self, name: str = "") -> Layer:
+    def unfreeze(self, name: str = "") -> Self:
         """Undo `freeze`; returns the net."""
         return self._set_frozen(name, False)
 
-    def _set_frozen(self, name: str, frozen: bool) -> Layer:
+    def _set_frozen(self, name: str, frozen: bool) -> Self:
         found = False
         for full, layer, parameter in self._named(trainable=False):
             if not name or full == name or full.startswith(f"{name}."):
@@ -249,7 +251,7 @@ class Layer:
         for name, array in arrays.items():
             own[name][...] = array
 
-    def astype(self, dtype: Any) -> Layer:
+    def astype(self, dtype: Any) -> Self:
         """A copy of the net with parameters and float buffers in another float type (float32 or float64)."""
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
@@ -286,6 +288,14 @@ class Layer:
         if inside:
             return f"{type(self).__name__}({inside}\n)"
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._arguments.items())})"
+
+
+if TYPE_CHECKING:
+
+    class SomeLayer(Layer):
+        """A layer out of a container, whose class a type checker cannot know: any attribute may be there."""
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class OpLayer(Layer):
