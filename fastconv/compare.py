@@ -25,8 +25,8 @@ import numpy as np
 
 from fastconv import functional, reference, runtime
 from fastconv.autograd import vjp
-from fastconv.plain import PLAIN
-from fastconv.shapes import CASES, Case
+from fastconv.plain import CASES, PLAIN
+from fastconv.shapes import Case
 
 __all__ = ["KERNELS", "Report", "Row", "Versions", "compare", "race", "verify"]
 

@@ -11,8 +11,7 @@ import pytest
 
 from fastconv import compare as module
 from fastconv.compare import KERNELS, Report, Row, Versions, compare, numpy_blas, race, verify
-from fastconv.plain import PLAIN
-from fastconv.shapes import CASES
+from fastconv.plain import CASES, PLAIN
 
 
 @pytest.fixture(autouse=True)

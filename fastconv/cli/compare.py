@@ -25,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastconv.compare import compare
-    from fastconv.plain import PLAIN
+    from fastconv.plain import CASES, PLAIN
     from fastconv.plots import need_matplotlib
-    from fastconv.shapes import CASES
 
     known = sorted(CASES.keys() & PLAIN.keys())
     for name in args.kernels:

@@ -1,7 +1,6 @@
-"""What every benchmark file here shares: which versions of which cases there are, and how one is timed.
+"""Every operation's calls of fastconv/plain.py, timed; `fastconv bench` shows them.
 
-test_bench_<family>.py times the operations of fastconv/ops/<family>.py on the shapes of fastconv/shapes.py. A
-pytest-benchmark group is one case in one direction, with its versions beside each other:
+A pytest-benchmark group is one case in one direction, with its versions beside each other:
 
     naive          fastconv.reference, on the small cases only, one round
     numpy          fastconv.plain
@@ -15,6 +14,7 @@ arithmetic bounds the operation) GFLOP/s. The versions are held against each oth
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,23 +25,12 @@ import pytest
 import fastconv
 from fastconv.arrays import logical
 from fastconv.compare import Versions, verify
-from fastconv.ops import OPS
-from fastconv.shapes import CASES, Case
+from fastconv.plain import CASES
+from fastconv.shapes import Case
 
 SMOKE_BATCH = 1  # where benchmarks are disabled, every case runs once, on this many items
 SECONDS, ROUNDS = 0.2, (3, 25)  # a benchmark takes about so long, in at least and at most so many rounds
 ROUND = 1e-3  # seconds: shorter calls are repeated within a round
-
-
-def operations(family: str) -> list[str]:
-    """The operations that fastconv/ops/<family>.py defines."""
-    return [name for name, op in OPS.items() if defined_in(op.forward) == f"fastconv.ops.{family}"]
-
-
-def defined_in(function: Any) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function.__module__
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:
@@ -51,27 +40,16 @@ def channels_last(array: np.ndarray) -> np.ndarray:
     return logical(np.ascontiguousarray(array.transpose(0, *range(2, array.ndim), 1)))
 
 
-def parameters(family: str) -> Iterator[Any]:
-    for name in operations(family):
-        for case in CASES.get(name, ()):
-            versions = list(Versions(case.with_batch(1)).names)
-            if case.naive:
-                versions.insert(0, "naive")
-            elif any(np.ndim(array) > 2 for array in case.with_batch(1).arrays()):
-                versions.append("channels_last")
-            for direction in ("forward", "backward"):
-                for version in versions:
-                    yield pytest.param(case, direction, version, id=f"{case.label}-{direction}-{version}")
-
-
-def benchmarks(family: str) -> Callable[..., None]:
-    """The test function of a family's file."""
-
-    @pytest.mark.parametrize(("case", "direction", "version"), list(parameters(family)))
-    def test(benchmark: Any, case: Case, direction: str, version: str) -> None:
-        run(benchmark, case, direction, version)
-
-    return test
+def parameters() -> Iterator[Any]:
+    for case in itertools.chain.from_iterable(CASES.values()):
+        versions = list(Versions(case.with_batch(1)).names)
+        if case.naive:
+            versions.insert(0, "naive")
+        elif any(np.ndim(array) > 2 for array in case.with_batch(1).arrays()):
+            versions.append("channels_last")
+        for direction in ("forward", "backward"):
+            for version in versions:
+                yield pytest.param(case, direction, version, id=f"{case.label}-{direction}-{version}")
 
 
 @functools.lru_cache(maxsize=2)  # a case's benchmarks follow each other
@@ -81,7 +59,8 @@ def verified(case: Case, in_channels_last: bool) -> Versions:
     return versions
 
 
-def run(benchmark: Any, case: Case, direction: str, version: str) -> None:
+@pytest.mark.parametrize(("case", "direction", "version"), list(parameters()))
+def test_operation(benchmark: Any, case: Case, direction: str, version: str) -> None:
     """Verify the case, then time one version of it in one direction."""
     if benchmark.disabled and not case.naive:
         case = case.with_batch(SMOKE_BATCH)
