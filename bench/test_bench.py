@@ -7,16 +7,19 @@ A pytest-benchmark group is one case in one direction, with its versions beside 
     fastconv       on C-contiguous arrays, as they come from a user
     channels_last  fastconv on the memory order that its layers hand to each other (large cases with spatial axes)
 
-`extra_info` of every benchmark: op, case, batch, direction, version, threads and, at the median, GB/s and (where
-arithmetic bounds the operation) GFLOP/s. The versions are held against each other before the first of them is timed.
+`extra_info` of every benchmark: op, case, batch, direction, version, threads; at the median GB/s and (where arithmetic
+bounds the operation) GFLOP/s; and `waited`, the share of its time that its threads waited for a core. The versions are
+held against each other before the first of them is timed.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +32,10 @@ from fastconv.plain import CASES
 from fastconv.shapes import Case
 
 SMOKE_BATCH = 1  # where benchmarks are disabled, every case runs once, on this many items
-SECONDS, ROUNDS = 0.2, (3, 25)  # a benchmark takes about so long, in at least and at most so many rounds
-ROUND = 1e-3  # seconds: shorter calls are repeated within a round
+SECONDS, ROUNDS = 0.25, (5, 50)  # a benchmark takes about so long, in at least and at most so many rounds
+ROUND = 5e-3  # seconds: shorter calls are repeated within a round
+PAUSE = 0.1  # seconds before a benchmark: a BLAS thread pool that has just worked spins for some 30 ms
+WARM = 0.05  # seconds of calls that do not count: threads wake, memory is touched
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:
@@ -59,6 +64,7 @@ def verified(case: Case, in_channels_last: bool) -> Versions:
     return versions
 
 
+@pytest.mark.benchmark(disable_gc=True)
 @pytest.mark.parametrize(("case", "direction", "version"), list(parameters()))
 def test_operation(benchmark: Any, case: Case, direction: str, version: str) -> None:
     """Verify the case, then time one version of it in one direction."""
@@ -75,19 +81,38 @@ def test_operation(benchmark: Any, case: Case, direction: str, version: str) -> 
     if benchmark.disabled:
         benchmark.pedantic(call)
         return
-    rounds, iterations = (1, 1) if version == "naive" else _schedule(call)
-    benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=0 if version == "naive" else 1)
+    time.sleep(PAUSE)
+    rounds, iterations = (1, 1) if version == "naive" else schedule(call)
+    waited, start = waiting(), time.perf_counter()
+    benchmark.pedantic(call, rounds=rounds, iterations=iterations)
+    if waited is not None:
+        seconds = (time.perf_counter() - start) * fastconv.get_num_threads()
+        benchmark.extra_info["waited"] = round(((waiting() or waited) - waited) / seconds, 3)
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["GB/s"] = round(versions.bytes(direction) / seconds / 1e9, 3)
     if case.flops:
         benchmark.extra_info["GFLOP/s"] = round(versions.flops(direction) / seconds / 1e9, 3)
 
 
-def _schedule(call: Callable[[], Any]) -> tuple[int, int]:
-    """(rounds, iterations a round) that fill SECONDS."""
-    start = time.perf_counter()
-    call()
-    seconds = max(time.perf_counter() - start, 1e-7)
-    iterations = max(1, round(ROUND / seconds))
+def schedule(call: Callable[[], Any]) -> tuple[int, int]:
+    """(rounds, iterations a round) that fill SECONDS, from the fastest call of WARM seconds, two calls at least."""
+    found: list[float] = []
+    while sum(found) < WARM or len(found) < 2:
+        start = time.perf_counter()
+        result = call()
+        found.append(max(time.perf_counter() - start, 1e-7))
+    del result  # held during the next call, as pytest-benchmark does: the memory of two results is touched
+    iterations = max(1, round(ROUND / min(found)))
     low, high = ROUNDS
-    return max(low, min(high, round(SECONDS / (seconds * iterations)))), iterations
+    return max(low, min(high, round(SECONDS / (min(found) * iterations)))), iterations
+
+
+def waiting() -> float | None:
+    """Seconds that this process's threads have been ready to run without a core, and a hypervisor has taken from the
+    machine; None where Linux does not tell."""
+    try:
+        threads = sum(int(file.read_text().split()[1]) for file in Path("/proc/self/task").glob("*/schedstat")) / 1e9
+        stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+    return threads + stolen
