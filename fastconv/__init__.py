@@ -52,40 +52,42 @@ if TYPE_CHECKING:
     from fastconv import optim as optim
     from fastconv.explanation import explain as explain
     from fastconv.training.trainer import Trainer as Trainer
-else:
 
-    def __getattr__(name: str) -> Any:
-        if name not in _LATE:
-            raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
-        import importlib
 
-        module, attribute = _LATE[name]
-        value = importlib.import_module(module)
-        if attribute is not None:
-            value = getattr(value, attribute)
-        globals()[name] = value
-        return value
+def _late(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _LATE[name]
+    value = importlib.import_module(module)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATE})
 
 
-if not TYPE_CHECKING:  # type checkers go by the imports: they cannot read a list that is put together
-    __all__ = [
-        "FormatError",
-        "ShapeError",
-        "__version__",
-        "functional",
-        "get_num_threads",
-        "get_workspace_limit",
-        "manual_seed",
-        "reference",
-        "register",
-        "set_num_threads",
-        "set_workspace_limit",
-        "show_config",
-        "value_and_grad",
-        "vjp",
-    ]
-    __all__ += layers.__all__
+_NAMES = [
+    "FormatError",
+    "ShapeError",
+    "__version__",
+    "functional",
+    "get_num_threads",
+    "get_workspace_limit",
+    "manual_seed",
+    "reference",
+    "register",
+    "set_num_threads",
+    "set_workspace_limit",
+    "show_config",
+    "value_and_grad",
+    "vjp",
+]
+
+if not TYPE_CHECKING:  # type checkers go by the imports above: they can read neither late ones nor a list put together
+    __getattr__ = _late
+    __all__ = [*_NAMES, *layers.__all__]
