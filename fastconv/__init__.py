@@ -14,19 +14,27 @@ The house: `window.py` parses geometry once, `ops/` holds one operation a file (
 `_ext/` the Cython loops, `layers/` configuration and parameters, `training/` the loop. Start at `ops/conv.py`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastconv import functional, reference
-from fastconv.autograd import vjp
-from fastconv.engine.precision import get_precision, precision, set_precision
-from fastconv.errors import FormatError, ShapeError, nearest
+from fastconv import functional as functional
+from fastconv import layers as layers
+from fastconv import reference as reference
+from fastconv.autograd import vjp as vjp
+from fastconv.engine.precision import get_precision as get_precision
+from fastconv.engine.precision import precision as precision
+from fastconv.engine.precision import set_precision as set_precision
+from fastconv.errors import FormatError as FormatError
+from fastconv.errors import ShapeError as ShapeError
+from fastconv.errors import nearest
 from fastconv.layers import *  # noqa: F403
-from fastconv.layers import __all__ as _layers
-from fastconv.ops import register
-from fastconv.random import manual_seed
-from fastconv.runtime import get_num_threads, set_num_threads, show_config  # first: it decides how BLAS is loaded
-from fastconv.training.step import value_and_grad
-from fastconv.workspace import get_workspace_limit, set_workspace_limit
+from fastconv.ops import register as register
+from fastconv.random import manual_seed as manual_seed
+from fastconv.runtime import get_num_threads as get_num_threads
+from fastconv.runtime import set_num_threads as set_num_threads
+from fastconv.runtime import show_config as show_config
+from fastconv.training.step import value_and_grad as value_and_grad
+from fastconv.workspace import get_workspace_limit as get_workspace_limit
+from fastconv.workspace import set_workspace_limit as set_workspace_limit
 
 __version__ = "0.1.0"
 
@@ -41,7 +49,17 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
 }
 
 
-def __getattr__(name: str) -> Any:
+if TYPE_CHECKING:
+    from fastconv import analysis as analysis
+    from fastconv import augment as augment
+    from fastconv import datasets as datasets
+    from fastconv import models as models
+    from fastconv import optim as optim
+    from fastconv.explanation import explain as explain
+    from fastconv.training.trainer import Trainer as Trainer
+
+
+def _late(name: str) -> Any:
     if name not in _LATE:
         meant = "" if name.startswith("_") else nearest(name, __dir__())
         raise AttributeError(f"module 'fastconv' has no attribute {name!r}{meant}")
@@ -59,7 +77,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATE})
 
 
-__all__ = [
+_NAMES = [
     "FormatError",
     "ShapeError",
     "__version__",
@@ -78,4 +96,7 @@ __all__ = [
     "value_and_grad",
     "vjp",
 ]
-__all__ += _layers
+
+if not TYPE_CHECKING:  # type checkers go by the imports above: they can read neither late ones nor a list put together
+    __getattr__ = _late
+    __all__ = [*_NAMES, *layers.__all__]

@@ -213,4 +213,5 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
         rows.column_sums(table, sums, SUM_ROWS, runtime.threads_for(table.nbytes))
-    return (sums[0] if len(sums) == 1 else sums.sum(axis=0)).astype(last.dtype)
+    total: np.ndarray = sums[0] if len(sums) == 1 else sums.sum(axis=0)
+    return total.astype(last.dtype)

@@ -32,7 +32,7 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
 
     Raises TypeError for any other function, ShapeError for a dy that does not fit, and whatever the function raises.
     """
-    layer_vjp = getattr(function, "_vjp", None)
+    layer_vjp: Callable[[Any], tuple[Any, Pullback]] | None = getattr(function, "_vjp", None)
     if layer_vjp is not None:
         if len(arrays) != 1 or options:
             raise TypeError(f"vjp: a net takes its input only, got {len(arrays)} arrays and options {sorted(options)}")
@@ -78,7 +78,8 @@ def as_gradient(name: str, dy: Any, values: np.ndarray) -> np.ndarray:
         raise ShapeError(f"{name}: dy must have the output's shape {np.shape(values)}, got {dy.shape}")
     if dy.dtype.kind not in "fbiu":
         raise TypeError(f"{name}: dy must hold real numbers, got {dy.dtype}")
-    return dy.astype(np.result_type(values), copy=not dy.flags.aligned)
+    gradient: np.ndarray = dy.astype(np.result_type(values), copy=not dy.flags.aligned)
+    return gradient
 
 
 def _pair(function: Callable[..., Any]) -> tuple[str, Forward, Backward]:

@@ -1,4 +1,4 @@
-"""Every operation as one writes it in plain NumPy: what `fastconv compare` and the benchmarks stand beside.
+"""Every operation as one writes it in plain NumPy, and the calls that are timed: `fastconv compare`, the benchmarks.
 
 No tricks, and none left out that every NumPy user knows: windows by `sliding_window_view`, one matrix multiply on them,
 whole-array arithmetic, a Python loop over taps at most. Each function takes what its namesake in fastconv.functional
@@ -17,7 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["PLAIN"]
+from fastconv.shapes import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Case,
+    ConvShape,
+    class_case,
+    conv_case,
+    linear_case,
+    map_case,
+    norm_case,
+    pair_case,
+    prelu_case,
+    scaled_case,
+    unpool_case,
+    unshared_case,
+)
+
+__all__ = ["CASES", "PLAIN"]
 
 Pullback = Callable[[np.ndarray], tuple["np.ndarray | None", ...]]
 Result = tuple[np.ndarray, Pullback]
@@ -299,12 +316,14 @@ def _elementwise(
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    y: np.ndarray = 1 / (1 + np.exp(-x))
+    return y
 
 
 def _silu_derivative(x: np.ndarray) -> np.ndarray:
     s = _sigmoid(x)
-    return s * (1 + x * (1 - s))
+    slope: np.ndarray = s * (1 + x * (1 - s))
+    return slope
 
 
 def _hardswish_derivative(x: np.ndarray) -> np.ndarray:
@@ -417,7 +436,8 @@ def local_response_norm(
 
     def channel_sums(a: np.ndarray, before: int, after: int) -> np.ndarray:
         padded = np.pad(a, ((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
-        return sliding_window_view(padded, size, axis=1).sum(axis=-1)
+        sums: np.ndarray = sliding_window_view(padded, size, axis=1).sum(axis=-1)
+        return sums
 
     base = k + alpha / size * channel_sums(x**2, before, after)
     scale = base**-beta
@@ -551,3 +571,114 @@ PLAIN: dict[str, Callable[..., Result]] = {
     "l1_loss": l1_loss,
     "bce_with_logits": bce_with_logits,
 }
+
+
+# --- the calls that are timed ----------------------------------------------------------------------------------------
+
+
+def mean_square(windows: np.ndarray) -> np.ndarray:
+    """A pooling function: (..., L * L) -> (...)."""
+    y: np.ndarray = np.square(windows).mean(axis=-1)
+    return y
+
+
+def mean_square_vjp(windows: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Its gradient to the windows."""
+    dwindows: np.ndarray = windows * (2 / windows.shape[-1] * dy)[..., None]
+    return dwindows
+
+
+# The first case of an operation is the one that `compare` shows.
+_ALL = [
+    *(conv_case(shape) for shape in list(CONVOLUTIONS.values())[:1]),
+    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in list(CONVOLUTIONS.values())[1:]),
+    *(conv_case(CONVOLUTIONS[name]).small() for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32")),
+    conv_case(ConvShape("3 8-8 @100", 1, 8, (100,), 8, (3,), padding=1)).small(),
+    conv_case(ConvShape("3x3x3 4-4 @8", 1, 4, (8, 8, 8), 4, (3, 3, 3), padding=1)).small(),
+    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in TRANSPOSED.values()),
+    conv_case(ConvShape("4/2 4-4 @100", 1, 4, (100,), 4, (4,), stride=2, padding=1, transposed=True)).small(),
+    conv_case(ConvShape("4x4/2 8-8 @8", 1, 8, (8, 8), 8, (4, 4), stride=2, padding=1, transposed=True)).small(),
+    conv_case(ConvShape("2x2x2/2 4-4 @4", 1, 4, (4, 4, 4), 4, (2, 2, 2), stride=2, transposed=True)).small(),
+    unshared_case("3x3 16-32 @16", 64, 16, 16, 32, 3),
+    unshared_case("3x3 2-3 @6", 2, 2, 6, 3, 3).small(2),
+    map_case("max_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
+    map_case("max_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
+    map_case("max_pool2d", "3x3/2 64 @112", 8, 64, 112, 112, kernel_size=3, stride=2, padding=1),
+    map_case("max_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
+    map_case("avg_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
+    map_case("avg_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
+    map_case("avg_pool2d", "8x8 64 @8", 128, 64, 8, 8, kernel_size=8),
+    map_case("avg_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
+    *(
+        map_case(f"{kind}_pool{ndim}d", name, batch, *item, **options)
+        for kind, options in (
+            ("lp", {"norm_type": 2, "kernel_size": 2}),
+            ("adaptive_avg", {"output_size": 8}),
+            ("adaptive_max", {"output_size": 8}),
+        )
+        for ndim, name, batch, item in (
+            (1, "64 @4000", 16, (64, 4000)),
+            (2, "64 @32", 16, (64, 32, 32)),
+            (3, "16 @32", 4, (16, 32, 32, 32)),
+        )
+    ),
+    map_case(
+        "function_pool2d",
+        "2x2 64 @32, mean square",
+        16,
+        64,
+        32,
+        32,
+        function=mean_square,
+        kernel_size=2,
+        vjp=mean_square_vjp,
+    ),
+    unpool_case("max_unpool1d", "2 64 @2000", 16, 64, 2000),
+    unpool_case("max_unpool2d", "2x2 64 @16", 16, 64, 16, 16),
+    unpool_case("max_unpool3d", "2x2x2 16 @16", 4, 16, 16, 16, 16),
+    map_case("resize", "nearest 64 @16 to 32", 16, 64, 16, 16, scale=2, mode="nearest"),
+    map_case("resize", "linear 64 @16 to 40", 16, 64, 16, 16, size=40, mode="linear"),
+    map_case("downsample", "2 64 @32", 64, 64, 32, 32, factor=2),
+    map_case("upsample", "2 64 @32", 64, 64, 32, 32, factor=2),
+    linear_case(128, 12544, 128),  # the MNIST CNN
+    linear_case(64, 512, 10),
+    linear_case(64, 512, 10).small(4),
+    map_case("flatten", "64 @14", 128, 64, 14, 14),
+    map_case("relu", "64 @32", 64, 64, 32, 32),
+    prelu_case(64, 64, 32, 32),
+    *(
+        map_case(op, "64 @32", 16, 64, 32, 32)
+        for op in ("leaky_relu", "elu", "selu", "silu", "sigmoid", "tanh", "softplus", "hardswish")
+    ),
+    map_case("gelu", "64 @32, tanh", 16, 64, 32, 32, approximate="tanh"),
+    map_case("softmax", "1000 classes", 128, 1000),
+    map_case("log_softmax", "1000 classes", 128, 1000),
+    norm_case("64 @32", 64, 64, 32, 32),
+    norm_case("512 @7", 16, 512, 7, 7),
+    norm_case("64 @32, inference", 64, 64, 32, 32, training=False),
+    scaled_case("instance_norm", "64 @32", 16, (64, 32, 32), (64,), None, None),
+    scaled_case("group_norm", "64 @32", 16, (64, 32, 32), (64,), 8),
+    scaled_case("layer_norm", "512", 1024, (512,), (512,), (512,)),
+    map_case("local_response_norm", "64 @27", 16, 64, 27, 27, size=5),
+    map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=0),
+    class_case("cross_entropy", 128, 10),
+    class_case("cross_entropy", 128, 1000),
+    class_case("nll_loss", 128, 1000),
+    pair_case("mse_loss", 64, 3, 32, 32),
+    pair_case("l1_loss", 64, 3, 32, 32),
+    pair_case("bce_with_logits", 128, 1000),
+]
+
+
+def _by_operation() -> dict[str, list[Case]]:
+    """The cases of every operation; where none is small, the first one's small version is added."""
+    cases: dict[str, list[Case]] = {}
+    for case in _ALL:
+        cases.setdefault(case.op, []).append(case)
+    for found in cases.values():
+        if not any(case.naive for case in found):
+            found.append(found[0].small(max(1, found[0].batch // 64)))
+    return cases
+
+
+CASES = _by_operation()

@@ -1,4 +1,4 @@
-"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, dots. They need matplotlib.
+"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, dots, changes. They need matplotlib.
 
 Each function returns a matplotlib `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
 Okabe and Ito's, which colour-blind readers can tell apart.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMATS", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field", "save",
+__all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field", "save",
            "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
@@ -26,6 +26,7 @@ DPI = 150
 MOST_MISTAKES = 40  # images on the sheet
 SHEET_COLUMNS = 8
 CELL, GAP, HEADING = (1.5, 1.86), 0.1, 0.85  # of the sheet, in inches
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ticks
 MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
@@ -281,4 +282,33 @@ def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, r
     axes.set_title(title, fontsize=11, fontweight="bold")
     if len(names) > 1 or others:
         figure.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
+    return figure
+
+
+def changes(rows: Sequence[tuple[str, float, float, float, str]], *, title: str) -> Any:
+    """A line for each (name, ratio, low, high, verdict) on a logarithmic axis: a dot and its spread, 1 in the middle.
+
+    Orange: "slower"; green: "faster"; gray: any other verdict.
+    """
+    figure = need_matplotlib("a picture")(figsize=(9.6, 1.4 + 0.235 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    colours = [{"slower": ORANGE, "faster": GREEN}.get(verdict, GRAY) for *_, verdict in rows]
+    at = np.arange(len(rows))
+    axes.hlines(at, [row[2] for row in rows], [row[3] for row in rows], color=colours, linewidth=1.6, alpha=0.45)
+    axes.scatter([row[1] for row in rows], at, s=34, color=colours, zorder=3)
+    axes.axvline(1, color=GRAY, linewidth=0.9, zorder=0)
+    axes.set_xscale("log")
+    low, high = min(0.88, *(row[2] / 1.03 for row in rows)), max(1.14, *(row[3] * 1.03 for row in rows))
+    marks = [mark for mark in RATIOS if low <= mark <= high]
+    axes.set_xlim(low, high)
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks(at, [row[0] for row in rows], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("times as long as before (median; the line: quartiles of both runs)")
+    axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(title, fontsize=11, fontweight="bold")
     return figure

@@ -2,7 +2,7 @@
 
 CONVOLUTIONS   ConvShape by name: the convolutional layers of LeNet, VGG, ResNet and others
 TRANSPOSED     ConvShape by name: transposed ones
-CASES          Case by operation: one call of it on such a shape; a test walks OPS and fails where an operation has none
+Case           one call of an operation on such a shape; `fastconv.plain` lists them, the functions here make them
 """
 
 from __future__ import annotations
@@ -16,7 +16,22 @@ import numpy as np
 
 from fastconv.window import Window
 
-__all__ = ["CASES", "CONVOLUTIONS", "TRANSPOSED", "Case", "ConvShape"]
+__all__ = [
+    "CONVOLUTIONS",
+    "Case",
+    "ConvShape",
+    "TRANSPOSED",
+    "class_case",
+    "conv_case",
+    "linear_case",
+    "map_case",
+    "norm_case",
+    "pair_case",
+    "prelu_case",
+    "scaled_case",
+    "unpool_case",
+    "unshared_case",
+]
 
 Ints = tuple[int, ...]
 SMALL = 1  # batch of the cases that the naive loops can run too
@@ -254,109 +269,3 @@ def unpool_case(op: str, name: str, batch: int, channels: int, *spatial: int) ->
         return _normal(rng, n, channels, *spatial), indices
 
     return Case(op, name, batch, build, {"kernel_size": 2})
-
-
-def mean_square(windows: np.ndarray) -> np.ndarray:
-    """A pooling function: (..., L * L) -> (...)."""
-    return np.square(windows).mean(axis=-1)
-
-
-def mean_square_vjp(windows: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Its gradient to the windows."""
-    return windows * (2 / windows.shape[-1] * dy)[..., None]
-
-
-# The first case of an operation is the one that `compare` shows.
-_ALL = [
-    *(conv_case(shape) for shape in list(CONVOLUTIONS.values())[:1]),
-    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in list(CONVOLUTIONS.values())[1:]),
-    *(conv_case(CONVOLUTIONS[name]).small() for name in ("3x3 16-16 @32", "5x5 6-16 @14", "3x3 depthwise 64 @32")),
-    conv_case(ConvShape("3 8-8 @100", 1, 8, (100,), 8, (3,), padding=1)).small(),
-    conv_case(ConvShape("3x3x3 4-4 @8", 1, 4, (8, 8, 8), 4, (3, 3, 3), padding=1)).small(),
-    *(conv_case(shape).with_batch(min(shape.batch, 16)) for shape in TRANSPOSED.values()),
-    conv_case(ConvShape("4/2 4-4 @100", 1, 4, (100,), 4, (4,), stride=2, padding=1, transposed=True)).small(),
-    conv_case(ConvShape("4x4/2 8-8 @8", 1, 8, (8, 8), 8, (4, 4), stride=2, padding=1, transposed=True)).small(),
-    conv_case(ConvShape("2x2x2/2 4-4 @4", 1, 4, (4, 4, 4), 4, (2, 2, 2), stride=2, transposed=True)).small(),
-    unshared_case("3x3 16-32 @16", 64, 16, 16, 32, 3),
-    unshared_case("3x3 2-3 @6", 2, 2, 6, 3, 3).small(2),
-    map_case("max_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
-    map_case("max_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
-    map_case("max_pool2d", "3x3/2 64 @112", 8, 64, 112, 112, kernel_size=3, stride=2, padding=1),
-    map_case("max_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
-    map_case("avg_pool1d", "4 64 @4000", 32, 64, 4000, kernel_size=4),
-    map_case("avg_pool2d", "2x2 64 @32", 64, 64, 32, 32, kernel_size=2),
-    map_case("avg_pool2d", "8x8 64 @8", 128, 64, 8, 8, kernel_size=8),
-    map_case("avg_pool3d", "2x2x2 16 @32", 8, 16, 32, 32, 32, kernel_size=2),
-    *(
-        map_case(f"{kind}_pool{ndim}d", name, batch, *item, **options)
-        for kind, options in (
-            ("lp", {"norm_type": 2, "kernel_size": 2}),
-            ("adaptive_avg", {"output_size": 8}),
-            ("adaptive_max", {"output_size": 8}),
-        )
-        for ndim, name, batch, item in (
-            (1, "64 @4000", 16, (64, 4000)),
-            (2, "64 @32", 16, (64, 32, 32)),
-            (3, "16 @32", 4, (16, 32, 32, 32)),
-        )
-    ),
-    map_case(
-        "function_pool2d",
-        "2x2 64 @32, mean square",
-        16,
-        64,
-        32,
-        32,
-        function=mean_square,
-        kernel_size=2,
-        vjp=mean_square_vjp,
-    ),
-    unpool_case("max_unpool1d", "2 64 @2000", 16, 64, 2000),
-    unpool_case("max_unpool2d", "2x2 64 @16", 16, 64, 16, 16),
-    unpool_case("max_unpool3d", "2x2x2 16 @16", 4, 16, 16, 16, 16),
-    map_case("resize", "nearest 64 @16 to 32", 16, 64, 16, 16, scale=2, mode="nearest"),
-    map_case("resize", "linear 64 @16 to 40", 16, 64, 16, 16, size=40, mode="linear"),
-    map_case("downsample", "2 64 @32", 64, 64, 32, 32, factor=2),
-    map_case("upsample", "2 64 @32", 64, 64, 32, 32, factor=2),
-    linear_case(128, 12544, 128),  # the MNIST CNN
-    linear_case(64, 512, 10),
-    linear_case(64, 512, 10).small(4),
-    map_case("flatten", "64 @14", 128, 64, 14, 14),
-    map_case("relu", "64 @32", 64, 64, 32, 32),
-    prelu_case(64, 64, 32, 32),
-    *(
-        map_case(op, "64 @32", 16, 64, 32, 32)
-        for op in ("leaky_relu", "elu", "selu", "silu", "sigmoid", "tanh", "softplus", "hardswish")
-    ),
-    map_case("gelu", "64 @32, tanh", 16, 64, 32, 32, approximate="tanh"),
-    map_case("softmax", "1000 classes", 128, 1000),
-    map_case("log_softmax", "1000 classes", 128, 1000),
-    norm_case("64 @32", 64, 64, 32, 32),
-    norm_case("512 @7", 16, 512, 7, 7),
-    norm_case("64 @32, inference", 64, 64, 32, 32, training=False),
-    scaled_case("instance_norm", "64 @32", 16, (64, 32, 32), (64,), None, None),
-    scaled_case("group_norm", "64 @32", 16, (64, 32, 32), (64,), 8),
-    scaled_case("layer_norm", "512", 1024, (512,), (512,), (512,)),
-    map_case("local_response_norm", "64 @27", 16, 64, 27, 27, size=5),
-    map_case("dropout", "64 @32", 64, 64, 32, 32, p=0.5, training=True, rng=0),
-    class_case("cross_entropy", 128, 10),
-    class_case("cross_entropy", 128, 1000),
-    class_case("nll_loss", 128, 1000),
-    pair_case("mse_loss", 64, 3, 32, 32),
-    pair_case("l1_loss", 64, 3, 32, 32),
-    pair_case("bce_with_logits", 128, 1000),
-]
-
-
-def _by_operation() -> dict[str, list[Case]]:
-    """The cases of every operation; where none is small, the first one's small version is added."""
-    cases: dict[str, list[Case]] = {}
-    for case in _ALL:
-        cases.setdefault(case.op, []).append(case)
-    for found in cases.values():
-        if not any(case.naive for case in found):
-            found.append(found[0].small(max(1, found[0].batch // 64)))
-    return cases
-
-
-CASES = _by_operation()

@@ -1,7 +1,6 @@
 """The shared shapes: every operation has some, they say the truth, and the plain-NumPy versions agree with fastconv."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,33 +9,17 @@ from support import own_ops
 import fastconv
 from fastconv import functional
 from fastconv.compare import KERNELS, Versions, verify
-from fastconv.ops import OPS
-from fastconv.plain import PLAIN
-from fastconv.shapes import CASES, CONVOLUTIONS, TRANSPOSED, Case, ConvShape, conv_case
+from fastconv.plain import CASES, PLAIN
+from fastconv.shapes import CONVOLUTIONS, TRANSPOSED, Case, ConvShape, conv_case
 
-BENCH = Path(__file__).parent.parent / "bench"
 ALL = [case for op in CASES for case in CASES[op]]
-
-
-def defined_in(op: str) -> str:
-    """The file of an operation, without its suffix."""
-    function = OPS[op].forward
-    return getattr(function, "func", function).__module__.rpartition(".")[2]
 
 
 def test_every_operation_has_a_case_that_is_timed_and_one_for_the_naive_loops():
     for op in own_ops():
-        assert CASES.get(op), f"{op}: add a case to fastconv/shapes.py"
+        assert CASES.get(op), f"{op}: time a call of it in fastconv/plain.py"
         assert any(case.naive for case in CASES[op]), op
         assert op in PLAIN, f"{op}: add it to fastconv/plain.py"
-
-
-@pytest.mark.skipif(not BENCH.is_dir(), reason="away from the source tree")
-@pytest.mark.parametrize("op", own_ops())
-def test_every_operation_has_a_benchmark_file(op):
-    file = BENCH / f"test_bench_{defined_in(op)}.py"
-    assert file.is_file(), f"{op}: add {file.name}"
-    assert f'benchmarks("{defined_in(op)}")' in file.read_text()
 
 
 def test_cases_name_operations_and_have_names_of_their_own():

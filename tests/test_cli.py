@@ -650,6 +650,83 @@ def test_bench(capsys):
     assert call(capsys, "bench", "--load", "foreign.json")[0] == 1
 
 
+def benchmarks(**times):
+    """pytest-benchmark's data of relu and of one convolution: {version: (min, q1, median, q3) in ms}, and `waited`."""
+    waited = times.pop("waited", 0.0)
+    return {
+        "machine_info": {"cpu": {"brand_raw": "A CPU"}},
+        "benchmarks": [
+            {
+                "group": f"{op} 3x3, batch 2, {direction}", "name": "test", "fullname": "test",
+                "stats": {**dict(zip(("min", "q1", "median", "q3"), (t / 1e3 for t in ms), strict=True)), "rounds": 9},
+                "extra_info": {"op": op, "case": "3x3", "batch": 2, "direction": direction, "version": version,
+                               "threads": 2, "GB/s": 7.5, "waited": waited},
+            }
+            for op in ("conv2d", "relu") for direction in ("forward", "backward") for version, ms in times.items()
+        ],
+    }  # fmt: skip
+
+
+def test_bench_shows_an_operation_on_a_screen(capsys):
+    Path("a.json").write_text(json.dumps(benchmarks(fastconv=(1, 1.1, 1.25, 1.3), numpy=(4, 5, 5, 6))))
+    status, out, _ = call(capsys, "bench", "--load", "a.json")
+    lines = out.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines if "forward" in line and "backward" in line] == ["conv2d", "relu"]
+    row = next(line for line in lines if line.startswith("3x3"))
+    assert row.split() == ["3x3", "2", "1.25", "1.00", "4.00", "7.50", "1.25", "1.00", "4.00", "7.50"]
+    assert all(len(line) <= 100 for line in lines)
+    assert "median over minimum: 1.25, at most 1.25" in out
+    assert "BUSY" not in out
+
+
+def test_bench_says_that_the_machine_was_busy(capsys):
+    Path("busy.json").write_text(json.dumps(benchmarks(fastconv=(1, 2, 3, 4), waited=0.4)))
+    status, out, _ = call(capsys, "bench", "--load", "busy.json")
+    assert status == 0
+    assert "BUSY MACHINE, do not believe these times: in 4 of 4 benchmarks the threads waited for a core, 40% of" in out
+    assert "BUSY" in json.loads(call(capsys, "bench", "--load", "busy.json", "--json")[1])["busy"]
+
+
+def test_bench_beside_an_earlier_run(capsys):
+    pytest.importorskip("matplotlib")
+    then = benchmarks(fastconv=(1, 1.1, 1.2, 1.3), channels_last=(1, 1.1, 1.2, 1.3), numpy=(4, 5, 5, 6))
+    now = benchmarks(fastconv=(1.9, 2, 2.4, 2.6), channels_last=(0.9, 1, 1.1, 1.2), numpy=(4, 5, 5, 6))
+    storage = Path(".benchmarks/Linux-CPython")
+    storage.mkdir(parents=True)
+    for name, kept in (("0001_main", now), ("0002_main", then), ("0003_now", now)):
+        (storage / f"{name}.json").write_text(json.dumps(kept))
+        os.utime(storage / f"{name}.json", (int(name[:4]), int(name[:4])))
+    status, out, _ = call(capsys, "bench", "--load", "now", "--compare", "main", "--plot", "a.png")
+    assert status == 0
+    rows = [line for line in out.splitlines() if "3x3" in line]
+    assert [row.split()[4] for row in rows] == ["fastconv"] * 4 + ["channels_last"] * 4
+    assert rows[0].split()[5:] == ["1.20", "8", "%", "2.40", "12", "%", "2.00", "1.90", "slower"]
+    assert "4 slower and 0 faster beyond both spreads, 4 within; geometric mean 1.354" in out
+    assert "the same code in both runs: 1.000" in out
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = call(capsys, "bench", "--load", "0003", "--compare", "0001_main", "--json")
+    assert {row["ratio"] for row in json.loads(out)["benchmarks"]} == {1}
+    status, out, err = call(capsys, "bench", "--load", "now", "--compare", "nothing")
+    assert (status, out) == (1, "")
+    assert "--compare: no run called 'nothing' in .benchmarks" in err
+    status, out, err = call(capsys, "bench", "--load", "now", "--compare", "../main")
+    assert status == 2
+    assert "must be letters, digits and _ . + -" in err
+
+
+def test_bench_keeps_runs_by_name(capsys):
+    pytest.importorskip("pytest_benchmark")
+    Path("bench").mkdir()
+    Path("bench/test_suite.py").write_text(SUITE)
+    assert call(capsys, "bench", "-k", "sum", "--quiet", "--save", "first")[0] == 0
+    assert len(list(Path(".benchmarks").glob("*/0001_first.json"))) == 1
+    status, out, _ = call(capsys, "bench", "-k", "sum", "--quiet", "--compare", "first")
+    assert status == 0
+    assert "sum" in out
+    assert "geometric mean" in out
+
+
 def test_bench_without_pytest_benchmark(capsys, monkeypatch):
     import importlib.util
 

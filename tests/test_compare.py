@@ -11,8 +11,7 @@ import pytest
 
 from fastconv import compare as module
 from fastconv.compare import KERNELS, Report, Row, Versions, compare, numpy_blas, race, verify
-from fastconv.plain import PLAIN
-from fastconv.shapes import CASES
+from fastconv.plain import CASES, PLAIN
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +157,35 @@ def test_numpys_blas_is_asked():
     found = numpy_blas()
     assert set(found) == {"numpy_blas", "numpy_blas_kernels", "numpy_blas_threads"}
     assert found["numpy_blas"]
+
+
+def test_pytorch_is_verified_and_timed_where_it_is_installed(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("matplotlib")
+    threads = torch.get_num_threads()
+    report = compare(["linear", "locally_connected2d"], quick=True, repeats=1, torch=True)
+    assert torch.get_num_threads() == threads
+    linear, unshared = report.rows[0], report.rows[2]
+    assert linear.torch_seconds > 0 and linear.torch_ratio > 0
+    assert (unshared.torch_seconds, unshared.torch_ratio) == (None, None)  # PyTorch has none
+    assert f"PyTorch {torch.__version__}: {report.config['threads']} threads" in report.table()
+    report.plot(tmp_path / "ratios.png")
+    without = compare("linear", quick=True, repeats=1, torch=False)
+    assert "PyTorch" not in without.table()
+    assert without.rows[0].torch_seconds is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+@pytest.mark.parametrize("op", sorted(CASES))
+def test_pytorchs_version_is_the_same_operation(op):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for case in {case.name: case for case in CASES[op]}.values():
+        versions = Versions(case.with_batch(2), torch=torch)
+        assert ("torch" in versions.names) == (op not in ("function_pool2d", "locally_connected2d"))
+        verify(versions)
+
+
+def test_pytorch_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastconv\[peers\]'"):
+        compare("relu", quick=True, repeats=1, torch=True)

@@ -105,6 +105,15 @@ def test_dots(tmp_path, reference):
         assert name in texts(figure)
 
 
+@pytest.mark.parametrize("count", [1, 60])
+def test_changes(tmp_path, count):
+    rows = [(f"benchmark {k}", 1.2**k, 1.2**k / 1.1, 1.2**k * 1.1, "slower" if k else "") for k in range(count)]
+    figure = plots.changes(rows, title="t")
+    plots.save(figure, tmp_path / "changes.png")
+    assert f"benchmark {count - 1}" in texts(figure)
+    assert "1.1" in texts(figure)
+
+
 def test_the_format_follows_the_name(tmp_path):
     figure = plots.training_curve(history(2))
     for suffix, start in ((".png", b"\x89PNG"), (".PNG", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):

@@ -151,7 +151,8 @@ def _plain_pool(where: str, layer: Layer, shape: Shape, after: Shape) -> Layer |
             f"{where} cannot slide exactly: it makes {after[1:]} of {shape[1:]}; an adaptive pool must make one output"
         )
     kind = "AvgPool" if "avg" in layer_op(layer) else "MaxPool"
-    return getattr(pool, f"{kind}{len(shape) - 1}d")(shape[1:], stride=1)
+    made: Layer = getattr(pool, f"{kind}{len(shape) - 1}d")(shape[1:], stride=1)
+    return made
 
 
 # --- from the first Linear on ----------------------------------------------------------------------------------------

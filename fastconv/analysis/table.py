@@ -193,7 +193,7 @@ def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
     if op.startswith("conv_transpose"):
         return 2 * math.prod(x_shape) * math.prod(layer.weight.shape[1:])  # type: ignore[attr-defined]
     if op.startswith("conv"):
-        products = 2 * math.prod(y_shape[:2]) * layer.weight.shape[1]  # type: ignore[attr-defined]
+        products: int = 2 * math.prod(y_shape[:2]) * layer.weight.shape[1]  # type: ignore[attr-defined]
         for taps, m in zip(reach_of(layer, x_shape, y_shape) or (), y_shape[2:], strict=True):
             assert isinstance(taps, Sliding)
             products *= m * taps.kernel if taps.up == 1 else len(taps.read(np.arange(m))[0])

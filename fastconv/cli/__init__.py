@@ -72,7 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # argparse: help, version, or an error that was told
         return end.code if isinstance(end.code, int) else 2
     try:
-        return args.run(args)
+        return int(args.run(args))
     except UsageError as error:
         _complain(args.prog, error)
         return 2

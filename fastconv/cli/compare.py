@@ -1,4 +1,4 @@
-"""Time naive loops, plain NumPy and fastconv on the same arrays, kernel by kernel."""
+"""Time naive loops, plain NumPy and fastconv on the same arrays, kernel by kernel; PyTorch beside, where installed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ NAME = "compare"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="operations, e.g. conv2d (default: the main ones)")
     parser.add_argument("--quick", action="store_true", help="small shapes: seconds instead of a minute")
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out, also where it is installed")
     parser.add_argument("--repeats", type=count, metavar="N", help="rounds in which the versions take turns")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="also draw it: .png, .svg or .pdf")
     add_threads(parser)
@@ -24,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastconv.compare import PLAIN, compare
+    from fastconv.compare import compare
+    from fastconv.plain import CASES, PLAIN
     from fastconv.plots import need_matplotlib
-    from fastconv.shapes import CASES
 
     known = sorted(CASES.keys() & PLAIN.keys())
     for name in args.kernels:
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         need_matplotlib("--plot")
     set_threads(args)
     tell = None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True)
-    report = compare(args.kernels or None, quick=args.quick, repeats=args.repeats, progress=tell)
+    torch = False if args.no_torch else None
+    report = compare(args.kernels or None, quick=args.quick, repeats=args.repeats, progress=tell, torch=torch)
     print(json.dumps(report.as_dict()) if args.json else report.table())
     if args.plot is not None:
         report.plot(args.plot)

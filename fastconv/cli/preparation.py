@@ -49,7 +49,8 @@ def gray_levels(image: ImageFile) -> Gray:
     if opacity is None:
         return levels
     behind = 0.0 if (levels * opacity).sum() > opacity.sum() / 2 else 1.0
-    return levels * opacity + behind * (1 - opacity)
+    shown: Gray = levels * opacity + behind * (1 - opacity)
+    return shown
 
 
 def digit_ink(levels: Gray) -> Gray:
@@ -123,7 +124,8 @@ def _background(ink: Gray) -> Gray:
         surface = weights @ terms
     c, cy, cx, cyy, cxy, cxx = weights
     y, x = rows[:, np.newaxis], columns[np.newaxis]
-    return c + cy * y + cx * x + cyy * y * y + cxy * x * y + cxx * x * x
+    paper_shade: Gray = c + cy * y + cx * x + cyy * y * y + cxy * x * y + cxx * x * x
+    return paper_shade
 
 
 def _without_specks(ink: Gray) -> Gray:
@@ -180,7 +182,7 @@ def _is_centred(ink: Gray) -> bool:
     """Whether the ink has MNIST's extent, and its centre of mass the middle."""
     extent = max(_cropped(ink).shape) / max(ink.shape)
     off = max(abs(c - (n - 1) / 2) for c, n in zip(_centre(ink), ink.shape, strict=True))
-    return abs(extent - 20 / 28) < 1.5 / 28 and off < 1.5
+    return bool(abs(extent - 20 / 28) < 1.5 / 28 and off < 1.5)
 
 
 def _centre(ink: Gray) -> tuple[float, float]:
@@ -229,12 +231,13 @@ def _upright(ink: Gray) -> Gray:
     from scipy import ndimage
 
     row, column = _centre(ink)
-    y, x = np.indices(ink.shape)
+    y, x = np.indices(ink.shape, float)
     y, x = y - row, x - column
     slant = UPRIGHT * (x * y * ink).sum() / max((y * y * ink).sum(), 1e-12)
     margin = math.ceil(abs(slant) * len(ink)) + 1
     wide = np.pad(ink, ((0, 0), (margin, margin)))
-    return ndimage.affine_transform(wide, [[1, 0], [slant, 1]], offset=[0, -slant * row], order=1)
+    sheared: Gray = ndimage.affine_transform(wide, [[1, 0], [slant, 1]], offset=[0, -slant * row], order=1)
+    return sheared
 
 
 def _depth(mask: np.ndarray) -> Gray:
@@ -242,7 +245,8 @@ def _depth(mask: np.ndarray) -> Gray:
     from scipy import ndimage
 
     wide = np.pad(mask, MARGIN)
-    return ndimage.distance_transform_edt(wide) - ndimage.distance_transform_edt(~wide)
+    depth: Gray = ndimage.distance_transform_edt(wide) - ndimage.distance_transform_edt(~wide)
+    return depth
 
 
 def _pen_width(mask: np.ndarray) -> float:

@@ -81,7 +81,8 @@ def load_image(
     size, channels = height_and_width("load_image", size), channels_of("load_image", channels)
     with opened(Path(path)) as image:
         pixels = image.pixels(channels or (1 if image.is_gray else 3), size, raw=raw)
-    return as_images("load_image", [pixels[np.newaxis]], 1, pixels.shape, raw=raw)[0]
+    loaded: np.ndarray = as_images("load_image", [pixels[np.newaxis]], 1, pixels.shape, raw=raw)[0]
+    return loaded
 
 
 def height_and_width(op: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -179,9 +180,9 @@ class ImageFile:
             return False
         if self._image.format == "PPM" and self._image.mode == "RGB":
             codec, _, _, arguments = self._image.tile[0]
-            return codec != "raw" and arguments[1] > 255
+            return bool(codec != "raw" and arguments[1] > 255)
         if self._image.format == "TIFF":
-            return max(self._image.tag_v2.get(TIFF_BITS, (1,))) > 8
+            return bool(max(self._image.tag_v2.get(TIFF_BITS, (1,))) > 8)
         return ";16" in self._rawmode
 
     # --- pixels
@@ -258,7 +259,8 @@ class ImageFile:
         require(f"{self.path}", needed)
 
     def _decoder_bytes(self) -> int:
-        image, pixels = self._image, math.prod(self.size)
+        image: Any = self._image
+        pixels: int = math.prod(self.size)
         if image.format == "WEBP":
             return 12 * pixels  # two canvases and a copy of one
         if image.info.get("progressive"):  # a JPEG's coefficients, all of them, 16 bits each
@@ -266,7 +268,7 @@ class ImageFile:
         if image.format == "TIFF":  # a tile, or a strip, which may be the whole image
             tags = image.tag_v2
             tile = tags.get(TIFF_TILE_WIDTH, 0) * tags.get(TIFF_TILE_LENGTH, 0)
-            return max(tile, pixels) * (sum(tags.get(TIFF_BITS, (1,))) + 7) // 8
+            return int(max(tile, pixels) * (sum(tags.get(TIFF_BITS, (1,))) + 7) // 8)
         return 0
 
     # --- more than 8 bits
@@ -351,7 +353,8 @@ class ImageFile:
 
 def _levels(values: np.ndarray, white: int) -> np.ndarray:
     """Numbers as float32, white as 1."""
-    return np.divide(values, white, dtype=np.float32)
+    shares: np.ndarray = np.divide(values, white, dtype=np.float32)
+    return shares
 
 
 def _gray(values: np.ndarray, white: int) -> np.ndarray:

@@ -66,9 +66,9 @@ def phases(window: Window, output: tuple[int, ...]) -> tuple[Phase, ...]:
         per_axis.append(along)
     result = []
     for combination in itertools.product(*per_axis):
-        outputs, taps, kernel, pad, dilations = zip(*combination, strict=True)
-        outputs, taps = (slice(None), *outputs), (slice(None), *taps)
-        result.append(Phase(outputs, taps, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
+        outputs, every, kernel, pad, dilations = zip(*combination, strict=True)
+        outputs, every = (slice(None), *outputs), (slice(None), *every)
+        result.append(Phase(outputs, every, Window(kernel, window.stride, tuple((p, 0) for p in pad), dilations, ONES)))
     return tuple(result)
 
 

@@ -27,6 +27,8 @@ from fastconv.errors import ShapeError, integer, nearest
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from fastconv.analysis.table import Summary
 
 __all__ = ["LAYERS", "Context", "Layer", "LoadedKeys", "OpLayer", "from_config"]
@@ -91,7 +93,7 @@ class Layer:
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Layer:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
         layer = super().__new__(cls)
         layer.training = True
@@ -183,21 +185,23 @@ class Layer:
         if type(x) is np.ndarray and x.dtype in ((dtype,) if dtype else FLOATS):
             return x
         if dtype is None:
-            return as_floats(layer, x=x)[0]
+            floats: np.ndarray = as_floats(layer, x=x)[0]
+            return floats
         x = as_array(layer, "x", x)
         if x.dtype.kind not in "fbiu":
             raise TypeError(f"{layer}: the input must hold real numbers, got {x.dtype}")
-        return x.astype(dtype, copy=False)
+        cast: np.ndarray = x.astype(dtype, copy=False)
+        return cast
 
     # --- mode
 
-    def train(self, mode: bool = True) -> Layer:
+    def train(self, mode: bool = True) -> Self:
         """Training mode (batch statistics, dropout), here and in every layer inside; returns the net."""
         for _, layer in self.walk():
             layer.training = bool(mode)
         return self
 
-    def eval(self) -> Layer:
+    def eval(self) -> Self:
         """Inference mode; returns the net.
 
         For the calls net(x) and vjp(net, x). `value_and_grad` and a Trainer train a net in whichever mode, but a part
@@ -206,7 +210,7 @@ class Layer:
         """
         return self.train(False)
 
-    def freeze(self, name: str = "") -> Layer:
+    def freeze(self, name: str = "") -> Self:
         """Stop training the parameter or the layer called `name`, or everything; returns the net.
 
         A layer, with those inside it, is frozen as a whole: its running statistics are used and kept as well, in every
@@ -215,12 +219,12 @@ class Layer:
         """
         return self._set_frozen(name, True)
 
-    def unfreeze(self, name: str = "") -> Layer:
+    def unfreeze(self, name: str = "") -> Self:
         """Undo `freeze`, also of a part of what was frozen: the rest of it stays frozen. A layer of which one parameter
         is trained again is no longer frozen as a whole. Returns the net."""
         return self._set_frozen(name, False)
 
-    def _set_frozen(self, name: str, frozen: bool) -> Layer:
+    def _set_frozen(self, name: str, frozen: bool) -> Self:
         found = False
         for prefix, layer in self.walk():
             if not name or prefix == name or prefix.startswith(f"{name}."):
@@ -275,7 +279,8 @@ class Layer:
     def dtype(self) -> np.dtype | None:
         """The parameters' float type; None for a net without parameters."""
         for _, layer, name in self._named(trainable=False):
-            return getattr(layer, name).dtype
+            array: np.ndarray = getattr(layer, name)
+            return array.dtype
         return None
 
     def state_dict(self) -> Gradients:
@@ -311,7 +316,7 @@ class Layer:
             own[name][...] = array
         return LoadedKeys(missing, unknown)
 
-    def astype(self, dtype: Any) -> Layer:
+    def astype(self, dtype: Any) -> Self:
         """A copy of the net with parameters and float buffers in another float type (float32 or float64)."""
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
@@ -350,6 +355,14 @@ class Layer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._arguments.items())})"
 
 
+if TYPE_CHECKING:
+
+    class SomeLayer(Layer):
+        """A layer out of a container, whose class a type checker cannot know: any attribute may be there."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
 class OpLayer(Layer):
     """A layer that is one operation: its parameters are the operation's further positional arguments."""
 
@@ -379,7 +392,7 @@ class OpLayer(Layer):
     @property
     def dtype(self) -> np.dtype | None:
         for name in self.parameter_names:
-            array = getattr(self, name)
+            array: np.ndarray | None = getattr(self, name)
             if array is not None:
                 return array.dtype
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def need_default(layer: str, default: Any, **given: Any) -> None:
             raise TypeError(f"{layer}: {name} is accepted at its default {default!r} only, got {value!r}")
 
 
-def only_defaults(owner: str, given: dict[str, Any], **allowed: Any) -> None:
+def only_defaults(owner: str, given: Mapping[str, Any], **allowed: Any) -> None:
     """The same for keywords by any name: TypeError for one that is none of `allowed`, or not at its default there."""
     for name, value in given.items():
         if name not in allowed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from fastconv.arrays import empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
 from fastconv.workspace import allocate
+
+if TYPE_CHECKING:
+    from fastconv.layers.base import SomeLayer
 
 __all__ = ["Concat", "Graph", "Residual", "Sequential"]
 
@@ -48,7 +51,7 @@ class Sequential(Layer):
                 raise TypeError(f"Sequential: {name!r} must be a layer, got {got}{instead}")
             if not name or "." in name:
                 raise ValueError(f"Sequential: a layer's name must not be empty or hold a dot, got {name!r}")
-        self._layers: dict[str, Layer] = named
+        self._layers: dict[str, Any] = named
 
     def children(self) -> dict[str, Layer]:
         return self._layers
@@ -56,10 +59,14 @@ class Sequential(Layer):
     def __len__(self) -> int:
         return len(self._layers)
 
-    def __iter__(self) -> Iterator[Layer]:
+    def __iter__(self) -> Iterator[SomeLayer]:
         return iter(self._layers.values())
 
-    def __getitem__(self, index: int | str | slice) -> Layer:
+    @overload
+    def __getitem__(self, index: SupportsIndex | str) -> SomeLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: Any) -> Any:
         """The layer at a place or with a name; a slice is a Sequential that shares the layers."""
         if isinstance(index, str):
             return self._layers[index]

@@ -4,22 +4,12 @@ A file holds, in this order: the maths and shapes (its docstring), the shape rul
 backward. `conv.py` is the worked example.
 """
 
-from fastconv.ops import (  # noqa: F401
-    activation,
-    adaptive_pool,
-    conv,
-    conv_transpose,
-    dropout,
-    function_pool,
-    linear,
-    locally_connected,
-    loss,
-    norm,
-    pool,
-    resample,
-    resize,
-    unpool,
-)
+import importlib
+import pkgutil
+
 from fastconv.ops.registry import OPS, Op, register
+
+for _found in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_found.name}")
 
 __all__ = ["OPS", "Op", "register"]

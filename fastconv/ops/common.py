@@ -62,7 +62,7 @@ def need_channels(op: str, x: np.ndarray, minimum: int = 2) -> int:
         raise ShapeError(f"{op}: x must have at least {minimum} axes ({axes}), got {x.ndim}: shape {x.shape}")
     if 0 in x.shape[1:]:
         raise ShapeError(f"{op}: x must not be empty along any axis but N, got shape {x.shape}")
-    return x.shape[1]
+    return int(x.shape[1])
 
 
 def need_entries(op: str, what: str, shape: tuple[int, ...], **arrays: np.ndarray | None) -> None:

@@ -121,7 +121,8 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> G
 def positions(w: np.ndarray) -> list[list[list[list[float]]]]:
     """(K, C, R, S, H', W') as nested lists: filter, channel, tap, position."""
     filters, channels, r, s, height, width = w.shape
-    return w.reshape(filters, channels, r * s, height * width).tolist()
+    lists: list[list[list[list[float]]]] = w.reshape(filters, channels, r * s, height * width).tolist()
+    return lists
 
 
 # --- fast: for each position and row of its window one BLAS call -----------------------------------------------------

@@ -40,7 +40,7 @@ from fastconv.ops.common import (
     ordered,
     restored,
 )
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Forward, add
 from fastconv.workspace import allocate, require
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -357,7 +357,8 @@ def _hard_losses(a: Arguments, table: np.ndarray, log_sums: np.ndarray | None) -
 
 def _minus_log_p(table: np.ndarray, log_sums: np.ndarray | None) -> np.ndarray:
     assert log_sums is not None
-    return (log_sums[:, :1] - table) + log_sums[:, 1:]
+    losses: np.ndarray = (log_sums[:, :1] - table) + log_sums[:, 1:]
+    return losses
 
 
 def _goals(op: str, a: Arguments) -> np.ndarray:
@@ -411,7 +412,7 @@ def _hard_backward(
 
 
 def nll(
-    forward: Any, x: Any, target: Any, *, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
+    forward: Forward, x: Any, target: Any, *, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> tuple[np.ndarray, Any]:
     """nll_loss; `forward`: the fast one or the reference."""
     return forward("nll_loss", x, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
@@ -486,7 +487,8 @@ def bce(
 
 
 def _softplus(x: np.ndarray) -> np.ndarray:
-    return np.logaddexp(x, 0)
+    y: np.ndarray = np.logaddexp(x, 0)
+    return y
 
 
 def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) -> Gradients:

@@ -63,4 +63,5 @@ def as_lists(array: np.ndarray) -> Any:
 
 def planes(array: np.ndarray) -> list[list[list[float]]]:
     """(A, B, *spatial) as nested lists, with the spatial axes as one."""
-    return as_lists(array.reshape(*array.shape[:2], math.prod(array.shape[2:])))
+    lists: list[list[list[float]]] = as_lists(array.reshape(*array.shape[:2], math.prod(array.shape[2:])))
+    return lists

@@ -221,7 +221,7 @@ def lp_reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
 def power(base: float, exponent: float) -> float:
     """base ** exponent for base >= 0, infinite where it overflows."""
     try:
-        return base**exponent
+        return float(base**exponent)
     except (OverflowError, ZeroDivisionError):
         return math.inf
 
@@ -492,10 +492,12 @@ def lp_backward(op: str, dy: np.ndarray, saved: LpSaved) -> np.ndarray:
 def raised(base: np.ndarray, exponent: float) -> np.ndarray:
     """base ** exponent in place, for base >= 0."""
     if exponent == 2:
-        return np.multiply(base, base, out=base)
-    if exponent == 0.5:
-        return np.sqrt(base, out=base)
-    return base if exponent == 1 else np.power(base, base.dtype.type(exponent), out=base)
+        np.multiply(base, base, out=base)
+    elif exponent == 0.5:
+        np.sqrt(base, out=base)
+    elif exponent != 1:
+        np.power(base, base.dtype.type(exponent), out=base)
+    return base
 
 
 for _axes in ("1d", "2d", "3d"):

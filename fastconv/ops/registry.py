@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["OPS", "Backward", "Forward", "Op", "add", "register"]
 
-Forward = Callable[..., tuple[Any, Any]]
+Forward = Callable[..., tuple[np.ndarray, Any]]
 Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], tuple["np.ndarray | None", ...]]
 
 

@@ -29,7 +29,8 @@ def prepare_input(op: str, x: Any, ndim: int | None = None) -> np.ndarray:
             f"{op}: x must have 3 to 5 axes (N C and one to three spatial axes), got {x.ndim}: shape {x.shape}"
         )
     need_axes(op, "x", x, f"N C {AXES[count - 1]}")
-    return x
+    array: np.ndarray = x
+    return array
 
 
 def flag(op: str, name: str, value: Any) -> bool:
@@ -41,7 +42,8 @@ def flag(op: str, name: str, value: Any) -> bool:
 
 def planes(x: np.ndarray) -> list[list[float]]:
     """(N, C, *spatial) as N * C lists of elements."""
-    return as_lists(x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:])))
+    lists: list[list[float]] = as_lists(x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:])))
+    return lists
 
 
 def unlift(last: np.ndarray, spatial: Ints) -> np.ndarray:

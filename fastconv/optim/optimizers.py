@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -16,6 +16,19 @@ from fastconv.layers.common import only_defaults
 from fastconv.optim.schedules import Schedule, as_rate, number, rate_from_data
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "from_config", "global_norm"]
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    class TorchOptions(TypedDict, total=False):
+        """torch's arguments that have no meaning here: accepted at their defaults."""
+
+        foreach: None
+        fused: None
+        capturable: bool
+        differentiable: bool
+        decoupled_weight_decay: bool
+
 
 BLOCK = 16384  # elements that one partial sum of squares covers
 FLAGS = ("nesterov", "centered", "amsgrad", "maximize")
@@ -155,7 +168,8 @@ class Optimizer:
     @property
     def lr(self) -> float | Schedule:
         """The learning rate, a number or a schedule; may be set. Groups with one of their own keep it."""
-        return self._options["lr"]
+        lr: float | Schedule = self._options["lr"]
+        return lr
 
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
@@ -345,7 +359,7 @@ class SGD(Optimizer):
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
-        **torch_options: Any,
+        **torch_options: Unpack[TorchOptions],
     ) -> None:
         only_defaults("SGD", torch_options, foreach=None, differentiable=False, fused=None)
         options = {
@@ -405,7 +419,7 @@ class Adam(Optimizer):
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
-        **torch_options: Any,
+        **torch_options: Unpack[TorchOptions],
     ) -> None:
         only_defaults(
             self._name, torch_options, foreach=None, capturable=False, differentiable=False, fused=None,
@@ -450,7 +464,7 @@ class AdamW(Adam):
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
-        **torch_options: Any,
+        **torch_options: Unpack[TorchOptions],
     ) -> None:
         super().__init__(
             lr, betas, eps, weight_decay, amsgrad, maximize=maximize, l1=l1, clip_norm=clip_norm, groups=groups,
@@ -481,7 +495,7 @@ class RMSprop(Optimizer):
         l1: float = 0.0,
         clip_norm: float | None = None,
         groups: Sequence[Mapping[str, Any]] = (),
-        **torch_options: Any,
+        **torch_options: Unpack[TorchOptions],
     ) -> None:
         only_defaults("RMSprop", torch_options, capturable=False, foreach=None, differentiable=False)
         options = {

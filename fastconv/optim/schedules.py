@@ -197,7 +197,7 @@ class Exponential(_Warm):
             raise ValueError(f"Exponential: lr and final must be positive, got {self.lr} and {self.final}")
 
     def _at(self, progress: float) -> float:
-        return self.lr * (self.final / self.lr) ** progress
+        return float(self.lr * (self.final / self.lr) ** progress)
 
 
 @dataclass(frozen=True)

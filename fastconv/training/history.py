@@ -7,7 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -19,6 +19,12 @@ Record = dict[str, Any]
 class History(list[Record]):
     """A list of records, one dict an epoch; `history["loss"]` is a column (None where a record has no such entry)."""
 
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Record: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Record]: ...
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if self and key not in self.columns():

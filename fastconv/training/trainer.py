@@ -264,7 +264,7 @@ class Trainer:
             return _integer("fit", "epochs", epochs, 1)
         if self._settings is None:
             raise TypeError("fit: epochs must be given")
-        return self._settings["epochs"]
+        return int(self._settings["epochs"])
 
     def _augmentation(self, given: Any) -> AugmentLike | None:
         """What was given, or what the run had before (`Compose()` does nothing)."""

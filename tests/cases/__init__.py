@@ -1,17 +1,22 @@
 """The cases of every operation, one module a family of operations; case.py says what a module offers."""
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from cases import activation, conv, conv_transpose, dropout, linear, locally_connected, loss, norm, pool, resample
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 
-__all__ = ["BAD_CASES", "CASES", "LARGE", "RANDOM", "TORCH", "BadCase", "Case", "Draw"]
+__all__ = ["BAD_CASES", "CASES", "LARGE", "LAYERS", "RANDOM", "TORCH", "BadCase", "Case", "Draw", "LayerCase"]
 
-FAMILIES = (conv, conv_transpose, locally_connected, pool, resample, linear, activation, norm, loss, dropout)
+FAMILIES = [importlib.import_module(f"cases.{found.name}") for found in pkgutil.iter_modules(__path__)]
 
-CASES: list[Case] = [case for family in FAMILIES for case in family.CASES]
-BAD_CASES: list[BadCase] = [case for family in FAMILIES for case in family.BAD_CASES]
+CASES: list[Case] = [case for family in FAMILIES for case in getattr(family, "CASES", [])]
+BAD_CASES: list[BadCase] = [case for family in FAMILIES for case in getattr(family, "BAD_CASES", [])]
 LARGE: list[Case] = [case for family in FAMILIES for case in getattr(family, "LARGE", [])]
-RANDOM: dict[str, Callable[..., Case]] = {name: make for family in FAMILIES for name, make in family.RANDOM.items()}
-TORCH: dict[str, Callable[..., Any]] = {name: twin for family in FAMILIES for name, twin in family.TORCH.items()}
+LAYERS: list[LayerCase] = [case for family in FAMILIES for case in getattr(family, "LAYERS", [])]
+RANDOM: dict[str, Callable[..., Case]] = {}
+TORCH: dict[str, Callable[..., Any]] = {}
+for family in FAMILIES:
+    RANDOM |= getattr(family, "RANDOM", {})
+    TORCH |= getattr(family, "TORCH", {})

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case
+from cases.case import BadCase, Case, LayerCase
 from fastconv import ShapeError
 
 ELEMENTWISE: dict[str, dict[str, dict[str, Any]]] = {  # op -> {name of a case: options}
@@ -150,3 +150,16 @@ TORCH = {
     **{op: torch_function(op) for op in (*ELEMENTWISE, "prelu")},
     **{op: torch_rows(op) for op in ROWS},
 }
+
+LAYERS = [
+    *(LayerCase(name, (), {}, (2, 3, 4)) for name in ("ReLU", "GELU", "SiLU", "SELU")),
+    *(LayerCase(name, (), {}, (2, 3, 4)) for name in ("Sigmoid", "Tanh", "Hardswish", "Softplus")),
+    LayerCase("GELU", ("tanh",), {}, (2, 3, 4)),
+    LayerCase("LeakyReLU", (0.2,), {}, (2, 3)),
+    LayerCase("LeakyReLU", (0.2,), {}, (2, 3, 4, 5)),
+    LayerCase("ELU", (0.7,), {}, (2, 3)),
+    LayerCase("ELU", (0.7,), {}, (2, 3, 4)),
+    LayerCase("PReLU", (3,), {}, (2, 3, 4)),
+    LayerCase("PReLU", (), {}, (2, 3, 4)),
+    *(LayerCase(name, (dim,), {}, (2, 3, 4, 5)) for name in ("Softmax", "LogSoftmax") for dim in (1, 2, -1)),
+]

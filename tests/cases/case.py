@@ -9,11 +9,13 @@ and the fuzzers walk them. A family's module offers
     TORCH      {op: function(torch, *tensors, **options) -> tensor or (values, indices)}    PyTorch's version of a call
     LARGE      list[Case]      optional: real sizes, some 100,000 elements, that kernels cut into many pieces. They are
                                held against PyTorch and against themselves at other thread counts
+    LAYERS     list[LayerCase] the family's layers, each in several configurations
 
     Case("relu", "plane", lambda draw: (draw(2, 3, 4, 5),))
     Case("dropout", "half", lambda draw: (draw(2, 3), 0.5), {"training": True}, fresh={"rng": lambda: default_rng(1)})
     Case("nll_loss", "mean", lambda draw: (draw(4, 3), draw.labels(3, 4)), exact=False)
     BadCase("relu", "complex", (np.zeros(3, complex),), {}, TypeError, "x must hold real numbers")
+    LayerCase("LeakyReLU", (0.2,), {}, (2, 3, 4))
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BadCase", "Case", "Draw"]
+__all__ = ["BadCase", "Case", "Draw", "LayerCase"]
 
 
 class Draw:
@@ -124,3 +126,17 @@ class BadCase:
 
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"
+
+
+class LayerCase(NamedTuple):
+    """A layer and an x that it takes: its receptive field is held against what it reads, the layer against PyTorch's.
+
+    twin    whether PyTorch has a layer of this name that takes these arguments (some names differ: NAMES in
+            test_layers_torch.py)
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    x_shape: tuple[int, ...]
+    twin: bool = True

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 from fastconv import ShapeError
 
 
@@ -226,3 +226,18 @@ RANDOM = {
     "conv3d": lambda rng: random_conv(rng, 3),
 }
 TORCH = {"conv1d": torch_conv, "conv2d": torch_conv, "conv3d": torch_conv}
+
+LAYERS = [
+    LayerCase("Conv1d", (4, 6, 3), {"stride": 2, "padding": 1}, (2, 4, 9)),
+    LayerCase("Conv1d", (2, 2, 4), {"padding": "same", "dilation": 2}, (2, 2, 16)),
+    LayerCase("Conv1d", (2, 2, 4), {"padding": "same_lower"}, (2, 2, 12), twin=False),
+    LayerCase("Conv1d", (2, 2, 5), {"stride": Fraction(3, 2), "padding": ((1, 2),)}, (2, 2, 14), twin=False),
+    LayerCase("Conv1d", (2, 2, 3), {"stride": Fraction(1, 3)}, (2, 2, 9), twin=False),
+    LayerCase("Conv2d", (4, 6, 3), {"groups": 2, "stride": 2, "padding": 1, "dilation": 2}, (2, 4, 11, 9)),
+    LayerCase("Conv2d", (3, 5, (3, 1)), {"bias": False, "padding": "same"}, (2, 3, 6, 7)),
+    LayerCase("Conv2d", (2, 2, (2, 3)), {"stride": (3, 1), "padding": ((0, 2), (2, 0))}, (1, 2, 9, 7), twin=False),
+    LayerCase("Conv2d", (2, 2, 2), {"stride": (Fraction(1, 2), 2)}, (1, 2, 5, 6), twin=False),
+    LayerCase("Conv2d", (4, 4, 3), {"groups": 4}, (1, 4, 6, 7)),
+    LayerCase("Conv3d", (2, 3, 2), {"padding": 1}, (2, 2, 3, 4, 3)),
+    LayerCase("Conv3d", (1, 2, (1, 2, 3)), {"stride": (1, 2, 1), "dilation": (1, 1, 2)}, (1, 1, 3, 5, 7)),
+]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 from fastconv import ShapeError
 
 
@@ -128,3 +128,16 @@ def torch_transposed(
 NAMES = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 RANDOM = {name: (lambda rng, ndim=ndim: random_transposed(rng, ndim)) for ndim, name in enumerate(NAMES, 1)}
 TORCH = dict.fromkeys(NAMES, torch_transposed)
+
+LAYERS = [
+    LayerCase("ConvTranspose1d", (4, 6, 3), {}, (2, 4, 5)),
+    LayerCase("ConvTranspose1d", (2, 2, 5), {"stride": 3, "padding": 2, "output_padding": 1}, (2, 2, 9)),
+    LayerCase("ConvTranspose1d", (2, 2, 2), {"stride": 3}, (2, 2, 6)),  # some outputs read nothing
+    LayerCase(
+        "ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, (2, 4, 5, 5)
+    ),
+    LayerCase("ConvTranspose2d", (2, 2, (2, 3)), {"stride": (1, 2), "dilation": (2, 1)}, (1, 2, 5, 6)),
+    LayerCase("ConvTranspose2d", (2, 2, 4), {"stride": 2, "padding": ((1, 2), (0, 1))}, (1, 2, 5, 6), twin=False),
+    LayerCase("ConvTranspose3d", (2, 3, 2), {"dilation": 2}, (2, 2, 3, 3, 3)),
+    LayerCase("ConvTranspose3d", (1, 1, 3), {"stride": (1, 2, 1), "padding": 1}, (1, 1, 4, 3, 4)),
+]

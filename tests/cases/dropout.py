@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case
+from cases.case import BadCase, Case, LayerCase
 
 
 def dropout(name: str, *x: int, p: float, training: bool = True) -> Case:
@@ -57,3 +57,5 @@ BAD_CASES = [
 RANDOM: dict[str, Callable[..., Case]] = {}
 
 TORCH: dict[str, Callable[..., Any]] = {}
+
+LAYERS = [LayerCase(name, (), {}, (2, 3, 4, 5), twin=False) for name in ("Dropout", "Dropout2d")]  # other draws

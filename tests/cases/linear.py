@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 from fastconv import ShapeError
 
 
@@ -92,3 +92,10 @@ TORCH = {
     "linear": lambda torch, x, w, b=None: torch.nn.functional.linear(x, w, b),
     "flatten": lambda torch, x: torch.flatten(x, 1),
 }
+
+LAYERS = [
+    LayerCase("Linear", (5, 3), {}, (2, 5)),
+    LayerCase("Linear", (5, 3), {"bias": False}, (2, 5)),
+    LayerCase("Linear", (5, 3), {}, (2, 3, 4, 5)),
+    LayerCase("Flatten", (), {}, (2, 3, 4, 5)),
+]

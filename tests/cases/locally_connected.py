@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 from cases.pool import pairs_of
 from fastconv import ShapeError
 
@@ -117,3 +117,10 @@ def torch_unshared(torch: Any, x: Any, w: Any, b: Any = None, **options: Any) ->
 
 RANDOM = {OP: random_unshared}
 TORCH = {OP: torch_unshared}
+
+LAYERS = [
+    LayerCase("LocallyConnected2d", (2, 3, (6, 5), 3), {"padding": 1}, (1, 2, 6, 5), twin=False),
+    LayerCase(
+        "LocallyConnected2d", (2, 2, (3, 4), (2, 3)), {"stride": (2, 1), "dilation": (1, 2)}, (1, 2, 6, 8), False
+    ),
+]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+from cases.case import BadCase, Case, Draw, LayerCase
 from fastconv import ShapeError
 
 
@@ -254,3 +254,19 @@ TORCH = {
     ),
     "local_response_norm": lambda torch, x, **options: torch.nn.functional.local_response_norm(x, **options),
 }
+
+LAYERS = [
+    LayerCase("BatchNorm1d", (3,), {}, (4, 3)),
+    LayerCase("BatchNorm1d", (3,), {"momentum": None}, (4, 3, 5)),
+    LayerCase("BatchNorm1d", (3,), {"track_running_stats": False}, (4, 3, 5)),
+    LayerCase("BatchNorm2d", (3,), {"affine": False}, (4, 3, 5, 2)),
+    LayerCase("BatchNorm2d", (3,), {"track_running_stats": False}, (4, 3, 5, 2)),
+    LayerCase("BatchNorm3d", (3,), {"eps": 1e-3}, (2, 3, 2, 3, 2)),
+    LayerCase("InstanceNorm2d", (3,), {"affine": True, "track_running_stats": True}, (2, 3, 4, 5)),
+    LayerCase("InstanceNorm2d", (3,), {}, (2, 3, 4, 5)),
+    LayerCase("GroupNorm", (2, 6), {}, (2, 6, 4, 5)),
+    LayerCase("LayerNorm", ((4, 5),), {}, (2, 3, 4, 5)),
+    LayerCase("LayerNorm", (5,), {}, (2, 3, 4, 5)),
+    LayerCase("LocalResponseNorm", (3,), {}, (2, 6, 4, 5)),
+    LayerCase("Normalize", ((0.1, 0.2), (0.5, 2.0)), {}, (1, 2, 4, 5), twin=False),
+]

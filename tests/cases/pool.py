@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case, Draw
+import fastconv as fc
+from cases.case import BadCase, Case, Draw, LayerCase
 from fastconv import ShapeError
 
 
@@ -31,6 +32,11 @@ def squares(windows: Any) -> Any:
 
 def squares_vjp(windows: Any, dy: Any) -> Any:
     return 2 * windows * dy[..., None]
+
+
+def small_net(taps: int) -> fc.Layer:
+    """What NetworkPool2d takes."""
+    return fc.Sequential(fc.Linear(taps, 3, rng=1), fc.Tanh(), fc.Linear(3, 1, rng=2))
 
 
 def alternating(windows: Any) -> Any:
@@ -448,3 +454,30 @@ for _axes in (1, 2, 3):
         TORCH[f"adaptive_{_kind}_pool{_axes}d"] = partial(torch_adaptive, _kind)
     RANDOM[f"max_unpool{_axes}d"] = partial(random_unpool, ndim=_axes)
     TORCH[f"max_unpool{_axes}d"] = torch_unpool
+
+LAYERS = [
+    LayerCase("MaxPool1d", (3, 2, 1), {}, (2, 3, 9)),
+    LayerCase("MaxPool1d", (3, 1, 1, 2), {}, (2, 3, 9)),
+    LayerCase("MaxPool2d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 8, 8)),
+    LayerCase("MaxPool2d", ((2, 3), (1, 2)), {"dilation": (2, 1)}, (1, 2, 6, 9)),
+    LayerCase("MaxPool2d", (3,), {"padding": ((1, 0), (0, 1))}, (1, 2, 8, 9), twin=False),
+    LayerCase("MaxPool3d", (2,), {}, (2, 3, 4, 5, 4)),
+    LayerCase("AvgPool1d", (3, 2, 1), {}, (2, 3, 9)),
+    LayerCase("AvgPool2d", (3, 2, 1, True, False), {}, (2, 3, 8, 8)),
+    LayerCase("AvgPool2d", ((2, 3), 1), {"padding": ((1, 0), (0, 1))}, (1, 2, 5, 6), twin=False),
+    LayerCase("AvgPool3d", (2,), {}, (2, 3, 4, 5, 4)),
+    LayerCase("LpPool1d", (4, 2), {}, (2, 3, 8)),
+    LayerCase("LpPool1d", (2, 3, 2), {"padding": 1}, (2, 3, 9), twin=False),
+    LayerCase("LpPool2d", (2, 2), {}, (2, 3, 6, 6)),
+    LayerCase("LpPool2d", (2, (3, 2), (2, 3)), {"ceil_mode": True}, (1, 2, 8, 8), twin=False),
+    LayerCase("LpPool3d", (2, 2), {}, (2, 3, 4, 4, 4)),
+    *(LayerCase(f"Adaptive{kind}Pool1d", (3,), {}, (2, 3, 8)) for kind in ("Avg", "Max")),
+    *(LayerCase(f"Adaptive{kind}Pool1d", (5,), {}, (1, 2, 12)) for kind in ("Avg", "Max")),
+    *(LayerCase(f"Adaptive{kind}Pool2d", ((3, 2),), {}, (2, 3, 7, 8)) for kind in ("Avg", "Max")),
+    *(LayerCase(f"Adaptive{kind}Pool2d", (1,), {}, (1, 2, 4, 5)) for kind in ("Avg", "Max")),
+    *(LayerCase(f"Adaptive{kind}Pool3d", (2,), {}, (2, 3, 5, 4, 3)) for kind in ("Avg", "Max")),
+    LayerCase("FunctionPool2d", (squares, (3, 2)), {"stride": (2, 1), "padding": (1, 0), "vjp": squares_vjp}, (1, 2, 9, 5),
+              twin=False),
+    LayerCase("NetworkPool2d", (small_net(6), (3, 2)), {}, (1, 2, 9, 6), twin=False),
+    LayerCase("NetworkPool2d", (small_net(9), 3, 2, 1), {}, (1, 1, 7, 8), twin=False),
+]  # fmt: skip

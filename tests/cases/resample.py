@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import BadCase, Case
+from cases.case import BadCase, Case, LayerCase
 from fastconv import ShapeError
 
 
@@ -195,3 +195,21 @@ def torch_resize(
 
 RANDOM = {"downsample": random_downsample, "upsample": random_upsample, "resize": random_resize}
 TORCH = {"downsample": torch_downsample, "upsample": torch_upsample, "resize": torch_resize}
+
+LAYERS = [
+    LayerCase("Downsample", (3,), {"phase": 1}, (1, 2, 11), twin=False),
+    LayerCase("Downsample", ((2, 3),), {"phase": (1, 0)}, (1, 2, 7, 8), twin=False),
+    LayerCase("Downsample", (2,), {}, (1, 2, 5, 4, 3), twin=False),
+    LayerCase("Upsample", (3,), {}, (1, 2, 7), twin=False),
+    LayerCase("Upsample", ((2, 1),), {"output_size": (10, 6)}, (1, 2, 5, 6), twin=False),
+    LayerCase("Resize", (5,), {}, (2, 3, 4)),
+    LayerCase("Resize", (5,), {}, (1, 2, 12)),
+    LayerCase("Resize", (), {"scale_factor": 2}, (1, 2, 8)),
+    LayerCase("Resize", (None, 2), {"mode": "linear", "align_corners": True}, (2, 3, 4)),
+    LayerCase("Resize", (None, 3), {"mode": "linear"}, (1, 2, 8)),
+    LayerCase("Resize", (5,), {"mode": "linear", "align_corners": True}, (1, 2, 9)),
+    LayerCase("Resize", ((5, 3),), {"mode": "bilinear"}, (2, 3, 4, 5)),
+    LayerCase("Resize", (), {"scale_factor": (1.5, 0.7), "mode": "bicubic", "align_corners": False}, (2, 3, 8, 10)),
+    LayerCase("Resize", ((9, 13),), {"mode": "bicubic", "align_corners": True}, (1, 2, 9, 7)),
+    LayerCase("Resize", (None, 1.5, "trilinear"), {}, (2, 3, 4, 5, 2)),
+]

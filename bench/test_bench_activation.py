@@ -1,5 +1,0 @@
-"""Activation functions."""
-
-from harness import benchmarks
-
-test_activation = benchmarks("activation")

@@ -1,5 +1,0 @@
-"""Adaptive pooling."""
-
-from harness import benchmarks
-
-test_adaptive_pool = benchmarks("adaptive_pool")

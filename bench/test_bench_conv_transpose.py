@@ -1,5 +1,0 @@
-"""Transposed convolution."""
-
-from harness import benchmarks
-
-test_conv_transpose = benchmarks("conv_transpose")

@@ -1,5 +1,0 @@
-"""Dropout."""
-
-from harness import benchmarks
-
-test_dropout = benchmarks("dropout")

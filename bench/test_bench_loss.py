@@ -1,5 +1,0 @@
-"""Losses."""
-
-from harness import benchmarks
-
-test_loss = benchmarks("loss")

@@ -1,5 +1,0 @@
-"""Normalisation."""
-
-from harness import benchmarks
-
-test_norm = benchmarks("norm")

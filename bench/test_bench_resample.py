@@ -1,5 +1,0 @@
-"""Downsampling and upsampling."""
-
-from harness import benchmarks
-
-test_resample = benchmarks("resample")

@@ -1,5 +1,0 @@
-"""Interpolation."""
-
-from harness import benchmarks
-
-test_resize = benchmarks("resize")

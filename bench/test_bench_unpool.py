@@ -1,5 +1,0 @@
-"""Max-unpooling."""
-
-from harness import benchmarks
-
-test_unpool = benchmarks("unpool")
