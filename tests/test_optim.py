@@ -181,7 +181,10 @@ def test_averages_of_zero_gradients_reach_zero(name, dtype):
         optimizer.step(parameters, {"w": np.zeros(37, dtype)})
     for slot in optimizer.slots:
         for memory in optimizer.state_dict()[slot].values():
-            np.testing.assert_array_equal(memory, 0)
+            if slot == "largest":  # of all averages: it never falls
+                np.testing.assert_array_equal(memory, small)
+            else:
+                np.testing.assert_array_equal(memory, 0)
 
 
 def test_momentum_is_zero_after_1100_steps_without_gradients():
