@@ -65,7 +65,7 @@ def infer_padding(
         per_axis.append((max(0, least), least + s - 1))
     if not all:
         return tuple((total // 2, total - total // 2) for total, _ in per_axis)
-    require(op, 200 * math.prod(sum(range(low + 1, high + 2)) for low, high in per_axis))
+    require(op, 200 * math.prod((low + high + 2) * (high - low + 1) // 2 for low, high in per_axis))
     splits = [[pair for total in range(low, high + 1) for pair in _splits(total)] for low, high in per_axis]
     return sorted(itertools.product(*splits), key=lambda answer: [sum(map(sum, answer))])
 
@@ -117,6 +117,7 @@ def conv_matrix(
         )
     window = Window.parse(op, spatial, w.shape[2:], stride, padding, dilation)
     output = window.output(spatial)
+    window = window.tight(op, output)
     entries = filters * per_group * math.prod(m * k for m, k in zip(output, window.kernel, strict=True))
     require(op, entries * (w.itemsize + 8 * 6))
     o, i, t = _pairs(window, spatial, output)  # flat: output position, input position, tap

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.ops import resize
 from fastconv.ops.common import axis_of
@@ -26,6 +27,8 @@ from fastconv.window import Window, integers, pairs
 from fastconv.workspace import require
 
 __all__ = ["POINT", "POINTWISE", "RULES", "Adaptive", "Resized", "Sliding", "Taps", "Whole", "reach_of"]
+
+FARTHEST = 1 << 60  # of a window's numbers: positions are counted in 64 bits
 
 Shape = tuple[int, ...]
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -51,6 +54,11 @@ class Sliding:
     before: int = 0
     dilation: int = 1
     up: int = 1
+
+    def __post_init__(self) -> None:
+        largest = max(self.stride, abs(self.before), self.dilation, self.up)
+        if largest > FARTHEST:
+            raise ShapeError(f"receptive_field: no stride, padding or dilation may exceed {FARTHEST}, got {largest}")
 
     @property
     def step(self) -> tuple[int, int]:

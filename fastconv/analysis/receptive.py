@@ -205,14 +205,31 @@ class Reader:
         assert periods is not None
         sizes, offsets = [], []
         for axis in range(self.ndim):
-            seen = []
-            for o in range(min(periods[axis], self.spatial(step)[axis])):  # then they repeat
-                (box,) = self.follow(step, Region.at((o,)), False, (axis,)).bounds()
-                seen.append((box.stop - box.start, box.start))
-            sizes.append(max(size for size, _ in seen))
-            offsets.append(next((start for size, start in seen if size), 0))
+            count = min(periods[axis], self.spatial(step)[axis])  # then they repeat
+            sizes.append(self._largest(step, axis, 0, count, 0))
+            offsets.append(self._first(step, axis, 0, count))
         stride = tuple(int(s) if s.denominator == 1 else s for s in strides)
         return ReceptiveField(tuple(sizes), stride, tuple(offsets))
+
+    def _box(self, step: int, axis: int, first: int, stop: int) -> slice:
+        """The bounds of what a step's outputs first .. stop - 1 see together along one axis."""
+        return self.follow(step, Region(np.ones(stop - first, bool), (first,)), False, (axis,)).bounds()[0]
+
+    def _largest(self, step: int, axis: int, first: int, stop: int, least: int) -> int:
+        """The largest region of those outputs, or `least`. Where together they see no more, none is asked."""
+        box = self._box(step, axis, first, stop)
+        if box.stop - box.start <= least or stop - first == 1:
+            return max(least, box.stop - box.start)
+        middle = (first + stop) // 2
+        return self._largest(step, axis, middle, stop, self._largest(step, axis, first, middle, least))
+
+    def _first(self, step: int, axis: int, first: int, stop: int) -> int:
+        """Where the region of the first of those outputs that sees anything begins; 0 where none does."""
+        while stop - first > 1:
+            middle = (first + stop) // 2
+            box = self._box(step, axis, first, middle)
+            first, stop = (first, middle) if box.stop > box.start else (middle, stop)
+        return self._box(step, axis, first, stop).start
 
 
 # --- exact -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ OP = "to_scanner"
 CONVOLUTIONS = (conv.Conv1d, conv.Conv2d, conv.Conv3d)
 BATCH_NORMS = (norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d)
 UNSHARED = ("locally_connected2d",)  # weights of their own at every position
+LONGEST = 4096  # stride: a layer is tried on as many larger images
 Ints = tuple[int, ...]
 Named = list[tuple[str, Layer]]
 
@@ -119,6 +120,8 @@ def _front(layers: Named, shape: Shape) -> tuple[list[Layer], Shape, Ints]:
         if reach is None or not all(isinstance(taps, Sliding) and taps.up == 1 for taps in reach):
             raise ValueError(f"{where} cannot slide exactly: it does not treat all positions of an image alike")
         strides = tuple(taps.stride for taps in reach if isinstance(taps, Sliding))
+        if max(strides) > LONGEST:
+            raise ValueError(f"{where} cannot slide: its stride must be at most {LONGEST}, got {max(strides)}")
         for more in range(1 + 2 * max(strides)):  # on larger images too: padding may depend on the size
             larger = (shape[0], *(n + more for n in shape[1:]))
             outputs = _output(name, layer, larger)

@@ -56,9 +56,9 @@ def phases(window: Window, output: tuple[int, ...]) -> tuple[Phase, ...]:
         step = up // math.gcd(up, dilation)  # between taps that lie on input elements
         apart = min(up, output[axis])  # between a phase's outputs; whatever it is where there is one
         turn = pow(stride, -1, up)
-        taps = {(before - tap * dilation) * turn % up: tap for tap in range(min(step, window.kernel[axis]))}
+        tap_of = {(before - tap * dilation) * turn % up: tap for tap in range(min(step, window.kernel[axis]))}
         along = []
-        for first, tap in sorted(taps.items()):  # the first output whose tap lies on an input element
+        for first, tap in sorted(tap_of.items()):  # the first output whose tap lies on an input element
             if first < output[axis]:
                 kernel = len(range(tap, window.kernel[axis], step))
                 pad = -(first * stride - before + tap * dilation) // up

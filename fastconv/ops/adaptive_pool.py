@@ -12,12 +12,14 @@ is global pooling.
 from __future__ import annotations
 
 import itertools
+import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastconv.arrays import channels_last, lift
+from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.pool import (
     INNER_TAPS,
     MaxSaved,
@@ -36,7 +38,7 @@ from fastconv.ops.pool import (
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
 from fastconv.window import Window, integers, per_axis
-from fastconv.workspace import require_array
+from fastconv.workspace import require, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -65,6 +67,8 @@ def check(op: str, output_size: Any, *, return_indices: Any = False) -> None:
 
 def windows(spatial: Ints, output: Ints) -> list[list[tuple[int, int]]]:
     """For every output position in C order: the flat input indices of its window, each with its number there."""
+    taps = math.prod(n // m + 2 for n, m in zip(spatial, output, strict=True))
+    require("naive loops", math.prod(output) * (LIST + PAIR * taps))
     axes = [[range(o * n // m, -(-(o + 1) * n // m)) for o in range(m)] for n, m in zip(spatial, output, strict=True)]
     result = []
     for ranges in itertools.product(*axes):

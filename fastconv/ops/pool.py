@@ -339,15 +339,23 @@ def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
 def sliding(x_shape: Ints, window: Window, output: Ints, divisor: int = 1) -> Plan:
     """The plan of a sliding window, without the taps that no output has inside and the steps that nobody takes.
 
-    Both can be arbitrarily large with ceil_mode or a single output.
+    Both can be arbitrarily large with padding, ceil_mode or a single output.
     """
-    kernel, stride, dilation = [], [], []
+    kernel, stride, padding, dilation = [], [], [], []
     for axis, (n, m) in enumerate(zip(x_shape[2:], output, strict=True)):
-        reach = -(-(n + sum(window.padding[axis])) // window.dilation[axis])
-        kernel.append(min(window.kernel[axis], reach))
+        step, (before, after) = window.dilation[axis], window.padding[axis]
+        taps = min(window.kernel[axis], -(-(n + before + after) // step))
         stride.append(window.stride[axis] if m > 1 else 1)
-        dilation.append(window.dilation[axis] if kernel[-1] > 1 else 1)
-    tight = replace(window, kernel=tuple(kernel), stride=tuple(stride), dilation=tuple(dilation))
+        if divisor != PADDED_TAPS:  # which counts them
+            outside = min(max(0, (before - (m - 1) * stride[-1]) // step), taps - 1)
+            taps, before = taps - outside, before - outside * step
+            taps = min(taps, -(-(n + before) // step))
+        kernel.append(taps)
+        padding.append((before, after))
+        dilation.append(step if taps > 1 else 1)
+    tight = replace(
+        window, kernel=tuple(kernel), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation)
+    )
     return Plan(x_shape, output, tight.lift(), False, divisor)
 
 

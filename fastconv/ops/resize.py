@@ -27,6 +27,7 @@ from fastconv._ext import resampling
 from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError, nearest
 from fastconv.ops.common import number
+from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import flag, gradient_to_x, planes, prepare_input
 from fastconv.window import count_axes, integers, per_axis
@@ -156,6 +157,7 @@ def reference(
 
 def terms(axes: tuple[Axis, ...]) -> list[list[tuple[int, float]]]:
     """For every output in C order: the flat input positions that it is made of, with their weights."""
+    require("naive loops", math.prod(axis.m for axis in axes) * (LIST + PAIR * 4 ** len(axes)))
     per_axis = [[neighbours(axis, o) for o in range(axis.m)] for axis in axes]
     result = []
     for position in itertools.product(*per_axis):
