@@ -218,8 +218,9 @@ class Reader:
     def _largest(self, step: int, axis: int, first: int, stop: int, least: int) -> int:
         """The largest region of those outputs, or `least`. Where together they see no more, none is asked."""
         box = self._box(step, axis, first, stop)
-        if box.stop - box.start <= least or stop - first == 1:
-            return max(least, box.stop - box.start)
+        size: int = box.stop - box.start
+        if size <= least or stop - first == 1:
+            return max(least, size)
         middle = (first + stop) // 2
         return self._largest(step, axis, middle, stop, self._largest(step, axis, first, middle, least))
 
@@ -229,7 +230,8 @@ class Reader:
             middle = (first + stop) // 2
             box = self._box(step, axis, first, middle)
             first, stop = (first, middle) if box.stop > box.start else (middle, stop)
-        return self._box(step, axis, first, stop).start
+        start: int = self._box(step, axis, first, stop).start
+        return start
 
 
 # --- exact -----------------------------------------------------------------------------------------------------------

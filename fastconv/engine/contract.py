@@ -63,6 +63,15 @@ class Problem(NamedTuple):
         """Of the batch's outputs."""
         return self.batch * math.prod(self.outputs)
 
+    def window_elements(self, direction: Direction) -> int:
+        """Of what one window spans, the gaps of its dilation included: in x, or in dy for a gradient to the input."""
+        _, rows, columns = self.window.spans
+        channels, strides = self.channels, (1, 1, 1)
+        if direction == "gradient_input":
+            channels, strides = self.filters, self.window.stride
+        planes = -(-self.window.kernel[0] // strides[0])
+        return channels * planes * -(-rows // strides[1]) * -(-columns // strides[2])
+
     @property
     def multiply_adds(self) -> int:
         """Of the definition, padding included."""

@@ -54,10 +54,7 @@ def cost(direction: Direction, problem: Problem) -> float:
         return math.inf
     if 4 * _packed_size(problem.groups, written, read, problem.window.kernel) > get_workspace_limit() // 2:
         return math.inf
-    spans = _seen((1, 1, 1), problem.window)
-    if direction == "gradient_input":
-        spans = tuple(-(-span // stride) for span, stride in zip(spans, problem.window.stride, strict=True))
-    if problem.window.dilation != ONES and 4 * read * math.prod(spans) > BAND_BYTES:
+    if problem.window.dilation != ONES and 4 * problem.window_elements(direction) > BAND_BYTES:
         return math.inf
     in_columns = planar.cost(direction, problem)
     if in_columns < math.inf:

@@ -56,6 +56,8 @@ class Transposed(NamedTuple):
 
 
 def cost(direction: Direction, problem: Problem) -> float:
+    if problem.window.dilation != ONES and problem.window_elements(direction) > SCRATCH:
+        return math.inf
     served = _transposed(direction, problem)
     return COLUMNS_COST if served is not None and _pays(served) else math.inf
 
