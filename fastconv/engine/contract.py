@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from fastconv import runtime
+from fastconv.engine.phases import ONES
 from fastconv.window import Window
 
 __all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem"]
@@ -66,7 +67,7 @@ class Problem(NamedTuple):
     def window_elements(self, direction: Direction) -> int:
         """Of what one window spans, the gaps of its dilation included: in x, or in dy for a gradient to the input."""
         _, rows, columns = self.window.spans
-        channels, strides = self.channels, (1, 1, 1)
+        channels, strides = self.channels, ONES
         if direction == "gradient_input":
             channels, strides = self.filters, self.window.stride
         planes = -(-self.window.kernel[0] // strides[0])
