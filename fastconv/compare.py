@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, reference, runtime
+from fastconv import functional, plots, reference, runtime
 from fastconv.autograd import vjp
 from fastconv.plain import PLAIN
 from fastconv.shapes import CASES, Case
@@ -268,7 +268,7 @@ class Report:
         axes.set_title(f"fastconv on {self.config['threads']} threads against naive loops and plain NumPy")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", fontsize=9)
-        figure.savefig(path, dpi=120)
+        plots.save(figure, path)
 
 
 def _ms(seconds: float) -> str:

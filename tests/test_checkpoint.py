@@ -91,10 +91,6 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
             write(path, {"b": np.arange(5)})
     np.testing.assert_array_equal(read(path)[0]["a"], np.arange(3))
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
-    (tmp_path / "x.safetensors.tmp").write_bytes(b"left by a process that was killed" * 1000)
-    write(path, {"c": np.arange(2)})
-    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
-    assert list(read(path)[0]) == ["c"]
     with pytest.raises(FileNotFoundError):
         write(tmp_path / "nowhere" / "x", {})
 
@@ -182,7 +178,13 @@ BAD = {
     "backwards": (raw({"a": entry(8, 4, [1])}, b"12345678"), "'a' needs 4 bytes"),
     "huge": (raw({"a": entry(0, 2**62, [2**60])}), "its arrays end at byte"),
     "overflow": (raw({"a": entry(0, 0, [2**32, 2**32])}), "'a' needs"),
-    "no elements": (raw({"a": entry(0, 0, [0, 2**63, 2**63])}), "a shape that NumPy cannot hold"),
+    "no elements": (raw({"a": entry(0, 0, [0, 2**62, 2**62])}), "a shape that NumPy cannot hold"),
+    "2**63": (raw({"a": entry(0, 0, [0, 2**63])}), "the shape of 'a' must be a list of integers from 0 to 2**63 - 1"),
+    "4300 digits": (
+        raw(b'{"a": {"dtype": "U8", "data_offsets": [0, 1], "shape": [' + b"9" * 4300 + b"]}}", b"1"),
+        "9999 is no number",
+    ),
+    "1e999": (raw(b'{"a": 1e999}'), "1e999 is no number"),
     "truncated": (raw({"a": entry(0, 8, [2])}, b"1234"), "its arrays end at byte 8 of the data, but 4 bytes are there"),
     "trailing": (raw({"a": entry(0, 4, [1])}, b"12345"), "its arrays end at byte 4 of the data, but 5 bytes"),
     "hole": (raw({"a": entry(4, 8, [1])}, b"12345678"), "the data of 'a' must begin where the array before ends, at 0"),
@@ -329,7 +331,6 @@ HOSTILE = {
     "kernel": {"layer": "Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 2**40},
     "channels": {"layer": "Conv2d", "in_channels": 2**63, "out_channels": 2**63, "kernel_size": 1},
     "float": {"layer": "Conv2d", "in_channels": 1.5, "out_channels": 1, "kernel_size": 1},
-    "infinite": {"layer": "Linear", "in_features": 1e400, "out_features": 1},
     "own rng": {"layer": "Linear", "in_features": 10**5, "out_features": 10**5, "rng": 0},
     "division": {"layer": "Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 1, "groups": 0},
     "fraction": {"layer": "MaxPool2d", "kernel_size": {"fraction": [1, 0]}},
@@ -349,7 +350,6 @@ def test_hostile_configurations(name, tmp_path):
     """A small file that asks for anything gets one FormatError, and next to no memory."""
     path = tmp_path / "hostile"
     net = json.dumps({"config": HOSTILE[name], "dtype": "float32", "frozen": []})
-    net = net.replace("Infinity", "1e400")  # which is valid JSON
     write(path, {"0.weight": np.zeros((8, 8), np.float32)}, {"format": "fastconv.net/1", "net": net})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(fc.FormatError) as caught:

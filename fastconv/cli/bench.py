@@ -15,7 +15,8 @@ from typing import Any
 import fastconv
 from fastconv import plots
 from fastconv.cli.common import Failure, UsageError, add_threads, picture
-from fastconv.training.checkpoint import as_format_error, parse_json
+from fastconv.files import replace_text
+from fastconv.training.checkpoint import as_format_error, read_json
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -70,8 +71,10 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
             raise Failure(f'{module} is not installed: pip install "fastconv[test]"')
     if args.save is not None and not args.save.parent.is_dir():
         raise UsageError(f"--save: no such folder: {args.save.parent}")
+    if args.save is not None and args.save.is_dir():
+        raise UsageError(f"--save: is a folder: {args.save}")
     with tempfile.TemporaryDirectory() as folder:
-        file = args.save or Path(folder, "benchmarks.json")
+        file = Path(folder, "benchmarks.json")
         command = [
             sys.executable, "-c", PYTEST, str(args.path), "-q", "-p", "no:cacheprovider", "-W", "ignore:Not saving",
             "--benchmark-enable", "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={file}",
@@ -94,11 +97,14 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
             failed = f"{args.path}: pytest ended with status {done.returncode}" + (f": {last}" if last else "")
         if failed and not (file.is_file() and file.stat().st_size):
             raise Failure(failed)
-        return _read(file), failed
+        data = _read(file)
+        if args.save is not None:
+            replace_text(args.save, file.read_text(encoding="utf-8"))
+        return data, failed
 
 
 def _read(path: Path) -> Any:
-    return parse_json(path, "the benchmarks' data", path.read_bytes())
+    return read_json(path, "the benchmarks' data")
 
 
 class _Report:

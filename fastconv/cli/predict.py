@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     weights = folder / rundir.WEIGHTS
     if not weights.exists():
         raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
-    net = load_net(weights)
+    net = load_net(weights, follow_links=False)
     _need_fit(folder, net, config)
     preparation = "picture" if args.as_is else SETS[config.data].preparation
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.datasets.files import open_regular
 from fastconv.datasets.folder import DECODERS
 from fastconv.errors import FormatError
+from fastconv.files import open_regular
 
 __all__ = ["as_digits", "as_mnist", "as_trained", "digit_ink", "gray_levels", "prepare", "read_image"]
 

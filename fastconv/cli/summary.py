@@ -82,4 +82,4 @@ def _trained(folder: Path, shape: tuple[int, ...] | None) -> tuple[Any, tuple[in
     weights = folder / rundir.WEIGHTS
     if not weights.exists():
         raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
-    return load_net(weights), shape or (1, *config.image_shape)
+    return load_net(weights, follow_links=False), shape or (1, *config.image_shape)

@@ -191,6 +191,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
 
     folder = args.resume
     config = rundir.Config.read(folder)
+    rundir.check_regular(folder)
     recipe = config.recipe
     lr = recipe.optimizer["lr"]
     for option, given, own in (
@@ -261,10 +262,12 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
 
     path = folder / rundir.CHECKPOINT
     if path.exists():
-        return Trainer.resume(path)
+        return Trainer.resume(path, follow_links=False)
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     optimizer = optim.from_config(config.recipe.optimizer)
-    return Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    trainer = Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    trainer.follow_links = False
+    return trainer
 
 
 def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
@@ -296,11 +299,11 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         progress=not args.quiet,
     )
     rundir.write_history(folder, trainer.history)
-    save_net(folder / rundir.WEIGHTS, trainer.net)
+    save_net(folder / rundir.WEIGHTS, trainer.net, follow_links=False)
     if trainer.best_state is not None:
         last = trainer.net.state_dict()
         trainer.net.load_state_dict(trainer.best_state)
-        save_net(folder / rundir.BEST, trainer.net)
+        save_net(folder / rundir.BEST, trainer.net, follow_links=False)
         trainer.net.load_state_dict(last)
     if data.test is not None:
         judged, part = data.test, "test"
@@ -377,13 +380,14 @@ def _draw(config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | 
     title = f"{config.data}, {part} images"
     tested = outcome.accuracy if outcome and part == "test" else None
     curve = plots.training_curve(history, title=f"{config.data}: {config.recipe.net}", test_accuracy=tested)
-    plots.save(curve, folder / rundir.CURVE)
+    plots.save(curve, folder / rundir.CURVE, follow_links=False)
     if outcome is not None:
         images, labels = judged
         answers = outcome.probabilities.argmax(axis=1)
-        plots.save(plots.confusion_matrix(labels, answers, config.classes, title=title), folder / rundir.CONFUSION)
+        matrix = plots.confusion_matrix(labels, answers, config.classes, title=title)
+        plots.save(matrix, folder / rundir.CONFUSION, follow_links=False)
         sheet = plots.mistakes(images, labels, outcome.probabilities, config.classes, title=title)
-        plots.save(sheet, folder / rundir.MISTAKES)
+        plots.save(sheet, folder / rundir.MISTAKES, follow_links=False)
 
 
 def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Speaker) -> None:

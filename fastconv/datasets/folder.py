@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.datasets.files import need_folder, open_regular
+from fastconv.datasets.files import need_folder
 from fastconv.datasets.pixels import Bytes, Part, as_images
 from fastconv.errors import FormatError
+from fastconv.files import open_regular
 from fastconv.workspace import require
 
 __all__ = ["folder_classes", "load_folder"]
