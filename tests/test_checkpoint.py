@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv.training import checkpoint
+from fastconv.training import checkpoint, checksum
 from fastconv.training.checkpoint import load_net, read, save_net, write
 
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
@@ -132,6 +132,120 @@ def test_killed_while_writing(tmp_path):
         assert (a == a[0]).all()
         seen.add(a[0])
     assert len(seen) > 1
+
+
+# --- checksums -------------------------------------------------------------------------------------------------------
+
+
+def digest(data, dtype="U8", shape=None):
+    total = checksum.Checksum(dtype, (len(data),) if shape is None else shape, len(data))
+    total.add(data)
+    return total.text()
+
+
+def test_every_flip_of_a_bit_or_two_has_another_checksum():
+    rng = np.random.default_rng(0)
+    size = 3 * checksum.ROW + 5
+    data = rng.integers(0, 256, size, dtype=np.uint8)
+    expected = digest(data)
+    seen = {expected}
+    bits = np.unique(np.concatenate([np.arange(70), 8 * checksum.ROW + np.arange(70), rng.integers(0, 8 * size, 500)]))
+    for bit in bits[bits < 8 * size]:
+        data[bit // 8] ^= 1 << bit % 8
+        seen.add(digest(data))
+        data[bit // 8] ^= 1 << bit % 8
+    assert len(seen) == 1 + len(bits)
+    words = data[: size // 8 * 8].view("<u8")
+    for high in (np.uint64(1 << 63), np.uint64(1)):
+        for first, second in ((0, 2 * checksum.WORDS), (0, 2), (5, checksum.WORDS + 6)):
+            words[[first, second]] ^= high
+            assert digest(data) != expected
+            words[[first, second]] ^= high
+    assert digest(data) == expected
+
+
+def test_what_changed_places_has_another_checksum():
+    data = np.random.default_rng(0).random(5 * checksum.WORDS, np.float32)
+    expected = digest(data.view(np.uint8))
+    for first, second in ((0, 1), (0, 2), (1, 2 * checksum.WORDS), (3, 2 * checksum.WORDS + 3), (0, len(data) - 1)):
+        other = data.copy()
+        other[[first, second]] = other[[second, first]]
+        assert digest(other.view(np.uint8)) != expected
+    rows = data.reshape(-1, checksum.WORDS)
+    assert digest(rows[[1, 0, 2, 3, 4]].ravel().view(np.uint8)) != expected
+    ones = np.ones(8 * checksum.WORDS)
+    lost = ones.copy()
+    lost[: 2 * checksum.WORDS] = 0
+    assert digest(ones.view(np.uint8)) != digest(lost.view(np.uint8))
+
+
+def test_pieces_types_and_shapes():
+    data = np.random.default_rng(0).integers(0, 256, 2 * checksum.PIECE + 100, dtype=np.uint8)
+    total = checksum.Checksum("U8", data.shape, data.nbytes)
+    for start in range(0, len(data), checksum.PIECE):
+        total.add(data[start : start + checksum.PIECE])
+    assert total.text() == digest(data)
+    assert len({digest(data), digest(data, "I8"), digest(data, shape=(2, len(data) // 2)), digest(data[:-1])}) == 4
+    zeros = np.zeros(100, np.uint8)
+    assert digest(zeros) != digest(zeros[:-1])
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_net(path, small_net())
+    whole = path.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(begin, len(whole), 5):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        path.write_bytes(changed)
+        with pytest.raises(
+            fc.FormatError, match=r"x\.safetensors: is damaged: the data of '.*' is not what its checksum"
+        ):
+            load_net(path)
+    path.write_bytes(whole.replace(b'\\"p\\": 0.25', b'\\"p\\": 0.35'))
+    with pytest.raises(fc.FormatError, match="is damaged: the metadata 'net' is not what its checksum says"):
+        load_net(path)
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        ("", "its checksums is no valid JSON"),
+        ("[]", "its checksums are not those of its contents"),
+        ("{}", "no entry 'arrays'"),
+        ('{"arrays": [], "metadata": {}}', "its checksums are not those of its contents"),
+        ('{"arrays": {}, "metadata": {}}', "0 of arrays, which have other names"),
+        ('{"arrays": {"a": "0"}, "metadata": {"b": "0"}}', "no entry 'b'"),
+        ('{"arrays": {"a": "0"}, "metadata": []}', "its checksums are not those of its contents"),
+        ('{"arrays": {"a": 0}, "metadata": {}}', "the data of 'a' is not what its checksum says"),
+        ('{"arrays": {"a": null}, "metadata": {}}', "the data of 'a' is not what its checksum says"),
+    ],
+)
+def test_checksums_that_are_none(tmp_path, sums, message):
+    path = tmp_path / "x"
+    path.write_bytes(raw({"__metadata__": {"checksums": sums}, "a": entry(0, 4, [1])}, b"1234"))
+    with pytest.raises(fc.FormatError, match=f"x: .*{message}"):
+        read(path)
+
+
+def test_without_checksums(tmp_path):
+    """Files of other programs, and of earlier versions."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    save_net(tmp_path / "ours", small_net())
+    metadata = {"format": "fastconv.net/1", "net": json.dumps(checkpoint.net_data(small_net()))}
+    safetensors.save_file(small_net().state_dict(), tmp_path / "theirs", metadata)
+    ours, theirs = load_net(tmp_path / "ours"), load_net(tmp_path / "theirs")
+    for name, array in ours.state_dict().items():
+        np.testing.assert_array_equal(theirs.state_dict()[name], array)
+    with safetensors.safe_open(tmp_path / "ours", "np") as file:
+        assert json.loads(file.metadata()["checksums"])["arrays"].keys() == set(file.keys())
+
+
+def test_as_many_arrays_as_a_net_may_have(tmp_path):
+    names = [f"stage.{number}.block.{number}.conv.weight" for number in range(10_000)]
+    write(tmp_path / "x", {name: np.zeros(1, np.float32) for name in names})
+    assert read(tmp_path / "x")[0].keys() == set(names)
 
 
 # --- foreign and hostile files ---------------------------------------------------------------------------------------

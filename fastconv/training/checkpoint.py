@@ -89,7 +89,7 @@ def write(
     def fill(file: IO[bytes]) -> None:
         file.write(header())
         for name in names:
-            total = checksum.Checksum(entries[name]["dtype"], plain[name].shape)
+            total = checksum.Checksum(entries[name]["dtype"], plain[name].shape, plain[name].nbytes)
             data = np.ascontiguousarray(plain[name]).reshape(-1).view(np.uint8)
             for start in range(0, len(data), checksum.PIECE):
                 piece = data[start : start + checksum.PIECE]
@@ -160,7 +160,7 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
                 tensor = np.empty(shape, DTYPES[code])
             except ValueError:  # zero elements, but one axis too long for NumPy
                 _refuse(path, f"{_short(name)} has a shape that NumPy cannot hold")
-            total = checksum.Checksum(code, shape)
+            total = checksum.Checksum(code, shape, tensor.nbytes)
             data = tensor.reshape(-1).view(np.uint8)
             for start in range(0, len(data), checksum.PIECE):
                 piece = data[start : start + checksum.PIECE]
