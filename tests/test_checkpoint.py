@@ -455,7 +455,8 @@ HOSTILE = {
     "probability": {"layer": "Dropout", "p": "high"},
     "function": {"layer": "Function", "name": "__import__"},
     "layers": {"layer": "Sequential", "layers": [{"layer": "ReLU"}] * 20_000},
-    "deep": nested(300),
+    "deep": nested(50),
+    "deeper": nested(300),
 }
 
 
@@ -471,6 +472,19 @@ def test_hostile_configurations(name, tmp_path):
     text = str(caught.value)
     assert text.startswith(f"{path}: the net cannot be rebuilt: ") and "\n" not in text and len(text) < 600
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_nets_as_deep_as_files_hold(tmp_path):
+    net = fc.ReLU()
+    for _ in range(49):
+        net = fc.Sequential(net)
+    save_net(tmp_path / "net", net)
+    again = load_net(tmp_path / "net")
+    x = np.ones((1, 1, 4, 4), np.float32)
+    np.testing.assert_array_equal(again.predict(x), x)
+    assert again.astype(np.float64).summary(x.shape).output_shape == x.shape
+    with pytest.raises(ValueError, match="Sequential: its layers are nested more than 50 deep, which no file holds"):
+        save_net(tmp_path / "net", fc.Sequential(net))
 
 
 def test_nesting_as_deep_as_the_stack(tmp_path):

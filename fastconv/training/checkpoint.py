@@ -40,6 +40,7 @@ __all__ = [
 
 MAX_HEADER = 16 << 20  # bytes; Python objects take some 25 times the text they were parsed from
 MAX_LAYERS = 10_000  # of a net that a file describes
+MAX_DEPTH = 50  # of its layers inside layers: whoever walks a net calls itself for each
 UNCOUNTED = 1024  # channels of a layer whose weights are not drawn
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
@@ -285,7 +286,9 @@ def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
 
 def net_data(net: Layer) -> dict[str, Any]:
     """A net without its arrays: its configuration, float type and frozen parameters. ValueError names a layer that is
-    no data."""
+    no data, and layers inside layers beyond what is read again."""
+    if _depth(net) > MAX_DEPTH:
+        raise ValueError(f"{type(net).__name__}: its layers are nested more than {MAX_DEPTH} deep, which no file holds")
     arrays: dict[int, str] = {}
     for place, layer in net.walk():
         for attribute in (*layer.parameter_names, *layer.buffer_names):
@@ -296,6 +299,10 @@ def net_data(net: Layer) -> dict[str, Any]:
     trainable = net.parameters()
     frozen = [name for name, _, _ in net._named(trainable=False) if name not in trainable]
     return {"config": net.config(), "dtype": None if net.dtype is None else str(net.dtype), "frozen": frozen}
+
+
+def _depth(layer: Layer) -> int:
+    return 1 + max(map(_depth, layer.children().values()), default=0)
 
 
 def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) -> Layer:
@@ -337,17 +344,19 @@ class _Granted:
         if self.elements < 0:
             raise ValueError("its layers ask for more weights than the file holds")
 
-    def within(self, data: Any) -> Any:
+    def within(self, data: Any, depth: int = 0) -> Any:
         """The configuration, each layer that draws weights with an `rng` that counts them and draws nothing.
 
         Other layers with parameters or buffers have one number for each channel: their integers are counted.
         """
         if isinstance(data, list):
-            return [self.within(entry) for entry in data]
+            return [self.within(entry, depth) for entry in data]
         if not isinstance(data, dict):
             return data
-        entries = {name: self.within(value) for name, value in data.items()}
         cls = LAYERS.get(data["layer"]) if isinstance(data.get("layer"), str) else None
+        if depth + (cls is not None) > MAX_DEPTH:
+            raise ValueError(f"its layers are nested more than {MAX_DEPTH} deep")
+        entries = {name: self.within(value, depth + (cls is not None)) for name, value in data.items()}
         if cls is not None:
             self.layers -= 1
             if self.layers < 0:
