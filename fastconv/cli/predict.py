@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if not weights.exists():
         raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
     net = load_net(weights, follow_links=False)
-    _need_fit(folder, net, config)
+    rundir.need_fit(weights, net, config)
     preparation = "picture" if args.as_is else SETS[config.data].preparation
 
     answers: list[dict[str, Any]] = []
@@ -68,20 +68,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"run": str(folder), "images": answers}))
     return 1 if failed else 0
-
-
-def _need_fit(folder: Path, net: Any, config: Any) -> None:
-    """Failure unless the net takes such images and tells so many classes apart."""
-    from fastconv.workspace import require_array
-
-    size = "x".join(map(str, config.image_shape))
-    try:
-        require_array("predict", config.image_shape, 4)
-        scores = net.predict(np.zeros((1, *config.image_shape), np.float32)).shape
-    except (ValueError, MemoryError) as error:
-        raise Failure(f"{folder}: its net does not take images of {size}: {error}") from None
-    if scores != (1, len(config.classes)):
-        raise Failure(f"{folder}: its net makes {scores[1:]} scores of an image, for {len(config.classes)} classes")
 
 
 def _answer(name: str, probabilities: list[float], classes: tuple[str, ...]) -> dict[str, Any]:

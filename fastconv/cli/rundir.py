@@ -25,16 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastconv import __version__
 from fastconv.cli.common import Failure, UsageError
 from fastconv.cli.data import SETS
 from fastconv.errors import FormatError
 from fastconv.files import replace_text
+from fastconv.layers.base import Layer
 from fastconv.recipes import Recipe
 from fastconv.training.checkpoint import as_format_error, read_json
 from fastconv.training.history import History
+from fastconv.workspace import require_array
 
-__all__ = ["Config", "check_regular", "check_unused", "create", "locked", "write_history", "write_json"]
+__all__ = ["Config", "check_regular", "check_unused", "create", "locked", "need_fit", "write_history", "write_json"]
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -137,6 +141,16 @@ def check_regular(folder: Path) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON, whole or not at all."""
     replace_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n", follow_links=False)
+
+
+def need_fit(path: Path, net: Layer, config: Config) -> None:
+    """FormatError unless the net that is in the file takes the run's images and tells so many classes apart."""
+    size = "x".join(map(str, config.image_shape))
+    with as_format_error(path, f"its net does not take images of {size}"):
+        require_array("predict", config.image_shape, 4)
+        scores = net.predict(np.zeros((1, *config.image_shape), np.float32)).shape
+    if scores != (1, len(config.classes)):
+        raise FormatError(f"{path}: its net makes {scores[1:]} scores of an image, for {len(config.classes)} classes")
 
 
 def create(data: str, out: Path | None) -> Path:

@@ -21,7 +21,8 @@ import numpy as np
 
 from fastconv import plots
 from fastconv.cli import rundir
-from fastconv.cli.common import UsageError, add_threads, count, rate, set_threads, whole
+from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
+from fastconv.errors import FormatError
 from fastconv.recipes import RECIPES, Recipe
 
 __all__ = ["NAME", "add_arguments", "run"]
@@ -93,6 +94,10 @@ def run(args: argparse.Namespace) -> int:
             _train_and_report(config, data, folder, args, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"; to go on: fastconv train --resume {shlex.quote(str(folder))}") from None
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            if args.resume is None or isinstance(error, FormatError):
+                raise
+            raise Failure(f"{folder}: {one_line(error)}") from error  # its files do not go together
     return 0
 
 
@@ -212,7 +217,8 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         config = dataclasses.replace(config, path=str(args.data.absolute()))
     data = load(config.data, None if config.path is None else Path(config.path), config.size)
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
-        raise UsageError(f"{config.path or config.data}: not the classes or the image size that the run began with")
+        where = config.path or config.data
+        raise UsageError(f"{where}: not the classes or the image size that the run in {folder} began with")
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
         raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
     _describe(config, data, _net(config), args, say)
@@ -262,7 +268,9 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
 
     path = folder / rundir.CHECKPOINT
     if path.exists():
-        return Trainer.resume(path, follow_links=False)
+        trainer = Trainer.resume(path, follow_links=False)
+        rundir.need_fit(path, trainer.net, config)
+        return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     optimizer = optim.from_config(config.recipe.optimizer)
     trainer = Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
