@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastconv
 from fastconv import Trainer
 from fastconv.cli import main, rundir
 from fastconv.training import checkpoint
@@ -180,3 +181,49 @@ def test_mutations(name, whole, tmp_path, monkeypatch, capsys, request):
             assert err.count("\n") <= 1 and len(err) < 1000, (number, command, status, err)
             assert status == 0 or " run" in err, (number, command, status, err)
             assert (tmp_path / "victim").read_bytes() == victim, (number, command)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (rundir.CHECKPOINT, "train"),
+        (rundir.WEIGHTS, "predict"),
+        (rundir.WEIGHTS, "summary"),
+        (rundir.WEIGHTS, "export"),
+        (rundir.BEST, "export best"),
+    ],
+)
+def test_a_flipped_bit_among_the_numbers(name, command, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole / "run", "run")
+    path = Path("run", name)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    assert main(COMMANDS[command]) == 1
+    error = capsys.readouterr().err
+    assert f"{path}: is damaged: the data of " in error and error.count("\n") == 1
+
+
+def test_exported_weights_have_checksums(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole / "run", "run")
+    assert main(COMMANDS["export"]) == 0
+    data = bytearray(Path("weights.safetensors").read_bytes())
+    assert b"checksums" in data
+    data[-1] ^= 128
+    Path("weights.safetensors").write_bytes(data)
+    with pytest.raises(fastconv.FormatError, match=r"weights\.safetensors: is damaged"):
+        checkpoint.read("weights.safetensors")
+
+
+@pytest.mark.parametrize("name", rundir.FILES)
+def test_links_in_a_run_are_refused_before_the_work(name, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole / "run", "run")
+    Path("run", name).rename("behind")
+    Path("run", name).symlink_to("../behind")
+    before = Path("behind").read_bytes()
+    assert main(COMMANDS["train"]) == 1
+    assert f"run/{name}: is " in capsys.readouterr().err
+    assert Path("behind").read_bytes() == before and Path("run", name).is_symlink()
