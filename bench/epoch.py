@@ -31,6 +31,7 @@ import numpy as np
 
 from fastconv import Trainer, augment, functional, get_num_threads, models, optim, set_num_threads
 from fastconv.cli.data import SETS, load
+from fastconv.files import replace_text
 from fastconv.recipes import RECIPES
 from fastconv.training.data import STEP, batches, generator
 
@@ -214,7 +215,7 @@ def main() -> int:
     low, high = result["turns"]
     print(f"PyTorch's better over fastconv: {result['ratio']:.2f} (middle half of the turns: {low:.2f} to {high:.2f})")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        replace_text(arguments.json, json.dumps(result, indent=2) + "\n")
     return 0
 
 

@@ -28,6 +28,7 @@ from peers import turn
 import fastconv
 from fastconv import functional, plots
 from fastconv.arrays import logical
+from fastconv.files import replace_text
 from fastconv.shapes import ConvShape
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -182,7 +183,7 @@ def main() -> int:
             for layer, cost in found.items()
             for (n, s), value in cost.items()
         ]
-        arguments.json.write_text(json.dumps({"threads": threads, "points": rows}, indent=1) + "\n")
+        replace_text(arguments.json, json.dumps({"threads": threads, "points": rows}, indent=1) + "\n")
     if arguments.plot is not None:
         title = f"Cost of a training step a pixel, {threads} thread{'s' * (threads > 1)}; x: rises above {LIMIT}x"
         plots.save(figure(found, title), arguments.plot)

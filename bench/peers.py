@@ -52,6 +52,7 @@ from classes import CLASSES, SHAPES
 import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, functional, models, optim, plots
 from fastconv.arrays import logical
+from fastconv.files import replace_text
 from fastconv.shapes import ConvShape, conv_case
 
 PAUSE = 0.03  # seconds between turns, in which the other's threads stop spinning
@@ -611,7 +612,7 @@ def main() -> int:
     print_summaries(found, arguments.threads)
     if arguments.json is not None:
         data = {"machine": info, "rounds": arguments.rounds, "clock": arguments.clock, "rows": rows, "classes": found}
-        arguments.json.write_text(json.dumps(data, indent=1) + "\n")
+        replace_text(arguments.json, json.dumps(data, indent=1) + "\n")
     if arguments.plot is not None:
         plots.save(figure(rows, title), arguments.plot)
     return 0

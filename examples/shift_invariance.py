@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ from fastconv import (
     analysis,
     plots,
 )
+from fastconv.files import replace_text
 
 Part = tuple[np.ndarray, np.ndarray]
 NOTHING = 10  # the scanner's eleventh class
@@ -195,12 +197,13 @@ def table(places: dict[str, np.ndarray]) -> str:
 
 
 def write_csv(path: Path, places: dict[str, np.ndarray], setting: Setting) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["net", "top", "left", "accuracy"])
-        for name, values in places.items():
-            for (row, column), value in np.ndenumerate(values):
-                writer.writerow([name, setting.places[row], setting.places[column], f"{value:.4f}"])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["net", "top", "left", "accuracy"])
+    for name, values in places.items():
+        for (row, column), value in np.ndenumerate(values):
+            writer.writerow([name, setting.places[row], setting.places[column], f"{value:.4f}"])
+    replace_text(path, text.getvalue())
 
 
 def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Part, setting: Setting) -> Any:

@@ -14,6 +14,10 @@ The house: `window.py` parses geometry once, `ops/` holds one operation a file (
 `_ext/` the Cython loops, `layers/` configuration and parameters, `training/` the loop. Start at `ops/conv.py`.
 """
 
+from fastconv import _command
+
+_command.begin()
+
 from typing import TYPE_CHECKING, Any
 
 from fastconv import functional as functional

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, reference, runtime
+from fastconv import functional, plots, reference, runtime
 from fastconv.autograd import vjp
 from fastconv.plain import CASES, PLAIN
 from fastconv.shapes import Case
@@ -379,7 +379,7 @@ class Report:
         axes.set_title(f"fastconv on {self.config['threads']} threads against {others}")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9, frameon=False)
-        figure.savefig(path, dpi=120)
+        plots.save(figure, path)
 
 
 def _ms(seconds: float) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.files import replace_whole
+
 __all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field", "save",
            "training_curve"]  # fmt: skip
 
@@ -39,13 +41,20 @@ def need_matplotlib(what: str) -> Any:
     return Figure
 
 
-def save(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write the figure; the suffix decides the format: .png, .svg or .pdf (ValueError for any other)."""
-    if Path(path).suffix.lower() not in FORMATS:
+def save(figure: Any, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
+    """Write the figure, whole or not at all (`files.replace_whole`); the suffix decides the format: .png, .svg or .pdf.
+
+    Raises ValueError for any other suffix, OSError.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
         raise ValueError(f"{path}: a picture's name must end in {', '.join(FORMATS)}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a class name that the font cannot write
-        figure.savefig(path, dpi=DPI, facecolor="white")
+        replace_whole(
+            path, lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, facecolor="white"),
+            follow_links=follow_links,
+        )  # fmt: skip
 
 
 def training_curve(

@@ -24,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine-fuzz", type=int, default=60, help="random convolutions through every algorithm (default 60)"
     )
+    parser.addoption(
+        "--mutations", type=int, default=8, help="damaged versions of each file of a run's folder (default 8)"
+    )
 
 
 def pytest_collection_finish() -> None:

@@ -735,3 +735,81 @@ def test_bench_without_pytest_benchmark(capsys, monkeypatch):
     status, out, err = call(capsys, "bench")
     assert (status, out) == (1, "")
     assert err == 'fastconv bench: pytest is not installed: pip install "fastconv[test]"\n'
+
+
+# --- before the first line -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["-m", "-OOm", "script"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FASTCONV_NUM_THREADS", "abc", "FASTCONV_NUM_THREADS must be a positive integer, got 'abc'"),
+        ("FASTCONV_NUM_THREADS", "0", "FASTCONV_NUM_THREADS must be a positive integer, got '0'"),
+        ("FASTCONV_SIMD", "v9", "FASTCONV_SIMD must be one of v2, v3, v4, got 'v9'"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(tmp_path, how, name, value, message):
+    if how == "script":  # as installers write it
+        script = tmp_path / "fastconv"
+        script.write_text("import sys\nfrom fastconv.cli import main\nsys.exit(main())\n")
+    command = [sys.executable, *([str(script)] if how == "script" else [how, "fastconv"]), "info"]
+    done = subprocess.run(command, env={**environment(), name: value}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"fastconv: {message}\n")
+
+
+def test_settings_that_cannot_be_are_an_error_of_the_library():
+    code = "import sys; sys.argv = ['train.py']\ntry: import fastconv\nexcept ValueError as error: print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment(), "FASTCONV_SIMD": "v9"}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == "FASTCONV_SIMD must be one of v2, v3, v4, got 'v9'\n"
+
+
+@pytest.mark.parametrize("module", ["numpy", "scipy.linalg", "fastconv.cli"])
+def test_ctrl_c_while_modules_are_imported(tmp_path, module):
+    """Python itself sends it, when the module is looked for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    places = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "fastconv", "info"], env={**environment(), "PYTHONPATH": places}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "fastconv: interrupted\n")
+
+
+def test_who_imports_the_package_keeps_signals_and_hooks():
+    code = (
+        "import signal, sys; hook = sys.excepthook; import fastconv.cli\n"
+        "assert sys.excepthook is hook and signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["--help"], ["train", "digits", "--epochs", "1", "--quiet"]], ids=" ".join
+)  # fmt: skip
+def test_without_docstrings_and_assertions(arguments):
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "fastconv", *arguments], env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_every_module_without_docstrings_and_assertions():
+    code = (
+        "import fastconv, importlib, pkgutil\n"
+        "for module in pkgutil.walk_packages(fastconv.__path__, 'fastconv.'):\n"
+        "    if module.name != 'fastconv.__main__': importlib.import_module(module.name)"
+    )
+    subprocess.run([sys.executable, "-OO", "-c", code], env=environment(), check=True)

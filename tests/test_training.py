@@ -129,7 +129,7 @@ MOMENTS = {
     "backward": lambda: before_call(fc.layers.base.OpLayer, "backward", 33),
     "half-way through an update": lambda: before_call(optim.SGD, "_update", 43),
     "half-written checkpoint": lambda: before_call(os, "fsync", 13, half_written),
-    "before the rename": lambda: before_call(Path, "replace", 5),
+    "before the rename": lambda: before_call(os, "replace", 5),
     "validation": lambda: before_call(Trainer, "_evaluate", 2),
     "end of an epoch": lambda: before_call(Trainer, "_finish_epoch", 2),
     "after the last epoch": lambda: before_call(Trainer, "_finish_epoch", 3),
@@ -189,8 +189,8 @@ def test_resumed_in_every_step(optimizer, threads, tmp_path, undisturbed):
     with pytest.MonkeyPatch.context() as patch:
         write = checkpoint.write
 
-        def write_and_keep(target, *arguments):
-            write(target, *arguments)
+        def write_and_keep(target, *arguments, **options):
+            write(target, *arguments, **options)
             copies.append(Path(target).read_bytes())
 
         patch.setattr(checkpoint, "write", write_and_keep)

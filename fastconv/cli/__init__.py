@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastconv import __version__
+from fastconv import __version__, _command
 from fastconv.cli import bench, compare, export, info, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
-        summary = (command.__doc__ or "").strip().splitlines()[0]
+        summary = (command.__doc__ or "").strip().partition("\n")[0]  # `python -OO` has no docstrings
         own = commands.add_parser(command.NAME, help=summary.rstrip("."), description=summary)
         command.add_arguments(own)
         own.set_defaults(run=command.run, prog=own.prog)
@@ -72,6 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # argparse: help, version, or an error that was told
         return end.code if isinstance(end.code, int) else 2
     try:
+        _command.end()
         return int(args.run(args))
     except UsageError as error:
         _complain(args.prog, error)

@@ -21,7 +21,8 @@ import fastconv
 from fastconv import plots
 from fastconv.cli.benchreport import Changes, Run
 from fastconv.cli.common import Failure, UsageError, add_threads, picture
-from fastconv.training.checkpoint import parse_json
+from fastconv.files import replace_text
+from fastconv.training.checkpoint import read_json
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -105,8 +106,10 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
     kept = Path(args.save) if args.save and args.save.endswith(".json") else None
     if kept is not None and not kept.parent.is_dir():
         raise UsageError(f"--save: no such folder: {kept.parent}")
+    if kept is not None and kept.is_dir():
+        raise UsageError(f"--save: is a folder: {kept}")
     with tempfile.TemporaryDirectory() as folder:
-        file = kept or Path(folder, "benchmarks.json")
+        file = Path(folder, "benchmarks.json")
         command = [
             sys.executable, "-c", PYTEST, str(args.path), "-q", "-p", "no:cacheprovider", "-W", "ignore:Not saving",
             "--benchmark-enable", "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={file}",
@@ -130,8 +133,11 @@ def _measured(args: argparse.Namespace) -> tuple[Any, str | None]:
             failed = f"{args.path}: pytest ended with status {done.returncode}" + (f": {last}" if last else "")
         if failed and not (file.is_file() and file.stat().st_size):
             raise Failure(failed)
-        return _read(file), failed
+        data = _read(file)
+        if kept is not None:
+            replace_text(kept, file.read_text(encoding="utf-8"))
+        return data, failed
 
 
 def _read(path: Path) -> Any:
-    return parse_json(path, "the benchmarks' data", path.read_bytes())
+    return read_json(path, "the benchmarks' data")

@@ -59,6 +59,8 @@ def picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FORMATS)}, got {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"is a folder: {text}")
     return path
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastconv.cli import rundir
+    from fastconv.files import replace_whole
     from fastconv.training import checkpoint
 
     folder = args.run_folder
@@ -46,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     source = rundir.weights_file(folder, args.best)
     if args.file.resolve().parent == folder.resolve() and args.file.name in rundir.FILES:
         raise UsageError(f"{args.file}: belongs to the run itself")
-    arrays = checkpoint.load_net(source).state_dict()
+    arrays = checkpoint.load_net(source, follow_links=False).state_dict()
     if args.file.suffix.lower() == ".npz":
-        checkpoint.replace_whole(args.file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
+        replace_whole(args.file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
     else:
         checkpoint.write(args.file, arrays, {"format": "pt"})  # as the safetensors tools mark torch's names and layout
     if args.json:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cli.common import Failure, add_threads, count, one_line, set_threads
+from fastconv.cli.common import add_threads, count, one_line, set_threads
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     set_threads(args)
     folder = args.run_folder
     config = rundir.Config.read(folder)
-    net = load_net(rundir.weights_file(folder, args.best))
-    _need_fit(folder, net, config)
+    weights = rundir.weights_file(folder, args.best)
+    net = load_net(weights, follow_links=False)
+    rundir.need_fit(weights, net, config)
     last_epoch, best_epoch = rundir.epochs(folder)
     if best_epoch is not None and not args.json:
         told = rundir.weights_told(args.best, last_epoch, best_epoch)
@@ -74,20 +75,6 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps({"run": str(folder), **used, "best_epoch": best_epoch, "images": answers}))
     return 1 if failed else 0
-
-
-def _need_fit(folder: Path, net: Any, config: Any) -> None:
-    """Failure unless the net takes such images and tells so many classes apart."""
-    from fastconv.workspace import require_array
-
-    size = "x".join(map(str, config.image_shape))
-    try:
-        require_array("predict", config.image_shape, 4)
-        scores = net.predict(np.zeros((1, *config.image_shape), np.float32)).shape
-    except (ValueError, MemoryError) as error:
-        raise Failure(f"{folder}: its net does not take images of {size}: {error}") from None
-    if scores != (1, len(config.classes)):
-        raise Failure(f"{folder}: its net makes {scores[1:]} scores of an image, for {len(config.classes)} classes")
 
 
 def _answer(name: str, probabilities: list[float], classes: tuple[str, ...]) -> dict[str, Any]:

@@ -8,7 +8,8 @@
     result.json               what was measured, as `train --json` prints it
     curve.png, confusion.png, mistakes.png
 
-and nothing else; whoever wants to predict needs config.json and weights.safetensors.
+and nothing else; whoever wants to predict needs config.json and weights.safetensors. All of them are regular files: no
+symbolic link in a run's folder is followed, what stands in a file's place and is none is refused.
 """
 
 from __future__ import annotations
@@ -16,20 +17,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastconv import __version__
 from fastconv.cli.common import Failure, UsageError
 from fastconv.cli.data import SETS
+from fastconv.errors import FormatError
+from fastconv.files import replace_text
+from fastconv.layers.base import Layer
 from fastconv.recipes import Recipe
-from fastconv.training.checkpoint import as_format_error, parse_json
+from fastconv.training.checkpoint import as_format_error, read_json
 from fastconv.training.history import History
+from fastconv.workspace import require_array
 
-__all__ = ["Config", "check_unused", "create", "locked", "write_history", "write_json"]
+__all__ = ["Config", "check_regular", "check_unused", "create", "locked", "need_fit", "write_history", "write_json"]
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -71,9 +80,9 @@ class Config:
     def read(cls, folder: Path) -> Config:
         """The configuration in a run's folder; UsageError where it is none, FormatError where it is damaged."""
         path = folder / CONFIG
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UsageError(f"{folder}: is no run folder: it has no {CONFIG}")
-        data = parse_json(path, "the configuration", path.read_bytes())
+        data = read_json(path, "the configuration", follow_links=False)
         with as_format_error(path, "is no configuration of a run"):
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
@@ -81,23 +90,76 @@ class Config:
             recipe = Recipe(**data.pop("recipe"))
             lists = {name: value and tuple(value) for name, value in data.items() if name in _TUPLES}
             config = cls(**{**data, **lists}, recipe=recipe)
-            if config.data not in SETS or not all(isinstance(name, str) for name in config.classes):
-                raise ValueError(f"no data set is called {config.data!r}")
-            if config.split not in SPLITS:
-                raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {config.split!r}")
-            if len(config.image_shape) != 3 or not all(type(n) is int and n > 0 for n in config.image_shape):
-                raise ValueError(f"image_shape must be three sizes, got {config.image_shape}")
+            config._check()
         return config
+
+    def _check(self) -> None:
+        """ValueError or TypeError for what `train` does not write."""
+        from fastconv import augment, models, optim
+
+        recipe = self.recipe
+        optim.from_config(recipe.optimizer)
+        if recipe.augment is not None:
+            augment.from_config(recipe.augment)
+        for name, value, fits in (
+            ("data", self.data, self.data in SETS),
+            ("path", self.path, (_is_path(self.path) if SETS[self.data].needs_folder else self.path is None)),
+            ("image_shape", self.image_shape, _are_sizes(self.image_shape, 3)),
+            ("size", self.size, self.size is None or (_are_sizes(self.size, 2) and self.size == self.image_shape[1:])),
+            ("classes", self.classes, self.classes and all(isinstance(name, str) for name in self.classes)),
+            ("validation", self.validation, _is_whole(self.validation)),
+            ("seed", self.seed, _is_whole(self.seed)),
+            ("split", self.split, self.split in SPLITS),
+            ("net", recipe.net, recipe.net in models.MODELS),
+            ("epochs", recipe.epochs, _is_whole(recipe.epochs, 1)),
+            ("batch_size", recipe.batch_size, _is_whole(recipe.batch_size, 1)),
+            ("label_smoothing", recipe.label_smoothing, _is_number(recipe.label_smoothing, 1)),
+            ("the recipe's validation", recipe.validation, _is_number(recipe.validation)),
+        ):
+            if not fits:
+                raise ValueError(f"{name} cannot be {value!r}")
 
 
 _TUPLES = ("size", "classes", "image_shape")
 
 
+def _is_whole(value: Any, low: int = 0) -> bool:
+    return type(value) is int and value >= low
+
+
+def _is_number(value: Any, high: float = math.inf) -> bool:
+    return type(value) in (int, float) and 0 <= value <= high
+
+
+def _are_sizes(value: Any, axes: int) -> bool:
+    return isinstance(value, tuple) and len(value) == axes and all(_is_whole(n, 1) for n in value)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def check_regular(folder: Path) -> None:
+    """FormatError where one of a run's files is no regular one: found before the work, not after it."""
+    for name in FILES:
+        path = folder / name
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise FormatError(f"{path}: is no regular file; in a run's folder no link is followed")
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON: whoever reads `path` finds the old file or the new one, whole."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write JSON, whole or not at all."""
+    replace_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n", follow_links=False)
+
+
+def need_fit(path: Path, net: Layer, config: Config) -> None:
+    """FormatError unless the net that is in the file takes the run's images and tells so many classes apart."""
+    size = "x".join(map(str, config.image_shape))
+    with as_format_error(path, f"its net does not take images of {size}"):
+        require_array("predict", config.image_shape, 4)
+        scores = net.predict(np.zeros((1, *config.image_shape), np.float32)).shape
+    if scores != (1, len(config.classes)):
+        raise FormatError(f"{path}: its net makes {scores[1:]} scores of an image, for {len(config.classes)} classes")
 
 
 def weights_file(folder: Path, best: bool) -> Path:
@@ -114,7 +176,7 @@ def epochs(folder: Path) -> tuple[int | None, int | None]:
     path = folder / RESULT
     if not path.exists():
         return None, None
-    result = parse_json(path, "the result", path.read_bytes())
+    result = read_json(path, "the result", follow_links=False)
     with as_format_error(path, "is no result of a run"):
         found = result["epochs"], result["best_epoch"]
         if not all(epoch is None or type(epoch) is int for epoch in found):
@@ -172,5 +234,5 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_history(folder: Path, history: History) -> None:
     """Write history.csv and history.json."""
-    history.to_csv(folder / HISTORY_CSV)
-    history.to_json(folder / HISTORY_JSON)
+    history.to_csv(folder / HISTORY_CSV, follow_links=False)
+    history.to_json(folder / HISTORY_JSON, follow_links=False)

@@ -82,4 +82,6 @@ def _trained(folder: Path, shape: tuple[int, ...] | None) -> tuple[Any, tuple[in
     weights = folder / rundir.WEIGHTS
     if not weights.exists():
         raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
-    return load_net(weights), shape or (1, *config.image_shape)
+    net = load_net(weights, follow_links=False)
+    rundir.need_fit(weights, net, config)
+    return net, shape or (1, *config.image_shape)

@@ -22,7 +22,8 @@ import numpy as np
 
 from fastconv import plots
 from fastconv.cli import rundir
-from fastconv.cli.common import UsageError, add_threads, count, rate, set_threads, whole
+from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
+from fastconv.errors import FormatError
 from fastconv.recipes import RECIPES, Recipe
 
 __all__ = ["NAME", "add_arguments", "run"]
@@ -99,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
             _train_and_report(config, data, folder, args, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"; to go on: fastconv train --resume {shlex.quote(str(folder))}") from None
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            if args.resume is None or isinstance(error, FormatError):
+                raise
+            raise Failure(f"{folder}: {one_line(error)}") from error  # its files do not go together
     return 0
 
 
@@ -214,6 +219,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
 
     folder = args.resume
     config = rundir.Config.read(folder)
+    rundir.check_regular(folder)
     recipe = config.recipe
     lr = recipe.optimizer["lr"]
     for option, given, own in (
@@ -235,7 +241,8 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     path = None if config.path is None else Path(config.path)
     data = load(config.data, path, config.size, validation=config.split == "folder")
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
-        raise UsageError(f"{config.path or config.data}: not the classes or the image size that the run began with")
+        where = config.path or config.data
+        raise UsageError(f"{where}: not the classes or the image size that the run in {folder} began with")
     if config.split == "folder" and (data.validation is None or len(data.validation[1]) != config.validation):
         raise UsageError(f"{config.path}: not the {config.validation:,} validation images that the run began with")
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
@@ -290,10 +297,14 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
 
     path = folder / rundir.CHECKPOINT
     if path.exists():
-        return Trainer.resume(path)
+        trainer = Trainer.resume(path, follow_links=False)
+        rundir.need_fit(path, trainer.net, config)
+        return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     optimizer = optim.from_config(config.recipe.optimizer)
-    return Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    trainer = Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    trainer.follow_links = False
+    return trainer
 
 
 def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
@@ -329,11 +340,11 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         progress=not args.quiet,
     )
     rundir.write_history(folder, trainer.history)
-    save_net(folder / rundir.WEIGHTS, trainer.net)
+    save_net(folder / rundir.WEIGHTS, trainer.net, follow_links=False)
     if trainer.best_state is not None:
         last = trainer.net.state_dict()
         trainer.net.load_state_dict(trainer.best_state)
-        save_net(folder / rundir.BEST, trainer.net)
+        save_net(folder / rundir.BEST, trainer.net, follow_links=False)
         if not args.best:
             trainer.net.load_state_dict(last)
     if data.test is not None:
@@ -430,13 +441,14 @@ def _draw(
         title += f", epoch {result['weights_epoch']} ({result['weights_from']})"
     tested = outcome.accuracy if outcome and part == "test" else None
     curve = plots.training_curve(history, title=f"{config.data}: {config.recipe.net}", test_accuracy=tested)
-    plots.save(curve, folder / rundir.CURVE)
+    plots.save(curve, folder / rundir.CURVE, follow_links=False)
     if outcome is not None:
         images, labels = judged
         answers = outcome.probabilities.argmax(axis=1)
-        plots.save(plots.confusion_matrix(labels, answers, config.classes, title=title), folder / rundir.CONFUSION)
+        matrix = plots.confusion_matrix(labels, answers, config.classes, title=title)
+        plots.save(matrix, folder / rundir.CONFUSION, follow_links=False)
         sheet = plots.mistakes(images, labels, outcome.probabilities, config.classes, title=title)
-        plots.save(sheet, folder / rundir.MISTAKES)
+        plots.save(sheet, folder / rundir.MISTAKES, follow_links=False)
 
 
 def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Speaker) -> None:

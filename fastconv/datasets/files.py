@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.errors import FormatError
+from fastconv.files import open_regular
 
-__all__ = ["Source", "find", "need_folder", "open_regular", "read_tar"]
+__all__ = ["Source", "find", "need_folder", "read_tar"]
 
 CHUNK = 1 << 20  # bytes per read
 XZ_MEMORY = 256 << 20  # for the decoder's dictionary, whose size the file chooses; `xz -9` needs 65 MiB
@@ -39,13 +39,6 @@ def find(folder: Path, *names: str) -> Path | None:
     candidates = (folder / (name + suffix) for name in names for suffix in ("", *_CODECS))
     there = [path for path in candidates if path.exists()]
     return next((path for path in there if path.is_file()), there[0] if there else None)
-
-
-def open_regular(path: Path) -> io.BufferedReader:
-    """The file opened for reading; a FormatError for folders, pipes and devices, which could block for ever."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise FormatError(f"{path}: is not a regular file")
-    return path.open("rb")
 
 
 class Source:

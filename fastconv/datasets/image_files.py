@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.datasets.files import open_regular
 from fastconv.datasets.pixels import as_images
 from fastconv.errors import FormatError
+from fastconv.files import open_regular
 from fastconv.workspace import require
 
 __all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened"]

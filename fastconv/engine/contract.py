@@ -67,7 +67,8 @@ class Problem(NamedTuple):
     def window_elements(self, direction: Direction) -> int:
         """Of what one window spans, the gaps of its dilation included: in x, or in dy for a gradient to the input."""
         _, rows, columns = self.window.spans
-        channels, strides = self.channels, ONES
+        channels: int = self.channels
+        strides: Ints = ONES
         if direction == "gradient_input":
             channels, strides = self.filters, self.window.stride
         planes = -(-self.window.kernel[0] // strides[0])

@@ -7,6 +7,10 @@ Source: https://huggingface.co/docs/safetensors, "Format". A file is
                  "__metadata__": {text: text}}; spaces may follow
     the rest     the arrays' bytes, little-endian, in C order; offsets count from here, without holes or overlaps
 
+Files of ours have a checksum of every array and of every other text in `__metadata__`: the text "checksums" is JSON,
+{"arrays": {name: checksum}, "metadata": {name: checksum}}, see `training.checksum`. A file that has them is read only
+where all of them hold; files of others have none.
+
 Whatever is wrong with a file is one FormatError that begins with its path. No byte is allocated because a header claims
 it: the header is held against the file's size before it is read, and the arrays before they are.
 """
@@ -18,29 +22,32 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
 from fastconv import workspace
-from fastconv.datasets.files import open_regular
 from fastconv.errors import FormatError
+from fastconv.files import open_regular, replace_whole
 from fastconv.layers.base import LAYERS, Layer, from_config
+from fastconv.training import checksum
 
 __all__ = [
-    "as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "replace_whole", "save_net",
-    "write",
+    "as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "read_json", "save_net", "write",
 ]  # fmt: skip
 
 MAX_HEADER = 16 << 20  # bytes; Python objects take some 25 times the text they were parsed from
 MAX_LAYERS = 10_000  # of a net that a file describes
+MAX_DEPTH = 50  # of its layers inside layers: whoever walks a net calls itself for each
 UNCOUNTED = 1024  # channels of a layer whose weights are not drawn
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+MOST_DIGITS = 39  # of an integer in JSON: 128 bits, as seeds have them
+CHECKSUMS = "checksums"
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
 Tensors = dict[str, np.ndarray]
@@ -50,48 +57,54 @@ Pathlike = str | os.PathLike[str]
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(path: Pathlike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file; whoever reads `path`, at whatever moment, finds the old file or the new one, whole.
+def write(
+    path: Pathlike,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    follow_links: bool = True,
+) -> None:
+    """Write a safetensors file with checksums, whole or not at all: see `files.replace_whole`.
 
-    The bytes go to `path` + ".tmp", in the same folder, and reach the disk before the name changes hands. Raises
-    OSError where the system refuses, TypeError for dtypes that the format does not have; the old file then stays.
+    Raises OSError where the system refuses, TypeError for dtypes that the format has not; the old file then stays.
     """
     plain = {name: _little_endian(name, tensor) for name, tensor in tensors.items()}
     names = sorted(plain, key=lambda name: (-plain[name].dtype.itemsize, name))  # each aligned to its own itemsize
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    sums = dict.fromkeys(names, "0" * checksum.DIGITS)  # known when the data was written
+    texts = dict(metadata or {})
+    text_sums = {name: checksum.of_text(text) for name, text in texts.items()}
+    entries: dict[str, Any] = {}
     end = 0
     for name in names:
         begin, end = end, end + plain[name].nbytes
-        header[name] = {"dtype": CODES[plain[name].dtype], "shape": plain[name].shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"{path}: the header would have {len(text):,} bytes, more than {MAX_HEADER:,}")
+        entries[name] = {"dtype": CODES[plain[name].dtype], "shape": plain[name].shape, "data_offsets": [begin, end]}
+
+    def header() -> bytes:
+        texts[CHECKSUMS] = _compact({"arrays": sums, "metadata": text_sums})
+        text = _compact({"__metadata__": texts, **entries}).encode()
+        return len(text + b" " * (-len(text) % 8)).to_bytes(8, "little") + text + b" " * (-len(text) % 8)
+
+    if len(header()) - 8 > MAX_HEADER:
+        raise ValueError(f"{path}: the header would have {len(header()) - 8:,} bytes, more than {MAX_HEADER:,}")
 
     def fill(file: IO[bytes]) -> None:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+        file.write(header())
         for name in names:
-            file.write(np.ascontiguousarray(plain[name]).data)
+            total = checksum.Checksum(entries[name]["dtype"], plain[name].shape, plain[name].nbytes)
+            data = np.ascontiguousarray(plain[name]).reshape(-1).view(np.uint8)
+            for start in range(0, len(data), checksum.PIECE):
+                piece = data[start : start + checksum.PIECE]
+                total.add(piece)
+                file.write(piece.data)
+            sums[name] = total.text()
+        file.seek(0)
+        file.write(header())
 
-    replace_whole(path, fill)
+    replace_whole(path, fill, follow_links=follow_links)
 
 
-def replace_whole(path: Pathlike, fill: Callable[[IO[bytes]], Any]) -> None:
-    """Have `fill` write a file's bytes; whoever reads `path` finds the old file or the new one, whole."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.tmp")  # one name: what a killed process left is overwritten
-    try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
+def _compact(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _little_endian(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -102,27 +115,17 @@ def _little_endian(name: str, tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the folder's new entry reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system can
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Pathlike) -> tuple[Tensors, dict[str, str]]:
-    """The arrays and the metadata of a safetensors file.
+def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[str, str]]:
+    """The arrays and the metadata of a safetensors file; its checksums, where it has them, are held against both.
 
     Raises FormatError for anything that is no such file, or has dtypes that NumPy has not, MemoryError for more than
     this process's memory, and OSError.
     """
     path = Path(path)
-    with open_regular(path) as file:
+    with open_regular(path, follow_links=follow_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
             _refuse(path, f"is no safetensors file: it has {size} bytes")
@@ -137,6 +140,7 @@ def read(path: Pathlike) -> tuple[Tensors, dict[str, str]]:
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             _refuse(path, "its __metadata__ must map text to text")
+        sums = _checksums(path, header, metadata)
         entries = sorted(_entry(path, name, fields) for name, fields in header.items())
         end = 0
         for begin, stop, name, _, _ in entries:
@@ -152,44 +156,80 @@ def read(path: Pathlike) -> tuple[Tensors, dict[str, str]]:
         except MemoryError as error:
             raise MemoryError(f"{path}: {error}") from None
         tensors = {}
-        for _, _, name, dtype, shape in entries:
+        for _, _, name, code, shape in entries:
             try:
-                tensor = np.empty(shape, dtype)
+                tensor = np.empty(shape, DTYPES[code])
             except ValueError:  # zero elements, but one axis too long for NumPy
                 _refuse(path, f"{_short(name)} has a shape that NumPy cannot hold")
-            if tensor.size and file.readinto(tensor.reshape(-1).view(np.uint8).data) != tensor.nbytes:
-                _refuse(path, f"ends within the data of {_short(name)}")
-            if dtype == "|b1" and (tensor.view(np.uint8) > 1).any():
+            total = checksum.Checksum(code, shape, tensor.nbytes)
+            data = tensor.reshape(-1).view(np.uint8)
+            for start in range(0, len(data), checksum.PIECE):
+                piece = data[start : start + checksum.PIECE]
+                if file.readinto(piece.data) != len(piece):
+                    _refuse(path, f"ends within the data of {_short(name)}")
+                if sums:
+                    total.add(piece)
+            if sums and total.text() != sums[name]:
+                _refuse(path, f"is damaged: the data of {_short(name)} is not what its checksum says")
+            if code == "BOOL" and (data > 1).any():
                 _refuse(path, f"{_short(name)} is BOOL but holds other bytes than 0 and 1")
             tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
     return {name: tensors[name] for name in header}, metadata
 
 
+def _checksums(path: Path, header: dict[str, Any], metadata: dict[str, str]) -> dict[str, str] | None:
+    """The arrays' checksums, taken out of the metadata, whose own must hold; None for a file that has none."""
+    text = metadata.pop(CHECKSUMS, None)
+    if text is None:
+        return None
+    sums = parse_json(path, "its checksums", text)
+    with as_format_error(path, "its checksums are not those of its contents"):
+        arrays: dict[str, str] = sums["arrays"]
+        texts = sums["metadata"]
+        if arrays.keys() != header.keys():
+            raise ValueError(f"{len(arrays)} of arrays, which have other names")
+        for name, expected in texts.items():
+            if checksum.of_text(metadata[name]) != expected:
+                _refuse(path, f"is damaged: the metadata {_short(name)} is not what its checksum says")
+    return arrays
+
+
 def _entry(path: Path, name: str, fields: Any) -> tuple[int, int, str, str, tuple[int, ...]]:
-    """(begin, end, name, dtype, shape) of one array, proven to agree with each other."""
+    """(begin, end, name, the dtype's code, shape) of one array, proven to agree with each other."""
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"{_short(name)} must have exactly dtype, shape and data_offsets")
-    shape, offsets = fields["shape"], fields["data_offsets"]
-    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if dtype is None:
-        _refuse(path, f"{_short(name)} has dtype {_short(fields['dtype'])}; read are {', '.join(DTYPES)}")
+    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(code, str) or code not in DTYPES:
+        _refuse(path, f"{_short(name)} has dtype {_short(code)}; read are {', '.join(DTYPES)}")
     for role, numbers in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
-            _refuse(path, f"the {role} of {_short(name)} must be a list of integers, none negative")
+        if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+            _refuse(path, f"the {role} of {_short(name)} must be a list of integers from 0 to 2**63 - 1")
     if len(offsets) != 2 or len(shape) > 32:
         _refuse(path, f"{_short(name)} must have two data_offsets and at most 32 axes")
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    nbytes = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
     if offsets[1] - offsets[0] != nbytes:
         _refuse(path, f"{_short(name)} needs {_short(nbytes)} bytes, its data_offsets are {_short(offsets)}")
-    return offsets[0], offsets[1], name, dtype, tuple(shape)
+    return offsets[0], offsets[1], name, code, tuple(shape)
+
+
+def read_json(path: Pathlike, what: str, *, follow_links: bool = True) -> Any:
+    """The contents of a JSON file, by the letter; see `parse_json`."""
+    with open_regular(path, follow_links=follow_links) as file:
+        text = file.read(MAX_HEADER + 1)
+    if len(text) > MAX_HEADER:
+        _refuse(path, f"has more than {MAX_HEADER:,} bytes")
+    return parse_json(path, what, text)
 
 
 def parse_json(path: Pathlike, what: str, text: bytes | str) -> Any:
-    """JSON by the letter: UTF-8, no name twice in an object, no NaN; FormatError for anything else."""
+    """JSON by the letter: UTF-8, no name twice in an object, no number that is none here; FormatError for anything
+    else."""
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         text.encode("utf-8")
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
+        )
     except RecursionError:
         _refuse(path, f"{what} is nested too deeply")
     except (ValueError, MemoryError) as error:
@@ -197,17 +237,26 @@ def parse_json(path: Pathlike, what: str, text: bytes | str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:80]!r} stands there twice")
-    for name in entries:
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:
+            raise ValueError(f"{name[:80]!r} stands there twice")
         name.encode("utf-8")  # no half of a surrogate pair
+        entries[name] = value
     return entries
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON's")
+def _integer(text: str) -> int:
+    return int(text) if len(text) <= MOST_DIGITS else _no_number(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no number that is read here")
 
 
 def _short(value: Any) -> str:
@@ -238,7 +287,9 @@ def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
 
 def net_data(net: Layer) -> dict[str, Any]:
     """A net without its arrays: its configuration, float type, modes, frozen parameters and layers. ValueError names a
-    layer that is no data."""
+    layer that is no data, and layers inside layers beyond what is read again."""
+    if _depth(net) > MAX_DEPTH:
+        raise ValueError(f"{type(net).__name__}: its layers are nested more than {MAX_DEPTH} deep, which no file holds")
     arrays: dict[int, str] = {}
     for place, layer in net.walk():
         for attribute in (*layer.parameter_names, *layer.buffer_names):
@@ -255,6 +306,10 @@ def net_data(net: Layer) -> dict[str, Any]:
         "training": net.training,
         "other_mode": [name for name, layer in net.walk() if layer.training != net.training],
     }
+
+
+def _depth(layer: Layer) -> int:
+    return 1 + max(map(_depth, layer.children().values()), default=0)
 
 
 def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) -> Layer:
@@ -320,17 +375,19 @@ class _Granted:
         if self.elements < 0:
             raise ValueError("its layers ask for more weights than the file holds")
 
-    def within(self, data: Any) -> Any:
+    def within(self, data: Any, depth: int = 0) -> Any:
         """The configuration, each layer that draws weights with an `rng` that counts them and draws nothing.
 
         Other layers with parameters or buffers have one number for each channel: their integers are counted.
         """
         if isinstance(data, list):
-            return [self.within(entry) for entry in data]
+            return [self.within(entry, depth) for entry in data]
         if not isinstance(data, dict):
             return data
-        entries = {name: self.within(value) for name, value in data.items()}
         cls = LAYERS.get(data["layer"]) if isinstance(data.get("layer"), str) else None
+        if depth + (cls is not None) > MAX_DEPTH:
+            raise ValueError(f"its layers are nested more than {MAX_DEPTH} deep")
+        entries = {name: self.within(value, depth + (cls is not None)) for name, value in data.items()}
         if cls is not None:
             self.layers -= 1
             if self.layers < 0:
@@ -372,15 +429,16 @@ class _Zeros(np.random.Generator):
         return self._zeros(size)
 
 
-def save_net(path: Pathlike, net: Layer) -> None:
+def save_net(path: Pathlike, net: Layer, *, follow_links: bool = True) -> None:
     """Write a net, its configuration and its weights by torch's names, as one safetensors file. See `write`."""
     metadata = {"format": "fastconv.net/1", "net": json.dumps(net_data(net), allow_nan=False)}
-    write(path, {name: getattr(layer, attribute) for name, layer, attribute in net.named_arrays()}, metadata)
+    tensors = {name: getattr(layer, attribute) for name, layer, attribute in net.named_arrays()}
+    write(path, tensors, metadata, follow_links=follow_links)
 
 
-def load_net(path: Pathlike) -> Layer:
+def load_net(path: Pathlike, *, follow_links: bool = True) -> Layer:
     """The net that `save_net` wrote. Raises FormatError for anything else."""
-    tensors, metadata = read(path)
+    tensors, metadata = read(path, follow_links=follow_links)
     if metadata.get("format") != "fastconv.net/1" or "net" not in metadata:
         _refuse(path, "holds no net that fastconv wrote")
     return net_from_data(path, parse_json(path, "the net", metadata["net"]), tensors)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
+
+from fastconv.files import replace_text
 
 __all__ = ["History", "plain"]
 
@@ -36,18 +38,19 @@ class History(list[Record]):
         """The names of all entries, in order of appearance."""
         return list(dict.fromkeys(name for record in self for name in record))
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a table with a row an epoch; numbers in full precision."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns())
-            writer.writeheader()
-            writer.writerows(self)
+    def to_csv(self, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
+        """Write a table with a row an epoch; numbers in full precision. See `fastconv.files.replace_whole`."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns())
+        writer.writeheader()
+        writer.writerows(self)
+        replace_text(path, text.getvalue(), follow_links=follow_links)
 
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write a list of objects; what is no finite number becomes null."""
+    def to_json(self, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
+        """Write a list of objects; what is no finite number becomes null. See `fastconv.files.replace_whole`."""
         records = [{name: plain(value) for name, value in record.items()} for record in self]
         rows = [{name: value if _is_finite(value) else None for name, value in record.items()} for record in records]
-        Path(path).write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        replace_text(path, json.dumps(rows, indent=1, allow_nan=False) + "\n", follow_links=follow_links)
 
 
 def plain(value: Any) -> Any:

@@ -43,6 +43,7 @@ __all__ = ["Evaluation", "Trainer"]
 
 FORMAT = "fastconv.trainer/1"
 BATCH_SIZE = 128
+SEED_BITS = 128
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
 
 AugmentLike = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -104,7 +105,10 @@ class Trainer:
                       outside, after `resume` too (default: what holds when `fit` is first called)
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state
+    follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
     """
+
+    follow_links = True
 
     def __init__(
         self,
@@ -126,6 +130,8 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = resolve_loss(loss)
         self.seed = _integer("Trainer", "seed", seed, 0)
+        if self.seed >> SEED_BITS:
+            raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.checkpoint_every = (
             None if checkpoint_every is None else _integer("Trainer", "checkpoint_every", checkpoint_every, 1)
@@ -491,7 +497,8 @@ class Trainer:
             "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
         }  # fmt: skip
-        files.write(path, tensors, {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)})
+        metadata = {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)}
+        files.write(path, tensors, metadata, follow_links=self.follow_links or not automatic)
 
     def _augment_data(self) -> Any:
         if self._augment is None or isinstance(self._augment, augmentations.Augment):
@@ -505,15 +512,20 @@ class Trainer:
 
     @classmethod
     def resume(
-        cls, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any] | tuple[Any, Any]] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        functions: Mapping[str, Callable[..., Any] | tuple[Any, Any]] | None = None,
+        *,
+        follow_links: bool = True,
     ) -> Trainer:
         """The trainer that wrote the file: its net (`.net`), optimiser, history and position are rebuilt from it, and
         `fit` with the same data goes on to the bit (on the same machine, with the same versions and workspace limit; an
         iterable must yield the batches of an epoch as it did before).
 
-        functions   {name: function} for what the file names and fastconv does not know: a pair (forward, backward) is
-                    registered as an operation (see `fastconv.register`; it replaces one of that name), anything else is
-                    an augmentation
+        functions       {name: function} for what the file names and fastconv does not know: a pair (forward, backward)
+                        is registered as an operation (see `fastconv.register`; it replaces one of that name), anything
+                        else is an augmentation
+        follow_links    whether `path` may be a symbolic link, now and when it goes on being the checkpoint
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
         rebuilt from data, out of fastconv's own layers. Raises FormatError for any other file, and OSError.
@@ -522,7 +534,7 @@ class Trainer:
         for name, function in functions.items():
             if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):
                 register(name, *function, replace=True)
-        tensors, metadata = files.read(path)
+        tensors, metadata = files.read(path, follow_links=follow_links)
         if metadata.get("format") != FORMAT or "trainer" not in metadata:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")
         data = files.parse_json(path, "the checkpoint", metadata["trainer"])
@@ -545,6 +557,7 @@ class Trainer:
                 functions={name: function for name, function in functions.items() if callable(function)},
                 precision=data.get("precision"),
             )  # fmt: skip
+            trainer.follow_links = follow_links
             trainer._restore(data, parts["best"])
         return trainer
 
@@ -576,11 +589,26 @@ class Trainer:
             }:  # fmt: skip
                 raise ValueError("its settings are not those of a Trainer")
         self._settings = settings
+        self._need_position()
         if data["augment"] is not None:
             name = data["augment"].get("function")
             if name is not None and name not in self.functions:
                 raise ValueError(f"its augmentation is a function called {name!r}: give functions={{{name!r}: …}}")
             self._augment = self.functions[name] if name is not None else augmentations.from_config(data["augment"])
+
+    def _need_position(self) -> None:
+        """ValueError for a position that is none in the data that the settings describe."""
+        position, settings = self._position, self._settings
+        if bool(position.batch) != bool(self._sums.samples) or position.batch > position.step:
+            raise ValueError(f"its position, batch {position.batch} of step {position.step}, is not that of its sums")
+        if settings is None:
+            if position.step or position.epoch:
+                raise ValueError(f"it has {position.step} steps behind it, but no settings")
+            return
+        data = settings["data"]
+        steps = data["batches"] if "batches" in data else -(-data["samples"] // settings["batch_size"])
+        if steps is not None and position.batch > steps:
+            raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
 
 
 def _optimizer_from_data(
