@@ -136,6 +136,24 @@ cdef void adam_run(
     floating scale, floating decay, floating keep, floating rate1, floating beta2, floating rate2, floating step_size,
     floating correction, floating eps,
 ) noexcept nogil:
+    """Each kind its own loop, for the compiler to vectorise."""
+    if largest == NULL:
+        adam_loop(
+            False, p, g, mean, square, largest, count, scale, decay, keep, rate1, beta2, rate2, step_size, correction,
+            eps,
+        )
+    else:
+        adam_loop(
+            True, p, g, mean, square, largest, count, scale, decay, keep, rate1, beta2, rate2, step_size, correction,
+            eps,
+        )
+
+
+cdef inline void adam_loop(
+    bint amsgrad, floating *p, const floating *g, floating *mean, floating *square, floating *largest,
+    Py_ssize_t count, floating scale, floating decay, floating keep, floating rate1, floating beta2, floating rate2,
+    floating step_size, floating correction, floating eps,
+) noexcept nogil:
     cdef Py_ssize_t i
     cdef floating d, m, v
     for i in range(count):
@@ -144,7 +162,7 @@ cdef void adam_run(
         v = normal(beta2 * square[i] + rate2 * d * d)
         mean[i] = m
         square[i] = v
-        if largest != NULL:
+        if amsgrad:
             if v < largest[i]:
                 v = largest[i]
             largest[i] = v
