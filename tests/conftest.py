@@ -24,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine-fuzz", type=int, default=60, help="random convolutions through every algorithm (default 60)"
     )
-    parser.addoption("--opinfo-all", action="store_true", help="all of PyTorch's samples, its reference samples too")
+    parser.addoption(
+        "--opinfo-all", action="store_true", help="PyTorch's samples with gaps in memory too, and in naive loops"
+    )
 
 
 def pytest_collection_finish() -> None:

@@ -56,4 +56,4 @@ class Tally:
         for left, count in self.counts.items():
             print(f"    {count} left out: {left.reason}")
         assert not self.wrong, f"{len(self.wrong)} disagree:\n" + "\n".join(self.wrong[:20])
-        assert set(self.counts) == set(self.left)
+        assert set(self.counts) == set(self.left), "the reasons that were found are not those that are said"

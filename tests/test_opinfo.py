@@ -3,8 +3,8 @@
 Every OpInfo whose operation fastconv has is walked, in float32 and float64: each sample's arguments go to our function
 of the same meaning, and PyTorch's values and gradients are what it must give. What the contract leaves out stands in
 the tables below with the reason; of what we refuse the error is checked. `pytest -rP tests/test_opinfo.py` prints how
-many samples agree, how many are left out, and why. `--opinfo-all` takes all of them, PyTorch's reference samples and
-gaps in memory too, and holds the naive reference against them as well.
+many samples agree, how many are left out, and why. `--opinfo-all` takes them with gaps in memory too, and holds the
+naive reference against them as well.
 """
 
 from __future__ import annotations
@@ -122,19 +122,14 @@ def as_groups(x: Any, N: int, C: int, HxW: int, **given: Any) -> dict[str, Any]:
     return {"x": x, **given}
 
 
-def with_statistics(running_mean: Any, **given: Any) -> dict[str, Any]:
-    """An overload has no running statistics: (…, training, momentum, eps)."""
+def with_statistics(
+    running_mean: Any, running_var: Any, training: Any, momentum: Any = None, eps: Any = None, **given: Any
+) -> dict[str, Any]:
+    """One overload has no running statistics: what follows them stands in their place."""
     if isinstance(running_mean, bool):
-        training, momentum, eps = running_mean, given.pop("running_var"), given.pop("training")
-        return {
-            "running_mean": None,
-            "running_var": None,
-            "training": training,
-            "momentum": momentum,
-            "eps": eps,
-            **given,
-        }
-    return {"running_mean": running_mean, **given}
+        training, momentum, eps, running_mean, running_var = running_mean, running_var, training, None, None
+    statistics = {"running_mean": running_mean, "running_var": running_var, "training": training}
+    return {**given, **statistics, "momentum": momentum, "eps": eps}
 
 
 for _axes in (1, 2, 3):
@@ -151,7 +146,7 @@ for _axes in (1, 2, 3):
     entry(
         f"nn.functional.avg_pool{_d}", f"avg_pool{_d}",
         "input kernel_size stride padding ceil_mode count_include_pad divisor_override",
-        *((NO_BATCH, DIVISOR) if _axes == 2 else (DIVISOR,) * (_axes == 3)), adapt=averaged,
+        *((DIVISOR,) if _axes > 1 else ()), adapt=averaged,
     )  # fmt: skip
     entry(f"nn.functional.adaptive_avg_pool{_d}", f"adaptive_avg_pool{_d}", "input output_size", NO_BATCH)
     entry(
