@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=8, help="damaged versions of each file of a run's folder (default 8)"
     )
+    parser.addoption(
+        "--opinfo-all", action="store_true", help="PyTorch's samples with gaps in memory too, and in naive loops"
+    )
 
 
 def pytest_collection_finish() -> None:

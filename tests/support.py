@@ -84,7 +84,7 @@ def assert_same(case: Case, actual: Run, expected: Run) -> None:
             assert_close(a, b, tolerance(case.op, b.dtype))
 
 
-def assert_close(actual: np.ndarray, expected: np.ndarray, relative: float) -> None:
+def assert_close(actual: np.ndarray, expected: np.ndarray, relative: float, what: str = "result") -> None:
     """No further apart than `relative` of the largest value (1 at least); nan and infinities in the same places."""
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
@@ -92,7 +92,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, relative: float) -> N
     np.testing.assert_array_equal(actual[~finite], expected[~finite])
     scale = max(1.0, float(np.abs(expected[finite]).max(initial=0)))
     difference = float(np.abs(actual[finite] - expected[finite]).max(initial=0))
-    assert difference <= relative * scale, f"differs by {difference:g}, allowed {relative:g} of {scale:g}"
+    assert difference <= relative * scale, f"{what} differs by {difference:g}, allowed {relative:g} of {scale:g}"
 
 
 # --- awkward arrays: the same values in memory that is hard to read --------------------------------------------------
