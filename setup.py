@@ -106,7 +106,7 @@ class BuildExtensions(build_ext):
 
         with self.translating:
             start = time.monotonic()
-            [translated] = cythonize([ext], force=self.force or None, **CYTHON)
+            [translated] = cythonize([ext], quiet=True, force=self.force or None, **CYTHON)
             ext.sources = translated.sources
         name = ext.name.rpartition(".")[2]
         stale = self.force or newer_group(ext.sources + ext.depends, self.get_ext_fullpath(ext.name), "newer")
