@@ -1,4 +1,4 @@
-.PHONY: build test lint format bench sanitize clean
+.PHONY: build test lint format bench sanitize wheels clean
 
 build:            ## compile the kernels in place
 	python setup.py build_ext --inplace
@@ -21,6 +21,9 @@ bench: build      ## time every operation, forward and backward
 
 sanitize:         ## the operations' tests on kernels with AddressSanitizer and UBSan (ARGS="-k conv2d": some of them)
 	python tools/sanitize.py $(ARGS)
+
+wheels:           ## a wheel for every CPython found here, repaired and tested without a compiler, to dist/
+	python tools/wheels.py $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastconv/_ext/*.c fastconv/_ext/*.so

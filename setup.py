@@ -1,62 +1,126 @@
-"""Extensions and compiler directives; everything else stands in pyproject.toml."""
+"""Extensions, and how Cython and the C compiler make them; everything else stands in pyproject.toml."""
 
+import logging
 import os
+import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import threading
+import time
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
+COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
 KERNELS = Path("fastconv/_ext")
+LONGEST = ["winograd", "depthwise", "direct", "pooling", "rows", "grouped"]  # to compile: they begin first
+MEMORYVIEWS = "fastconv._ext.memoryviews"  # Cython's code for them, which else is part of every extension
 OPENMP = ["-fopenmp"]
 COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+SANITIZED = bool(os.environ.get("FASTCONV_SANITIZE"))  # tools/sanitize.py sets it
+CYTHON = {
+    "shared_utility_qualified_name": MEMORYVIEWS,
+    "compiler_directives": {
+        "language_level": 3,
+        "boundscheck": False,
+        "wraparound": False,
+        "cdivision": True,
+        "initializedcheck": False,
+        "embedsignature": True,
+    },
+}
+
+
+def compiles(text: str, *options: str) -> bool:
+    """Whether the C compiler builds and links a program; OSError where there is no compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text(text)
+        command = [*COMPILER, *options, str(source), "-o", str(Path(folder, "probe"))]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def require_compiler() -> None:
+    """Ends with one line where nothing can be compiled: at once, not after Cython's work."""
+    headers = sysconfig.get_path("include")
+    try:
+        if compiles("#include <Python.h>\nint main(void) { return 0; }\n", f"-I{headers}"):
+            return
+        works = compiles("#include <stdlib.h>\nint main(void) { return 0; }\n")
+        missing = f"Python's headers are missing in {headers}" if works else f"{COMPILER[0]} compiles no C program"
+    except OSError:
+        missing = f"there is no C compiler {COMPILER[0]}"
+    sys.exit(f"fastconv: {missing}. Debian, Ubuntu: apt install gcc python3-dev; Fedora: dnf install gcc python3-devel")
 
 
 def compiler_has_openmp() -> bool:
-    """Whether the C compiler builds and links a file with OpenMP; FASTCONV_NO_OPENMP=1 says no without asking."""
-    if os.environ.get("FASTCONV_NO_OPENMP"):
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.c")
-        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-        command = [*os.environ.get("CC", "cc").split(), *OPENMP, str(source), "-o", str(Path(folder, "probe"))]
-        try:
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-        except OSError:
-            return False
+    """Whether the compiler builds with OpenMP; FASTCONV_NO_OPENMP=1 says no without asking."""
+    text = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+    return not os.environ.get("FASTCONV_NO_OPENMP") and compiles(text, *OPENMP)
+
+
+if COMPILING.intersection(sys.argv):
+    require_compiler()
+
+from setuptools.command.build_ext import build_ext  # noqa: E402  it imports Cython
+from setuptools.modified import newer_group  # noqa: E402
+
+
+def headers_of(source: Path) -> set[Path]:
+    """The headers that a file includes, and theirs."""
+    found = {KERNELS / name for name in re.findall(r'"(\w+\.h)"', source.read_text())}
+    return found.union(*map(headers_of, found))
 
 
 def extensions() -> list[Extension]:
-    openmp = OPENMP if compiler_has_openmp() else []
-    if not openmp:
-        print("fastconv: no OpenMP, the kernels will run on one thread", file=sys.stderr)
-    sanitize = SANITIZE if os.environ.get("FASTCONV_SANITIZE") else []  # tools/sanitize.py sets it
-    debug = ["-O1", "-g1"] if sanitize else []
-    return [
-        Extension(
-            f"fastconv._ext.{source.stem}",
-            [str(source)],
-            extra_compile_args=COMPILE + openmp + sanitize + debug,
-            extra_link_args=openmp + sanitize,
-        )
-        for source in sorted(KERNELS.glob("*.pyx"))
+    sources = sorted(KERNELS.glob("*.pyx"), key=lambda path: (*(path.stem != name for name in LONGEST), path))
+    kernels = [
+        Extension(f"fastconv._ext.{source.stem}", [str(source)], depends=sorted(map(str, headers_of(source))))
+        for source in sources
     ]
+    return [*kernels, Extension(MEMORYVIEWS, [f"{KERNELS}/memoryviews.c"])]
+
+
+class BuildExtensions(build_ext):
+    """As many extensions at a time as there are CPUs; a line when one begins and when it is done."""
+
+    def build_extensions(self) -> None:
+        openmp = OPENMP if compiler_has_openmp() else []
+        if not openmp:
+            print("fastconv: no OpenMP, the kernels will run on one thread", file=sys.stderr)
+        for ext in self.extensions:
+            ext.extra_compile_args = COMPILE + openmp + ([*SANITIZE, "-O1", "-g1"] if SANITIZED else [])
+            ext.extra_link_args = openmp + (SANITIZE if SANITIZED else [])
+        self.translating = threading.Lock()  # Cython is not made for threads
+        self.done = 0
+        super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        from Cython.Build import cythonize
+
+        with self.translating:
+            start = time.monotonic()
+            [translated] = cythonize([ext], quiet=True, force=self.force or None, **CYTHON)
+            ext.sources = translated.sources
+        name = ext.name.rpartition(".")[2]
+        stale = self.force or newer_group(ext.sources + ext.depends, self.get_ext_fullpath(ext.name), "newer")
+        if stale:
+            self.announce(f"fastconv: {name} is compiled", logging.INFO)
+        super().build_extension(ext)
+        self.done += 1
+        if stale:
+            took = f"{time.monotonic() - start:.0f} s"
+            self.announce(f"fastconv: {name} took {took}, {self.done} of {len(self.extensions)} done", logging.INFO)
 
 
 setup(
-    ext_modules=cythonize(
-        extensions(),
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": True,
-        },
-    ),
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtensions},
     options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
 )

@@ -1,14 +1,34 @@
 """BLAS for the kernels: `gemm` of blas.pxd, and the blocked product behind linear layers."""
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython cimport floating
 from cython.parallel cimport prange
-from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 from fastconv._ext.threads cimport FASTCONV_OPENMP
+
+from scipy.linalg import cython_blas
 
 cdef extern from "simd.h" nogil:
     int c_simd_bytes "simd_bytes"()
     int simd_cpu_bytes()
+
+ctypedef void (*Sgemm)(
+    char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *, float *, int *
+) noexcept nogil
+ctypedef void (*Dgemm)(
+    char *, char *, int *, int *, int *, double *, double *, int *, double *, int *, double *, double *, int *
+) noexcept nogil
+
+
+cdef void *scipy_function(str name) except NULL:
+    """SciPy's sgemm or dgemm, looked up as `cimport` would, signature and all; but SciPy is not needed to compile."""
+    cdef bytes real = b"__pyx_t_5scipy_6linalg_11cython_blas_" + name[:1].encode()
+    cdef bytes signature = b"void (char *, char *, int *, int *, int *, R *, R *, int *, R *, int *, R *, R *, int *)"
+    return PyCapsule_GetPointer(cython_blas.__pyx_capi__[name], signature.replace(b"R", real))
+
+
+cdef Sgemm sgemm = <Sgemm> scipy_function("sgemm")
+cdef Dgemm dgemm = <Dgemm> scipy_function("dgemm")
 
 
 cdef Py_ssize_t longest = 1 << 30  # rows, columns, or steps between rows that one call of BLAS is given

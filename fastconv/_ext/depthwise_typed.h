@@ -138,17 +138,27 @@ TARGET INLINE void NAME(outputs_of)(
     }
 }
 
+#define OUTPUTS_OF(KIND)                                                                                               \
+    TARGET NOINLINE void NAME(outputs_of_##KIND)(                                                                      \
+        const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes)     \
+    {                                                                                                                  \
+        NAME(outputs_of)(x, at, w, bias, y, run, lanes, KIND);                                                         \
+    }
+OUTPUTS_OF(PLAIN)
+OUTPUTS_OF(PERMUTED)
+OUTPUTS_OF(BROADCAST)
+
 /* y = bias + the sum over the taps inside of w * x for every output of a run. x + at, w and y belong to the first tap and
    output 0, which may lie outside. */
 TARGET static void NAME(outputs)(
     const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const Lanes *lanes)
 {
     if (lanes->kind == PLAIN)
-        NAME(outputs_of)(x, at, w, bias, y, run, lanes, PLAIN);
+        NAME(outputs_of_PLAIN)(x, at, w, bias, y, run, lanes);
     else if (lanes->kind == PERMUTED)
-        NAME(outputs_of)(x, at, w, bias, y, run, lanes, PERMUTED);
+        NAME(outputs_of_PERMUTED)(x, at, w, bias, y, run, lanes);
     else
-        NAME(outputs_of)(x, at, w, bias, y, run, lanes, BROADCAST);
+        NAME(outputs_of_BROADCAST)(x, at, w, bias, y, run, lanes);
 }
 
 /* --- dw ----------------------------------------------------------------------------------------------------------- */
@@ -301,23 +311,37 @@ TARGET INLINE void NAME(products_of)(
     }
 }
 
+#define PRODUCTS_OF(X_KIND, DY_KIND)                                                                                   \
+    TARGET NOINLINE void NAME(products_of_##X_KIND##_##DY_KIND)(                                                       \
+        const REAL *x, ptrdiff_t at, const REAL *dy, REAL *dw, const Run *run, const Lanes *lanes)                     \
+    {                                                                                                                  \
+        NAME(products_of)(x, at, dy, dw, run, lanes, X_KIND, DY_KIND);                                                 \
+    }
+PRODUCTS_OF(PLAIN, PLAIN)
+PRODUCTS_OF(PERMUTED, PLAIN)
+PRODUCTS_OF(PLAIN, PERMUTED)
+PRODUCTS_OF(BROADCAST, PLAIN)
+PRODUCTS_OF(PLAIN, BROADCAST)
+
 /* dw, packed as the weights are, += the sum over a run of dy * x; x + at, dw and dy belong to the first tap and output 0.
    The source is dy, or x. */
 TARGET static void NAME(products)(
     const REAL *x, ptrdiff_t at, const REAL *dy, REAL *dw, const Run *run, const Lanes *lanes, int x_is_source)
 {
     if (lanes->kind == PLAIN)
-        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, PLAIN);
+        NAME(products_of_PLAIN_PLAIN)(x, at, dy, dw, run, lanes);
     else if (lanes->kind == PERMUTED && x_is_source)
-        NAME(products_of)(x, at, dy, dw, run, lanes, PERMUTED, PLAIN);
+        NAME(products_of_PERMUTED_PLAIN)(x, at, dy, dw, run, lanes);
     else if (lanes->kind == PERMUTED)
-        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, PERMUTED);
+        NAME(products_of_PLAIN_PERMUTED)(x, at, dy, dw, run, lanes);
     else if (x_is_source)
-        NAME(products_of)(x, at, dy, dw, run, lanes, BROADCAST, PLAIN);
+        NAME(products_of_BROADCAST_PLAIN)(x, at, dy, dw, run, lanes);
     else
-        NAME(products_of)(x, at, dy, dw, run, lanes, PLAIN, BROADCAST);
+        NAME(products_of_PLAIN_BROADCAST)(x, at, dy, dw, run, lanes);
 }
 
+#undef OUTPUTS_OF
+#undef PRODUCTS_OF
 #undef LANES
 #undef MANY_LOOPS
 #undef Reals

@@ -175,29 +175,45 @@ TARGET INLINE void NAME(weights)(
 #define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 #define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 
+#define TILE_OUTPUTS(name, EACH)                                                                                       \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,                   \
+        const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)                                 \
+    {                                                                                                                  \
+        EACH(OUTPUTS)                                                                                                  \
+    }
+#define TILE_WEIGHTS(name, EACH, call)                                                                                 \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,     \
+        const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)                \
+    {                                                                                                                  \
+        EACH(call)                                                                                                     \
+    }
+TILE_OUTPUTS(outputs_of_one, EACH_SIZE_OF_ONE)
+TILE_OUTPUTS(outputs_of_two, EACH_SIZE_OF_TWO)
+TILE_WEIGHTS(weights_of_one, EACH_SIZE_OF_ONE, WEIGHTS)
+TILE_WEIGHTS(weights_of_two, EACH_SIZE_OF_TWO, WEIGHTS)
+TILE_WEIGHTS(run_weights_of_one, EACH_SIZE_OF_ONE, RUN_WEIGHTS)
+TILE_WEIGHTS(run_weights_of_two, EACH_SIZE_OF_TWO, RUN_WEIGHTS)
+
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
     float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
-    if (vectors == 2)
-        EACH_SIZE_OF_TWO(OUTPUTS)
-    else
-        EACH_SIZE_OF_ONE(OUTPUTS)
+    (vectors == 2 ? NAME(outputs_of_two) : NAME(outputs_of_one))(
+        vectors, rows, x, at, taps, w, start, y, to, filters, far);
 }
 
 TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
     const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
-    const int one_run = taps[rows - 1] - taps[0] == rows - 1;
-    if (vectors == 2 && one_run)
-        EACH_SIZE_OF_TWO(RUN_WEIGHTS)
-    else if (vectors == 2)
-        EACH_SIZE_OF_TWO(WEIGHTS)
-    else if (one_run)
-        EACH_SIZE_OF_ONE(RUN_WEIGHTS)
+    if (taps[rows - 1] - taps[0] == rows - 1)
+        (vectors == 2 ? NAME(run_weights_of_two) : NAME(run_weights_of_one))(
+            vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
     else
-        EACH_SIZE_OF_ONE(WEIGHTS)
+        (vectors == 2 ? NAME(weights_of_two) : NAME(weights_of_one))(
+            vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
 }
 
 TARGET static void NAME(copy_rows)(
@@ -215,6 +231,8 @@ TARGET static void NAME(copy_rows)(
 #undef OUTPUTS
 #undef WEIGHTS
 #undef RUN_WEIGHTS
+#undef TILE_OUTPUTS
+#undef TILE_WEIGHTS
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO

@@ -15,6 +15,7 @@
 #define CACHE_LINE 64 /* bytes */
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline)) /* GCC's time for a function grows faster than its length */
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else

@@ -18,35 +18,45 @@
 typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
 typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
-/* The first `lanes` floats at x, then zeros. */
-TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
-{
-    if (lanes >= LANES)
-        return *(const Reals *)x;
 #if BYTES == 64
-    return (Reals)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
+#define LOAD_SOME(x, lanes) (Reals) _mm512_maskz_loadu_ps((__mmask16)((1u << (lanes)) - 1), x)
+#define STORE_SOME(value, y, lanes) _mm512_mask_storeu_ps(y, (__mmask16)((1u << (lanes)) - 1), (__m512)(value))
+#elif BYTES == 32
+#define MASK(lanes) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define LOAD_SOME(x, lanes) (Reals) _mm256_maskload_ps(x, MASK(lanes))
+#define STORE_SOME(value, y, lanes) _mm256_maskstore_ps(y, MASK(lanes), (__m256)(value))
 #else
-    Reals value = {0};
-    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+#define LOAD_SOME(x, lanes) NAME(load_some)(x, lanes)
+#define STORE_SOME(value, y, lanes) NAME(store_some)(value, y, lanes)
+TARGET NOINLINE Reals NAME(load_some)(const float *x, ptrdiff_t lanes)
+{
+    Reals value = {x[0]};
+    for (ptrdiff_t lane = 1; lane < LANES - 1; lane++)
         if (lane < lanes)
             value[lane] = x[lane];
     return value;
+}
+
+TARGET NOINLINE void NAME(store_some)(Reals value, float *y, ptrdiff_t lanes)
+{
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            y[lane] = value[lane];
+}
 #endif
+
+/* The first `lanes` floats at x, then zeros. */
+TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
+{
+    return lanes >= LANES ? *(const Reals *)x : LOAD_SOME(x, lanes);
 }
 
 TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
 {
-    if (lanes >= LANES) {
+    if (lanes >= LANES)
         *(Reals *)y = value;
-        return;
-    }
-#if BYTES == 64
-    _mm512_mask_storeu_ps(y, (__mmask16)((1u << lanes) - 1), (__m512)value);
-#else
-    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
-        if (lane < lanes)
-            y[lane] = value[lane];
-#endif
+    else
+        STORE_SOME(value, y, lanes);
 }
 
 /* --- one axis ----------------------------------------------------------------------------------------------------- */
@@ -591,52 +601,54 @@ TARGET INLINE void NAME(weights)(
 
 /* --- the sizes of tiles ------------------------------------------------------------------------------------------- */
 
-#define EACH_SIZE(name, ...)                                                                                           \
-    switch (g->kernel[1] * 8 + g->kernel[2]) {                                                                         \
-    case 3 * 8 + 3: NAME(name)(__VA_ARGS__, 3, 3); break;                                                              \
-    case 5 * 8 + 5: NAME(name)(__VA_ARGS__, 5, 5); break;                                                              \
-    case 2 * 8 + 2: NAME(name)(__VA_ARGS__, 2, 2); break;                                                              \
-    case 1 * 8 + 3: NAME(name)(__VA_ARGS__, 1, 3); break;                                                              \
-    case 1 * 8 + 5: NAME(name)(__VA_ARGS__, 1, 5); break;                                                              \
-    case 1 * 8 + 2: NAME(name)(__VA_ARGS__, 1, 2); break;                                                              \
-    case 3 * 8 + 1: NAME(name)(__VA_ARGS__, 3, 1); break;                                                              \
-    case 5 * 8 + 1: NAME(name)(__VA_ARGS__, 5, 1); break;                                                              \
-    case 2 * 8 + 1: NAME(name)(__VA_ARGS__, 2, 1); break;                                                              \
-    case 1 * 8 + 1: NAME(name)(__VA_ARGS__, 1, 1); break;                                                              \
+#define EACH_SIZE(X, ...)                                                                                              \
+    X(3, 3, __VA_ARGS__) X(5, 5, __VA_ARGS__) X(2, 2, __VA_ARGS__) X(1, 3, __VA_ARGS__) X(1, 5, __VA_ARGS__)           \
+    X(1, 2, __VA_ARGS__) X(3, 1, __VA_ARGS__) X(5, 1, __VA_ARGS__) X(2, 1, __VA_ARGS__) X(1, 1, __VA_ARGS__)
+#define OF_SIZE(r0, r1, name, parameters, ...)                                                                         \
+    TARGET NOINLINE void NAME(name##_##r0##_##r1) parameters                                                           \
+    {                                                                                                                  \
+        NAME(name)(__VA_ARGS__, r0, r1);                                                                               \
+    }
+#define CASE_OF_SIZE(r0, r1, name, parameters, ...)                                                                    \
+    case r0 * 8 + r1: NAME(name##_##r0##_##r1)(__VA_ARGS__); break;
+
+/* `function`: `name` for the layer's taps along rows and columns. */
+#define BY_SIZE(function, name, parameters, ...)                                                                       \
+    EACH_SIZE(OF_SIZE, name, parameters, __VA_ARGS__)                                                                  \
+    TARGET static void NAME(function) parameters                                                                       \
+    {                                                                                                                  \
+        switch (g->kernel[1] * 8 + g->kernel[2]) {                                                                     \
+            EACH_SIZE(CASE_OF_SIZE, name, parameters, __VA_ARGS__)                                                     \
+        }                                                                                                              \
     }
 
-TARGET static void NAME(transform_inputs)(
-    const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last)
-{
-    EACH_SIZE(inputs, x, v, row, plane, g, first, last)
-}
+BY_SIZE(
+    transform_inputs, inputs,
+    (const float *x, float *v, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last),
+    x, v, row, plane, g, first, last)
 
-TARGET static void NAME(transform_gradients)(
-    const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last)
-{
-    EACH_SIZE(gradients, dy, m, row, plane, g, first, last)
-}
+BY_SIZE(
+    transform_gradients, gradients,
+    (const float *dy, float *m, ptrdiff_t row, ptrdiff_t plane, const Layer *g, ptrdiff_t first, ptrdiff_t last),
+    dy, m, row, plane, g, first, last)
 
-TARGET static void NAME(transform_filters)(
-    const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
-    ptrdiff_t first, ptrdiff_t last)
-{
-    EACH_SIZE(filters, w, reversed, u, plane, width, g, lane, first, last)
-}
+BY_SIZE(
+    transform_filters, filters,
+    (const float *w, int reversed, float *u, ptrdiff_t plane, ptrdiff_t width, const Layer *g, ptrdiff_t lane,
+     ptrdiff_t first, ptrdiff_t last),
+    w, reversed, u, plane, width, g, lane, first, last)
 
-TARGET static void NAME(outputs_from)(
-    const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
-    ptrdiff_t first, ptrdiff_t last)
-{
-    EACH_SIZE(outputs, m, row, plane, bias, y, lanes, g, first, last)
-}
+BY_SIZE(
+    outputs_from, outputs,
+    (const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
+     ptrdiff_t first, ptrdiff_t last),
+    m, row, plane, bias, y, lanes, g, first, last)
 
-TARGET static void NAME(filters_from)(
-    const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
-    ptrdiff_t count, ptrdiff_t lanes)
-{
-    EACH_SIZE(weights, u, row, plane, dw, dw_row, add, g, count, lanes)
-}
+BY_SIZE(
+    filters_from, weights,
+    (const float *u, ptrdiff_t row, ptrdiff_t plane, float *dw, ptrdiff_t dw_row, int add, const Layer *g,
+     ptrdiff_t count, ptrdiff_t lanes),
+    u, row, plane, dw, dw_row, add, g, count, lanes)
 
 /* --- products ----------------------------------------------------------------------------------------------------- */
 
@@ -685,37 +697,21 @@ TARGET INLINE void NAME(register_tile)(
     }
 }
 
-#define SUM(rows, vectors, half)                                                                                       \
-    NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, rows, vectors, half)
-#if BYTES == 64 /* half a vector is half the work; of narrower ones it is not */
 #define TILE(rows)                                                                                                     \
     case rows:                                                                                                         \
-        if (lanes > LANES + LANES / 2)                                                                                 \
-            SUM(rows, 2, 0);                                                                                           \
-        else if (lanes > LANES)                                                                                        \
-            SUM(rows, 1, 1);                                                                                           \
-        else if (lanes > LANES / 2)                                                                                    \
-            SUM(rows, 1, 0);                                                                                           \
-        else                                                                                                           \
-            SUM(rows, 0, 1);                                                                                           \
+        NAME(register_tile)(a, a_row, a_step, b, b_step, y, y_row, steps, add, across, rows, vectors, half);           \
         break;
+#if BYTES == 64
 #define EACH_TILE                                                                                                      \
     TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 #else
-#define TILE(rows)                                                                                                     \
-    case rows:                                                                                                         \
-        if (lanes > LANES)                                                                                             \
-            SUM(rows, 2, 0);                                                                                           \
-        else                                                                                                           \
-            SUM(rows, 1, 0);                                                                                           \
-        break;
 #define EACH_TILE TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #endif
 
-/* `rows` rows in register tiles of nearly equal heights; up to two vectors of lanes. */
+/* `rows` rows in register tiles of nearly equal heights. */
 TARGET INLINE void NAME(rows_of)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t steps, int add, const int across)
+    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, const int vectors, const int half)
 {
     for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
         const ptrdiff_t height = (rows + left - 1) / left;
@@ -728,6 +724,42 @@ TARGET INLINE void NAME(rows_of)(
     }
 }
 
+/* Lanes are `vectors` and, behind them, half a one where `half`. */
+#define ROWS_OF(vectors, half)                                                                                         \
+    TARGET NOINLINE void NAME(rows_of_##vectors##_##half)(                                                             \
+        const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows,  \
+        ptrdiff_t steps, int add)                                                                                      \
+    {                                                                                                                  \
+        NAME(rows_of)(a, a_row, 1, b, b_step, y, y_row, rows, steps, add, 1, vectors, half);                           \
+    }                                                                                                                  \
+    TARGET NOINLINE void NAME(rows_of_transposed_##vectors##_##half)(                                                  \
+        const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows, \
+        ptrdiff_t steps, int add)                                                                                      \
+    {                                                                                                                  \
+        NAME(rows_of)(a, 1, a_step, b, b_step, y, y_row, rows, steps, add, 0, vectors, half);                          \
+    }
+ROWS_OF(2, 0)
+ROWS_OF(1, 0)
+#if BYTES == 64 /* half a vector is half the work; of narrower ones it is not */
+ROWS_OF(1, 1)
+ROWS_OF(0, 1)
+#define BY_WIDTH(name, lanes, ...)                                                                                     \
+    if ((lanes) > LANES + LANES / 2)                                                                                   \
+        NAME(name##_2_0)(__VA_ARGS__);                                                                                 \
+    else if ((lanes) > LANES)                                                                                          \
+        NAME(name##_1_1)(__VA_ARGS__);                                                                                 \
+    else if ((lanes) > LANES / 2)                                                                                      \
+        NAME(name##_1_0)(__VA_ARGS__);                                                                                 \
+    else                                                                                                               \
+        NAME(name##_0_1)(__VA_ARGS__);
+#else
+#define BY_WIDTH(name, lanes, ...)                                                                                     \
+    if ((lanes) > LANES)                                                                                               \
+        NAME(name##_2_0)(__VA_ARGS__);                                                                                 \
+    else                                                                                                               \
+        NAME(name##_1_0)(__VA_ARGS__);
+#endif
+
 /* y (rows, lanes) = or += a (rows, steps) @ b, which is packed: panels of two vectors of lanes, the last of one or two.
    Of a's and b's steps `count` are taken, from `first` on. */
 TARGET static void NAME(product)(
@@ -736,7 +768,7 @@ TARGET static void NAME(product)(
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
         const ptrdiff_t width = lanes - j > LANES ? 2 * LANES : LANES;
-        NAME(rows_of)(a + first, a_row, 1, b + first * width, width, y + j, y_row, rows, lanes - j, count, add, 1);
+        BY_WIDTH(rows_of, lanes - j, a + first, a_row, b + first * width, width, y + j, y_row, rows, count, add)
         b += 2 * LANES * steps;
     }
 }
@@ -747,16 +779,23 @@ TARGET static void NAME(product_transposed)(
     ptrdiff_t lanes, ptrdiff_t steps, int add)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
-        NAME(rows_of)(a, 1, a_step, b + j, b_step, y + j, y_row, rows, lanes - j, steps, add, 0);
+        BY_WIDTH(rows_of_transposed, lanes - j, a, a_step, b + j, b_step, y + j, y_row, rows, steps, add)
 }
 
 #undef ROWS
 #undef OF_FOURS
 #undef LANES
+#undef LOAD_SOME
+#undef STORE_SOME
+#undef MASK
 #undef Reals
 #undef Half
 #undef EACH_SIZE
-#undef SUM
+#undef OF_SIZE
+#undef CASE_OF_SIZE
+#undef BY_SIZE
+#undef ROWS_OF
+#undef BY_WIDTH
 #undef TILE
 #undef EACH_TILE
 #undef BYTES
