@@ -107,7 +107,10 @@ class BuildExtensions(build_ext):
         with self.translating:
             start = time.monotonic()
             [translated] = cythonize([ext], quiet=True, force=self.force or None, **CYTHON)
-            ext.sources, ext.extra_compile_args = translated.sources, translated.extra_compile_args  # the file's own too
+            ext.sources, ext.extra_compile_args = (
+                translated.sources,
+                translated.extra_compile_args,
+            )  # the file's own too
         name = ext.name.rpartition(".")[2]
         stale = self.force or newer_group(ext.sources + ext.depends, self.get_ext_fullpath(ext.name), "newer")
         if stale:

@@ -7,6 +7,7 @@ new one is tried without a change here. Asked for by name, an algorithm serves w
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import fastconv
 from fastconv import ShapeError, functional, trace, vjp
@@ -119,6 +120,16 @@ def test_float64_through_every_algorithm(request):
         arrays = [array.astype(np.float64) for array in arrays_of(shape, rng, small_integers=False)]
         for algorithm in ALGORITHMS:
             assert largest_error(computed(shape, arrays, algorithm), exact(shape, arrays)) <= TOLERANCE64, shape
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_inputs_that_no_window_sees(algorithm, groups):
+    x, w = np.ones((2, 8, 1, 1), np.float32), np.ones((8, 8 // groups, 1, 1), np.float32)
+    y, pullback = vjp(functional.conv2d, x, w, stride=2, padding=1, groups=groups, algorithm=algorithm)
+    dx, dw = pullback(np.ones_like(y))
+    assert y.shape == (2, 8, 2, 2)
+    assert not y.any() and not dx.any() and not dw.any()
 
 
 def test_the_fuzz_draws_every_form():

@@ -362,8 +362,8 @@ def test_parts_put_aside(way, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         write = checkpoint.write
 
-        def write_and_keep(target, *arguments):
-            write(target, *arguments)
+        def write_and_keep(target, *arguments, **options):
+            write(target, *arguments, **options)
             copies.append(Path(target).read_bytes())
 
         patch.setattr(checkpoint, "write", write_and_keep)
@@ -1294,8 +1294,8 @@ def test_checkpoints_of_before(tmp_path, undisturbed):
     with pytest.MonkeyPatch.context() as patch:
         write = checkpoint.write
 
-        def write_and_keep(target, *arguments):
-            write(target, *arguments)
+        def write_and_keep(target, *arguments, **options):
+            write(target, *arguments, **options)
             copies.append(Path(target).read_bytes())
 
         patch.setattr(checkpoint, "write", write_and_keep)

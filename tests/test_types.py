@@ -78,7 +78,8 @@ def complaints(tmp_path_factory, request):
     file = tmp_path_factory.mktemp("user") / "program.py"
     file.write_text(program)
     places = {} if PACKAGE.parent.name == "site-packages" else {"MYPYPATH": str(PACKAGE.parent)}
-    cache = request.config.cache.mkdir("mypy")
+    kept = getattr(request.config, "cache", None)  # pytest -p no:cacheprovider has none
+    cache = kept.mkdir("mypy") if kept else tmp_path_factory.mktemp("mypy")
     command = [
         sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--hide-error-context", "--config-file=",
         f"--cache-dir={cache}", file.name,

@@ -160,7 +160,7 @@ def _gradient_weights(p: Problem) -> Plan:
 
 def _most(tasks: int, elements: int) -> int:
     """Threads whose scratch fits the half of the workspace limit that weights leave."""
-    return max(1, min(tasks, get_workspace_limit() // 2 // (4 * elements)))
+    return max(1, min(tasks, get_workspace_limit() // 2 // (4 * max(1, elements))))  # none where no window sees x
 
 
 def _buffers(op: str, threads: int, elements: int, entries: int) -> tuple[np.ndarray, np.ndarray]:
