@@ -8,6 +8,8 @@ from pathlib import Path
 
 __all__ = ["Failure", "UsageError", "add_threads", "count", "one_line", "picture", "rate", "set_threads", "whole"]
 
+LONGEST = 900  # characters of an error: what a file holds may be in it
+
 
 class UsageError(Exception):
     """The call is wrong: exit status 2."""
@@ -18,11 +20,11 @@ class Failure(Exception):
 
 
 def one_line(error: object) -> str:
-    """An error as one line of text; what the system says of a file with the file first."""
+    """An error as one line of text, not for ever; what the system says of a file with the file first."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         error = f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
-    return text or type(error).__name__
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]}…") or type(error).__name__
 
 
 def whole(text: str) -> int:
