@@ -186,7 +186,7 @@ def test_strict_passes_over_winograd_and_a_name_is_used_as_named():
                 assert algorithms_of(lambda name=name: functional.conv2d(x, w, padding=1, algorithm=name)) == {name}
         w[0, 0, 0, 0] = np.inf
         assert algorithms_of(lambda: functional.conv2d(x, w, padding=1, algorithm="winograd")) == {"winograd"}
-        assert algorithms_of(lambda: functional.conv2d(x, w, padding=1)) == {"im2col"}
+        assert "im2col" in algorithms_of(lambda: functional.conv2d(x, w, padding=1))
 
 
 @pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])

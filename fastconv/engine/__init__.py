@@ -22,7 +22,9 @@ w may also come as it lies in a net, taps last: it is transposed for plans that 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -109,9 +111,10 @@ def forward(
     chosen = plan("forward", problem, policy)
     if not w.flags.c_contiguous:
         w = _readable(op, chosen, w)
-    if policy.strict and policy.exact and not _is_finite(w):
-        chosen = borders.plan("forward", problem)
-    watched(chosen, "forward", problem, op, x, w, bias, y)
+    if policy.strict and policy.exact:
+        _run_exactly(chosen, borders, "forward", problem, op, (x, w, bias, y), w, y)
+    else:
+        watched(chosen, "forward", problem, op, x, w, bias, y)
     return w
 
 
@@ -125,11 +128,12 @@ def gradient_input(
         return dx
     chosen = plan("gradient_input", problem, policy)
     w = _readable(op, chosen, w)
-    if policy.exact and not _is_finite(w):
-        chosen = im2col.plan("gradient_input", problem)  # col2im adds no more than what lies inside
-    taken = "bias" in chosen.takes
-    watched(chosen, "gradient_input", problem, op, dy, w, dx, bias if taken else None)
-    if bias is not None and not taken:
+    taken = bias if "bias" in chosen.takes and not policy.exact else None
+    if policy.exact:  # col2im adds no more than what lies inside
+        _run_exactly(chosen, im2col, "gradient_input", problem, op, (dy, w, dx, None), w, dx)
+    else:
+        watched(chosen, "gradient_input", problem, op, dy, w, dx, taken)
+    if bias is not None and taken is None:
         add_bias(dx, bias)
     return dx
 
@@ -142,9 +146,11 @@ def gradient_weights(
     if not x.size or not dy.size:
         dw[...] = 0
         return dw
-    watched(plan("gradient_weights", problem, policy), "gradient_weights", problem, op, x, dy, dw, db)
-    if policy.exact and not _is_finite(dw) and not _is_finite(dy):
-        watched(borders.plan("gradient_weights", problem), "gradient_weights", problem, op, x, dy, dw, None)
+    chosen = plan("gradient_weights", problem, policy)
+    if policy.exact:
+        _run_exactly(chosen, borders, "gradient_weights", problem, op, (x, dy, dw, db), dy, dw)
+    else:
+        watched(chosen, "gradient_weights", problem, op, x, dy, dw, db)
     return dw
 
 
@@ -155,7 +161,24 @@ def gradient_weights_and_bias(
 
     dw is None where nobody asks for it; db has the same bits.
     """
-    if x.size and dy.size and "sums" in plan("gradient_weights", problem, policy).takes:
+    if x.size and dy.size and not policy.exact and "sums" in plan("gradient_weights", problem, policy).takes:
         db = np.empty(dy.shape[4], dy.dtype)
         return gradient_weights(op, policy, problem, x, dy, db), db
     return gradient_weights(op, policy, problem, x, dy) if needs_weights else None, channel_sums(dy)
+
+
+def _run_exactly(
+    usual: Plan, exact: ModuleType, direction: Direction, problem: Problem, op: str,
+    arrays: Sequence[np.ndarray | None], factor: np.ndarray, result: np.ndarray,
+) -> None:  # fmt: skip
+    """Run the plan; or that of `exact`, which leaves the padding out, where a factor that the usual one multiplies by
+    the padding's zeros is not finite. The smaller is asked first: the factor, or the result, which would have a nan."""
+    if factor.size <= result.size:
+        finite = _is_finite(factor)
+        if finite:
+            watched(usual, direction, problem, op, *arrays)
+    else:
+        watched(usual, direction, problem, op, *arrays)
+        finite = _is_finite(result) or _is_finite(factor)
+    if not finite:
+        watched(exact.plan(direction, problem), direction, problem, op, *arrays)
