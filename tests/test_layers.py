@@ -1010,3 +1010,15 @@ def test_value_and_grad_is_training_mode_and_pure():
         np.testing.assert_array_equal(gradient, again[1][name])
         gradient[...] = 0  # it belongs to the caller
     assert not any(np.shares_memory(a, b) for a in first[1].values() for b in net.state_dict().values())
+
+
+def test_freeze_takes_a_name_or_a_place_and_nothing_that_is_only_empty():
+    net = fc.Sequential(fc.Linear(3, 4, rng=0), fc.Linear(4, 2, rng=0))
+    net.freeze(0)
+    assert list(net.parameters()) == ["1.weight", "1.bias"]
+    net.unfreeze(0)
+    for nothing in (None, False, []):
+        for change in (net.freeze, net.unfreeze):
+            with pytest.raises(TypeError, match="is given by its name"):
+                change(nothing)
+    assert len(net.parameters()) == 4

@@ -210,7 +210,7 @@ class Layer:
         """
         return self.train(False)
 
-    def freeze(self, name: str = "") -> Self:
+    def freeze(self, name: str | int = "") -> Self:
         """Stop training the parameter or the layer called `name`, or everything; returns the net.
 
         A layer, with those inside it, is frozen as a whole: its running statistics are used and kept as well, in every
@@ -219,13 +219,17 @@ class Layer:
         """
         return self._set_frozen(name, True)
 
-    def unfreeze(self, name: str = "") -> Self:
+    def unfreeze(self, name: str | int = "") -> Self:
         """Undo `freeze`, also of a part of what was frozen: the rest of it stays frozen. A layer of which one parameter
         is trained again is no longer frozen as a whole. Returns the net."""
         return self._set_frozen(name, False)
 
-    def _set_frozen(self, name: str, frozen: bool) -> Self:
-        found = False
+    def _set_frozen(self, name: str | int, frozen: bool) -> Self:
+        found, what = False, "freeze" if frozen else "unfreeze"
+        if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
+            name = str(name)  # as in net[0]
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: a layer or a parameter is given by its name, got {name!r}; everything: {what}()")
         for prefix, layer in self.walk():
             if not name or prefix == name or prefix.startswith(f"{name}."):
                 found = True
@@ -238,7 +242,6 @@ class Layer:
                     (layer._frozen.add if frozen else layer._frozen.discard)(parameter)
                     layer._frozen_whole = layer._frozen_whole and frozen
         if not found:
-            what = "freeze" if frozen else "unfreeze"
             known = _listing([prefix for prefix, _ in self.walk() if prefix])
             raise ValueError(f"{what}: no layer or parameter is called {name!r}; layers are {known}")
         return self
