@@ -24,7 +24,7 @@ from fastconv.errors import integer
 
 __all__ = ["blas_held", "get_num_threads", "set_num_threads", "show_config", "simd_levels", "threads_for"]
 
-OMP_MOST = 1024  # threads that OMP_NUM_THREADS may ask for: more are a slip
+MOST_THREADS = 1024  # that anyone may ask for: more are a slip
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 
 
@@ -89,8 +89,10 @@ def _initial_threads() -> int:
     text = os.environ.get("FASTCONV_NUM_THREADS", "").strip()
     if not text:
         return _omp_threads() or _usable_cpus()
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"FASTCONV_NUM_THREADS must be a positive integer, got {text!r}")
+    if not re.fullmatch("[0-9]+", text) or not text.strip("0"):
+        raise ValueError(f"FASTCONV_NUM_THREADS must be a positive integer, got {text[:80]!r}")
+    if len(text) > 9 or int(text) > MOST_THREADS:
+        raise ValueError(f"FASTCONV_NUM_THREADS must be at most {MOST_THREADS}, got {text[:80]!r}")
     return int(text)
 
 
@@ -99,7 +101,7 @@ def _omp_threads() -> int | None:
     sensible: others read that variable too, so it is never an error."""
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     number = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
-    return number if 1 <= number <= OMP_MOST else None
+    return number if 1 <= number <= MOST_THREADS else None
 
 
 _num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
@@ -108,13 +110,15 @@ _num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
 def set_num_threads(n: int) -> None:
     """Run the kernels on `n` threads from now on; results do not depend on it, to the last bit.
 
-    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1,
-    TypeError for what is no integer.
+    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1
+    and n > 1024, TypeError for what is no integer.
     """
     global _num_threads
     n = integer("set_num_threads", "n", n)
     if n < 1:
         raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
+    if n > MOST_THREADS:
+        raise ValueError(f"set_num_threads: n must be at most {MOST_THREADS}, got {n}")
     _num_threads = n if _blas_kernels.has_openmp() and not _forked else 1
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import analysis, functional, reference, vjp, workspace
+from fastconv import analysis, engine, functional, reference, vjp, workspace
+from fastconv.engine.contract import Problem, fewest
 from fastconv.engine.phases import phases
 from fastconv.window import Window
 
@@ -225,3 +226,21 @@ def test_a_scanner_refuses_strides_beyond_what_it_tries():
     net = fastconv.Sequential(fastconv.Conv2d(1, 1, 1, stride=10**6), fastconv.Flatten(), fastconv.Linear(1, 2))
     with pytest.raises(ValueError, match=r"cannot slide: its stride must be at most 4096, got 1000000$"):
         analysis.to_scanner(net, (1, 5, 5))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (16, 4), (3, 1)])
+def test_planning_takes_no_step_an_output(channels, groups):
+    """Of a line of 2**40 outputs, which nobody has memory for: every direction is planned at once."""
+    window = Window.parse("conv1d", (5,), (2,), 1, 2**40, 2**38).lift()
+    outputs = window.output((1, 1, 5))
+    for direction in ("forward", "gradient_input", "gradient_weights"):
+        problem = Problem(1, channels, (1, 1, 5), 16, outputs, window, groups, np.dtype(np.float32))
+        for algorithm in (engine.narrow, engine.planar, engine.direct, engine.grouped, engine.winograd):
+            assert algorithm.cost(direction, problem) > 0
+        assert engine.plan(direction, problem).algorithm
+
+
+def test_the_fewest_pieces_that_fit():
+    for high in (1, 2, 7, 100):
+        for least in range(1, high + 5):
+            assert fewest(1, high, lambda count, least=least: count >= least) == min(least, high)

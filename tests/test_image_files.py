@@ -473,3 +473,19 @@ def test_memory_is_asked_for_before_pixels_are_decoded(place, monkeypatch):
     monkeypatch.setattr("fastconv._ext.memory.cached", lambda: 0, raising=False)
     with pytest.raises(MemoryError, match=rf"^{re.escape(str(place))}/a.bmp: needs 17,640,000 bytes of memory"):
         datasets.load_image(place / "a.bmp")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"size": 2**31}, MemoryError, "load_image: needs 18,446,744,073,709,551,616 bytes"),
+        ({"size": (1, 2**20)}, ValueError, "load_image: size must have sides of 65,535 at most"),
+        ({"size": 0}, ValueError, "load_image: size must be"),
+        ({"size": 4.0}, TypeError, "load_image: size must be an integer, got 4.0; write 4"),
+        ({"channels": 3.0}, TypeError, "load_image: channels must be an integer"),
+        ({"channels": True}, ValueError, "load_image: channels must be 1 or 3"),
+    ],
+)
+def test_wrong_options_are_not_the_files_fault(options, error, message):
+    with pytest.raises(error, match=message):
+        datasets.load_image("nowhere.png", **options)

@@ -642,3 +642,13 @@ def test_another_workspace_limit_gives_the_same(case, monkeypatch):
     for limit in (1, 300, 4000, 1 << 20):
         fastconv.set_workspace_limit(limit)
         assert_same(case, run(case, fast(case), arrays, expected.dy), expected)
+
+
+@pytest.mark.parametrize("values", [(np.inf, -np.inf), (1.7e308, 1.7e308), (np.nan, 1.0)])
+def test_the_naive_bias_gradient_of_a_transposed_convolution_takes_any_number(values):
+    dy = np.array([[values]])
+    arrays = np.zeros_like(dy), np.ones((1, 1, 1)), np.ones(1)
+    for function in (reference.conv_transpose1d, functional.conv_transpose1d):
+        with np.errstate(all="ignore"):
+            db = vjp(function, *arrays)[1](dy)[2]
+            np.testing.assert_array_equal(db, [np.add(*values)])

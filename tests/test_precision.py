@@ -216,6 +216,15 @@ def test_the_process_has_a_default_and_a_with_holds_inside():
     assert get_precision() == "strict"
 
 
+def test_what_holds_a_precision_can_be_entered_again():
+    strict = precision("strict")
+    for _ in range(2):
+        with strict, precision("fast"), strict:
+            assert get_precision() == "strict"
+        assert get_precision() == "fast"
+    assert strict(get_precision)() == "strict"
+
+
 def test_a_with_holds_in_its_own_thread_and_task_only():
     seen = {}
 

@@ -49,7 +49,12 @@ def test_threads_by_environment(text, expected):
     assert printed("import fastconv; print(fastconv.get_num_threads())", FASTCONV_NUM_THREADS=text) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1,2", "²"])
+def test_a_slip_is_no_number_of_threads():
+    with pytest.raises(ValueError, match="set_num_threads: n must be at most 1024, got 100000000000000000000"):
+        fastconv.set_num_threads(10**20)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1,2", "²", "٣"])
 def test_bad_environment_is_refused_in_one_line(text):
     done = python("import fastconv", FASTCONV_NUM_THREADS=text)
     assert done.returncode == 1

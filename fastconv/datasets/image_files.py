@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import os
 import struct
 import sys
@@ -27,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.datasets.pixels import as_images
-from fastconv.errors import FormatError
+from fastconv.errors import FormatError, integer
 from fastconv.files import open_regular
+from fastconv.window import is_sequence
 from fastconv.workspace import require
 
 __all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened"]
@@ -79,6 +79,10 @@ def load_image(
     memory this process may use, ImportError without Pillow: pip install "fastconv[plot]".
     """
     size, channels = height_and_width("load_image", size), channels_of("load_image", channels)
+    if size is not None:
+        require("load_image", 4 * math.prod(size))
+        if max(size) > LONGEST_SIDE:
+            raise ValueError(f"load_image: size must have sides of {LONGEST_SIDE:,} at most, got {size}")
     with opened(Path(path)) as image:
         pixels = image.pixels(channels or (1 if image.is_gray else 3), size, raw=raw)
     loaded: np.ndarray = as_images("load_image", [pixels[np.newaxis]], 1, pixels.shape, raw=raw)[0]
@@ -89,17 +93,19 @@ def height_and_width(op: str, size: int | Sequence[int] | None) -> tuple[int, in
     """The option `size`: (height, width), an int for both, or None. ValueError for anything below 1."""
     if size is None:
         return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or min(map(operator.index, pair)) < 1:
+    pair: Any = size if is_sequence(size) else (size, size)
+    if len(pair) != 2 or min(integer(op, "size", side) for side in pair) < 1:
         raise ValueError(f"{op}: size must be (height, width), each 1 at least, got {size!r}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def channels_of(op: str, channels: int | None) -> int | None:
     """The option `channels`: 1, 3, or None."""
-    if channels not in (None, 1, 3):
+    if channels is None:
+        return None
+    if (count := integer(op, "channels", channels)) not in (1, 3) or isinstance(channels, bool):
         raise ValueError(f"{op}: channels must be 1 or 3, got {channels!r}")
-    return channels
+    return count
 
 
 @contextmanager

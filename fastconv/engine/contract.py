@@ -29,7 +29,7 @@ from fastconv import runtime
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 
-__all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem"]
+__all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem", "fewest"]
 
 Ints = tuple[int, ...]
 Direction = Literal["forward", "gradient_input", "gradient_weights"]
@@ -100,6 +100,14 @@ class Plan(NamedTuple):
     def scratch(self) -> int:
         """Bytes that a run borrows."""
         return self.shared + self.threads * self.own
+
+
+def fewest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The smallest count from `low` on that fits, `high` where none below does: more pieces fit wherever fewer do."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return low
 
 
 class Algorithm(Protocol):

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv._ext import grouped
-from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES, phases
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -245,12 +245,9 @@ def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradien
         return rows * columns <= PIXELS and 4 * seen(rows, columns) <= most
 
     most = max(BLOCK_BYTES, 4 * WINDOWS * seen(1, 1))
-    row_bands = column_bands = 1
-    while column_bands < out[2] and not fits(1, -(-out[2] // column_bands)):
-        column_bands += 1
+    column_bands = fewest(1, out[2], lambda bands: fits(1, -(-out[2] // bands)))
     columns = -(-out[2] // column_bands)
-    while row_bands < out[1] and not fits(-(-out[1] // row_bands), columns):
-        row_bands += 1
+    row_bands = fewest(1, out[1], lambda bands: fits(-(-out[1] // bands), columns))
     while batch * out[0] * row_bands * column_bands < TASKS and out[1] // row_bands >= 8 * window.spans[1]:
         row_bands += 1
     bands = batch * out[0] * row_bands * column_bands

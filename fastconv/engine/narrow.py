@@ -18,7 +18,7 @@ import numpy as np
 from fastconv import runtime
 from fastconv._ext import narrow
 from fastconv.engine import direct
-from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES
 from fastconv.window import Window
 from fastconv.workspace import allocate, get_workspace_limit
@@ -106,10 +106,8 @@ def _cut(batch: int, channels: int, out: Ints, window: Window) -> tuple[int, int
 
     column_bands = max(1, columns // PIXELS)
     row_bands = max(1, min(rows, rows * -(-columns // column_bands) // PIXELS))
-    while row_bands < rows and not fits(row_bands, column_bands):
-        row_bands += 1
-    while column_bands < columns and not fits(row_bands, column_bands):
-        column_bands += 1
+    row_bands = fewest(row_bands, rows, lambda bands: fits(bands, column_bands))
+    column_bands = fewest(column_bands, max(columns, column_bands), lambda bands: fits(row_bands, bands))
     whole = batch * planes
     while whole * row_bands * column_bands < TASKS and rows // row_bands >= 8 * window.spans[1]:
         row_bands *= 2

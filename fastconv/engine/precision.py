@@ -11,8 +11,7 @@ task.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 
 __all__ = ["get_precision", "need_precision", "precision", "set_precision"]
@@ -28,7 +27,7 @@ def need_precision(owner: str, value: object) -> str:
 
 
 _default = need_precision("FASTCONV_PRECISION", os.environ.get("FASTCONV_PRECISION", "").strip() or "fast")
-_held: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)
+_held: ContextVar[tuple[str, ...]] = ContextVar("fastconv_precision", default=())  # of `with`, the innermost last
 
 
 def set_precision(value: str) -> None:
@@ -45,21 +44,21 @@ def set_precision(value: str) -> None:
 
 def get_precision() -> str:
     """The precision that holds here: that of the innermost `with precision(…):`, else the process's."""
-    return _held.get() or _default
+    held = _held.get()
+    return held[-1] if held else _default
 
 
-def precision(value: str) -> AbstractContextManager[None]:
-    """`with precision("strict"):` as `set_precision`, inside and in this thread or async task only.
+class precision(ContextDecorator):
+    """`with precision("strict"):` as `set_precision`, inside and in this thread or async task only; also a decorator.
 
     Raises ValueError for anything but "fast" and "strict".
     """
-    return _holding(need_precision("precision: the precision", value))
 
+    def __init__(self, value: str) -> None:
+        self.value = need_precision("precision: the precision", value)
 
-@contextmanager
-def _holding(value: str) -> Iterator[None]:
-    token = _held.set(value)
-    try:
-        yield
-    finally:
-        _held.reset(token)
+    def __enter__(self) -> None:
+        _held.set((*_held.get(), self.value))
+
+    def __exit__(self, *error: object) -> None:
+        _held.set(_held.get()[:-1])

@@ -584,6 +584,8 @@ class Trainer:
         if settings is not None:
             _integer("settings", "batch_size", settings["batch_size"], 1)
             _integer("settings", "epochs", settings["epochs"], 1)
+            if settings["steps_per_epoch"] is not None:
+                _integer("settings", "steps_per_epoch", settings["steps_per_epoch"], 1)
             if type(settings["drop_last"]) is not bool or settings.keys() != {
                 "batch_size", "drop_last", "steps_per_epoch", "epochs", "data", "validation",
             }:  # fmt: skip
