@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv.errors import ShapeError, integer, nearest
 
-__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "lifted", "pairs", "per_axis", "remembered"]
+__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "pairs", "per_axis", "remembered"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -248,9 +248,6 @@ def fitting(op: str, ndim: int, kernel: Any, stride: Any = 1, dilation: Any = 1,
 def count_axes(*values: Any) -> int:
     """How many spatial axes options speak of that need not say: the longest's entries, of plain numbers 1."""
     return min(AXES, max(len(value) if is_sequence(value) else 1 for value in values))
-
-
-lifted = lru_cache(maxsize=1024)(Window.lift)
 
 
 def _named_padding(op: str, name: str, lengths: Sequence[int], spans: Sequence[int], strides: Ints) -> Pairs:

@@ -160,9 +160,9 @@ def test_what_is_finite_beside_an_infinite_weight_is_right(dtype):
 
 
 def test_boxes_cover_every_output_that_sees_an_input_once():
-    from fastconv.window import Window, lifted
+    from fastconv.window import Window
 
-    window = lifted(Window.parse("conv2d", (6, 9), (3, 4), (2, 1), ((4, 1), (1, 5)), (1, 2)))
+    window = Window.parse("conv2d", (6, 9), (3, 4), (2, 1), ((4, 1), (1, 5)), (1, 2)).lift()
     inputs, outputs = (1, 6, 9), (1, *window.output((1, 6, 9))[1:])
     seen = np.zeros((1, *outputs, 1), int)
     for box in boxes(window, inputs, outputs):
