@@ -103,9 +103,11 @@ def test_reference_uses_no_kernel(op, monkeypatch):
         raise RuntimeError("a kernel was called")
 
     for info in pkgutil.iter_modules(_ext.__path__):
+        if info.name in ("memory", "memoryviews"):
+            continue
         module = importlib.import_module(f"fastconv._ext.{info.name}")
         for name, value in vars(module).items():
-            if callable(value) and not name.startswith("_") and info.name not in ("memory", "memoryviews"):
+            if callable(value) and not name.startswith("_"):
                 monkeypatch.setattr(module, name, failing)
     for case in cases_of(op):
         run(case, naive(case), case.arrays(Draw(1, np.float32)))

@@ -96,6 +96,7 @@ def main() -> int:
         for version, python in pythons.items():
             if python is None:
                 continue
+            print(f"wheels: {version}: {python}", flush=True)
             try:
                 wheel = make(python, programs / "auditwheel", options.out, Path(folder, version))
                 print(f"wheels: {wheel.name}: built, repaired, tested", flush=True)

@@ -182,19 +182,8 @@ TARGET INLINE void NAME(weights)(
     {                                                                                                                  \
         EACH(OUTPUTS)                                                                                                  \
     }
-#define TILE_WEIGHTS(name, EACH, call)                                                                                 \
-    TARGET NOINLINE void NAME(name)(                                                                                   \
-        int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,     \
-        const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)                \
-    {                                                                                                                  \
-        EACH(call)                                                                                                     \
-    }
 TILE_OUTPUTS(outputs_of_one, EACH_SIZE_OF_ONE)
 TILE_OUTPUTS(outputs_of_two, EACH_SIZE_OF_TWO)
-TILE_WEIGHTS(weights_of_one, EACH_SIZE_OF_ONE, WEIGHTS)
-TILE_WEIGHTS(weights_of_two, EACH_SIZE_OF_TWO, WEIGHTS)
-TILE_WEIGHTS(run_weights_of_one, EACH_SIZE_OF_ONE, RUN_WEIGHTS)
-TILE_WEIGHTS(run_weights_of_two, EACH_SIZE_OF_TWO, RUN_WEIGHTS)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
@@ -208,12 +197,15 @@ TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
     const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
 {
-    if (taps[rows - 1] - taps[0] == rows - 1)
-        (vectors == 2 ? NAME(run_weights_of_two) : NAME(run_weights_of_one))(
-            vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
+    const int one_run = taps[rows - 1] - taps[0] == rows - 1;
+    if (vectors == 2 && one_run)
+        EACH_SIZE_OF_TWO(RUN_WEIGHTS)
+    else if (vectors == 2)
+        EACH_SIZE_OF_TWO(WEIGHTS)
+    else if (one_run)
+        EACH_SIZE_OF_ONE(RUN_WEIGHTS)
     else
-        (vectors == 2 ? NAME(weights_of_two) : NAME(weights_of_one))(
-            vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
+        EACH_SIZE_OF_ONE(WEIGHTS)
 }
 
 TARGET static void NAME(copy_rows)(
@@ -232,7 +224,6 @@ TARGET static void NAME(copy_rows)(
 #undef WEIGHTS
 #undef RUN_WEIGHTS
 #undef TILE_OUTPUTS
-#undef TILE_WEIGHTS
 #undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO

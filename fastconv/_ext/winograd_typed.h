@@ -18,45 +18,43 @@
 typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
 typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
-#if BYTES == 64
-#define LOAD_SOME(x, lanes) (Reals) _mm512_maskz_loadu_ps((__mmask16)((1u << (lanes)) - 1), x)
-#define STORE_SOME(value, y, lanes) _mm512_mask_storeu_ps(y, (__mmask16)((1u << (lanes)) - 1), (__m512)(value))
-#elif BYTES == 32
+#if BYTES == 32
 #define MASK(lanes) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-#define LOAD_SOME(x, lanes) (Reals) _mm256_maskload_ps(x, MASK(lanes))
-#define STORE_SOME(value, y, lanes) _mm256_maskstore_ps(y, MASK(lanes), (__m256)(value))
-#else
-#define LOAD_SOME(x, lanes) NAME(load_some)(x, lanes)
-#define STORE_SOME(value, y, lanes) NAME(store_some)(value, y, lanes)
-TARGET NOINLINE Reals NAME(load_some)(const float *x, ptrdiff_t lanes)
-{
-    Reals value = {x[0]};
-    for (ptrdiff_t lane = 1; lane < LANES - 1; lane++)
-        if (lane < lanes)
-            value[lane] = x[lane];
-    return value;
-}
-
-TARGET NOINLINE void NAME(store_some)(Reals value, float *y, ptrdiff_t lanes)
-{
-    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
-        if (lane < lanes)
-            y[lane] = value[lane];
-}
 #endif
 
 /* The first `lanes` floats at x, then zeros. */
 TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
 {
-    return lanes >= LANES ? *(const Reals *)x : LOAD_SOME(x, lanes);
+    if (lanes >= LANES)
+        return *(const Reals *)x;
+#if BYTES == 64
+    return (Reals)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
+#elif BYTES == 32
+    return (Reals)_mm256_maskload_ps(x, MASK(lanes));
+#else
+    Reals value = {0};
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            value[lane] = x[lane];
+    return value;
+#endif
 }
 
 TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
 {
-    if (lanes >= LANES)
+    if (lanes >= LANES) {
         *(Reals *)y = value;
-    else
-        STORE_SOME(value, y, lanes);
+        return;
+    }
+#if BYTES == 64
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << lanes) - 1), (__m512)value);
+#elif BYTES == 32
+    _mm256_maskstore_ps(y, MASK(lanes), (__m256)value);
+#else
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            y[lane] = value[lane];
+#endif
 }
 
 /* --- one axis ----------------------------------------------------------------------------------------------------- */
@@ -785,8 +783,6 @@ TARGET static void NAME(product_transposed)(
 #undef ROWS
 #undef OF_FOURS
 #undef LANES
-#undef LOAD_SOME
-#undef STORE_SOME
 #undef MASK
 #undef Reals
 #undef Half
