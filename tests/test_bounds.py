@@ -244,3 +244,31 @@ def test_the_fewest_pieces_that_fit():
     for high in (1, 2, 7, 100):
         for least in range(1, high + 5):
             assert fewest(1, high, lambda count, least=least: count >= least) == min(least, high)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 30, "stride": 7},
+        {"padding": ((30, 2), (0, 0)), "stride": (9, 1)},
+        {"padding": 20, "dilation": 20, "stride": 5},  # two windows see one element, and nobody the gaps
+        {"padding": (1, 20), "dilation": (1, 8), "stride": (2, 5)},
+        {"stride": 4},
+    ],
+)
+def test_locally_connected_layers_hold_what_windows_see(options):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (2, 3, 6, 7)).astype(np.float32)
+    window = Window.parse("locally_connected2d", (6, 7), (3, 2), **options)
+    w = rng.integers(-3, 4, (2, 3, 3, 2, *window.output((6, 7)))).astype(np.float32)
+    y, pullback = vjp(functional.locally_connected2d, x, w, **options)
+    dy = rng.integers(-3, 4, y.shape).astype(np.float32)
+    expected, naive = vjp(reference.locally_connected2d, x, w, **options)
+    for one, two in zip([y, *pullback(dy)], [expected, *naive(dy)], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_locally_connected_layer_of_vast_padding_takes_what_its_weights_take(monkeypatch):
+    monkeypatch.setattr(workspace, "available_bytes", lambda: 1 << 20)
+    layer = fastconv.LocallyConnected2d(1, 1, 3, 3, stride=10**6, padding=10**6, rng=0)
+    assert layer(np.ones((64, 1, 4, 4), np.float32)).shape == (64, 1, 3, 3)

@@ -60,7 +60,10 @@ def prepare(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any) ->
         raise ShapeError(
             f"{OP}: b must have one entry per filter and position, shape {(w.shape[0], *output)}, got {b.shape}"
         )
-    image, result = x.shape[1] * math.prod(padded_spatial(x, window)), w.shape[0] * math.prod(output)
+    image, result = (
+        x.shape[1] * math.prod(axis.length for axis in axes_of(window, x.shape[2:], output)),
+        w.shape[0] * math.prod(output),
+    )
     require(OP, x.itemsize * x.shape[0] * (image + result))
     return Arguments(x, w, b, window.tight(OP, output), output)
 
@@ -71,8 +74,29 @@ def check(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> 
     Window.parse(OP, spatial, kernel, stride, padding, dilation, rational=False)
 
 
-def padded_spatial(x: np.ndarray, window: Window) -> tuple[int, ...]:
-    return tuple(n + sum(around) for n, around in zip(x.shape[2:], window.padding, strict=True))
+class Axis(NamedTuple):
+    """How the kernels see an axis of x: with the padding's zeros around it; or, where that is longer than what all
+    windows see, window after window."""
+
+    length: int
+    stride: int
+    dilation: int
+    inside: slice | np.ndarray  # where elements of x lie
+    source: slice | np.ndarray  # and which
+
+
+def axes_of(window: Window, spatial: tuple[int, ...], output: tuple[int, ...]) -> list[Axis]:
+    return [_axis(window, axis, n, m) for axis, (n, m) in enumerate(zip(spatial, output, strict=True))]
+
+
+def _axis(window: Window, axis: int, n: int, m: int) -> Axis:
+    (before, after), taps = window.padding[axis], window.kernel[axis]
+    stride, dilation = window.stride[axis], window.dilation[axis]
+    if n + before + after <= m * taps:
+        return Axis(n + before + after, stride, dilation, slice(before, before + n), slice(None))
+    at = (np.arange(m)[:, None] * stride - before + np.arange(taps) * dilation).reshape(-1)
+    inside = np.flatnonzero((at >= 0) & (at < n))
+    return Axis(m * taps, taps, 1, inside, at[inside])
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -129,8 +153,9 @@ def positions(w: np.ndarray) -> list[list[list[list[float]]]]:
 
 
 class Saved(NamedTuple):
-    x: np.ndarray  # (N, H, W, C), the padding's zeros around it
+    x: np.ndarray  # (N, H, W, C), as `axes` say
     w: np.ndarray  # (H', W', K, R, S, C)
+    axes: list[Axis]
     window: Window
     x_shape: tuple[int, ...]
     has_bias: bool
@@ -140,21 +165,22 @@ def forward(
     x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
 ) -> tuple[np.ndarray, Saved]:
     x, w, b, window, output = prepare(x, w, b, stride, padding, dilation)
-    x_last = padded(x, window)
+    axes = axes_of(window, x.shape[2:], output)
+    x_last = laid_out(x, axes)
     w_last = np.array(w.transpose(4, 5, 0, 2, 3, 1), order="C")
     leave_padding_out(w_last, x.shape[2:], window)
     y = allocate(OP, (x.shape[0], *output, w.shape[0]), x.dtype)
     y[...] = 0 if b is None else b.transpose(1, 2, 0)
     if y.size:
         with runtime.blas_held():
-            unshared.forward(x_last, w_last, y, window.stride, window.dilation, threads(w, len(x)))
-    return logical(y), Saved(x_last, w_last, window, x.shape, b is not None)
+            unshared.forward(x_last, w_last, y, *steps(axes), threads(w, len(x)))
+    return logical(y), Saved(x_last, w_last, axes, window, x.shape, b is not None)
 
 
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
-    x, w, window, x_shape, has_bias = saved
+    x, w, axes, window, x_shape, has_bias = saved
     dy_last = channels_last(OP, dy)  # (N, H', W', K)
-    stride, dilation, count = window.stride, window.dilation, threads(w, len(x))
+    (stride, dilation), count = steps(axes), threads(w, len(x))
     dx = dw = db = None
     if needs[0]:
         around = allocate(OP, x.shape, x.dtype)
@@ -162,9 +188,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
         if dy.size:
             with runtime.blas_held():
                 unshared.gradient_input(dy_last, w, around, stride, dilation, count)
-        (top, _), (left, _) = window.padding
-        inside = around[:, top : top + x_shape[2], left : left + x_shape[3]]
-        dx = logical(np.ascontiguousarray(inside))
+        dx = logical(sent_back(around, axes, x_shape))
     if needs[1]:
         dw_last = allocate(OP, w.shape, w.dtype)
         if dy.size:
@@ -179,16 +203,42 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     return dx, dw, db
 
 
-def padded(x: np.ndarray, window: Window) -> np.ndarray:
-    """x channels-last, (N, H, W, C), with the padding's zeros around it."""
+def steps(axes: list[Axis]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations."""
+    return tuple(axis.stride for axis in axes), tuple(axis.dilation for axis in axes)
+
+
+def laid_out(x: np.ndarray, axes: list[Axis]) -> np.ndarray:
+    """x channels-last, (N, H, W, C), as the axes say."""
     last = channels_last(OP, x)
-    if not any(map(any, window.padding)):
+    (rows, columns), lengths = axes, [axis.length for axis in axes]
+    if tuple(lengths) == x.shape[2:] and all(isinstance(axis.source, slice) for axis in axes):
         return last
-    (top, _), (left, _) = window.padding
-    result = allocate(OP, (x.shape[0], *padded_spatial(x, window), x.shape[1]), x.dtype)
+    middle = allocate(OP, (len(x), lengths[0], *last.shape[2:]), x.dtype)
+    middle[...] = 0
+    middle[:, rows.inside] = last[:, rows.source]
+    result = allocate(OP, (len(x), *lengths, x.shape[1]), x.dtype)
     result[...] = 0
-    result[:, top : top + x.shape[2], left : left + x.shape[3]] = last
+    result[:, :, columns.inside] = middle[:, :, columns.source]
     return result
+
+
+def sent_back(around: np.ndarray, axes: list[Axis], x_shape: tuple[int, ...]) -> np.ndarray:
+    """The adjoint of `laid_out`; where windows overlap, what they send is added in order."""
+    n, c, height, width = x_shape
+    rows, columns = axes
+    middle = _added(around, columns, (n, around.shape[1], width, c), 2)
+    return _added(middle, rows, (n, height, width, c), 1)
+
+
+def _added(array: np.ndarray, axis: Axis, shape: tuple[int, ...], at: int) -> np.ndarray:
+    front: Any = (slice(None),) * at
+    if isinstance(axis.source, slice):
+        return np.ascontiguousarray(array[(*front, axis.inside)])
+    total = allocate(OP, shape, array.dtype)
+    total[...] = 0
+    np.add.at(total, (*front, axis.source), array[(*front, axis.inside)])
+    return total
 
 
 def leave_padding_out(w: np.ndarray, spatial: tuple[int, ...], window: Window) -> None:
