@@ -1,5 +1,6 @@
 """The file format: round trips, atomic writing, and files that are not what they say."""
 
+import concurrent.futures
 import json
 import os
 import resource
@@ -137,10 +138,14 @@ def test_killed_while_writing(tmp_path):
 # --- checksums -------------------------------------------------------------------------------------------------------
 
 
-def digest(data, dtype="U8", shape=None):
-    total = checksum.Checksum(dtype, (len(data),) if shape is None else shape, len(data))
-    total.add(data)
-    return total.text()
+def digest(data, dtype="U8", shape=None, size=checksum.SHARE):
+    """The checksum of a uint8 array, its sums taken in shares of `size` bytes."""
+
+    def cut(data, size):
+        return (data[start : start + size] for start in range(0, len(data), size))
+
+    shares = (checksum.sums(cut(share, checksum.PIECE), len(data)) for share in cut(data, size))
+    return checksum.of_array(dtype, (len(data),) if shape is None else shape, shares)
 
 
 def test_every_flip_of_a_bit_or_two_has_another_checksum():
@@ -179,15 +184,44 @@ def test_what_changed_places_has_another_checksum():
     assert digest(ones.view(np.uint8)) != digest(lost.view(np.uint8))
 
 
-def test_pieces_types_and_shapes():
-    data = np.random.default_rng(0).integers(0, 256, 2 * checksum.PIECE + 100, dtype=np.uint8)
-    total = checksum.Checksum("U8", data.shape, data.nbytes)
-    for start in range(0, len(data), checksum.PIECE):
-        total.add(data[start : start + checksum.PIECE])
-    assert total.text() == digest(data)
+def test_shares_types_and_shapes():
+    data = np.random.default_rng(0).integers(0, 256, 3 * checksum.PIECE + 100, dtype=np.uint8)
+    assert digest(data, size=checksum.PIECE) == digest(data, size=2 * checksum.PIECE) == digest(data)
     assert len({digest(data), digest(data, "I8"), digest(data, shape=(2, len(data) // 2)), digest(data[:-1])}) == 4
     zeros = np.zeros(100, np.uint8)
     assert digest(zeros) != digest(zeros[:-1])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(0, "0fd214faef47177a"), (5, "0ec52d0e174e7fc6"), (8192, "e1cf578c69b24529"), (786509, "917c9c3e2ccd9dd7")],
+)
+def test_checksums_of_old_files_hold(size, expected):
+    assert digest((np.arange(size) * 7 % 251).astype(np.uint8)) == expected
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_arrays_of_many_shares(refused, tmp_path, monkeypatch):
+    def refuse(self, *task):
+        raise RuntimeError("can't start new thread")
+
+    if refused:
+        monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(checksum, "SHARE", checksum.PIECE)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random(size, np.float32) for name, size in (("a", 3), ("b", checksum.PIECE), ("c", 777_777))}
+    path = tmp_path / "x.safetensors"
+    bits = {}
+    for threads in (1, 3):
+        fc.set_num_threads(threads)
+        write(path, arrays)
+        bits[threads] = path.read_bytes()
+        found, _ = read(path)
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    assert bits[1] == bits[3]
+    path.write_bytes(bits[1][:-1] + bytes([bits[1][-1] ^ 1]))
+    with pytest.raises(fc.FormatError, match="is damaged: the data of 'c'"):
+        read(path)
 
 
 def test_a_flipped_bit_is_found(tmp_path):

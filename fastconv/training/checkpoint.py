@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from fastconv import workspace
+from fastconv import runtime, workspace
 from fastconv.errors import FormatError
 from fastconv.files import open_regular, replace_whole
 from fastconv.layers.base import LAYERS, Layer, from_config
@@ -89,18 +90,53 @@ def write(
 
     def fill(file: IO[bytes]) -> None:
         file.write(header())
-        for name in names:
-            total = checksum.Checksum(entries[name]["dtype"], plain[name].shape, plain[name].nbytes)
-            data = np.ascontiguousarray(plain[name]).reshape(-1).view(np.uint8)
-            for start in range(0, len(data), checksum.PIECE):
-                piece = data[start : start + checksum.PIECE]
-                total.add(piece)
-                file.write(piece.data)
-            sums[name] = total.text()
+        data = {name: np.ascontiguousarray(plain[name]).reshape(-1).view(np.uint8) for name in names}
+        shares = [(share, data[name].nbytes) for name in names for share in _cut(data[name], checksum.SHARE)]
+        with _in_order(lambda share, nbytes: checksum.sums(_cut(share, checksum.PIECE), nbytes), shares, end) as found:
+            for name in names:
+                file.write(data[name].data)
+            for name in names:
+                its = itertools.islice(found, _shares(data[name].nbytes))
+                sums[name] = checksum.of_array(entries[name]["dtype"], plain[name].shape, its)
         file.seek(0)
         file.write(header())
 
     replace_whole(path, fill, follow_links=follow_links)
+
+
+def _cut(data: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The parts of an array, each of `size` elements; the last may have less."""
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def _shares(nbytes: int) -> int:
+    """How many shares an array has."""
+    return -(-nbytes // checksum.SHARE)
+
+
+@contextlib.contextmanager
+def _in_order(
+    function: Callable[..., checksum.Sums], tasks: Sequence[tuple[Any, ...]], nbytes: int
+) -> Iterator[Iterator[checksum.Sums]]:
+    """The results of `function` for all tasks, in their order; threads, as many as pay for the bytes, begin at once.
+
+    Where none pays, or the system refuses one, a task runs when its result is asked for.
+    """
+    threads = runtime.threads_for(nbytes, len(tasks))
+    if threads == 1:
+        yield (function(*task) for task in tasks)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = (future.result() for future in [pool.submit(function, *task) for task in tasks])
+    except RuntimeError:  # no thread to be had, or Python is about to end
+        results = (function(*task) for task in tasks)
+    try:
+        yield results
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _compact(data: Any) -> str:
@@ -155,26 +191,49 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
             workspace.require("reading", end)
         except MemoryError as error:
             raise MemoryError(f"{path}: {error}") from None
-        tensors = {}
-        for _, _, name, code, shape in entries:
+        tensors, shares = {}, []
+        for begin, _, name, code, shape in entries:
             try:
-                tensor = np.empty(shape, DTYPES[code])
+                tensors[name] = np.empty(shape, DTYPES[code])
             except ValueError:  # zero elements, but one axis too long for NumPy
                 _refuse(path, f"{_short(name)} has a shape that NumPy cannot hold")
-            total = checksum.Checksum(code, shape, tensor.nbytes)
-            data = tensor.reshape(-1).view(np.uint8)
-            for start in range(0, len(data), checksum.PIECE):
-                piece = data[start : start + checksum.PIECE]
-                if file.readinto(piece.data) != len(piece):
+            data = tensors[name].reshape(-1).view(np.uint8)
+            for number, share in enumerate(_cut(data, checksum.SHARE)):
+                shares.append((name, share, 8 + length + begin + number * checksum.SHARE))
+
+        def pieces(name: str, share: np.ndarray, at: int) -> Iterator[np.ndarray]:
+            """The pieces of a share, each as soon as it was read."""
+            for piece in _cut(share, checksum.PIECE):
+                if not _read_into(file, piece, at):
                     _refuse(path, f"ends within the data of {_short(name)}")
-                if sums:
-                    total.add(piece)
-            if sums and total.text() != sums[name]:
-                _refuse(path, f"is damaged: the data of {_short(name)} is not what its checksum says")
-            if code == "BOOL" and (data > 1).any():
-                _refuse(path, f"{_short(name)} is BOOL but holds other bytes than 0 and 1")
-            tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
+                at += len(piece)
+                yield piece
+
+        def read_share(name: str, share: np.ndarray, at: int) -> checksum.Sums:
+            return checksum.sums(pieces(name, share, at), tensors[name].nbytes)
+
+        with _in_order(read_share, shares, end) as found:
+            for _, _, name, code, shape in entries:
+                tensor = tensors[name]
+                its = itertools.islice(found, _shares(tensor.nbytes))
+                total = checksum.of_array(code, shape, its)
+                if sums and total != sums[name]:
+                    _refuse(path, f"is damaged: the data of {_short(name)} is not what its checksum says")
+                if code == "BOOL" and (tensor.view(np.uint8) > 1).any():
+                    _refuse(path, f"{_short(name)} is BOOL but holds other bytes than 0 and 1")
+                tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
     return {name: tensors[name] for name in header}, metadata
+
+
+def _read_into(file: IO[bytes], data: np.ndarray, at: int) -> bool:
+    """Fill a uint8 array with a file's bytes from `at`, by any thread; False where the file ends before."""
+    while len(data):
+        count = os.preadv(file.fileno(), [data.data], at)
+        if not count:
+            return False
+        data = data[count:]
+        at += count
+    return True
 
 
 def _checksums(path: Path, header: dict[str, Any], metadata: dict[str, str]) -> dict[str, str] | None:

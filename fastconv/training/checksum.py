@@ -13,46 +13,48 @@ in another order. (A CRC-32 of zlib's takes four times as long, a cryptographic 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["DIGITS", "PIECE", "Checksum", "of_text"]
+__all__ = ["DIGITS", "PIECE", "SHARE", "Sums", "of_array", "of_text", "sums"]
 
 WORDS = 1024
 ROW = 8 * WORDS  # bytes
-PIECE = 32 * ROW  # bytes that are looked at together: they stay in the cache
+PIECE = 128 * ROW  # bytes that are looked at together: they stay in a cache
+SHARE = 16 * PIECE  # bytes of an array that one thread takes at a time
 DIGITS = 16  # of a checksum as text, hexadecimal
 
+Sums = tuple[np.ndarray, bytes]  # of the columns, and what is digested: the sums of the rows, or the bytes themselves
 
-class Checksum:
-    """The checksum of an array that comes in pieces: each but the last a multiple of PIECE bytes."""
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], nbytes: int) -> None:
-        self._digest = hashlib.blake2b(f"{dtype} {shape}".encode(), digest_size=DIGITS // 2)
-        self._columns = np.zeros(WORDS if nbytes > ROW else 0, "<u8")
+def sums(pieces: Iterable[np.ndarray], nbytes: int) -> Sums:
+    """Of a share of an array of `nbytes`, in `pieces` of PIECE bytes (the array's last may have less), type uint8."""
+    columns = np.zeros(WORDS if nbytes > ROW else 0, "<u8")
+    digested = []
+    for piece in pieces:
+        if nbytes <= ROW:
+            digested.append(piece.tobytes())
+            continue
+        if len(piece) % ROW:
+            padded = np.zeros(len(piece) + -len(piece) % ROW, np.uint8)
+            padded[: len(piece)] = piece
+            piece = padded
+        table = piece.view("<u8").reshape(-1, WORDS)
+        columns += table.sum(axis=0, dtype="<u8")
+        digested.append(table.sum(axis=1, dtype="<u8").tobytes())
+    return columns, b"".join(digested)
 
-    def add(self, data: np.ndarray) -> None:
-        """The next bytes, a contiguous uint8 array."""
-        if not len(self._columns):
-            self._digest.update(data.data)
-            return
-        for start in range(0, len(data), PIECE):
-            self._add_rows(data[start : start + PIECE])
 
-    def _add_rows(self, data: np.ndarray) -> None:
-        if len(data) % ROW:
-            padded = np.zeros(len(data) + -len(data) % ROW, np.uint8)
-            padded[: len(data)] = data
-            data = padded
-        table = data.view("<u8").reshape(-1, WORDS)
-        self._columns += table.sum(axis=0, dtype="<u8")
-        self._digest.update(table.sum(axis=1, dtype="<u8").data)
-
-    def text(self) -> str:
-        """The checksum of all that was added, as DIGITS hexadecimal digits."""
-        digest = self._digest.copy()
-        digest.update(self._columns.data)
-        return digest.hexdigest()
+def of_array(dtype: str, shape: tuple[int, ...], shares: Iterable[Sums]) -> str:
+    """The checksum of an array, from the sums of its shares in their order, as DIGITS hexadecimal digits."""
+    digest = hashlib.blake2b(f"{dtype} {shape}".encode(), digest_size=DIGITS // 2)
+    total = np.zeros((), "<u8")
+    for columns, digested in shares:
+        digest.update(digested)
+        total = total + columns
+    digest.update(total.data if total.ndim else b"")
+    return digest.hexdigest()
 
 
 def of_text(text: str) -> str:
