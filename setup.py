@@ -20,7 +20,7 @@ COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or
 KERNELS = Path("fastconv/_ext")
 LONGEST = ["winograd", "depthwise", "direct", "pooling", "rows", "grouped"]  # to compile: they begin first
 MEMORYVIEWS = "fastconv._ext.memoryviews"  # Cython's code for them, which else is part of every extension
-OPENMP = ["-fopenmp"]
+THREADS = ["-pthread"]
 COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 SANITIZED = bool(os.environ.get("FASTCONV_SANITIZE"))  # tools/sanitize.py sets it
@@ -59,12 +59,6 @@ def require_compiler() -> None:
     sys.exit(f"fastconv: {missing}. Debian, Ubuntu: apt install gcc python3-dev; Fedora: dnf install gcc python3-devel")
 
 
-def compiler_has_openmp() -> bool:
-    """Whether the compiler builds with OpenMP; FASTCONV_NO_OPENMP=1 says no without asking."""
-    text = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
-    return not os.environ.get("FASTCONV_NO_OPENMP") and compiles(text, *OPENMP)
-
-
 if COMPILING.intersection(sys.argv):
     require_compiler()
 
@@ -74,7 +68,7 @@ from setuptools.modified import newer_group  # noqa: E402
 
 def headers_of(source: Path) -> set[Path]:
     """The headers that a file includes, and theirs."""
-    found = {KERNELS / name for name in re.findall(r'"(\w+\.h)"', source.read_text())}
+    found = {KERNELS / name for name in re.findall(r'"([\w/]+\.h)"', source.read_text())}
     return found.union(*map(headers_of, found))
 
 
@@ -91,12 +85,10 @@ class BuildExtensions(build_ext):
     """As many extensions at a time as there are CPUs; a line when one begins and when it is done."""
 
     def build_extensions(self) -> None:
-        openmp = OPENMP if compiler_has_openmp() else []
-        if not openmp:
-            print("fastconv: no OpenMP, the kernels will run on one thread", file=sys.stderr)
+        sanitize = SANITIZE if SANITIZED else []
         for ext in self.extensions:
-            ext.extra_compile_args = COMPILE + openmp + ([*SANITIZE, "-O1", "-g1"] if SANITIZED else [])
-            ext.extra_link_args = openmp + (SANITIZE if SANITIZED else [])
+            ext.extra_compile_args = [*COMPILE, *THREADS, *sanitize, *(["-O1", "-g1"] if SANITIZED else [])]
+            ext.extra_link_args = [*THREADS, *sanitize]
         self.translating = threading.Lock()  # Cython is not made for threads
         self.done = 0
         super().build_extensions()

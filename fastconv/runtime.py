@@ -1,8 +1,8 @@
 """The machine: threads, BLAS and what `show_config` tells of them.
 
-One OpenMP team does all of a step's work. BLAS is called from inside it, so while a kernel runs BLAS's own pool is held
-to one thread (its count is process-global: counted under a lock, and restored), for two pools that take turns spin
-against each other. A forked child runs on one thread: libgomp's pool does not survive a fork.
+One team of threads (_ext/team/team.c) does all of a step's work. BLAS is called from inside it, so while a kernel runs
+BLAS's own pool is held to one thread (its count is process-global: counted under a lock, and restored), for two pools
+that take turns spin against each other.
 """
 
 from __future__ import annotations
@@ -34,12 +34,8 @@ def _loading_environment() -> Iterator[None]:
 
     OPENBLAS_CORETYPE   on AMD CPUs with AVX-512, where OpenBLAS may choose AVX2's kernels: half the speed. Nothing is
                         done where SciPy's BLAS is already loaded
-    GOMP_SPINCOUNT      a waiting thread spins for about half a millisecond, not eight, before it sleeps: on a busy
-                        machine the others need its core
     """
     wanted = {}
-    if "OMP_WAIT_POLICY" not in os.environ:
-        wanted["GOMP_SPINCOUNT"] = "20000"
     if "scipy.linalg" not in sys.modules and _is_amd_with_avx512():
         wanted["OPENBLAS_CORETYPE"] = "SkylakeX"
     added = {name: value for name, value in wanted.items() if name not in os.environ}
@@ -69,6 +65,7 @@ with _loading_environment():
     import scipy.linalg.cython_blas
 
     from fastconv._ext import blas as _blas_kernels
+    from fastconv._ext import team as _team
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
@@ -104,22 +101,30 @@ def _omp_threads() -> int | None:
     return number if 1 <= number <= MOST_THREADS else None
 
 
-_num_threads = _initial_threads() if _blas_kernels.has_openmp() else 1
+def _employ(n: int) -> None:
+    """Let the team have `n` threads, but no more than there are CPUs for: others would only wait for one."""
+    global _num_threads, _team_size
+    _num_threads = n
+    _team_size = min(n, _usable_cpus())
+    _team.resize(_team_size)
+
+
+_employ(_initial_threads())
 
 
 def set_num_threads(n: int) -> None:
-    """Run the kernels on `n` threads from now on; results do not depend on it, to the last bit.
+    """Run the kernels on `n` threads from now on, or on as many as this process has CPUs if these are fewer; results do
+    not depend on it, to the last bit.
 
-    Without OpenMP, and in a forked child, the kernels run on one thread whatever `n` is. Raises ValueError for n < 1
-    and n > 1024, TypeError for what is no integer.
+    A kernel that another thread has begun keeps what it has. Raises ValueError for n < 1 and n > 1024, TypeError for
+    what is no integer.
     """
-    global _num_threads
     n = integer("set_num_threads", "n", n)
     if n < 1:
         raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
     if n > MOST_THREADS:
         raise ValueError(f"set_num_threads: n must be at most {MOST_THREADS}, got {n}")
-    _num_threads = n if _blas_kernels.has_openmp() and not _forked else 1
+    _employ(n)
 
 
 def get_num_threads() -> int:
@@ -132,16 +137,11 @@ def threads_for(nbytes: int, most: int = sys.maxsize) -> int:
     """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones, at most `most`."""
     if nbytes < 2 * BYTES_PER_THREAD:
         return 1
-    return max(1, min(_num_threads, nbytes // BYTES_PER_THREAD, most))
-
-
-_forked = False
+    return max(1, min(_team_size, nbytes // BYTES_PER_THREAD, most))
 
 
 def _after_fork() -> None:
-    global _forked, _num_threads, _hold
-    _forked = True
-    _num_threads = 1
+    global _hold
     _hold = _BlasHold()
 
 
@@ -252,7 +252,7 @@ def _simd_level() -> str:
 
 
 def show_config() -> dict[str, Any]:
-    """Print and return what the kernels run on: BLAS and its kernels, SIMD level, threads, OpenMP, workspace,
+    """Print and return what the kernels run on: BLAS and its kernels, SIMD level, threads, their team, workspace,
     precision."""
     import numpy
     import scipy
@@ -269,21 +269,17 @@ def show_config() -> dict[str, Any]:
         "simd": _simd_level(),
         **_blas.describe(),
         "blas_threads_held": _blas.controlled,
-        "openmp": _blas_kernels.has_openmp(),
         "threads": get_num_threads(),
+        "team": f"{_team_size} threads at most, {_team.helpers()} helpers now",
         "usable_cpus": _usable_cpus(),
         "workspace_limit": workspace.get_workspace_limit(),
         "precision": get_precision(),
     }
     notes = []
-    if not config["openmp"]:
-        notes.append("built without OpenMP: the kernels run on one thread")
     if not config["blas_threads_held"]:
         notes.append("this BLAS's thread count cannot be held: set its own environment variable to 1")
     if "AVX-512" in config["simd"] and config["blas_kernels"] in ("Haswell", "Zen"):
         notes.append("BLAS runs AVX2 kernels on an AVX-512 CPU: import fastconv before scipy.linalg")
-    if _forked:
-        notes.append("a forked child: the kernels run on one thread")
     if notes:
         config["notes"] = notes
     width = max(map(len, config))

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before libgomp is loaded: waiting threads of small layers spin
-
 from fastconv import get_num_threads, get_workspace_limit, set_num_threads, set_workspace_limit
 
 settings.register_profile(

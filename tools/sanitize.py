@@ -1,6 +1,8 @@
-"""Build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer and run tests on them: `make sanitize`.
+"""Build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer and run tests on them: `make sanitize`. Before
+that the thread team's stress program runs under ThreadSanitizer, for GCC and Clang at the same time.
 
-    python tools/sanitize.py [pytest arguments]     files by default: the operations' and the engine's tests
+    python tools/sanitize.py [--stress SECONDS] [pytest arguments]
+                             600 by default; files by default: the operations' and the engine's tests
 
 The build goes to build/sanitize and leaves the one in place alone. Arrays come from malloc at their exact size, not
 from the free list, so that one element beyond the end is in a red zone. Any report ends the run with a failure.
@@ -8,13 +10,17 @@ from the free list, so that one element beyond the end is in a red zone. Any rep
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "sanitize"
+TEAM = ROOT / "fastconv" / "_ext" / "team"
+STRESS = ROOT / "tests" / "team_stress.c"
 TESTS = [
     "test_ops.py", "test_hypothesis_shapes.py", "test_pooling.py", "test_adjoint.py", "test_engine_fuzz.py",
     "test_planar.py", "test_pointwise.py", "test_narrow.py", "test_winograd.py", "test_depthwise.py",
@@ -49,7 +55,41 @@ def build() -> Path:
     return library
 
 
+def stress(seconds: int) -> bool:
+    """Run the thread team's stress program under ThreadSanitizer with every compiler found; whether all went well."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    running = {}
+    for compiler in filter(shutil.which, ["gcc", "clang"]):
+        program = BUILD / f"stress-{compiler}"
+        options = [
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+            "-O1",
+            "-g",
+            "-fsanitize=thread",
+            "-pthread",
+        ]
+        subprocess.run([compiler, *options, f"-I{TEAM}", STRESS, TEAM / "team.c", "-o", program], check=True)
+        environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"}
+        running[compiler] = subprocess.Popen([program, str(seconds)], env=environment)
+    if len(running) < 2:
+        print(f"sanitize: of gcc and clang there is {' '.join(running) or 'none'}", file=sys.stderr)
+    failed = [compiler for compiler, process in running.items() if process.wait()]
+    print(
+        f"sanitize: the team, {seconds} s each with {', '.join(running)}: {f'{failed} failed' if failed else 'clean'}"
+    )
+    return not failed
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stress", type=int, default=600, metavar="SECONDS")
+    args, rest = parser.parse_known_args()
+    if args.stress and not stress(args.stress):
+        return 1
     library = build()
     environment = {
         **os.environ,
@@ -59,7 +99,7 @@ def main() -> int:
         "PYTHONPATH": str(library),
         "PYTHONMALLOC": "malloc",
     }
-    given = [str(Path(text).resolve()) if Path(text).exists() else text for text in sys.argv[1:]]
+    given = [str(Path(text).resolve()) if Path(text).exists() else text for text in rest]
     if not any(map(os.path.exists, given)):
         given += [str(path) for name in TESTS for path in sorted((ROOT / "tests").glob(name))]
     arguments = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), *given]

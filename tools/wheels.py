@@ -2,8 +2,8 @@
 
     python tools/wheels.py [--out dist] [--only 3.12 …]
 
-Interpreters are looked for on PATH and below ~/.pyenv (PYENV_ROOT). auditwheel gives a wheel its manylinux name and
-puts libgomp into it. Then it is installed in a fresh virtual environment, and tested there away from the sources, with
+Interpreters are looked for on PATH and below ~/.pyenv (PYENV_ROOT). auditwheel gives a wheel its manylinux name.
+Then it is installed in a fresh virtual environment, and tested there away from the sources, with
 nothing on PATH that compiles. Ends with 1 when a wheel fails, or none was built.
 """
 

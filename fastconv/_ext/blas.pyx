@@ -2,9 +2,8 @@
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython cimport floating
-from cython.parallel cimport prange
 
-from fastconv._ext.threads cimport FASTCONV_OPENMP
+from fastconv._ext.team cimport Task, run
 
 from scipy.linalg import cython_blas
 
@@ -93,6 +92,13 @@ cdef inline void product(
         dgemm(&tb, &ta, &columns, &rows, &inner, &one, <double *> b, &ld_b, <double *> a, &ld_a, &beta, c, &ld_c)
 
 
+cdef struct Matmul:
+    const void *b
+    void *out
+    Py_ssize_t m, n, k, lda, ldb, row_block, column_block, across  # across: blocks side by side
+    bint transpose_a, transpose_b
+
+
 def matmul(
     const floating[:, ::1] a, bint transpose_a, const floating[:, ::1] b, bint transpose_b, floating[:, ::1] out,
     Py_ssize_t row_block, Py_ssize_t column_block, int num_threads,
@@ -102,25 +108,24 @@ def matmul(
     cdef Py_ssize_t k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t lda = max(1, a.shape[1]), ldb = max(1, b.shape[1])
     cdef Py_ssize_t across = (n + column_block - 1) // column_block
-    cdef Py_ssize_t tasks = (m + row_block - 1) // row_block * across
-    cdef Py_ssize_t task, i, j, rows, columns
-    cdef const floating *a_data
-    cdef const floating *b_data
+    cdef Matmul c
     if m == 0 or n == 0:
         return
-    a_data = &a[0, 0]
-    b_data = &b[0, 0]
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        i = task // across * row_block
-        j = task % across * column_block
-        rows = min(row_block, m - i)
-        columns = min(column_block, n - j)
-        gemm(
-            transpose_a, transpose_b, rows, columns, k,
-            a_data + (i if transpose_a else i * lda), lda,
-            b_data + (j * ldb if transpose_b else j), ldb,
-            <floating> 0, &out[i, j], n,
-        )
+    c = Matmul(
+        &b[0, 0], &out[0, 0], m, n, k, lda, ldb, row_block, column_block, across, transpose_a, transpose_b
+    )
+    with nogil:
+        run(<Task> matmul_task[floating], &a[0, 0], &c, (m + row_block - 1) // row_block * across, num_threads)
+
+
+cdef void matmul_task(const floating *a, const Matmul *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t i = task // c.across * c.row_block, j = task % c.across * c.column_block
+    gemm(
+        c.transpose_a, c.transpose_b, min(c.row_block, c.m - i), min(c.column_block, c.n - j), c.k,
+        a + (i if c.transpose_a else i * c.lda), c.lda,
+        <const floating *> c.b + (j * c.ldb if c.transpose_b else j), c.ldb,
+        <floating> 0, <floating *> c.out + i * c.n + j, c.n,
+    )
 
 
 def set_longest(Py_ssize_t count):
@@ -130,11 +135,6 @@ def set_longest(Py_ssize_t count):
     cdef Py_ssize_t before = longest
     longest = count
     return before
-
-
-def has_openmp():
-    """Whether the kernels were compiled with OpenMP."""
-    return FASTCONV_OPENMP
 
 
 def simd_bytes():

@@ -9,8 +9,9 @@ A line is cut into segments of at most `length` outputs; a task is a run of segm
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.string cimport memset
+
+from fastconv._ext.team cimport Task, run as run_tasks
 
 cdef extern from "depthwise.h" nogil:
     ctypedef struct Run:
@@ -155,31 +156,14 @@ cdef inline bint set_phase(Run *run, const Geometry *g, Py_ssize_t number, Py_ss
     return run.first < run.last
 
 
-cdef void forward_segments(
-    int bytes, const floating *x, const floating *w, const floating *bias, floating *y, const Geometry *g,
-    const Lanes *lanes, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    cdef Py_ssize_t number, line, segment, number_of_phase, at, tap, x_at
-    cdef const floating *weights
-    cdef floating *out
-    cdef Run run
-    for number in range(first, last):
-        line, segment = number // g.segments, number % g.segments
-        at = set_lines(&run, g, line, &tap)
-        for number_of_phase in range(g.phases):
-            if not set_phase(&run, g, number_of_phase, segment):
-                continue
-            if number_of_phase > 0:
-                run.ahead = 0
-            x_at = at + g.phase[number_of_phase * 5] * g.channels
-            weights = w + (tap + g.phase[number_of_phase * 5 + 1]) * g.tap_size
-            out = y + (line * g.out[2] + number_of_phase) * g.filters
-            if floating is float:
-                outputs_float(bytes, x, x_at, weights, bias, out, &run, lanes)
-            else:
-                outputs_double(bytes, x, x_at, weights, bias, out, &run, lanes)
-    if g.far:
-        fence()
+cdef struct Forward:
+    const Geometry *g
+    const Lanes *lanes
+    const void *w
+    const void *bias  # or NULL
+    void *y
+    Py_ssize_t segments, tasks  # of the whole batch
+    int bytes
 
 
 def forward(
@@ -195,36 +179,50 @@ def forward(
     cdef Py_ssize_t tap_size = w.shape[2] * w.shape[3]
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, reach, tap_size, length, prefetches, far)
     cdef Lanes c_lanes = unpack(lanes, w.shape[1] * tap_size)
-    cdef Py_ssize_t total = y.shape[0] * g.out[0] * g.out[1] * g.segments
     cdef const floating *c_bias = NULL if bias is None else &bias[0, 0]
-    cdef int bytes = lanes.nbytes
-    cdef Py_ssize_t task
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        forward_segments(
-            bytes, &x[0, 0, 0, 0, 0], &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], &g, &c_lanes,
-            task * total // tasks, (task + 1) * total // tasks,
-        )
+    cdef Forward c = Forward(
+        &g, &c_lanes, &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], y.shape[0] * g.out[0] * g.out[1] * g.segments, tasks,
+        lanes.nbytes,
+    )
+    with nogil:
+        run_tasks(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
-cdef void product_segments(
-    int bytes, const floating *x, const floating *dy, floating *dw, const Geometry *g, const Lanes *lanes,
-    bint x_is_source, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    cdef Py_ssize_t number, line, at, tap
+cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef const floating *bias = <const floating *> c.bias
+    cdef Py_ssize_t number, line, segment, number_of_phase, at, tap, x_at
+    cdef const floating *weights
+    cdef floating *out
     cdef Run run
-    memset(dw, 0, size * sizeof(floating))
-    for number in range(first, last):
-        line = number // g.segments
-        at = set_lines(&run, g, line, &tap) + g.phase[0] * g.channels
-        set_phase(&run, g, 0, number % g.segments)
-        if floating is float:
-            products_float(
-                bytes, x, at, dy + line * g.out[2] * g.filters, dw + tap * g.tap_size, &run, lanes, x_is_source
-            )
-        else:
-            products_double(
-                bytes, x, at, dy + line * g.out[2] * g.filters, dw + tap * g.tap_size, &run, lanes, x_is_source
-            )
+    for number in range(task * c.segments // c.tasks, (task + 1) * c.segments // c.tasks):
+        line, segment = number // g.segments, number % g.segments
+        at = set_lines(&run, g, line, &tap)
+        for number_of_phase in range(g.phases):
+            if not set_phase(&run, g, number_of_phase, segment):
+                continue
+            if number_of_phase > 0:
+                run.ahead = 0
+            x_at = at + g.phase[number_of_phase * 5] * g.channels
+            weights = <const floating *> c.w + (tap + g.phase[number_of_phase * 5 + 1]) * g.tap_size
+            out = <floating *> c.y + (line * g.out[2] + number_of_phase) * g.filters
+            if floating is float:
+                outputs_float(c.bytes, x, x_at, weights, bias, out, &run, c.lanes)
+            else:
+                outputs_double(c.bytes, x, x_at, weights, bias, out, &run, c.lanes)
+    if g.far:
+        fence()
+
+
+cdef struct GradientWeights:
+    const Geometry *g
+    const Lanes *lanes
+    const void *dy
+    void *partial
+    Py_ssize_t size  # of a task's part
+    Py_ssize_t segments, tasks  # of the whole batch
+    int bytes
+    bint x_is_source
 
 
 def gradient_weights(
@@ -234,15 +232,29 @@ def gradient_weights(
     """partial[task] = the part of dw, packed as w is, that a task's outputs give; the lanes' source is x or dy."""
     cdef Py_ssize_t tap_size = partial.shape[3] * partial.shape[4]
     cdef Py_ssize_t block_size = partial.shape[2] * tap_size
-    cdef Py_ssize_t size = partial.shape[1] * block_size
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, reach, tap_size, length, prefetches, False)
     cdef Lanes c_lanes = unpack(lanes, block_size)
-    cdef Py_ssize_t total = dy.shape[0] * g.out[0] * g.out[1] * g.segments
-    cdef Py_ssize_t tasks = partial.shape[0]
-    cdef int bytes = lanes.nbytes
-    cdef Py_ssize_t task
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        product_segments(
-            bytes, &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[task, 0, 0, 0, 0], &g, &c_lanes, x_is_source,
-            size, task * total // tasks, (task + 1) * total // tasks,
-        )
+    cdef GradientWeights c = GradientWeights(
+        &g, &c_lanes, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0, 0, 0], partial.shape[1] * block_size,
+        dy.shape[0] * g.out[0] * g.out[1] * g.segments, partial.shape[0], lanes.nbytes, x_is_source,
+    )
+    with nogil:
+        run_tasks(<Task> gradient_weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.tasks, num_threads)
+
+
+cdef void gradient_weights_task(const floating *x, const GradientWeights *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef floating *dw = <floating *> c.partial + task * c.size
+    cdef const floating *dy
+    cdef Py_ssize_t number, line, at, tap
+    cdef Run run
+    memset(dw, 0, c.size * sizeof(floating))
+    for number in range(task * c.segments // c.tasks, (task + 1) * c.segments // c.tasks):
+        line = number // g.segments
+        at = set_lines(&run, g, line, &tap) + g.phase[0] * g.channels
+        set_phase(&run, g, 0, number % g.segments)
+        dy = <const floating *> c.dy + line * g.out[2] * g.filters
+        if floating is float:
+            products_float(c.bytes, x, at, dy, dw + tap * g.tap_size, &run, c.lanes, c.x_is_source)
+        else:
+            products_double(c.bytes, x, at, dy, dw + tap * g.tap_size, &run, c.lanes, c.x_is_source)

@@ -8,9 +8,10 @@ is copied into scratch first, zeros around it; otherwise they read x. The output
 Weights are packed: panels of at most two vectors of filters, each tap by tap (`pack`, and `unpack` for gradients).
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+
+from fastconv._ext.team cimport Task, run
 
 cdef extern from "tiles.h" nogil:
     ctypedef struct Runs:
@@ -57,6 +58,15 @@ cdef struct Geometry:
     Py_ssize_t taps         # of one filter, its group's channels included
     Py_ssize_t images       # of a band
     Py_ssize_t row_bands, column_bands
+
+
+cdef struct Part:
+    Geometry g
+    Py_ssize_t first_tap[3]     # of the whole kernel's
+    Py_ssize_t tap_step[3]
+    Py_ssize_t packed           # where its weights begin
+    Py_ssize_t panels           # of all groups
+    Py_ssize_t splits           # runs of panels that tasks of their own take
 
 
 cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, object outputs, Py_ssize_t groups, tuple cut):
@@ -144,37 +154,63 @@ def room(Py_ssize_t seen, Py_ssize_t pixels, Py_ssize_t channels, Py_ssize_t tap
     return (floats + MOST - 1) // MOST * MOST + pixels * MOST, 4 * max(pixels + AHEAD, FEW * taps)
 
 
+cdef struct Packing:
+    const float *w              # (groups, filters, r0, r1, r2, channels)
+    Py_ssize_t shape[6]
+    Py_ssize_t strides[6]       # in elements
+    const Part *parts
+    int widest
+
+
 def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num_threads):
     """packed = w (groups, filters, r0, r1, r2, channels), any strides: group by group, panel by panel, tap by tap."""
-    cdef Py_ssize_t lanes, task
-    cdef Py_ssize_t count = panels_of(w.shape[1], widest, &lanes)
-    cdef Py_ssize_t[3] first = [0, 0, 0]
-    cdef Py_ssize_t[3] step = [1, 1, 1]
-    cdef Py_ssize_t[3] kernel = [w.shape[2], w.shape[3], w.shape[4]]
-    for task in prange(w.shape[0] * count, nogil=True, num_threads=num_threads, schedule="static"):
-        pack_panel(w, first, step, kernel, task // count, task % count, &packed[0], widest)
+    cdef Py_ssize_t lanes
+    cdef Part whole
+    cdef int axis
+    for axis in range(3):
+        whole.first_tap[axis], whole.tap_step[axis], whole.g.kernel[axis] = 0, 1, w.shape[2 + axis]
+    whole.packed, whole.panels = 0, w.shape[0] * panels_of(w.shape[1], widest, &lanes)
+    pack_taps(w, packed, &whole, 1, widest, num_threads)
 
 
-cdef void pack_panel(
-    const float[:, :, :, :, :, :] w, const Py_ssize_t *first, const Py_ssize_t *step, const Py_ssize_t *kernel,
-    Py_ssize_t group, Py_ssize_t number, float *packed, int widest,
-) noexcept nogil:
-    cdef Py_ssize_t before, lanes, r0, r1, r2, c, lane, row, rows
-    cdef Py_ssize_t depth = w.shape[5]
-    cdef Py_ssize_t next_filter = w.strides[1] // <Py_ssize_t> sizeof(float)
-    cdef Py_ssize_t next_channel = w.strides[5] // <Py_ssize_t> sizeof(float)
-    cdef Panel panel = panel_number(number, w.shape[1], widest, &before)
+def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, int widest, int num_threads):
+    """Each part's taps of w (groups, filters, r0, r1, r2, channels), any strides, as `pack` does."""
+    pack_taps(w, packed, parts.parts, parts.count, widest, num_threads)
+
+
+cdef int pack_taps(
+    const float[:, :, :, :, :, :] w, float[::1] packed, const Part *parts, Py_ssize_t count, int widest,
+    int num_threads,
+) except -1:
+    cdef Packing c
+    cdef int axis
+    c.w, c.parts, c.widest = &w[0, 0, 0, 0, 0, 0], parts, widest
+    for axis in range(6):
+        c.shape[axis], c.strides[axis] = w.shape[axis], w.strides[axis] // <Py_ssize_t> sizeof(float)
+    with nogil:
+        run(<Task> pack_task, &packed[0], &c, count * parts.panels, num_threads)
+
+
+cdef void pack_task(float *packed, const Packing *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A panel of one part."""
+    cdef const Part *part = &c.parts[task // c.parts.panels]
+    cdef Py_ssize_t before, lanes, r0, r1, r2, channel, lane, row, rows
+    cdef Py_ssize_t depth = c.shape[5], next_filter = c.strides[1], next_channel = c.strides[5]
+    cdef Py_ssize_t per_group = panels_of(c.shape[1], c.widest, &lanes), group = task % part.panels // per_group
+    cdef Panel panel = panel_number(task % per_group, c.shape[1], c.widest, &before)
+    cdef const float *first = c.w + group * c.strides[0] + panel.first * next_filter
     cdef const float *source
-    panels_of(w.shape[1], widest, &lanes)
-    packed += (group * lanes + before) * kernel[0] * kernel[1] * kernel[2] * depth
-    for r0 in range(kernel[0]):
-        for r1 in range(kernel[1]):
-            for r2 in range(kernel[2]):
-                for c in range(0, depth, 16):  # a cache line of each filter, which may lie a power of two apart
-                    source = &w[
-                        group, panel.first, first[0] + r0 * step[0], first[1] + r1 * step[1], first[2] + r2 * step[2], c
-                    ]
-                    rows = min(<Py_ssize_t> 16, depth - c)
+    packed += part.packed + (group * lanes + before) * part.g.kernel[0] * part.g.kernel[1] * part.g.kernel[2] * depth
+    for r0 in range(part.g.kernel[0]):
+        for r1 in range(part.g.kernel[1]):
+            for r2 in range(part.g.kernel[2]):
+                for channel in range(0, depth, 16):  # a line of each filter, which may lie a power of two apart
+                    source = (
+                        first + (part.first_tap[0] + r0 * part.tap_step[0]) * c.strides[2]
+                        + (part.first_tap[1] + r1 * part.tap_step[1]) * c.strides[3]
+                        + (part.first_tap[2] + r2 * part.tap_step[2]) * c.strides[4] + channel * next_channel
+                    )
+                    rows = min(<Py_ssize_t> 16, depth - channel)
                     if next_channel == 1:
                         turn(source, next_filter, panel.count, rows, packed, panel.lanes)
                     for row in range(rows):
@@ -188,36 +224,39 @@ cdef void pack_panel(
                         packed += panel.lanes
 
 
+cdef struct Unpacking:
+    const float *partial        # (parts, size)
+    Py_ssize_t parts, size, filters, taps
+    int widest
+
+
 def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num_threads):
     """dw (groups, filters, taps) = the sum of the rows of `partial`, each packed as `pack` does, in order."""
-    cdef Py_ssize_t lanes, task
+    cdef Py_ssize_t lanes
     cdef Py_ssize_t count = panels_of(dw.shape[1], widest, &lanes)
-    for task in prange(dw.shape[0] * count, nogil=True, num_threads=num_threads, schedule="static"):
-        unpack_panel(partial, dw, task // count, task % count, widest)
+    cdef Unpacking c = Unpacking(&partial[0, 0], partial.shape[0], partial.shape[1], dw.shape[1], dw.shape[2], widest)
+    with nogil:
+        run(<Task> unpack_task, &dw[0, 0, 0], &c, dw.shape[0] * count, num_threads)
 
 
-cdef void unpack_panel(
-    const float[:, ::1] partial, float[:, :, ::1] dw, Py_ssize_t group, Py_ssize_t number, int widest
-) noexcept nogil:
-    cdef Py_ssize_t before, lanes, tap, lane, part, first, rows, row
-    cdef Py_ssize_t taps = dw.shape[2]
-    cdef Panel panel = panel_number(number, dw.shape[1], widest, &before)
+cdef void unpack_task(float *dw, const Unpacking *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A panel."""
+    cdef Py_ssize_t before, lanes, tap, lane, part, rows, row
+    cdef Py_ssize_t per_group = panels_of(c.filters, c.widest, &lanes), group = task // per_group, taps = c.taps
+    cdef Panel panel = panel_number(task % per_group, c.filters, c.widest, &before)
     cdef float sums[16][MOST]
+    cdef const float *first = c.partial + (group * lanes + before) * taps
     cdef const float *source
-    panels_of(dw.shape[1], widest, &lanes)
-    first = (group * lanes + before) * taps
+    dw += (group * c.filters + panel.first) * taps
     for tap in range(0, taps, 16):
         rows = min(<Py_ssize_t> 16, taps - tap)
-        for part in range(partial.shape[0]):
-            source = &partial[part, first + tap * panel.lanes]
+        for part in range(c.parts):
+            source = first + part * c.size + tap * panel.lanes
             for row in range(rows):
                 for lane in range(panel.lanes):
                     sums[row][lane] = source[row * panel.lanes + lane] + (sums[row][lane] if part else 0)
         for lane in range(0, panel.count, 4):
-            turn(
-                &sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane),
-                &dw[group, panel.first + lane, tap], taps,
-            )
+            turn(&sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane), dw + lane * taps + tap, taps)
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
@@ -233,12 +272,12 @@ cdef struct Band:
 cdef inline Py_ssize_t run_length(const Geometry *g, int widest) noexcept nogil:
     """Taps that lie one behind the other: those of a window's row, or of one of its pixels. Few of them are taken one
     by one where a panel has one vector."""
-    cdef Py_ssize_t run = g.channels // g.groups
+    cdef Py_ssize_t length = g.channels // g.groups
     if g.groups == 1 and g.dilation[2] == 1:
-        run *= g.kernel[2]
-    if run < FEW and g.filters // g.groups <= widest // 4:
-        run = 1
-    return run
+        length *= g.kernel[2]
+    if length < FEW and g.filters // g.groups <= widest // 4:
+        length = 1
+    return length
 
 
 cdef void open_band(
@@ -261,7 +300,7 @@ cdef void open_band(
     cdef Py_ssize_t height = (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     cdef Py_ssize_t width = (columns - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
     cdef Py_ssize_t depth = (g.kernel[0] - 1) * g.dilation[0] + 1
-    cdef Py_ssize_t n, r, c, r0, r1, r2, e, from_x, from_y, run, index = 0
+    cdef Py_ssize_t n, r, c, r0, r1, r2, e, from_x, from_y, length, index = 0
     band.pixels = images * rows * columns
     if min(i0, i1, i2) >= 0 and i0 + depth <= g.inp[0] and i1 + height <= g.inp[1] and i2 + width <= g.inp[2]:
         band.row = g.inp[2] * g.channels
@@ -291,19 +330,19 @@ cdef void open_band(
     for n in range(AHEAD):
         at[index + n] = at[index - 1]
     index = 0
-    run = run_length(g, widest)
+    length = run_length(g, widest)
     for r0 in range(g.kernel[0]):
         for r1 in range(g.kernel[1]):
-            for e in range(0, g.kernel[2] * (g.channels // g.groups) // run):
-                r2 = e * run // (g.channels // g.groups)
+            for e in range(0, g.kernel[2] * (g.channels // g.groups) // length):
+                r2 = e * length // (g.channels // g.groups)
                 runs[index] = (
                     r0 * band.plane + r1 * g.dilation[1] * band.row + r2 * g.dilation[2] * g.channels
-                    + e * run % (g.channels // g.groups)
+                    + e * length % (g.channels // g.groups)
                 )
                 index += 1
     band.runs.at = runs
     band.runs.count = index
-    band.runs.length = run
+    band.runs.length = length
 
 
 cdef void copy_plane(
@@ -340,15 +379,6 @@ cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int size) n
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 
-cdef struct Part:
-    Geometry g
-    Py_ssize_t first_tap[3]     # of the whole kernel's
-    Py_ssize_t tap_step[3]
-    Py_ssize_t packed           # where its weights begin
-    Py_ssize_t panels           # of all groups
-    Py_ssize_t splits           # runs of panels that tasks of their own take
-
-
 cdef class Parts:
     """Convolutions of one x, each with some of a kernel's taps, to outputs of their own in one y; planned once.
 
@@ -380,17 +410,20 @@ cdef class Parts:
         free(self.parts)
 
 
-def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, int widest, int num_threads):
-    """Each part's taps of w (groups, filters, r0, r1, r2, channels), any strides, as `pack` does."""
-    cdef Py_ssize_t panels = parts.parts[0].panels, per_group = panels // w.shape[0], task, number
-    cdef const Part *part
-    for task in prange(parts.count * panels, nogil=True, num_threads=num_threads, schedule="static"):
-        part = &parts.parts[task // panels]
-        number = task % panels
-        pack_panel(
-            w, part.first_tap, part.tap_step, part.g.kernel, number // per_group, number % per_group,
-            &packed[part.packed], widest,
-        )
+cdef inline Py_ssize_t tasks_of(const Part *part) noexcept nogil:
+    return bands_of(&part.g) * part.splits
+
+
+cdef struct Forward:
+    const float *x
+    const float *packed
+    const float *start
+    const Part *parts
+    float *scratch              # a row of `size` a slot
+    Py_ssize_t *tables          # a row of `room` a slot
+    Py_ssize_t size, room
+    bint far
+    int widest
 
 
 def forward(
@@ -403,38 +436,38 @@ def forward(
     band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written past the caches,
     which is done where its vectors are aligned.
     """
-    cdef Py_ssize_t tasks = 0, task, number
-    cdef const Part *part
+    cdef Py_ssize_t tasks = 0, number
     for number in range(parts.count):
-        tasks += bands_of(&parts.parts[number].g) * parts.parts[number].splits
+        tasks += tasks_of(&parts.parts[number])
     cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, 64)
-    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        part = parts.parts
-        number = task
-        while number >= bands_of(&part.g) * part.splits:
-            number = number - bands_of(&part.g) * part.splits
-            part = part + 1
-        forward_task(
-            &x[0, 0, 0, 0, 0], &packed[part.packed], &start[0], &y[0, 0, 0, 0, 0], &part.g, number // part.splits,
-            number % part.splits, part.splits, &scratch[threadid(), 0], &tables[threadid(), 0], tables.shape[1],
-            far and aligned, widest,
-        )
+    cdef Forward c = Forward(
+        &x[0, 0, 0, 0, 0], &packed[0], &start[0], parts.parts, &scratch[0, 0], &tables[0, 0], scratch.shape[1],
+        tables.shape[1], far and aligned, widest,
+    )
+    with nogil:
+        run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
 
 
-cdef void forward_task(
-    const float *x, const float *packed, const float *start, float *y, const Geometry *g, Py_ssize_t number,
-    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t *tables, Py_ssize_t room, bint far, int widest,
-) noexcept nogil:
+cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A run of panels over a band."""
+    cdef const Part *part = c.parts
+    while task >= tasks_of(part):
+        task -= tasks_of(part)
+        part += 1
+    cdef const Geometry *g = &part.g
+    cdef const float *packed = c.packed + part.packed
+    cdef int widest = c.widest
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
     cdef Py_ssize_t lanes, before, index, group, tiles, tile, first, block, block_first, pixels
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
-    cdef Py_ssize_t count = per_group * g.groups
-    cdef Py_ssize_t first_panel = split * count // splits, last_panel = (split + 1) * count // splits
-    cdef Py_ssize_t *at = tables
-    cdef Py_ssize_t *to = tables + room // 4
+    cdef Py_ssize_t count = per_group * g.groups, split = task % part.splits
+    cdef Py_ssize_t first_panel = split * count // part.splits, last_panel = (split + 1) * count // part.splits
+    cdef float *scratch = c.scratch + slot * c.size
+    cdef Py_ssize_t *at = c.tables + slot * c.room
+    cdef Py_ssize_t *to = at + c.room // 4
     cdef Panel panel
     cdef Band band
-    open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
+    open_band(c.x, g, task // part.splits, scratch, at, to, at + 2 * (c.room // 4), &band, widest)
     cdef bint pointwise = g.groups == 1 and g.kernel[0] * g.kernel[1] * g.kernel[2] == 1
     if pointwise and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
         spread(g.channels, scratch, at, &band)
@@ -454,10 +487,10 @@ cdef void forward_task(
                 first = block_first + tile * pixels // tiles
                 tile_outputs(
                     panel.bytes, panel.vectors, block_first + (tile + 1) * pixels // tiles - first,
-                    band.x + group * depth, at + first, band.runs, packed + before * g.taps, start + before,
-                    y + group * filters + panel.first, to + first, panel.count, far,
+                    band.x + group * depth, at + first, band.runs, packed + before * g.taps, c.start + before,
+                    y + group * filters + panel.first, to + first, panel.count, c.far,
                 )
-    if far:
+    if c.far:
         fence()
 
 
@@ -473,6 +506,17 @@ cdef void spread(Py_ssize_t channels, float *scratch, Py_ssize_t *at, Band *band
     band.x = scratch
 
 
+cdef struct Gradient:
+    const float *x
+    const float *dy
+    const Geometry *g
+    Py_ssize_t elements, chunks, splits     # elements: of the packed weights
+    float *scratch              # a row of `size` a slot
+    Py_ssize_t *tables          # a row of `room` a slot
+    Py_ssize_t size, room
+    int widest
+
+
 def gradient_weights(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, ::1] partial, object window,
     Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
@@ -484,29 +528,30 @@ def gradient_weights(
     """
     cdef tuple everything = (slice(None),) * 3
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, everything, groups, cut)
-    cdef Py_ssize_t chunks = partial.shape[0], bands = bands_of(&g)
-    cdef Py_ssize_t task, chunk
-    for task in prange(chunks * splits, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        chunk = task // splits
-        weights_task(
-            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[chunk, 0], &g, chunk * bands // chunks,
-            (chunk + 1) * bands // chunks, task % splits, splits, &scratch[threadid(), 0], scratch.shape[1],
-            &tables[threadid(), 0], tables.shape[1], widest,
-        )
+    cdef Gradient c = Gradient(
+        &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &g, partial.shape[1], partial.shape[0], splits, &scratch[0, 0],
+        &tables[0, 0], scratch.shape[1], tables.shape[1], widest,
+    )
+    with nogil:
+        run(<Task> weights_task, &partial[0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
 
 
-cdef void weights_task(
-    const float *x, const float *dy, float *partial, const Geometry *g, Py_ssize_t first_band, Py_ssize_t last_band,
-    Py_ssize_t split, Py_ssize_t splits, float *scratch, Py_ssize_t size, Py_ssize_t *tables, Py_ssize_t room,
-    int widest,
-) noexcept nogil:
+cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A run of panels over a chunk of bands."""
+    cdef const Geometry *g = c.g
+    cdef const float *dy = c.dy
+    cdef int widest = c.widest
     cdef Py_ssize_t filters = g.filters // g.groups, depth = g.channels // g.groups
     cdef Py_ssize_t lanes, before, index, group, number, tiles, tile, first, rows, row, tap, pixel
     cdef Py_ssize_t per_group = panels_of(filters, widest, &lanes)
-    cdef Py_ssize_t count = per_group * g.groups
-    cdef Py_ssize_t *at = tables
-    cdef Py_ssize_t *to = tables + room // 4
-    cdef Py_ssize_t *values_at = tables + 3 * (room // 4)
+    cdef Py_ssize_t count = per_group * g.groups, split = task % c.splits, chunk = task // c.splits
+    cdef Py_ssize_t first_panel = split * count // c.splits, last_panel = (split + 1) * count // c.splits
+    cdef Py_ssize_t bands = bands_of(g), first_band = chunk * bands // c.chunks
+    cdef float *scratch = c.scratch + slot * c.size
+    cdef Py_ssize_t *at = c.tables + slot * c.room
+    cdef Py_ssize_t *to = at + c.room // 4
+    cdef Py_ssize_t *runs = to + c.room // 4
+    cdef Py_ssize_t *values_at = runs + c.room // 4
     cdef const Py_ssize_t *dy_at
     cdef Py_ssize_t taps[16]
     cdef bint unaligned = misaligned(dy, filters, widest)
@@ -515,17 +560,18 @@ cdef void weights_task(
     cdef const float *soon
     cdef Panel panel
     cdef Band band
-    for number in range(first_band, last_band):
-        open_band(x, g, number, scratch, at, to, tables + 2 * (room // 4), &band, widest)
-        values = scratch + size - band.pixels * MOST
-        for index in range(split * count // splits, (split + 1) * count // splits):
+    partial += chunk * c.elements
+    for number in range(first_band, (chunk + 1) * bands // c.chunks):
+        open_band(c.x, g, number, scratch, at, to, runs, &band, widest)
+        values = scratch + c.size - band.pixels * MOST
+        for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
             before += group * lanes
             source = dy + group * filters + panel.first
             soon = source + panel.count
-            if index + 1 == (split + 1) * count // splits:
-                soon = dy + split * count // splits * MOST + band.pixels * g.filters
+            if index + 1 == last_panel:
+                soon = dy + first_panel * MOST + band.pixels * g.filters
             dy_at = to
             if panel.count < panel.lanes or g.taps > REREAD or unaligned:
                 for pixel in range(band.pixels):

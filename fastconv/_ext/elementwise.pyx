@@ -5,8 +5,9 @@ where constants take the arrays' type.
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.stdint cimport uint32_t, uint64_t
+
+from fastconv._ext.team cimport Task, run
 
 
 cdef extern from "activations.h" nogil:
@@ -28,42 +29,57 @@ cdef enum:
     PART = 512  # elements of a run whose losses are in hand at a time
 
 
+cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:
+    return (size + RUN - 1) // RUN
+
+
+cdef struct Activation:
+    int kind
+    const void *dy  # NULL forwards
+    const void *x
+    Py_ssize_t size
+    double a, b
+
+
 def activate(int kind, const floating[::1] x, floating[::1] y, double a, double b, int num_threads):
     """y = f(x); kind: the function's place in activations.h, a and b its parameters."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t task
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        activate_run(kind, &x[task * RUN], &y[task * RUN], min(<Py_ssize_t> RUN, size - task * RUN), a, b)
+    cdef Activation c
+    if x.shape[0] == 0:
+        return
+    c = Activation(kind, NULL, &x[0], x.shape[0], a, b)
+    with nogil:
+        run(<Task> activate_task[floating], &y[0], &c, tasks(c.size), num_threads)
 
 
-cdef void activate_run(
-    int kind, const floating *x, floating *y, Py_ssize_t count, double a, double b
-) noexcept nogil:
+cdef void activate_task(floating *y, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
+    cdef const floating *x = <const floating *> c.x + at
     if floating is float:
-        activate_float(kind, x, y, count, <float> a, <float> b)
+        activate_float(c.kind, x, y + at, count, <float> c.a, <float> c.b)
     else:
-        activate_double(kind, x, y, count, a, b)
+        activate_double(c.kind, x, y + at, count, c.a, c.b)
 
 
 def activate_backward(
     int kind, const floating[::1] dy, const floating[::1] x, floating[::1] dx, double a, double b, int num_threads
 ):
     """dx = dy * f'(x)."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t task
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        activate_backward_run(
-            kind, &dy[task * RUN], &x[task * RUN], &dx[task * RUN], min(<Py_ssize_t> RUN, size - task * RUN), a, b
-        )
+    cdef Activation c
+    if x.shape[0] == 0:
+        return
+    c = Activation(kind, &dy[0], &x[0], x.shape[0], a, b)
+    with nogil:
+        run(<Task> activate_backward_task[floating], &dx[0], &c, tasks(c.size), num_threads)
 
 
-cdef void activate_backward_run(
-    int kind, const floating *dy, const floating *x, floating *dx, Py_ssize_t count, double a, double b
-) noexcept nogil:
+cdef void activate_backward_task(floating *dx, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
+    cdef const floating *dy = <const floating *> c.dy + at
+    cdef const floating *x = <const floating *> c.x + at
     if floating is float:
-        activate_backward_float(kind, dy, x, dx, count, <float> a, <float> b)
+        activate_backward_float(c.kind, dy, x, dx + at, count, <float> c.a, <float> c.b)
     else:
-        activate_backward_double(kind, dy, x, dx, count, a, b)
+        activate_backward_double(c.kind, dy, x, dx + at, count, c.a, c.b)
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------
@@ -77,6 +93,13 @@ cdef inline uint32_t random_bits(uint64_t key, uint64_t index) noexcept nogil:
     return <uint32_t> ((z ^ (z >> 31)) >> 32)
 
 
+cdef struct Dropout:
+    const void *x
+    Py_ssize_t pixels, channels, block, blocks  # of pixels: an image's in a task, and the tasks of an image
+    uint64_t key, threshold
+    double scale
+
+
 def dropout(
     const floating[:, :, ::1] x, floating[:, :, ::1] y, uint64_t key, uint64_t threshold, double scale, int num_threads
 ):
@@ -87,26 +110,24 @@ def dropout(
     cdef Py_ssize_t pixels = x.shape[1], channels = x.shape[2]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, RUN // channels)
     cdef Py_ssize_t blocks = (pixels + block - 1) // block
-    cdef Py_ssize_t task
-    for task in prange(x.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        dropout_block(
-            &x[task // blocks, task % blocks * block, 0], &y[task // blocks, task % blocks * block, 0], key,
-            task // blocks * channels * pixels + task % blocks * block, pixels, channels,
-            min(block, pixels - task % blocks * block), threshold, <floating> scale,
-        )
+    cdef Dropout c = Dropout(&x[0, 0, 0], pixels, channels, block, blocks, key, threshold, scale)
+    with nogil:
+        run(<Task> dropout_task[floating], &y[0, 0, 0], &c, x.shape[0] * blocks, num_threads)
 
 
-cdef void dropout_block(
-    const floating *x, floating *y, uint64_t key, Py_ssize_t first, Py_ssize_t pixels, Py_ssize_t channels,
-    Py_ssize_t count, uint64_t threshold, floating scale,
-) noexcept nogil:
+cdef void dropout_task(floating *y, const Dropout *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t pixels = c.pixels, channels = c.channels, image = task // c.blocks
+    cdef Py_ssize_t begin = task % c.blocks * c.block, count = min(c.block, pixels - begin)
+    cdef Py_ssize_t first = image * channels * pixels + begin, p, j
+    cdef uint64_t key = c.key, threshold = c.threshold
+    cdef const floating *x = <const floating *> c.x + (image * pixels + begin) * channels
     cdef floating factor[2]
-    cdef Py_ssize_t p, c
     factor[0] = 0
-    factor[1] = scale
+    factor[1] = <floating> c.scale
+    y += (image * pixels + begin) * channels
     for p in range(count):
-        for c in range(channels):
-            y[c] = x[c] * factor[random_bits(key, first + p + c * pixels) >= threshold]
+        for j in range(channels):
+            y[j] = x[j] * factor[random_bits(key, first + p + j * pixels) >= threshold]
         x += channels
         y += channels
 
@@ -121,22 +142,44 @@ cdef void errors_run(int kind, const floating *x, const floating *t, floating *y
         errors_double(kind, x, t, y, count)
 
 
+cdef struct Errors:
+    int kind
+    const void *target
+    void *y
+    double *sums  # in place of y
+    Py_ssize_t size
+
+
 def errors(int kind, const floating[::1] x, const floating[::1] target, floating[::1] y, int num_threads):
     """y = the loss of every element; kind: its place in activations.h."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t task
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        errors_run(
-            kind, &x[task * RUN], &target[task * RUN], &y[task * RUN], min(<Py_ssize_t> RUN, size - task * RUN)
-        )
+    cdef Errors c
+    if x.shape[0] == 0:
+        return
+    c = Errors(kind, &target[0], &y[0], NULL, x.shape[0])
+    with nogil:
+        run(<Task> errors_task[floating], &x[0], &c, tasks(c.size), num_threads)
+
+
+cdef void errors_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN
+    errors_run(
+        c.kind, x + at, <const floating *> c.target + at, <floating *> c.y + at, min(<Py_ssize_t> RUN, c.size - at)
+    )
 
 
 def error_sums(int kind, const floating[::1] x, const floating[::1] target, double[::1] sums, int num_threads):
     """sums[run] = the sum of `errors` over a run of RUN elements."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t task
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        sums[task] = error_sum(kind, &x[task * RUN], &target[task * RUN], min(<Py_ssize_t> RUN, size - task * RUN))
+    cdef Errors c
+    if x.shape[0] == 0:
+        return
+    c = Errors(kind, &target[0], NULL, &sums[0], x.shape[0])
+    with nogil:
+        run(<Task> error_sum_task[floating], &x[0], &c, tasks(c.size), num_threads)
+
+
+cdef void error_sum_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN
+    c.sums[task] = error_sum(c.kind, x + at, <const floating *> c.target + at, min(<Py_ssize_t> RUN, c.size - at))
 
 
 cdef double error_sum(int kind, const floating *x, const floating *target, Py_ssize_t count) noexcept nogil:
@@ -160,37 +203,47 @@ cdef double error_sum(int kind, const floating *x, const floating *target, Py_ss
     return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 
+cdef struct ErrorsBackward:
+    int kind
+    bint to_target
+    const void *dy
+    const void *x
+    const void *target
+    Py_ssize_t size, step  # step: of dy, 0 where it has one element
+    double scale
+
+
 def errors_backward(
     int kind, bint to_target, const floating[::1] dy, const floating[::1] x, const floating[::1] target,
     floating[::1] dx, double scale, int num_threads,
 ):
     """dx = dy * scale * the derivative of `errors` to x, or to the target; dy has one element, or as many as x."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t step = 0 if dy.shape[0] == 1 else 1
-    cdef Py_ssize_t task
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        errors_backward_run(
-            kind, to_target, &dy[task * RUN * step], step, &x[task * RUN], &target[task * RUN], &dx[task * RUN],
-            <floating> scale, min(<Py_ssize_t> RUN, size - task * RUN),
-        )
+    cdef ErrorsBackward c
+    if x.shape[0] == 0:
+        return
+    c = ErrorsBackward(kind, to_target, &dy[0], &x[0], &target[0], x.shape[0], 0 if dy.shape[0] == 1 else 1, scale)
+    with nogil:
+        run(<Task> errors_backward_task[floating], &dx[0], &c, tasks(c.size), num_threads)
 
 
-cdef void errors_backward_run(
-    int kind, bint to_target, const floating *dy, Py_ssize_t step, const floating *x, const floating *target,
-    floating *dx, floating scale, Py_ssize_t count,
-) noexcept nogil:
-    cdef Py_ssize_t i
+cdef void errors_backward_task(floating *dx, const ErrorsBackward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at), i
+    cdef const floating *dy = <const floating *> c.dy + at * c.step
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *target = <const floating *> c.target + at
+    cdef floating scale = <floating> c.scale
+    dx += at
     if floating is float:
-        if to_target:
-            errors_target_backward_float(kind, x, target, dx, count)
+        if c.to_target:
+            errors_target_backward_float(c.kind, x, target, dx, count)
         else:
-            errors_backward_float(kind, x, target, dx, count)
+            errors_backward_float(c.kind, x, target, dx, count)
     else:
-        if to_target:
-            errors_target_backward_double(kind, x, target, dx, count)
+        if c.to_target:
+            errors_target_backward_double(c.kind, x, target, dx, count)
         else:
-            errors_backward_double(kind, x, target, dx, count)
-    if step == 0:
+            errors_backward_double(c.kind, x, target, dx, count)
+    if c.step == 0:
         scale *= dy[0]
         for i in range(count):
             dx[i] *= scale

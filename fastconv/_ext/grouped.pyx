@@ -10,8 +10,9 @@ channel of the other array on its records lie; `begin` and `order` how they lie 
 Weights are packed (blocks, taps, channels of a group in a record, vector), zeros in lanes without a channel.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.string cimport memset
+
+from fastconv._ext.team cimport Task, run
 
 cdef extern from "grouped.h" nogil:
     ctypedef struct Picks:
@@ -244,6 +245,18 @@ cdef inline const float *next_inputs(
 # --- y ---------------------------------------------------------------------------------------------------------------
 
 
+cdef struct Forward:
+    const Geometry *g
+    const float *end        # of x
+    const float *packed
+    const float *start
+    float *y
+    float *scratch
+    Py_ssize_t pitch        # of scratch
+    Py_ssize_t splits
+    bint far
+
+
 def forward(
     const float[:, :, :, :, ::1] x, const float[:, :, :, ::1] packed, const float[:, ::1] start,
     float[:, :, :, :, ::1] y, object window, object outputs, object lanes, tuple cut, Py_ssize_t splits,
@@ -256,20 +269,19 @@ def forward(
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, outputs, lanes, cut, prefetches, bytes)
     cdef const float *end = &x[0, 0, 0, 0, 0] + x.shape[0] * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
-    cdef Py_ssize_t task
-    for task in prange(g.bands * splits, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        forward_task(
-            &x[0, 0, 0, 0, 0], end, &packed[0, 0, 0, 0], &start[0, 0], &y[0, 0, 0, 0, 0], &g, task // splits,
-            task % splits * g.blocks // splits, (task % splits + 1) * g.blocks // splits, &scratch[threadid(), 0],
-            far,
-        )
+    cdef Forward c = Forward(
+        &g, end, &packed[0, 0, 0, 0], &start[0, 0], &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], splits, far
+    )
+    with nogil:
+        run(<Task> forward_task, &x[0, 0, 0, 0, 0], &c, g.bands * splits, <int> scratch.shape[0])
 
 
-cdef void forward_task(
-    const float *x, const float *end, const float *packed, const float *start, float *y, const Geometry *g,
-    Py_ssize_t number, Py_ssize_t first, Py_ssize_t last, float *scratch, bint far,
-) noexcept nogil:
-    cdef Band band = band_at(g, number)
+cdef void forward_task(const float *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef Band band = band_at(g, task // c.splits)
+    cdef Py_ssize_t first = task % c.splits * g.blocks // c.splits
+    cdef Py_ssize_t last = (task % c.splits + 1) * g.blocks // c.splits
+    cdef float *scratch = c.scratch + slot * c.pitch
     cdef Py_ssize_t record = g.vectors * g.lanes
     cdef Py_ssize_t row = band.width * record
     cdef Py_ssize_t block = band.first[1] * band.height * row + APART
@@ -286,10 +298,10 @@ cdef void forward_task(
     line.x_step[0], line.x_step[1] = band.height * row, g.dilation[1] * row
     line.w_step[0], line.w_step[1] = g.kernel[1] * g.kernel[2] * tap_size, g.kernel[2] * tap_size
     line.taps, line.x_tap, line.w_tap = g.kernel[2], g.dilation[2] * record, tap_size
-    line.far = far
+    line.far = c.far
     line.x_pixel, line.y_pixel = g.stride[2] * record, g.step[2] * g.filters
-    copy_inputs(x, end, g, &band, g.table + 3 * first + 2, g.order, last - first, g.vectors, scratch, block)
-    soon = next_inputs(x, end, g, &band, &share)
+    copy_inputs(x, c.end, g, &band, g.table + 3 * first + 2, g.order, last - first, g.vectors, scratch, block)
+    soon = next_inputs(x, c.end, g, &band, &share)
     share //= band.rows * g.blocks
     soon += first * band.rows * share
     for b in range(first, last):
@@ -306,15 +318,26 @@ cdef void forward_task(
             ) * g.filters
             outputs_of_line(
                 g.bytes, width, scratch + (b - first) * block + at * row,
-                packed + b * w_size + band.first[0] * line.w_step[0] + taps[0] * line.w_step[1],
-                &picks, start + b * g.lanes, y + from_y + g.table[3 * b], band.columns,
+                c.packed + b * w_size + band.first[0] * line.w_step[0] + taps[0] * line.w_step[1],
+                &picks, c.start + b * g.lanes, c.y + from_y + g.table[3 * b], band.columns,
                 g.table[3 * b + 1], &line,
             )
-    if far:
+    if c.far:
         fence()
 
 
 # --- dw --------------------------------------------------------------------------------------------------------------
+
+
+cdef struct GradientWeights:
+    const Geometry *g
+    const float *x_end
+    const float *dy
+    const float *dy_end
+    float *partial
+    float *scratch
+    Py_ssize_t pitch        # of scratch
+    Py_ssize_t chunks, splits
 
 
 def gradient_weights(
@@ -325,25 +348,26 @@ def gradient_weights(
     cdef tuple everything = (slice(None),) * 3
     cdef Geometry g = geometry(
         (<object> x).shape, (<object> dy).shape, window, everything, lanes, cut, prefetches, bytes)
-    cdef Py_ssize_t chunks = partial.shape[0], task, chunk
     cdef const float *x_end = &x[0, 0, 0, 0, 0] + x.shape[0] * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
     cdef const float *dy_end = &dy[0, 0, 0, 0, 0] + dy.shape[0] * g.out[0] * g.out[1] * g.out[2] * g.filters
-    for task in prange(chunks * splits, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        chunk = task // splits
-        weights_task(
-            &x[0, 0, 0, 0, 0], x_end, &dy[0, 0, 0, 0, 0], dy_end, &partial[chunk, 0, 0, 0, 0], &g,
-            chunk * g.bands // chunks, (chunk + 1) * g.bands // chunks, task % splits * g.blocks // splits,
-            (task % splits + 1) * g.blocks // splits, &scratch[threadid(), 0],
-        )
+    cdef GradientWeights c = GradientWeights(
+        &g, x_end, &dy[0, 0, 0, 0, 0], dy_end, &partial[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1],
+        partial.shape[0], splits,
+    )
+    with nogil:
+        run(<Task> gradient_weights_task, &x[0, 0, 0, 0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
 
 
-cdef void weights_task(
-    const float *x, const float *x_end, const float *dy, const float *dy_end, float *partial, const Geometry *g,
-    Py_ssize_t first_band, Py_ssize_t last_band, Py_ssize_t first, Py_ssize_t last, float *scratch,
-) noexcept nogil:
+cdef void gradient_weights_task(const float *x, const GradientWeights *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef Py_ssize_t chunk = task // c.splits
+    cdef Py_ssize_t first = task % c.splits * g.blocks // c.splits
+    cdef Py_ssize_t last = (task % c.splits + 1) * g.blocks // c.splits
+    cdef float *scratch = c.scratch + slot * c.pitch
     cdef Py_ssize_t record = g.vectors * g.lanes
     cdef Py_ssize_t tap_size = g.sources * g.lanes
     cdef Py_ssize_t w_size = g.kernel[0] * g.kernel[1] * g.kernel[2] * tap_size
+    cdef float *partial = c.partial + chunk * g.blocks * w_size
     cdef Py_ssize_t number, b, r, r0, r1, low, high, row, block, dy_row, dy_block, at, share, dy_share
     cdef float *values
     cdef const float *soon
@@ -352,24 +376,24 @@ cdef void weights_task(
     cdef Picks picks
     cdef Lines lines
     memset(partial + first * w_size, 0, (last - first) * w_size * sizeof(float))
-    for number in range(first_band, last_band):
+    for number in range(chunk * g.bands // c.chunks, (chunk + 1) * g.bands // c.chunks):
         band = band_at(g, number)
         row = band.width * g.lanes
         block = band.first[1] * band.height * row + APART
         dy_row = band.columns * record
         dy_block = band.rows * dy_row + APART
         values = scratch + (last - first) * block
-        copy_inputs(x, x_end, g, &band, g.table + 3 * first, NULL, last - first, 1, scratch, block)
+        copy_inputs(x, c.x_end, g, &band, g.table + 3 * first, NULL, last - first, 1, scratch, block)
         at = ((band.image * g.out[0] + band.plane) * g.out[1] + band.row) * g.out[2] + band.column
-        dy_soon = dy + at * g.filters
+        dy_soon = c.dy + at * g.filters
         for r in range(band.rows):
             copy_records(
-                g.bytes, dy_soon + r * g.out[2] * g.filters, dy_end, g.filters, band.columns,
+                g.bytes, dy_soon + r * g.out[2] * g.filters, c.dy_end, g.filters, band.columns,
                 g.table + 3 * first + 2, 3, g.order, last - first, g.vectors, values + r * dy_row, dy_block,
             )
-        soon = next_inputs(x, x_end, g, &band, &share)
+        soon = next_inputs(x, c.x_end, g, &band, &share)
         dy_soon += band.rows * g.out[2] * g.filters
-        dy_share = min(band.rows * g.out[2] * g.filters, dy_end - dy_soon) if g.prefetches else 0
+        dy_share = min(band.rows * g.out[2] * g.filters, c.dy_end - dy_soon) if g.prefetches else 0
         share //= g.blocks * g.kernel[1]
         dy_share //= g.blocks * g.kernel[1]
         soon += first * g.kernel[1] * share

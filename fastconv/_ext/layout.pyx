@@ -1,32 +1,36 @@
 """Change of physical layout: (n, rows, columns) to (n, columns, rows), in cache-sized squares."""
 
 from cython cimport floating
-from cython.parallel cimport prange
+
+from fastconv._ext.team cimport Task, run
 
 cdef enum:
     SQUARE = 32
 
 
+cdef struct Swap:
+    const void *x
+    Py_ssize_t rows, columns, bands
+
+
 def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_threads):
     """out[n, j, i] = x[n, i, j]; one task is one image and 32 rows of it."""
-    cdef Py_ssize_t rows = x.shape[1], columns = x.shape[2]
-    cdef Py_ssize_t bands = (rows + SQUARE - 1) // SQUARE
-    cdef Py_ssize_t task
-    if x.shape[0] * rows * columns == 0:
+    cdef Swap c
+    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
         return
-    for task in prange(x.shape[0] * bands, nogil=True, num_threads=num_threads, schedule="static"):
-        swap_band(&x[task // bands, 0, 0], &out[task // bands, 0, 0], rows, columns, task % bands * SQUARE)
+    c = Swap(&x[0, 0, 0], x.shape[1], x.shape[2], (x.shape[1] + SQUARE - 1) // SQUARE)
+    with nogil:
+        run(<Task> swap_task[floating], &out[0, 0, 0], &c, x.shape[0] * c.bands, num_threads)
 
 
-cdef void swap_band(
-    const floating *x, floating *out, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t first
-) noexcept nogil:
+cdef void swap_task(floating *out, const Swap *c, Py_ssize_t task, int slot) noexcept nogil:
     """By way of a square in L1, one column wider than it is read: both sides are then touched in whole lines."""
     cdef floating square[SQUARE][SQUARE + 1]
-    cdef Py_ssize_t count = min(<Py_ssize_t> SQUARE, rows - first)
+    cdef Py_ssize_t rows = c.rows, columns = c.columns, first = task % c.bands * SQUARE
+    cdef Py_ssize_t image = task // c.bands * rows * columns, count = min(<Py_ssize_t> SQUARE, rows - first)
     cdef Py_ssize_t column = 0, i, j, width
-    x += first * columns
-    out += first
+    cdef const floating *x = <const floating *> c.x + image + first * columns
+    out += image + first
     while column < columns:
         width = min(<Py_ssize_t> SQUARE, columns - column)
         if count == SQUARE and width == SQUARE:

@@ -10,10 +10,14 @@ Tiles, and the chunks of tiles whose partial dw are added in order, are cut by s
 """
 
 from cython cimport floating
-from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 from fastconv._ext.blas cimport gemm
+from fastconv._ext.team cimport Task, run
+
+cdef extern from *:
+    const int RELAXED "__ATOMIC_RELAXED"
+    void atomic_store "__atomic_store_n"(int *at, int value, int order) noexcept nogil
 
 
 cdef struct Geometry:
@@ -95,7 +99,7 @@ cdef void im2col_rows(
 ) noexcept nogil:
     """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels."""
     cdef Py_ssize_t c = g.channels // g.groups
-    cdef Py_ssize_t run = g.kernel[2] * c
+    cdef Py_ssize_t span = g.kernel[2] * c
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
     cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
     cdef const floating *line
@@ -108,8 +112,8 @@ cdef void im2col_rows(
             for r1 in range(g.kernel[1]):
                 i1 = at[1] + r1 * g.dilation[1]
                 if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
-                    zero(col, run)
-                    col += run
+                    zero(col, span)
+                    col += span
                     continue
                 line = x + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
                 if whole:
@@ -121,7 +125,7 @@ cdef void im2col_rows(
                         copy(line + (at[2] + head) * c, col + head * c, (stop - head) * c)
                     if stop < g.kernel[2]:
                         zero(col + stop * c, (g.kernel[2] - stop) * c)
-                    col += run
+                    col += span
                     continue
                 for r2 in range(g.kernel[2]):
                     i2 = at[2] + r2 * g.dilation[2]
@@ -240,15 +244,25 @@ cdef enum:
     TESTED = 1 << 14  # elements that are tested at a time
 
 
+cdef struct AllFinite:
+    int *found  # whether some element is not
+    Py_ssize_t size
+
+
 def all_finite(const floating[::1] x, int num_threads):
     """Whether no element is an infinity or nan."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t tasks = (size + TESTED - 1) // TESTED
-    cdef Py_ssize_t task
     cdef int found = 0
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="static"):
-        found += not block_is_finite(&x[task * TESTED], min(<Py_ssize_t> TESTED, size - task * TESTED))
+    cdef AllFinite c = AllFinite(&found, x.shape[0])
+    if c.size:
+        with nogil:
+            run(<Task> all_finite_task[floating], &x[0], &c, (c.size + TESTED - 1) // TESTED, num_threads)
     return found == 0
+
+
+cdef void all_finite_task(const floating *x, const AllFinite *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * TESTED
+    if not block_is_finite(x + at, min(<Py_ssize_t> TESTED, c.size - at)):
+        atomic_store(c.found, 1, RELAXED)
 
 
 cdef bint block_is_finite(const floating *x, Py_ssize_t count) noexcept nogil:
@@ -280,6 +294,16 @@ cdef inline bint is_pointwise(const Geometry *g) noexcept nogil:
     return g.groups == 1
 
 
+cdef struct Forward:
+    const Geometry *g
+    const void *w
+    const void *bias  # may be NULL
+    void *y
+    void *scratch
+    Py_ssize_t column, tile
+    bint turned
+
+
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, ::1] w, const floating[::1] bias, floating[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch, bint turned,
@@ -290,26 +314,25 @@ def forward(
     tile * width a thread.
     """
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, groups)
-    cdef Py_ssize_t total = g.batch * g.pixels
-    cdef Py_ssize_t tasks = (total + tile - 1) // tile
-    cdef Py_ssize_t task
-    cdef const floating *bias_data = NULL if bias is None else &bias[0]
-    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        forward_tile(
-            &x[0, 0, 0, 0, 0], &w[0, 0], bias_data, &y[0, 0, 0, 0, 0], &scratch[threadid(), 0], &g,
-            task * tile, min((task + 1) * tile, total), turned,
-        )
+    cdef Py_ssize_t tiles = (g.batch * g.pixels + tile - 1) // tile
+    cdef const floating *b = <const floating *> NULL if bias is None else &bias[0]
+    cdef Forward c = Forward(&g, &w[0, 0], b, &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, turned)
+    with nogil:
+        run(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tiles, <int> scratch.shape[0])
 
 
-cdef void forward_tile(
-    const floating *x, const floating *w, const floating *bias, floating *y, floating *col, const Geometry *g,
-    Py_ssize_t first, Py_ssize_t last, bint turned,
-) noexcept nogil:
+cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef bint turned = c.turned
+    cdef Py_ssize_t first = task * c.tile, last = min(first + c.tile, g.batch * g.pixels)
     cdef Py_ssize_t filters = g.filters // g.groups, pixels = last - first
     cdef Py_ssize_t group, pixel
     cdef Py_ssize_t ldw = filters if turned else g.width
+    cdef const floating *w = <const floating *> c.w
+    cdef const floating *bias = <const floating *> c.bias
+    cdef floating *y = <floating *> c.y + first * g.filters
+    cdef floating *col = <floating *> c.scratch + slot * c.column
     cdef floating beta = 0
-    y += first * g.filters
     if bias != NULL:
         beta = 1
         for pixel in range(pixels):
@@ -329,33 +352,39 @@ cdef void forward_tile(
         )
 
 
+cdef struct GradientWeights:
+    const Geometry *g
+    const void *dy
+    void *partial
+    void *scratch
+    Py_ssize_t column, tile, chunks
+
+
 def gradient_weights(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, ::1] partial,
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
 ):
     """partial[j] (k, width) = dy.T @ im2col(x) over the j-th chunk of tiles; their sum, in order, is dw."""
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, groups)
-    cdef Py_ssize_t total = g.batch * g.pixels
-    cdef Py_ssize_t tiles = (total + tile - 1) // tile
-    cdef Py_ssize_t chunks = partial.shape[0]
-    cdef Py_ssize_t chunk
-    for chunk in prange(chunks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        weights_chunk(
-            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &partial[chunk, 0, 0], &scratch[threadid(), 0], &g, tile,
-            chunk * tiles // chunks, (chunk + 1) * tiles // chunks, total,
-        )
+    cdef GradientWeights c = GradientWeights(
+        &g, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, partial.shape[0]
+    )
+    with nogil:
+        run(<Task> weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.chunks, <int> scratch.shape[0])
 
 
-cdef void weights_chunk(
-    const floating *x, const floating *dy, floating *dw, floating *col, const Geometry *g,
-    Py_ssize_t tile, Py_ssize_t first_tile, Py_ssize_t last_tile, Py_ssize_t total,
-) noexcept nogil:
+cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t chunk, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
     cdef Py_ssize_t filters = g.filters // g.groups
+    cdef Py_ssize_t total = g.batch * g.pixels, tiles = (total + c.tile - 1) // c.tile
     cdef Py_ssize_t index, group, first, last
+    cdef const floating *dy = <const floating *> c.dy
+    cdef floating *dw = <floating *> c.partial + chunk * g.filters * g.width
+    cdef floating *col = <floating *> c.scratch + slot * c.column
     cdef floating beta = 0
-    for index in range(first_tile, last_tile):
-        first = index * tile
-        last = min(first + tile, total)
+    for index in range(chunk * tiles // c.chunks, (chunk + 1) * tiles // c.chunks):
+        first = index * c.tile
+        last = min(first + c.tile, total)
         for group in range(g.groups):
             if is_pointwise(g):
                 gemm(
@@ -377,6 +406,15 @@ cdef void weights_chunk(
         beta = 1
 
 
+cdef struct GradientInput:
+    const Geometry *g
+    const void *w
+    void *dx
+    void *scratch
+    Py_ssize_t column, tile, images, bands
+    int axis
+
+
 def gradient_input(
     const floating[:, :, :, :, ::1] dy, const floating[:, ::1] w, floating[:, :, :, :, ::1] dx,
     object window, Py_ssize_t groups, Py_ssize_t tile, Py_ssize_t images, Py_ssize_t bands, int axis,
@@ -389,18 +427,21 @@ def gradient_input(
     """
     cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, groups)
     cdef Py_ssize_t tasks = (g.batch + images - 1) // images * bands
-    cdef Py_ssize_t task
-    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        input_task(
-            &dy[0, 0, 0, 0, 0], &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[threadid(), 0], &g, tile,
-            task // bands * images, min((task // bands + 1) * images, g.batch), task % bands, bands, axis,
-        )
+    cdef GradientInput c = GradientInput(
+        &g, &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, images, bands, axis
+    )
+    with nogil:
+        run(<Task> input_task[floating], &dy[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
 
 
-cdef void input_task(
-    const floating *dy, const floating *w, floating *dx, floating *col, const Geometry *g, Py_ssize_t tile,
-    Py_ssize_t image, Py_ssize_t last_image, Py_ssize_t band, Py_ssize_t bands, int axis,
-) noexcept nogil:
+cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Geometry *g = c.g
+    cdef const floating *w = <const floating *> c.w
+    cdef floating *dx = <floating *> c.dx
+    cdef floating *col = <floating *> c.scratch + slot * c.column
+    cdef int axis = c.axis
+    cdef Py_ssize_t image = task // c.bands * c.images, last_image = min(image + c.images, g.batch)
+    cdef Py_ssize_t band = task % c.bands
     cdef Py_ssize_t filters = g.filters // g.groups
     cdef Py_ssize_t line = g.pixels // g.out[0] // (g.out[1] if axis > 0 else 1) // (g.out[2] if axis > 1 else 1)
     cdef Py_ssize_t low[3]
@@ -412,9 +453,9 @@ cdef void input_task(
     for index in range(3):
         low[index] = 0
         high[index] = g.inp[index]
-    low[axis] = band * g.inp[axis] // bands
-    high[axis] = (band + 1) * g.inp[axis] // bands
-    if bands > 1:  # one image: only the output lines that reach into the band
+    low[axis] = band * g.inp[axis] // c.bands
+    high[axis] = (band + 1) * g.inp[axis] // c.bands
+    if c.bands > 1:  # one image: only the output lines that reach into the band
         first = low[axis] + g.before[axis] - (g.kernel[axis] - 1) * g.dilation[axis]
         first = 0 if first <= 0 else (first + g.stride[axis] - 1) // g.stride[axis]
         last = min((high[axis] - 1 + g.before[axis]) // g.stride[axis] + 1, g.out[axis])
@@ -434,7 +475,7 @@ cdef void input_task(
         zero(dx + (index * g.inp[axis] + low[axis]) * inner, (high[axis] - low[axis]) * inner)
     first = begin
     while first < end:
-        last = min(first + tile, end)
+        last = min(first + c.tile, end)
         for group in range(g.groups):
             gemm(
                 False, False, last - first, g.width, filters, dy + first * g.filters + group * filters, g.filters,

@@ -7,9 +7,10 @@ is always copied into scratch, zeros around it, so that every tap has one place 
 A geometry is worked out once (`geometry`) and handed over as it is.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
+
+from fastconv._ext.team cimport Task, run
 
 cdef extern from "narrow.h" nogil:
     Py_ssize_t most_taps(int bytes, int vectors)
@@ -187,6 +188,16 @@ cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
 # --- convolution -----------------------------------------------------------------------------------------------------
 
 
+cdef struct Forward:
+    const float *x
+    const float *packed
+    const Geometry *g
+    const Py_ssize_t *at
+    float *scratch      # a row of `room` a slot
+    Py_ssize_t room
+    int far
+
+
 def forward(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w,
     const float[::1] bias, float[:, :, :, :, ::1] y, float[::1] scratch, int threads, bint far,
@@ -197,19 +208,17 @@ def forward(
     large for the caches.
     """
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
-    cdef Py_ssize_t bands = bands_of(g), packed = lanes_of(g, True) * (g.taps + 1)
+    cdef Py_ssize_t packed = lanes_of(g, True) * (g.taps + 1)
     cdef Py_ssize_t room = (scratch.shape[0] - LINE - packed) // threads
-    cdef Py_ssize_t band
     cdef float *memory = aligned(&scratch[0])
     cdef int past = far and g.filters % LINE == 0 and <uintptr_t> &y[0, 0, 0, 0, 0] % (LINE * sizeof(float)) == 0
     cdef const float *start = NULL
     if bias is not None:
         start = &bias[0]
     pack(g, &w[0, 0, 0, 0, 0], start, memory)
-    for band in prange(bands, nogil=True, num_threads=threads, schedule="dynamic"):
-        forward_band(
-            &x[0, 0, 0, 0, 0], memory, &y[0, 0, 0, 0, 0], g, &at[0], band, memory + packed + threadid() * room, past
-        )
+    cdef Forward c = Forward(&x[0, 0, 0, 0, 0], memory, g, &at[0], memory + packed, room, past)
+    with nogil:
+        run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, bands_of(g), threads)
 
 
 cdef void pack(const Geometry *g, const float *w, const float *bias, float *packed) noexcept nogil:
@@ -228,20 +237,20 @@ cdef void pack(const Geometry *g, const float *w, const float *bias, float *pack
         first = panel.first + panel.lanes
 
 
-cdef void forward_band(
-    const float *x, const float *packed, float *y, const Geometry *g, const Py_ssize_t *at, Py_ssize_t number,
-    float *scratch, int far,
-) noexcept nogil:
+cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A band."""
+    cdef const Geometry *g = c.g
+    cdef float *scratch = c.scratch + slot * c.room
     cdef Py_ssize_t row, first
     cdef const float *start
     cdef Panel panel
     cdef Band band
     cdef float *out
     cdef bint apart = panel_at(g, 0, True).lanes > g.filters  # lanes without a filter would reach beyond the row
-    open_band(x, g, number, scratch, &band)
+    open_band(c.x, g, task, scratch, &band)
     for row in range(band.rows):
         first = 0
-        start = packed
+        start = c.packed
         out = y + (band.first + row * g.out[2]) * g.filters
         if apart:
             out = scratch + g.elements
@@ -249,15 +258,25 @@ cdef void forward_band(
             panel = panel_at(g, first, True)
             row_outputs(
                 panel.bytes, panel.vectors, band.columns, scratch + row * g.stride[1] * g.pitch,
-                g.stride[2] * g.channels, at, g.taps // g.run, g.run, start + panel.lanes, start,
-                out + panel.first, g.filters, far,
+                g.stride[2] * g.channels, c.at, g.taps // g.run, g.run, start + panel.lanes, start,
+                out + panel.first, g.filters, c.far,
             )
             start += panel.lanes * (g.taps + 1)
             first = panel.first + panel.lanes
         if apart:
             memcpy(y + (band.first + row * g.out[2]) * g.filters, out, band.columns * g.filters * sizeof(float))
-    if far:
+    if c.far:
         fence()
+
+
+cdef struct Gradient:
+    const float *x
+    const float *dy
+    const Geometry *g
+    const Py_ssize_t *at
+    Py_ssize_t taps, size, chunks   # size: of a chunk's gradient
+    float *scratch      # a row of `room` a slot
+    Py_ssize_t room
 
 
 def gradient_weights(
@@ -270,26 +289,26 @@ def gradient_weights(
     at: the `offsets`; scratch: a line, what `room` says for each chunk, then that for each thread.
     """
     cdef const Geometry *g = <const Geometry *> <const char *> geometry
-    cdef Py_ssize_t bands = bands_of(g), taps = g.taps + (db is not None), size = lanes_of(g, False) * taps
+    cdef Py_ssize_t taps = g.taps + (db is not None), size = lanes_of(g, False) * taps
     cdef Py_ssize_t room = (scratch.shape[0] - LINE - chunks * size) // threads
-    cdef Py_ssize_t chunk
     cdef float *memory = aligned(&scratch[0])
-    for chunk in prange(chunks, nogil=True, num_threads=threads, schedule="dynamic"):
-        gradient_chunk(
-            &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], memory + chunk * size, size, g, &at[0], taps,
-            chunk * bands // chunks, (chunk + 1) * bands // chunks, memory + chunks * size + threadid() * room,
-        )
+    cdef Gradient c = Gradient(
+        &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], g, &at[0], taps, size, chunks, memory + chunks * size, room
+    )
+    with nogil:
+        run(<Task> gradient_task, memory, &c, chunks, threads)
     cdef float *bias = NULL
     if db is not None:
         bias = &db[0]
     unpack(g, memory, size, chunks, taps, &dw[0, 0, 0, 0, 0], bias)
 
 
-cdef void gradient_chunk(
-    const float *x, const float *dy, float *partial, Py_ssize_t size, const Geometry *g, const Py_ssize_t *at,
-    Py_ssize_t taps, Py_ssize_t first_band, Py_ssize_t last_band, float *scratch,
-) noexcept nogil:
-    cdef Py_ssize_t total = bands_of(g) // (g.row_bands * g.column_bands) * g.out[1] * g.out[2] * g.filters
+cdef void gradient_task(float *partial, const Gradient *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A chunk of bands."""
+    cdef const Geometry *g = c.g
+    cdef float *scratch = c.scratch + slot * c.room
+    cdef Py_ssize_t bands = bands_of(g), taps = c.taps
+    cdef Py_ssize_t total = bands // (g.row_bands * g.column_bands) * g.out[1] * g.out[2] * g.filters
     cdef Py_ssize_t number, row, first, tiles, tile, tap, last, dy_row
     cdef const float *values
     cdef const float *next
@@ -297,12 +316,13 @@ cdef void gradient_chunk(
     cdef float *copy = scratch + g.elements + g.plane
     cdef Panel panel
     cdef Band band
-    memset(partial, 0, size * sizeof(float))
+    partial += task * c.size
+    memset(partial, 0, c.size * sizeof(float))
     for row in range(g.plane):
         scratch[g.elements + row] = 1
-    for number in range(first_band, last_band):
-        open_band(x, g, number, scratch, &band)
-        values = dy + band.first * g.filters
+    for number in range(task * bands // c.chunks, (task + 1) * bands // c.chunks):
+        open_band(c.x, g, number, scratch, &band)
+        values = c.dy + band.first * g.filters
         next = values + band.rows * band.columns * g.filters
         dy_row = g.out[2] * g.filters
         last = (band.first + (band.rows - 1) * g.out[2] + band.columns) * g.filters
@@ -323,7 +343,7 @@ cdef void gradient_chunk(
             for tile in range(tiles):
                 tap = tile * taps // tiles
                 add_products(
-                    panel.bytes, panel.vectors, (tile + 1) * taps // tiles - tap, scratch, at + tap, band.rows,
+                    panel.bytes, panel.vectors, (tile + 1) * taps // tiles - tap, scratch, c.at + tap, band.rows,
                     g.stride[1] * g.pitch, band.columns, g.stride[2] * g.channels, values + first, dy_row, g.filters,
                     next, out + tap * panel.lanes,
                 )

@@ -10,9 +10,10 @@ A line is a row, or a part of one, of some images, one behind the other with zer
 from image to image. A task has some images, and bands of the axes of x.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
+
+from fastconv._ext.team cimport Task, run
 
 cdef extern from "planes.h" nogil:
     Py_ssize_t most_sums(int bytes)
@@ -156,7 +157,7 @@ def fill_index(bytes geometry, Py_ssize_t[::1] index):
         g.shift[tap] = shift_of(&g, tap, g.phase + tap)
 
 
-cdef struct Task:
+cdef struct TaskState:
     Py_ssize_t image, images
     Py_ssize_t first[3]     # of x; along the last axis of those `stride` apart
     Py_ssize_t stop[3]
@@ -172,6 +173,16 @@ cdef struct Task:
     Py_ssize_t *taps
 
 
+cdef struct Transposed:
+    const float *y
+    const float *w
+    const float *start
+    const Geometry *g
+    float *scratch          # a row of `size` a slot
+    Py_ssize_t *tables      # a row of `room` a slot
+    Py_ssize_t size, room
+
+
 def transposed(
     bytes geometry, const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start,
     float[:, :, :, :, ::1] x, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,
@@ -183,53 +194,51 @@ def transposed(
     """
     cdef Geometry g = opened(geometry, &index[0])
     cdef Py_ssize_t tasks = (g.batch + g.images - 1) // g.images * g.bands[0] * g.bands[1] * g.bands[2]
-    cdef Py_ssize_t task
+    cdef Transposed c = Transposed(
+        &y[0, 0, 0, 0, 0], &w[0], &start[0], &g, &scratch[0, 0], &tables[0, 0], scratch.shape[1], tables.shape[1]
+    )
+    with nogil:
+        run(<Task> transposed_task, &x[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
+
+
+cdef void transposed_task(float *x, const Transposed *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef TaskState t
+    cdef const Geometry *g = c.g
     cdef int widest = <int> g.lanes * 4
-    for task in prange(tasks, nogil=True, num_threads=<int> scratch.shape[0], schedule="dynamic"):
-        transposed_task(
-            &y[0, 0, 0, 0, 0], &w[0], &start[0], &x[0, 0, 0, 0, 0], &g, task, &scratch[threadid(), 0],
-            &tables[threadid(), 0], widest,
-        )
-
-
-cdef void transposed_task(
-    const float *y, const float *w, const float *start, float *x, const Geometry *g, Py_ssize_t number, float *scratch,
-    Py_ssize_t *tables, int widest,
-) noexcept nogil:
-    cdef Task t
+    cdef float *scratch = <float *> whole(<Py_ssize_t> <uintptr_t> (c.scratch + slot * c.size), LINE * sizeof(float))
+    cdef const float *y
     cdef Py_ssize_t length, band, i0, i1, r0, o0
     cdef int axis
     for axis in range(2, -1, -1):
-        band = number % g.bands[axis]
-        number //= g.bands[axis]
+        band = task % g.bands[axis]
+        task //= g.bands[axis]
         length = (g.inp[2] + g.stride[2] - 1) // g.stride[2] if axis == 2 else g.inp[axis]
         t.first[axis] = band * length // g.bands[axis]
         t.stop[axis] = (band + 1) * length // g.bands[axis]
-    t.image = number * g.images
+    t.image = task * g.images
     t.images = min(g.images, g.batch - t.image)
-    scratch = <float *> whole(<Py_ssize_t> <uintptr_t> scratch, LINE * sizeof(float))
     memset(scratch, 0, zeros_of(g) * sizeof(float))
     t.zeros = scratch
     t.rows = scratch + zeros_of(g)
     t.sums = t.rows + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
     t.target = t.sums + g.planes * g.band_rows * g.sums * g.line
-    t.pixels = tables
-    t.row = tables + g.line
+    t.pixels = c.tables + slot * c.room
+    t.row = t.pixels + g.line
     t.plane = t.row + g.rows
     t.at = t.plane + g.planes
     t.taps = t.at + most_runs(g)
     open_line(g, &t)
     for o0 in range(g.planes):
         t.plane[o0] = -1
-    y += t.image * g.out[0] * g.out[1] * g.out[2] * g.filters
+    y = c.y + t.image * g.out[0] * g.out[1] * g.out[2] * g.filters
     for i0 in range(t.first[0], t.stop[0]):
         for r0 in range(g.kernel[0]):
             o0 = g.output[0][i0 * g.kernel[0] + r0]
             if o0 >= 0 and t.plane[o0 % g.planes] != o0:
                 t.plane[o0 % g.planes] = o0
-                sum_plane(y, w, start if whole_sums(g) else t.zeros, g, &t, o0, widest)
+                sum_plane(y, c.w, c.start if whole_sums(g) else t.zeros, g, &t, o0, widest)
         for i1 in range(t.first[1], t.stop[1]):
-            finish_row(start, x, g, &t, i0, i1, widest)
+            finish_row(c.start, x, g, &t, i0, i1, widest)
 
 
 cdef inline bint whole_sums(const Geometry *g) noexcept nogil:
@@ -237,7 +246,7 @@ cdef inline bint whole_sums(const Geometry *g) noexcept nogil:
     return g.shifted and g.kernel[0] == 1
 
 
-cdef void open_line(const Geometry *g, Task *t) noexcept nogil:
+cdef void open_line(const Geometry *g, TaskState *t) noexcept nogil:
     """The columns of a line that are computed, and the pixels that are read."""
     cdef Py_ssize_t first = max(-t.first[2], -g.left), stop = min(g.out[2] - t.first[2], g.pitch)
     cdef Py_ssize_t n, column, read
@@ -254,7 +263,7 @@ cdef void open_line(const Geometry *g, Task *t) noexcept nogil:
 
 
 cdef void sum_plane(
-    const float *y, const float *w, const float *start, const Geometry *g, Task *t, Py_ssize_t o0, int widest
+    const float *y, const float *w, const float *start, const Geometry *g, TaskState *t, Py_ssize_t o0, int widest
 ) noexcept nogil:
     """The sums of plane o0 of y, for the rows of the task, each from `start` on."""
     cdef Py_ssize_t vectors = (t.end - t.begin + g.lanes - 1) // g.lanes
@@ -307,7 +316,7 @@ cdef void sum_plane(
 
 
 cdef void finish_row(
-    const float *start, float *x, const Geometry *g, Task *t, Py_ssize_t i0, Py_ssize_t i1, int widest
+    const float *start, float *x, const Geometry *g, TaskState *t, Py_ssize_t i0, Py_ssize_t i1, int widest
 ) noexcept nogil:
     """Row i1 of plane i0 of x, from the sums."""
     cdef Py_ssize_t stride = g.stride[2], row = g.inp[2] * g.channels

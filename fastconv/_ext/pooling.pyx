@@ -12,9 +12,10 @@ number of taps where a window has none inside. `adapts` says what a window is:
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.string cimport memset
+
+from fastconv._ext.team cimport Task, run
 
 ctypedef unsigned char uchar
 
@@ -242,6 +243,14 @@ cdef void pool_run(
                 o2 += 1
 
 
+cdef struct Pooling:
+    const Geometry *g
+    const void *x
+    void *taps  # NULL: sums
+    bint int_taps
+    Py_ssize_t total, tasks
+
+
 def max_forward(
     const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, tap_t[:, :, :, :, ::1] taps, object window,
     bint adapts, Py_ssize_t tasks, int num_threads,
@@ -249,12 +258,9 @@ def max_forward(
     """y, taps = the maximum of every window and the tap it came from; `tasks` runs of output pixels."""
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, adapts)
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
-    cdef Py_ssize_t task
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        pool_run(
-            &x[0, 0, 0, 0, 0], &y[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], &g,
-            task * total // tasks, (task + 1) * total // tasks,
-        )
+    cdef Pooling c = Pooling(&g, &x[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, total, tasks)
+    with nogil:
+        run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
 def sum_forward(
@@ -264,13 +270,19 @@ def sum_forward(
     """y = the sum of every window / divisor (see Geometry); transposed: x is dy and y is dx, the adjoint."""
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, adapts, divisor)
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
-    cdef Py_ssize_t task
+    cdef Pooling c = Pooling(&g, &x[0, 0, 0, 0, 0], NULL, False, total, tasks)
     g.transposed = transposed
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        pool_run(
-            &x[0, 0, 0, 0, 0], &y[0, 0, 0, 0, 0], <uchar *> NULL, &g,
-            task * total // tasks, (task + 1) * total // tasks,
-        )
+    with nogil:
+        run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
+
+
+cdef void pool_task(floating *y, const Pooling *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const floating *x = <const floating *> c.x
+    cdef Py_ssize_t first = task * c.total // c.tasks, last = (task + 1) * c.total // c.tasks
+    if c.int_taps:
+        pool_run(x, y, <int *> c.taps, c.g, first, last)
+    else:
+        pool_run(x, y, <uchar *> c.taps, c.g, first, last)
 
 
 # --- the adjoint of maxima -------------------------------------------------------------------------------------------
@@ -356,6 +368,17 @@ cdef void scatter_band(
         memset(dx + zeroed * line_size, 0, (high - zeroed) * line_size * sizeof(floating))
 
 
+cdef struct MaxBackward:
+    const Geometry *g
+    const void *dy
+    const void *taps
+    bint int_taps, apart
+    int axis
+    const Py_ssize_t *offsets
+    const Py_ssize_t *cuts
+    Py_ssize_t bands, x_size, y_size  # sizes of an image
+
+
 def max_backward(
     const floating[:, :, :, :, ::1] dy, const tap_t[:, :, :, :, ::1] taps, floating[:, :, :, :, ::1] dx,
     const Py_ssize_t[::1] offsets, object window, bint adapts, bint apart, int axis, const Py_ssize_t[::1] cuts,
@@ -368,55 +391,67 @@ def max_backward(
     axis      before it, every spatial axis of x has length 1; a task is an image's lines cuts[k]..cuts[k + 1]-1 on it
     """
     cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, adapts)
-    cdef Py_ssize_t bands = cuts.shape[0] - 1
-    cdef Py_ssize_t x_size = position(&g, g.inp[0], 0, 0)
-    cdef Py_ssize_t y_size = dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4]
-    cdef Py_ssize_t task
-    for task in prange(dy.shape[0] * bands, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        scatter_band(
-            &dy[0, 0, 0, 0, 0] + task // bands * y_size, &taps[0, 0, 0, 0, 0] + task // bands * y_size,
-            &dx[0, 0, 0, 0, 0] + task // bands * x_size, &g, &offsets[0], apart, axis, cuts[task % bands],
-            cuts[task % bands + 1],
-        )
+    cdef MaxBackward c = MaxBackward(
+        &g, &dy[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, apart, axis, &offsets[0], &cuts[0],
+        cuts.shape[0] - 1, position(&g, g.inp[0], 0, 0), dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4],
+    )
+    with nogil:
+        run(<Task> max_backward_task[floating], &dx[0, 0, 0, 0, 0], &c, dy.shape[0] * c.bands, num_threads)
+
+
+cdef void max_backward_task(floating *dx, const MaxBackward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.bands, low = c.cuts[task % c.bands], high = c.cuts[task % c.bands + 1]
+    cdef const floating *dy = <const floating *> c.dy + image * c.y_size
+    dx += image * c.x_size
+    if c.int_taps:
+        scatter_band(dy, <const int *> c.taps + image * c.y_size, dx, c.g, c.offsets, c.apart, c.axis, low, high)
+    else:
+        scatter_band(dy, <const uchar *> c.taps + image * c.y_size, dx, c.g, c.offsets, c.apart, c.axis, low, high)
 
 
 # --- unpooling -------------------------------------------------------------------------------------------------------
+
+
+cdef struct Unpooling:
+    const void *source
+    const long long *indices
+    Py_ssize_t pixels, plane, channels
 
 
 def unpool(
     const floating[:, :, ::1] x, const long long[:, :, ::1] indices, floating[:, :, ::1] y, int num_threads
 ):
     """y (n, plane, c) = 0 but for y[n, indices[n, o, c], c] = x[n, o, c], later o over earlier ones."""
-    cdef Py_ssize_t image
-    for image in prange(x.shape[0], nogil=True, num_threads=num_threads, schedule="dynamic"):
-        unpool_image(
-            &x[image, 0, 0], &indices[image, 0, 0], &y[image, 0, 0], x.shape[1], y.shape[1], x.shape[2]
-        )
+    cdef Unpooling c = Unpooling(&x[0, 0, 0], &indices[0, 0, 0], x.shape[1], y.shape[1], x.shape[2])
+    with nogil:
+        run(<Task> unpool_task[floating], &y[0, 0, 0], &c, x.shape[0], num_threads)
 
 
-cdef void unpool_image(
-    const floating *x, const long long *indices, floating *y, Py_ssize_t pixels, Py_ssize_t size, Py_ssize_t c
-) noexcept nogil:
-    cdef Py_ssize_t o, j
-    memset(y, 0, size * c * sizeof(floating))
-    for o in range(pixels):
-        for j in range(c):
-            y[indices[o * c + j] * c + j] = x[o * c + j]
+cdef void unpool_task(floating *y, const Unpooling *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t channels = c.channels, first = task * c.pixels * channels, o, j
+    cdef const floating *x = <const floating *> c.source + first
+    cdef const long long *indices = c.indices + first
+    y += task * c.plane * channels
+    memset(y, 0, c.plane * channels * sizeof(floating))
+    for o in range(c.pixels):
+        for j in range(channels):
+            y[indices[o * channels + j] * channels + j] = x[o * channels + j]
 
 
 def unpool_backward(
     const floating[:, :, ::1] dy, const long long[:, :, ::1] indices, floating[:, :, ::1] dx, int num_threads
 ):
     """dx[n, o, c] = dy[n, indices[n, o, c], c]."""
-    cdef Py_ssize_t image
-    for image in prange(dx.shape[0], nogil=True, num_threads=num_threads, schedule="dynamic"):
-        gather_image(&dy[image, 0, 0], &indices[image, 0, 0], &dx[image, 0, 0], dx.shape[1], dx.shape[2])
+    cdef Unpooling c = Unpooling(&dy[0, 0, 0], &indices[0, 0, 0], dx.shape[1], dy.shape[1], dx.shape[2])
+    with nogil:
+        run(<Task> unpool_backward_task[floating], &dx[0, 0, 0], &c, dx.shape[0], num_threads)
 
 
-cdef void gather_image(
-    const floating *dy, const long long *indices, floating *dx, Py_ssize_t pixels, Py_ssize_t c
-) noexcept nogil:
-    cdef Py_ssize_t o, j
-    for o in range(pixels):
-        for j in range(c):
-            dx[o * c + j] = dy[indices[o * c + j] * c + j]
+cdef void unpool_backward_task(floating *dx, const Unpooling *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t channels = c.channels, first = task * c.pixels * channels, o, j
+    cdef const floating *dy = <const floating *> c.source + task * c.plane * channels
+    cdef const long long *indices = c.indices + first
+    dx += first
+    for o in range(c.pixels):
+        for j in range(channels):
+            dx[o * channels + j] = dy[indices[o * channels + j] * channels + j]

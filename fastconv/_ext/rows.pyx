@@ -4,66 +4,90 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 """
 
 from cython cimport floating
-from cython.parallel cimport prange, threadid
 from libc.math cimport log, sqrt
 
+from fastconv._ext.team cimport Task, run
+
 cdef enum:
-    ADDED = 4096  # elements of one task of add_in_order
+    RUN = 4096  # elements of one task, where rows are shorter
 
 
-cdef void block_sum(const floating *x, double *out, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for j in range(c):
-        out[j] = 0
-    for i in range(count):
-        for j in range(c):
-            out[j] += x[i * c + j]
+cdef inline Py_ssize_t rows_together(Py_ssize_t width) noexcept nogil:
+    """The rows of one task."""
+    return max(<Py_ssize_t> 1, RUN // width)
+
+
+cdef inline Py_ssize_t tasks(Py_ssize_t size, Py_ssize_t block) noexcept nogil:
+    return (size + block - 1) // block
+
+
+cdef struct ColumnSums:
+    double *sums
+    Py_ssize_t rows, width, block
 
 
 def column_sums(const floating[:, ::1] x, double[:, ::1] sums, Py_ssize_t block_rows, int num_threads):
     """sums[block] (c,) = the sum of every column over a block of rows."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block
-    for block in prange(sums.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        block_sum(&x[block * block_rows, 0], &sums[block, 0], min(block_rows, n - block * block_rows), c)
+    cdef ColumnSums c = ColumnSums(&sums[0, 0], x.shape[0], x.shape[1], block_rows)
+    with nogil:
+        run(<Task> column_sums_task[floating], &x[0, 0], &c, sums.shape[0], num_threads)
+
+
+cdef void column_sums_task(const floating *x, const ColumnSums *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, i, j
+    cdef double *sums = c.sums + task * width
+    x += first * width
+    for j in range(width):
+        sums[j] = 0
+    for i in range(min(c.block, c.rows - first)):
+        for j in range(width):
+            sums[j] += x[i * width + j]
+
+
+cdef struct AddInOrder:
+    const void *partial
+    Py_ssize_t terms, size
 
 
 def add_in_order(const floating[:, ::1] partial, floating[::1] out, int num_threads):
     """out = partial[0] + partial[1] + … , each element's terms in that order."""
-    cdef Py_ssize_t size = out.shape[0], terms = partial.shape[0]
-    cdef Py_ssize_t tasks = (size + ADDED - 1) // ADDED
-    cdef Py_ssize_t task
-    for task in prange(tasks, nogil=True, num_threads=num_threads, schedule="static"):
-        add_block(
-            &partial[0, task * ADDED], &out[task * ADDED], min(<Py_ssize_t> ADDED, size - task * ADDED), terms, size
-        )
+    cdef AddInOrder c = AddInOrder(&partial[0, 0], partial.shape[0], out.shape[0])
+    with nogil:
+        run(<Task> add_in_order_task[floating], &out[0], &c, tasks(c.size, RUN), num_threads)
 
 
-cdef void add_block(
-    const floating *partial, floating *out, Py_ssize_t count, Py_ssize_t terms, Py_ssize_t size
-) noexcept nogil:
-    cdef Py_ssize_t term, j
+cdef void add_in_order_task(floating *out, const AddInOrder *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * RUN, size = c.size, count = min(<Py_ssize_t> RUN, size - first), term, j
+    cdef const floating *partial = <const floating *> c.partial + first
+    out += first
     for j in range(count):
         out[j] = partial[j]
-    for term in range(1, terms):
+    for term in range(1, c.terms):
         for j in range(count):
             out[j] += partial[term * size + j]
 
 
+cdef struct AddRow:
+    const void *row
+    Py_ssize_t rows, width, block
+
+
 def add_row(floating[:, ::1] x, const floating[::1] row, int num_threads):
     """x[i] += row, for every row of x."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, ADDED // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        add_row_block(&x[task * block, 0], &row[0], min(block, n - task * block), c)
+    if x.shape[0] == 0:
+        return
+    cdef AddRow c = AddRow(&row[0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
+    with nogil:
+        run(<Task> add_row_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
-cdef void add_row_block(floating *x, const floating *row, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for i in range(count):
-        for j in range(c):
-            x[i * c + j] += row[j]
+cdef void add_row_task(floating *x, const AddRow *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, i, j
+    cdef const floating *row = <const floating *> c.row
+    x += first * width
+    for i in range(min(c.block, c.rows - first)):
+        for j in range(width):
+            x[i * width + j] += row[j]
 
 
 # --- statistics of channels ------------------------------------------------------------------------------------------
@@ -77,27 +101,36 @@ cdef enum:
     TOGETHER = 8  # rows whose terms are added in the array's own type before they join the float64 sums
 
 
+cdef struct Moments:
+    const void *pivot
+    double *sums
+    Py_ssize_t size, width, block, blocks
+
+
 def moments(
     const floating[:, ::1] x, const floating[:, ::1] pivot, double[:, :, :, ::1] sums, Py_ssize_t block_rows,
     int num_threads,
 ):
     """sums[image, block] (2, width) = the sums of x - pivot and of (x - pivot)^2 over a block of rows."""
-    cdef Py_ssize_t blocks = sums.shape[1], width = sums.shape[3], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t task, first
-    for task in prange(sums.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        first = task % blocks * block
-        moments_block(
-            &x[task // blocks, first], &pivot[task // blocks, 0],
-            &sums[task // blocks, task % blocks, 0, 0], &sums[task // blocks, task % blocks, 1, 0],
-            min(block, size - first), width,
-        )
+    cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1]
+    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks)
+    with nogil:
+        run(<Task> moments_task[floating], &x[0, 0], &c, sums.shape[0] * blocks, num_threads)
+
+
+cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block
+    moments_block(
+        x + image * c.size + first, <const floating *> c.pivot + image * c.width, c.sums + 2 * task * c.width,
+        min(c.block, c.size - first), c.width,
+    )
 
 
 cdef void moments_block(
-    const floating *x, const floating *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+    const floating *x, const floating *pivot, double *sums, Py_ssize_t count, Py_ssize_t width
 ) noexcept nogil:
     cdef Py_ssize_t j, stop
+    cdef double *squares = sums + width
     cdef floating m, a, b, c, d, e, f, g, h
     for j in range(width):
         sums[j] = squares[j] = 0
@@ -126,28 +159,41 @@ cdef void moments_block(
         count -= width
 
 
+cdef struct Products:
+    const void *x
+    const void *mean
+    double *sums
+    Py_ssize_t size, width, block, blocks
+
+
 def products(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, ::1] mean, double[:, :, :, ::1] sums,
     Py_ssize_t block_rows, int num_threads,
 ):
     """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows."""
-    cdef Py_ssize_t blocks = sums.shape[1], width = sums.shape[3], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t task, first
-    for task in prange(sums.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        first = task % blocks * block
-        products_block(
-            &dy[task // blocks, first], &x[task // blocks, first], &mean[task // blocks, 0],
-            &sums[task // blocks, task % blocks, 0, 0], &sums[task // blocks, task % blocks, 1, 0],
-            min(block, size - first), width,
-        )
+    cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1], count = sums.shape[0] * blocks
+    if count == 0:
+        return
+    cdef Products c = Products(
+        &x[0, 0], &mean[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks
+    )
+    with nogil:
+        run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
+
+
+cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    products_block(
+        dy + at, <const floating *> c.x + at, <const floating *> c.mean + image * c.width,
+        c.sums + 2 * task * c.width, min(c.block, c.size - first), c.width,
+    )
 
 
 cdef void products_block(
-    const floating *dy, const floating *x, const floating *mean, double *sums, double *products, Py_ssize_t count,
-    Py_ssize_t width,
+    const floating *dy, const floating *x, const floating *mean, double *sums, Py_ssize_t count, Py_ssize_t width
 ) noexcept nogil:
     cdef Py_ssize_t j, stop
+    cdef double *products = sums + width
     cdef floating m, a, b, c, d, e, f, g, h
     for j in range(width):
         sums[j] = products[j] = 0
@@ -185,32 +231,38 @@ cdef void products_block(
         count -= width
 
 
+cdef struct ScaleShift:
+    const void *dy  # NULL on the way forward
+    const void *x
+    const void *coefficients
+    Py_ssize_t size, width, block, blocks, images
+
+
 def scale_shift(
     const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] y, Py_ssize_t block_rows,
     int num_threads,
 ):
     """y = (x - mean) * scale + shift; coefficients (3, images, width)."""
-    cdef Py_ssize_t width = coefficients.shape[2], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t blocks = (size + block - 1) // block
-    cdef Py_ssize_t task, image, first
-    for task in prange(x.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        image = task // blocks
-        first = task % blocks * block
-        scale_shift_block(
-            &x[image, first], &coefficients[0, image, 0], &coefficients[1, image, 0], &coefficients[2, image, 0],
-            &y[image, first], min(block, size - first), width,
-        )
+    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
+    if images * size == 0:
+        return
+    cdef ScaleShift c = ScaleShift(
+        NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images
+    )
+    with nogil:
+        run(<Task> scale_shift_task[floating], &y[0, 0], &c, images * c.blocks, num_threads)
 
 
-cdef void scale_shift_block(
-    const floating *x, const floating *mean, const floating *scale, const floating *shift, floating *y,
-    Py_ssize_t count, Py_ssize_t width,
-) noexcept nogil:
-    cdef Py_ssize_t j, stop
+cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first), j
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *shift = scale + c.images * width
+    y += at
     while count > 0:
-        stop = min(width, count)
-        for j in range(stop):
+        for j in range(min(width, count)):
             y[j] = (x[j] - mean[j]) * scale[j] + shift[j]
         x += width
         y += width
@@ -222,27 +274,28 @@ def scale_shift_backward(
     Py_ssize_t block_rows, int num_threads,
 ):
     """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width)."""
-    cdef Py_ssize_t width = coefficients.shape[2], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t blocks = (size + block - 1) // block
-    cdef Py_ssize_t task, image, first
-    for task in prange(x.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        image = task // blocks
-        first = task % blocks * block
-        scale_shift_backward_block(
-            &dy[image, first], &x[image, first], &coefficients[0, image, 0], &coefficients[1, image, 0],
-            &coefficients[2, image, 0], &coefficients[3, image, 0], &dx[image, first], min(block, size - first), width,
-        )
+    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
+    if images * size == 0:
+        return
+    cdef ScaleShift c = ScaleShift(
+        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images
+    )
+    with nogil:
+        run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
 
 
-cdef void scale_shift_backward_block(
-    const floating *dy, const floating *x, const floating *mean, const floating *scale, const floating *slope,
-    const floating *shift, floating *dx, Py_ssize_t count, Py_ssize_t width,
-) noexcept nogil:
-    cdef Py_ssize_t j, stop
+cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first), j
+    cdef const floating *dy = <const floating *> c.dy + at
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *slope = scale + c.images * width
+    cdef const floating *shift = slope + c.images * width
+    dx += at
     while count > 0:
-        stop = min(width, count)
-        for j in range(stop):
+        for j in range(min(width, count)):
             dx[j] = dy[j] * scale[j] + (x[j] - mean[j]) * slope[j] + shift[j]
         dy += width
         x += width
@@ -261,7 +314,6 @@ cdef extern from "exponential.h" nogil:
 
 
 cdef enum:
-    TASK = 4096  # elements of one task, where rows are shorter
     PART = 512  # elements in hand at a time
     LANES = 8  # sums side by side
 
@@ -380,13 +432,24 @@ cdef double row_square(const floating *x, floating mean, Py_ssize_t c) noexcept 
 # the sum of exp(x - largest). log p = (x - largest) - log: an offset that all elements share costs no digits.
 
 
+cdef struct Softmax:
+    void *y  # NULL for log_sums
+    double *sums
+    Py_ssize_t rows, width, block
+
+
 def log_sums(const floating[:, ::1] x, double[:, ::1] sums, int num_threads):
     """sums[i] = the two numbers of row i."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        log_sums_block(&x[task * block, 0], &sums[task * block, 0], min(block, n - task * block), c)
+    if x.shape[0] == 0:
+        return
+    cdef Softmax c = Softmax(NULL, &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
+    with nogil:
+        run(<Task> log_sums_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+
+
+cdef void log_sums_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block
+    log_sums_block(x + first * c.width, c.sums + 2 * first, min(c.block, c.rows - first), c.width)
 
 
 cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
@@ -431,40 +494,42 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
 
 def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[:, ::1] sums, int num_threads):
     """y = p; sums as of `log_sums`."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        softmax_block(&x[task * block, 0], &y[task * block, 0], &sums[task * block, 0], min(block, n - task * block), c)
+    cdef Softmax c = Softmax(&y[0, 0], &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
+    with nogil:
+        run(<Task> softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
-cdef void softmax_block(const floating *x, floating *y, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
-    cdef Py_ssize_t i, j
+cdef void softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.rows - first), width = c.width, i, j
+    cdef floating *y = <floating *> c.y + first * width
+    cdef double *sums = c.sums + 2 * first
     cdef floating top
     cdef double total
+    x += first * width
     for i in range(count):
-        top = row_top(x + i * c, c)
+        top = row_top(x + i * width, width)
         sums[2 * i] = top
-        for j in range(c):
-            y[i * c + j] = x[i * c + j] - top
-    exponentials(y, count * c)
+        for j in range(width):
+            y[i * width + j] = x[i * width + j] - top
+    exponentials(y, count * width)
     for i in range(count):
-        total = row_sum(y + i * c, c)
+        total = row_sum(y + i * width, width)
         sums[2 * i + 1] = log(total)
         top = <floating> (1 / total)
-        for j in range(c):
-            y[i * c + j] *= top
+        for j in range(width):
+            y[i * width + j] *= top
 
 
 def log_softmax(const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] y, int num_threads):
     """y = log p, for the rows' log_sums."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        log_p_block(
-            &x[task * block, 0], &sums[task * block, 0], &y[task * block, 0], min(block, n - task * block), c
-        )
+    cdef Softmax c = Softmax(&y[0, 0], <double *> &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
+    with nogil:
+        run(<Task> log_softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+
+
+cdef void log_softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, at = first * c.width
+    log_p_block(x + at, c.sums + 2 * first, <floating *> c.y + at, min(c.block, c.rows - first), c.width)
 
 
 cdef void log_p_block(
@@ -479,40 +544,54 @@ cdef void log_p_block(
             y[i * c + j] = (x[i * c + j] - top) - rest
 
 
+cdef struct SoftmaxBackward:
+    const void *dy
+    const void *x
+    const double *sums
+    Py_ssize_t rows, width, block
+    bint as_logarithm
+
+
 def softmax_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] dx,
     bint as_logarithm, int num_threads,
 ):
     """dx = dy - p * sum(dy) (as_logarithm), or (dy - sum(dy * p)) * p, along each row."""
-    cdef Py_ssize_t n = dy.shape[0], c = dy.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        softmax_backward_block(
-            &dy[task * block, 0], &x[task * block, 0], &sums[task * block, 0], &dx[task * block, 0],
-            min(block, n - task * block), c, as_logarithm,
-        )
+    cdef Py_ssize_t n = dy.shape[0], width = dy.shape[1], block = rows_together(width)
+    cdef SoftmaxBackward c = SoftmaxBackward(&dy[0, 0], &x[0, 0], &sums[0, 0], n, width, block, as_logarithm)
+    with nogil:
+        run(<Task> softmax_backward_task[floating], &dx[0, 0], &c, tasks(n, block), num_threads)
 
 
-cdef void softmax_backward_block(
-    const floating *dy, const floating *x, const double *sums, floating *dx, Py_ssize_t count, Py_ssize_t c,
-    bint as_logarithm,
-) noexcept nogil:
-    cdef Py_ssize_t _, j
+cdef void softmax_backward_task(floating *dx, const SoftmaxBackward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.rows - first), width = c.width, _, j
+    cdef const floating *dy = <const floating *> c.dy + first * width
     cdef floating total
-    log_p_block(x, sums, dx, count, c)
-    exponentials(dx, count * c)
+    dx += first * width
+    log_p_block(<const floating *> c.x + first * width, c.sums + 2 * first, dx, count, width)
+    exponentials(dx, count * width)
     for _ in range(count):
-        if as_logarithm:
-            total = <floating> row_sum(dy, c)
-            for j in range(c):
+        if c.as_logarithm:
+            total = <floating> row_sum(dy, width)
+            for j in range(width):
                 dx[j] = dy[j] - dx[j] * total
         else:
-            total = <floating> row_dot(dy, dx, c)
-            for j in range(c):
+            total = <floating> row_dot(dy, dx, width)
+            for j in range(width):
                 dx[j] = (dy[j] - total) * dx[j]
-        dy += c
-        dx += c
+        dy += width
+        dx += width
+
+
+cdef struct CrossEntropy:
+    const void *x
+    const double *sums
+    const long long *target
+    const void *weight
+    const void *direct
+    const void *smooth
+    double weight_sum
+    Py_ssize_t rows, width, block
 
 
 def cross_entropy_backward(
@@ -523,38 +602,49 @@ def cross_entropy_backward(
 
     dx[i, j] = p[i, j] * (direct[i] + smooth[i] * weight_sum) - smooth[i] * weight[j] - (direct[i] if j == target[i])
     """
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        cross_entropy_block(
-            &x[task * block, 0], &sums[task * block, 0], &target[task * block], &weight[0], &direct[task * block],
-            &smooth[task * block], <floating> weight_sum, &dx[task * block, 0], min(block, n - task * block), c,
-        )
+    if x.shape[0] == 0:
+        return
+    cdef CrossEntropy c = CrossEntropy(
+        &x[0, 0], &sums[0, 0], &target[0], &weight[0], &direct[0], &smooth[0], weight_sum, x.shape[0], x.shape[1],
+        rows_together(x.shape[1]),
+    )
+    with nogil:
+        run(<Task> cross_entropy_task[floating], &dx[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
-cdef void cross_entropy_block(
-    const floating *x, const double *sums, const long long *target, const floating *weight, const floating *direct,
-    const floating *smooth, floating weight_sum, floating *dx, Py_ssize_t count, Py_ssize_t c,
-) noexcept nogil:
-    cdef Py_ssize_t i, j
-    cdef floating whole, share
-    log_p_block(x, sums, dx, count, c)
-    exponentials(dx, count * c)
+cdef void cross_entropy_task(floating *dx, const CrossEntropy *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.rows - first), width = c.width, i, j
+    cdef const long long *target = c.target + first
+    cdef const floating *weight = <const floating *> c.weight
+    cdef const floating *direct = <const floating *> c.direct + first
+    cdef const floating *smooth = <const floating *> c.smooth + first
+    cdef floating weight_sum = <floating> c.weight_sum, whole, share
+    dx += first * width
+    log_p_block(<const floating *> c.x + first * width, c.sums + 2 * first, dx, count, width)
+    exponentials(dx, count * width)
     for i in range(count):
         share = smooth[i]
         whole = direct[i] + share * weight_sum
         if share == 0:
-            for j in range(c):
+            for j in range(width):
                 dx[j] *= whole
         else:
-            for j in range(c):
+            for j in range(width):
                 dx[j] = dx[j] * whole - share * weight[j]
         dx[target[i]] -= direct[i]
-        dx += c
+        dx += width
 
 
 # --- layer norm ------------------------------------------------------------------------------------------------------
+
+
+cdef struct LayerNorm:
+    const void *x
+    const void *weight
+    const void *bias
+    double *statistics
+    double eps
+    Py_ssize_t rows, width, block
 
 
 def layer_norm(
@@ -562,37 +652,47 @@ def layer_norm(
     double[:, ::1] statistics, double eps, int num_threads,
 ):
     """y = (x - mean) * rstd * weight + bias along each row; statistics (rows, 2) = mean, rstd."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange((n + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        layer_norm_block(
-            &x[task * block, 0], &weight[0], &bias[0], &y[task * block, 0], &statistics[task * block, 0], eps,
-            min(block, n - task * block), c,
-        )
+    if x.shape[0] == 0:
+        return
+    cdef LayerNorm c = LayerNorm(
+        &x[0, 0], &weight[0], &bias[0], &statistics[0, 0], eps, x.shape[0], x.shape[1], rows_together(x.shape[1])
+    )
+    with nogil:
+        run(<Task> layer_norm_task[floating], &y[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
-cdef void layer_norm_block(
-    const floating *x, const floating *weight, const floating *bias, floating *y, double *statistics, double eps,
-    Py_ssize_t count, Py_ssize_t c,
-) noexcept nogil:
-    cdef Py_ssize_t _, j
+cdef void layer_norm_task(floating *y, const LayerNorm *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef const floating *weight = <const floating *> c.weight
+    cdef const floating *bias = <const floating *> c.bias
+    cdef double *statistics = c.statistics + 2 * first
     cdef double mean, rstd
     cdef floating m, r, rest
-    for _ in range(count):
-        mean = row_mean(x, c)
+    y += first * width
+    for _ in range(min(c.block, c.rows - first)):
+        mean = row_mean(x, width)
         m = <floating> mean
         rstd = mean - m  # what rounding the mean left over
-        rstd = 1 / sqrt(max(row_square(x, m, c) / c - rstd * rstd, <double> 0) + eps)
+        rstd = 1 / sqrt(max(row_square(x, m, width) / width - rstd * rstd, <double> 0) + c.eps)
         statistics[0] = mean
         statistics[1] = rstd
         r = <floating> rstd
         rest = <floating> ((m - mean) * rstd)
-        for j in range(c):
+        for j in range(width):
             y[j] = ((x[j] - m) * r + rest) * weight[j] + bias[j]
-        x += c
-        y += c
+        x += width
+        y += width
         statistics += 2
+
+
+cdef struct LayerNormBackward:
+    const void *dy
+    const void *x
+    const void *weight
+    const double *statistics
+    double *sums
+    Py_ssize_t rows, width, block
 
 
 def layer_norm_backward(
@@ -600,63 +700,72 @@ def layer_norm_backward(
     floating[:, ::1] dx, double[:, :, ::1] sums, Py_ssize_t block_rows, int num_threads,
 ):
     """dx of `layer_norm`; sums[block] (2, c) = dy * normalised x and dy, summed over a block of rows."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t task
-    for task in prange(sums.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        layer_norm_backward_block(
-            &dy[task * block_rows, 0], &x[task * block_rows, 0], &weight[0], &statistics[task * block_rows, 0],
-            &dx[task * block_rows, 0], &sums[task, 0, 0], &sums[task, 1, 0], min(block_rows, n - task * block_rows), c,
-        )
+    if x.shape[0] == 0:
+        return
+    cdef LayerNormBackward c = LayerNormBackward(
+        &dy[0, 0], &x[0, 0], &weight[0], &statistics[0, 0], &sums[0, 0, 0], x.shape[0], x.shape[1], block_rows
+    )
+    with nogil:
+        run(<Task> layer_norm_backward_task[floating], &dx[0, 0], &c, sums.shape[0], num_threads)
 
 
-cdef void layer_norm_backward_block(
-    const floating *dy, const floating *x, const floating *weight, const double *statistics, floating *dx,
-    double *dweight, double *dbias, Py_ssize_t count, Py_ssize_t c,
-) noexcept nogil:
-    cdef Py_ssize_t _, j
+cdef void layer_norm_backward_task(floating *dx, const LayerNormBackward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j
+    cdef const floating *dy = <const floating *> c.dy + first * width
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef const floating *weight = <const floating *> c.weight
+    cdef const double *statistics = c.statistics + 2 * first
+    cdef double *dweight = c.sums + 2 * task * width
+    cdef double *dbias = dweight + width
     cdef double rstd
     cdef floating m, r, rest, along, level
-    for j in range(c):
+    dx += first * width
+    for j in range(width):
         dweight[j] = dbias[j] = 0
-    for _ in range(count):
+    for _ in range(min(c.block, c.rows - first)):
         rstd = statistics[1]
         m = <floating> statistics[0]
         r = <floating> rstd
         rest = <floating> ((m - statistics[0]) * rstd)
-        for j in range(c):  # normalised x, for now
+        for j in range(width):  # normalised x, for now
             dx[j] = (x[j] - m) * r + rest
-        for j in range(c):
+        for j in range(width):
             dweight[j] += dy[j] * dx[j]
             dbias[j] += dy[j]
-        level = <floating> (row_dot(dy, weight, c) / c)
-        along = <floating> (row_dot_3(dy, weight, dx, c) / c)
-        for j in range(c):
+        level = <floating> (row_dot(dy, weight, width) / width)
+        along = <floating> (row_dot_3(dy, weight, dx, width) / width)
+        for j in range(width):
             dx[j] = (dy[j] * weight[j] - level - dx[j] * along) * r
-        dy += c
-        x += c
-        dx += c
+        dy += width
+        x += width
+        dx += width
         statistics += 2
 
 
 # --- local response norm ---------------------------------------------------------------------------------------------
 
 
-cdef void responses(
-    const floating *x, floating *level, floating *power, Py_ssize_t c, Py_ssize_t before, Py_ssize_t after,
-    double alpha, double beta, double k,
-) noexcept nogil:
+cdef struct LocalResponse:
+    const void *dy  # NULL on the way forward
+    const void *x
+    void *scratch
+    Py_ssize_t rows, width, block, before, after
+    double alpha, beta, k
+
+
+cdef void responses(const floating *x, floating *level, floating *power, const LocalResponse *c) noexcept nogil:
     """level = k + alpha * the sum of x^2 over channels j - before .. j + after, power = level^-beta."""
-    cdef Py_ssize_t j, offset
-    cdef floating factor = <floating> alpha
-    for j in range(c):
+    cdef Py_ssize_t width = c.width, j, offset
+    cdef floating factor = <floating> c.alpha, k = <floating> c.k
+    for j in range(width):
         power[j] = factor * x[j] * x[j]
-        level[j] = <floating> k
-    for offset in range(-before, after + 1):
-        for j in range(max(-offset, <Py_ssize_t> 0), min(c - offset, c)):
+        level[j] = k
+    for offset in range(-c.before, c.after + 1):
+        for j in range(max(-offset, <Py_ssize_t> 0), min(width - offset, width)):
             level[j] += power[j + offset]
-    for j in range(c):
+    for j in range(width):
         power[j] = level[j]
-    powers(power, <floating> -beta, c)
+    powers(power, <floating> -c.beta, width)
 
 
 def local_response_norm(
@@ -664,30 +773,28 @@ def local_response_norm(
     double k, floating[:, ::1] scratch,
 ):
     """y = x * (k + alpha * the sum of x^2 over neighbouring channels)^-beta; scratch has a row of 2 * c a thread."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange(
-        (n + block - 1) // block, nogil=True, num_threads=<int> scratch.shape[0], schedule="static"
-    ):
-        response_block(
-            &x[task * block, 0], &y[task * block, 0], &scratch[threadid(), 0], min(block, n - task * block), c, before,
-            after, alpha, beta, k,
-        )
+    cdef Py_ssize_t n = x.shape[0], width = x.shape[1], block = rows_together(width)
+    if n == 0:
+        return
+    cdef LocalResponse c = LocalResponse(
+        NULL, &x[0, 0], &scratch[0, 0], n, width, block, before, after, alpha, beta, k
+    )
+    with nogil:
+        run(<Task> local_response_task[floating], &y[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
 
 
-cdef void response_block(
-    const floating *x, floating *y, floating *scratch, Py_ssize_t count, Py_ssize_t c, Py_ssize_t before,
-    Py_ssize_t after, double alpha, double beta, double k,
-) noexcept nogil:
-    cdef Py_ssize_t _, j
-    cdef floating *power = scratch + c
-    for _ in range(count):
-        responses(x, scratch, power, c, before, after, alpha, beta, k)
-        for j in range(c):
+cdef void local_response_task(floating *y, const LocalResponse *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef floating *level = <floating *> c.scratch + 2 * slot * width
+    cdef floating *power = level + width
+    y += first * width
+    for _ in range(min(c.block, c.rows - first)):
+        responses(x, level, power, c)
+        for j in range(width):
             y[j] = x[j] * power[j]
-        x += c
-        y += c
+        x += width
+        y += width
 
 
 def local_response_norm_backward(
@@ -695,42 +802,48 @@ def local_response_norm_backward(
     double alpha, double beta, double k, floating[:, ::1] scratch,
 ):
     """dx of `local_response_norm`."""
-    cdef Py_ssize_t n = x.shape[0], c = x.shape[1]
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, TASK // c)
-    cdef Py_ssize_t task
-    for task in prange(
-        (n + block - 1) // block, nogil=True, num_threads=<int> scratch.shape[0], schedule="static"
-    ):
-        response_backward_block(
-            &dy[task * block, 0], &x[task * block, 0], &dx[task * block, 0], &scratch[threadid(), 0],
-            min(block, n - task * block), c, before, after, alpha, beta, k,
-        )
+    cdef Py_ssize_t n = x.shape[0], width = x.shape[1], block = rows_together(width)
+    if n == 0:
+        return
+    cdef LocalResponse c = LocalResponse(
+        &dy[0, 0], &x[0, 0], &scratch[0, 0], n, width, block, before, after, alpha, beta, k
+    )
+    with nogil:
+        run(<Task> local_response_backward_task[floating], &dx[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
 
 
-cdef void response_backward_block(
-    const floating *dy, const floating *x, floating *dx, floating *scratch, Py_ssize_t count, Py_ssize_t c,
-    Py_ssize_t before, Py_ssize_t after, double alpha, double beta, double k,
-) noexcept nogil:
-    cdef Py_ssize_t _, j, offset
-    cdef floating *level = scratch
-    cdef floating *power = scratch + c
-    cdef floating factor = <floating> (-2 * alpha * beta)
-    for _ in range(count):
-        responses(x, level, power, c, before, after, alpha, beta, k)
-        for j in range(c):
+cdef void local_response_backward_task(floating *dx, const LocalResponse *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j, offset
+    cdef const floating *dy = <const floating *> c.dy + first * width
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef floating *level = <floating *> c.scratch + 2 * slot * width
+    cdef floating *power = level + width
+    cdef floating factor = <floating> (-2 * c.alpha * c.beta)
+    dx += first * width
+    for _ in range(min(c.block, c.rows - first)):
+        responses(x, level, power, c)
+        for j in range(width):
             level[j] = dy[j] * x[j] * power[j] / level[j]
             dx[j] = 0
-        for offset in range(-after, before + 1):
-            for j in range(max(-offset, <Py_ssize_t> 0), min(c - offset, c)):
+        for offset in range(-c.after, c.before + 1):
+            for j in range(max(-offset, <Py_ssize_t> 0), min(width - offset, width)):
                 dx[j] += level[j + offset]
-        for j in range(c):
+        for j in range(width):
             dx[j] = dy[j] * power[j] + factor * x[j] * dx[j]
-        dy += c
-        x += c
-        dx += c
+        dy += width
+        x += width
+        dx += width
 
 
 # --- prelu -----------------------------------------------------------------------------------------------------------
+
+
+cdef struct Prelu:
+    const void *dy  # NULL on the way forward, as sums
+    const void *x
+    const void *weight
+    double *sums
+    Py_ssize_t size, width, block
 
 
 def prelu(
@@ -738,17 +851,19 @@ def prelu(
 ):
     """y = x where x > 0, else weight * x; x (1, elements) in rows of `width` = len(weight), as for `moments`."""
     cdef Py_ssize_t width = weight.shape[0], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t task
-    for task in prange((size + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        prelu_block(&x[0, task * block], &weight[0], &y[0, task * block], min(block, size - task * block), width)
+    if size == 0:
+        return
+    cdef Prelu c = Prelu(NULL, &x[0, 0], &weight[0], NULL, size, width, block_rows * width)
+    with nogil:
+        run(<Task> prelu_task[floating], &y[0, 0], &c, tasks(size, c.block), num_threads)
 
 
-cdef void prelu_block(
-    const floating *x, const floating *weight, floating *y, Py_ssize_t count, Py_ssize_t width
-) noexcept nogil:
-    cdef Py_ssize_t j
+cdef void prelu_task(floating *y, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first), width = c.width, j
+    cdef const floating *x = <const floating *> c.x + first
+    cdef const floating *weight = <const floating *> c.weight
     cdef floating below
+    y += first
     while count > 0:
         for j in range(min(width, count)):
             below = x[j] * weight[j]
@@ -764,21 +879,21 @@ def prelu_backward(
 ):
     """dx of `prelu`; sums[0, block, 0] (width,) = the sums of dy * x where x is not > 0."""
     cdef Py_ssize_t width = weight.shape[0], size = x.shape[1]
-    cdef Py_ssize_t block = block_rows * width
-    cdef Py_ssize_t task
-    for task in prange((size + block - 1) // block, nogil=True, num_threads=num_threads, schedule="static"):
-        prelu_backward_block(
-            &dy[0, task * block], &x[0, task * block], &weight[0], &dx[0, task * block], &sums[0, task, 0, 0],
-            min(block, size - task * block), width,
-        )
+    if size == 0:
+        return
+    cdef Prelu c = Prelu(&dy[0, 0], &x[0, 0], &weight[0], &sums[0, 0, 0, 0], size, width, block_rows * width)
+    with nogil:
+        run(<Task> prelu_backward_task[floating], &dx[0, 0], &c, tasks(size, c.block), num_threads)
 
 
-cdef void prelu_backward_block(
-    const floating *dy, const floating *x, const floating *weight, floating *dx, double *sums, Py_ssize_t count,
-    Py_ssize_t width,
-) noexcept nogil:
-    cdef Py_ssize_t j
+cdef void prelu_backward_task(floating *dx, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first), width = c.width, j
+    cdef const floating *dy = <const floating *> c.dy + first
+    cdef const floating *x = <const floating *> c.x + first
+    cdef const floating *weight = <const floating *> c.weight
+    cdef double *sums = c.sums + task * width
     cdef floating below, product, d
+    dx += first
     for j in range(width):
         sums[j] = 0
     while count > 0:

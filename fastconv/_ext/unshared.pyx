@@ -5,9 +5,43 @@ window lie R runs of S * C elements of each image (with dilation R * S runs of C
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 
 from fastconv._ext.blas cimport gemm
+from fastconv._ext.team cimport Task, run
+
+
+cdef struct Product:
+    const void *a
+    const void *b
+    Py_ssize_t batch, height, width, filters  # of y
+    Py_ssize_t rows, columns, channels  # of w
+    Py_ssize_t x_width, image, result  # image and result: the steps from image to image of x and y
+    Py_ssize_t down, right, r_step, s_step
+    Py_ssize_t taps  # of a run
+
+
+cdef Product product(
+    const void *a, const void *b, tuple x_shape, tuple w_shape, tuple y_shape, tuple stride, tuple dilation
+):
+    cdef Product c
+    c.a, c.b = a, b
+    c.batch, c.height, c.width, c.filters = y_shape
+    c.rows, c.columns, c.channels = w_shape[3:]
+    c.x_width = x_shape[2]
+    c.image, c.result = x_shape[1] * c.x_width * c.channels, c.height * c.width * c.filters
+    c.down, c.right = stride
+    c.r_step, c.s_step = dilation
+    c.taps = c.columns if c.s_step == 1 else 1
+    return c
+
+
+cdef inline Py_ssize_t in_x(const Product *c, Py_ssize_t at, Py_ssize_t r, Py_ssize_t part) noexcept nogil:
+    """The offset of a run under the window of output position `at`."""
+    return ((at // c.width * c.down + r * c.r_step) * c.x_width + at % c.width * c.right + part * c.s_step) * c.channels
+
+
+cdef inline Py_ssize_t in_w(const Product *c, Py_ssize_t at, Py_ssize_t r, Py_ssize_t part) noexcept nogil:
+    return ((at * c.filters * c.rows + r) * c.columns + part) * c.channels
 
 
 def forward(
@@ -15,23 +49,24 @@ def forward(
     tuple dilation, int num_threads,
 ):
     """y += x @ w, position by position."""
-    cdef Py_ssize_t down = stride[0], right = stride[1], r_step = dilation[0], s_step = dilation[1]
-    cdef Py_ssize_t batch = y.shape[0], width = y.shape[2], filters = y.shape[3]
-    cdef Py_ssize_t rows = w.shape[3], columns = w.shape[4], channels = w.shape[5]
-    cdef Py_ssize_t image = x.shape[1] * x.shape[2] * channels, result = y.shape[1] * width * filters
-    cdef Py_ssize_t taps = columns if s_step == 1 else 1  # of a run
-    cdef Py_ssize_t task, i, j, r, part
-    for task in prange(y.shape[1] * width, nogil=True, num_threads=num_threads, schedule="static"):
-        i = task // width
-        j = task % width
-        for r in range(rows):
-            for part in range(columns // taps):
-                gemm(
-                    False, True, batch, filters, taps * channels,
-                    &x[0, i * down + r * r_step, j * right + part * s_step, 0], image,
-                    &w[i, j, 0, r, part, 0], rows * columns * channels,
-                    <floating> 1, &y[0, i, j, 0], result,
-                )
+    cdef Product c = product(
+        &x[0, 0, 0, 0], &w[0, 0, 0, 0, 0, 0], (<object> x).shape, (<object> w).shape, (<object> y).shape, stride,
+        dilation,
+    )
+    with nogil:
+        run(<Task> forward_task[floating], &y[0, 0, 0, 0], &c, c.height * c.width, num_threads)
+
+
+cdef void forward_task(floating *y, const Product *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t r, part
+    for r in range(c.rows):
+        for part in range(c.columns // c.taps):
+            gemm(
+                False, True, c.batch, c.filters, c.taps * c.channels,
+                <const floating *> c.a + in_x(c, task, r, part), c.image,
+                <const floating *> c.b + in_w(c, task, r, part), c.rows * c.columns * c.channels,
+                <floating> 1, y + task * c.filters, c.result,
+            )
 
 
 def gradient_weights(
@@ -39,23 +74,24 @@ def gradient_weights(
     tuple dilation, int num_threads,
 ):
     """dw = dy' @ x, position by position."""
-    cdef Py_ssize_t down = stride[0], right = stride[1], r_step = dilation[0], s_step = dilation[1]
-    cdef Py_ssize_t batch = dy.shape[0], width = dy.shape[2], filters = dy.shape[3]
-    cdef Py_ssize_t rows = dw.shape[3], columns = dw.shape[4], channels = dw.shape[5]
-    cdef Py_ssize_t image = x.shape[1] * x.shape[2] * channels, result = dy.shape[1] * width * filters
-    cdef Py_ssize_t taps = columns if s_step == 1 else 1
-    cdef Py_ssize_t task, i, j, r, part
-    for task in prange(dy.shape[1] * width, nogil=True, num_threads=num_threads, schedule="static"):
-        i = task // width
-        j = task % width
-        for r in range(rows):
-            for part in range(columns // taps):
-                gemm(
-                    True, False, filters, taps * channels, batch,
-                    &dy[0, i, j, 0], result,
-                    &x[0, i * down + r * r_step, j * right + part * s_step, 0], image,
-                    <floating> 0, &dw[i, j, 0, r, part, 0], rows * columns * channels,
-                )
+    cdef Product c = product(
+        &dy[0, 0, 0, 0], &x[0, 0, 0, 0], (<object> x).shape, (<object> dw).shape, (<object> dy).shape, stride,
+        dilation,
+    )
+    with nogil:
+        run(<Task> weights_task[floating], &dw[0, 0, 0, 0, 0, 0], &c, c.height * c.width, num_threads)
+
+
+cdef void weights_task(floating *dw, const Product *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t r, part
+    for r in range(c.rows):
+        for part in range(c.columns // c.taps):
+            gemm(
+                True, False, c.filters, c.taps * c.channels, c.batch,
+                <const floating *> c.a + task * c.filters, c.result,
+                <const floating *> c.b + in_x(c, task, r, part), c.image,
+                <floating> 0, dw + in_w(c, task, r, part), c.rows * c.columns * c.channels,
+            )
 
 
 def gradient_input(
@@ -63,23 +99,26 @@ def gradient_input(
     tuple dilation, int num_threads,
 ):
     """dx += dy @ w: a task is a row of dx, which takes from the windows above it, in order."""
-    cdef Py_ssize_t down = stride[0], right = stride[1], r_step = dilation[0], s_step = dilation[1]
-    cdef Py_ssize_t batch = dy.shape[0], height = dy.shape[1], width = dy.shape[2], filters = dy.shape[3]
-    cdef Py_ssize_t rows = w.shape[3], columns = w.shape[4], channels = w.shape[5]
-    cdef Py_ssize_t image = dx.shape[1] * dx.shape[2] * channels, result = height * width * filters
-    cdef Py_ssize_t taps = columns if s_step == 1 else 1
-    cdef Py_ssize_t task, at, i, j, r, part
-    for task in prange(dx.shape[1], nogil=True, num_threads=num_threads, schedule="static"):
-        for r in range(rows):
-            at = task - r * r_step
-            if at < 0 or at % down != 0 or at // down >= height:
-                continue
-            i = at // down
-            for j in range(width):
-                for part in range(columns // taps):
-                    gemm(
-                        False, False, batch, taps * channels, filters,
-                        &dy[0, i, j, 0], result,
-                        &w[i, j, 0, r, part, 0], rows * columns * channels,
-                        <floating> 1, &dx[0, task, j * right + part * s_step, 0], image,
-                    )
+    cdef Product c = product(
+        &dy[0, 0, 0, 0], &w[0, 0, 0, 0, 0, 0], (<object> dx).shape, (<object> w).shape, (<object> dy).shape, stride,
+        dilation,
+    )
+    with nogil:
+        run(<Task> input_task[floating], &dx[0, 0, 0, 0], &c, dx.shape[1], num_threads)
+
+
+cdef void input_task(floating *dx, const Product *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t row, at, r, part
+    for r in range(c.rows):
+        row = task - r * c.r_step
+        if row < 0 or row % c.down != 0 or row // c.down >= c.height:
+            continue
+        row = row // c.down * c.width
+        for at in range(row, row + c.width):
+            for part in range(c.columns // c.taps):
+                gemm(
+                    False, False, c.batch, c.taps * c.channels, c.filters,
+                    <const floating *> c.a + at * c.filters, c.result,
+                    <const floating *> c.b + in_w(c, at, r, part), c.rows * c.columns * c.channels,
+                    <floating> 1, dx + in_x(c, at, r, part), c.image,
+                )

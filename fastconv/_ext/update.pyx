@@ -8,9 +8,10 @@ for arithmetic with denormal numbers is slow, and an average of zeros would stay
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport fabs, fabsf, sqrt, sqrtf
+
+from fastconv._ext.team cimport Task, run, run_whole
 
 cdef enum:
     RUN = 16384  # elements of one task
@@ -31,12 +32,25 @@ cdef inline floating normal(floating x) noexcept nogil:
         return 0 if fabs(x) < DBL_MIN else x
 
 
+cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:
+    return (size + RUN - 1) // RUN
+
+
+cdef struct Squares:
+    double *sums
+    Py_ssize_t size, block
+
+
 def squares(const floating[::1] x, double[::1] sums, Py_ssize_t block, int num_threads):
     """sums[j] = the sum of squares over the j-th block of x, in float64."""
-    cdef Py_ssize_t size = x.shape[0]
-    cdef Py_ssize_t task
-    for task in prange(sums.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        sums[task] = squares_run(&x[task * block], min(block, size - task * block))
+    cdef Squares c = Squares(&sums[0], x.shape[0], block)
+    with nogil:
+        run(<Task> squares_task[floating], &x[0], &c, sums.shape[0], num_threads)
+
+
+cdef void squares_task(const floating *x, const Squares *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * c.block
+    c.sums[task] = squares_run(x + at, min(c.block, c.size - at))
 
 
 cdef double squares_run(const floating *x, Py_ssize_t count) noexcept nogil:
@@ -54,28 +68,36 @@ cdef double squares_run(const floating *x, Py_ssize_t count) noexcept nogil:
     return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 
+cdef struct Sgd:
+    const void *g
+    void *m  # NULL where there is no momentum
+    Py_ssize_t size
+    double scale, decay, lr, momentum
+    bint nesterov
+
+
 def sgd(
     floating[::1] p, const floating[::1] g, floating[::1] momentum_of, double scale, double decay, double lr,
     double momentum, bint nesterov, int num_threads,
 ):
     """p -= lr * u; u is the gradient, or its running sum where there is momentum; `momentum_of` may be None."""
-    cdef Py_ssize_t size = p.shape[0]
-    cdef Py_ssize_t task, at
     cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        at = task * RUN
-        if m == NULL:
-            sgd_run(&p[at], &g[at], min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay, <floating> lr)
-        elif nesterov:
-            nesterov_run(
-                &p[at], &g[at], m + at, min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay,
-                <floating> lr, <floating> momentum,
-            )
-        else:
-            momentum_run(
-                &p[at], &g[at], m + at, min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay,
-                <floating> lr, <floating> momentum,
-            )
+    cdef Sgd c = Sgd(&g[0], m, p.shape[0], scale, decay, lr, momentum, nesterov)
+    with nogil:
+        run_whole(<Task> sgd_task[floating], &p[0], &c, tasks(c.size), num_threads)
+
+
+cdef void sgd_task(floating *p, const Sgd *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
+    cdef const floating *g = <const floating *> c.g + at
+    cdef floating *m = NULL if c.m == NULL else <floating *> c.m + at
+    cdef floating scale = <floating> c.scale, decay = <floating> c.decay, lr = <floating> c.lr
+    if m == NULL:
+        sgd_run(p + at, g, count, scale, decay, lr)
+    elif c.nesterov:
+        nesterov_run(p + at, g, m, count, scale, decay, lr, <floating> c.momentum)
+    else:
+        momentum_run(p + at, g, m, count, scale, decay, lr, <floating> c.momentum)
 
 
 cdef void sgd_run(
@@ -111,6 +133,15 @@ cdef void nesterov_run(
         p[i] -= normal(lr * (d + momentum * u))
 
 
+cdef struct Adam:
+    const void *g
+    void *mean
+    void *square
+    void *largest  # NULL without AMSGrad
+    Py_ssize_t size
+    double scale, decay, keep, beta1, beta2, step_size, correction, eps
+
+
 def adam(
     floating[::1] p, const floating[::1] g, floating[::1] mean, floating[::1] square, floating[::1] largest,
     double scale, double decay, double keep, double beta1, double beta2, double step_size, double correction,
@@ -118,17 +149,22 @@ def adam(
 ):
     """p = keep * p - step_size * mean / (sqrt(square) / correction + eps), after both averages took the gradient in;
     with `largest`, which may be None, in place of square the largest that it was."""
-    cdef Py_ssize_t size = p.shape[0]
-    cdef Py_ssize_t task, at
     cdef floating *top = NULL if largest is None else &largest[0]
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        at = task * RUN
-        adam_run(
-            &p[at], &g[at], &mean[at], &square[at], NULL if top == NULL else top + at,
-            min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay, <floating> keep,
-            <floating> (1 - beta1), <floating> beta2, <floating> (1 - beta2), <floating> step_size,
-            <floating> correction, <floating> eps,
-        )
+    cdef Adam c = Adam(
+        &g[0], &mean[0], &square[0], top, p.shape[0], scale, decay, keep, beta1, beta2, step_size, correction, eps
+    )
+    with nogil:
+        run_whole(<Task> adam_task[floating], &p[0], &c, tasks(c.size), num_threads)
+
+
+cdef void adam_task(floating *p, const Adam *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN
+    adam_run(
+        p + at, <const floating *> c.g + at, <floating *> c.mean + at, <floating *> c.square + at,
+        NULL if c.largest == NULL else <floating *> c.largest + at, min(<Py_ssize_t> RUN, c.size - at),
+        <floating> c.scale, <floating> c.decay, <floating> c.keep, <floating> (1 - c.beta1), <floating> c.beta2,
+        <floating> (1 - c.beta2), <floating> c.step_size, <floating> c.correction, <floating> c.eps,
+    )
 
 
 cdef void adam_run(
@@ -169,22 +205,35 @@ cdef inline void adam_loop(
         p[i] = keep * p[i] - normal(step_size * (m / (root(v) / correction + eps)))
 
 
+cdef struct RmsProp:
+    const void *g
+    void *square
+    void *average  # NULL where it is not centred
+    void *m  # NULL where there is no momentum
+    Py_ssize_t size
+    double scale, decay, lr, alpha, eps, momentum
+
+
 def rmsprop(
     floating[::1] p, const floating[::1] g, floating[::1] square, floating[::1] average, floating[::1] momentum_of,
     double scale, double decay, double lr, double alpha, double eps, double momentum, int num_threads,
 ):
     """p -= lr * d / (sqrt(square) + eps), or its running sum; `average` (centred) and `momentum_of` may be None."""
-    cdef Py_ssize_t size = p.shape[0]
-    cdef Py_ssize_t task, at
     cdef floating *a = NULL if average is None else &average[0]
     cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
-    for task in prange((size + RUN - 1) // RUN, nogil=True, num_threads=num_threads, schedule="static"):
-        at = task * RUN
-        rmsprop_run(
-            &p[at], &g[at], &square[at], NULL if a == NULL else a + at, NULL if m == NULL else m + at,
-            min(<Py_ssize_t> RUN, size - at), <floating> scale, <floating> decay, <floating> lr, <floating> alpha,
-            <floating> (1 - alpha), <floating> eps, <floating> momentum,
-        )
+    cdef RmsProp c = RmsProp(&g[0], &square[0], a, m, p.shape[0], scale, decay, lr, alpha, eps, momentum)
+    with nogil:
+        run_whole(<Task> rmsprop_task[floating], &p[0], &c, tasks(c.size), num_threads)
+
+
+cdef void rmsprop_task(floating *p, const RmsProp *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t at = task * RUN
+    rmsprop_run(
+        p + at, <const floating *> c.g + at, <floating *> c.square + at,
+        NULL if c.average == NULL else <floating *> c.average + at, NULL if c.m == NULL else <floating *> c.m + at,
+        min(<Py_ssize_t> RUN, c.size - at), <floating> c.scale, <floating> c.decay, <floating> c.lr,
+        <floating> c.alpha, <floating> (1 - c.alpha), <floating> c.eps, <floating> c.momentum,
+    )
 
 
 cdef void rmsprop_run(

@@ -12,7 +12,7 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
-from cython.parallel cimport parallel, prange, threadid
+from fastconv._ext.team cimport Task, run
 
 cdef extern from "winograd.h" nogil:
     ctypedef struct Layer:
@@ -95,6 +95,15 @@ cdef Layer layer(
     return g
 
 
+cdef inline Py_ssize_t tile_count(const Layer *g) noexcept nogil:
+    return g.batch * g.out[0] * g.tiles[0] * g.tiles[1]
+
+
+cdef inline Py_ssize_t parts(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """Those of `size` that `count` is cut into, the last may be shorter."""
+    return (count + size - 1) // size
+
+
 def axis_transforms():
     """winograd.h's transforms along one axis: B' (6, 6), the powers of the points (6, 5), G: these scaled (6, 5), and
     B' for 2 taps (5, 5)."""
@@ -111,6 +120,17 @@ def axis_transforms():
     )
 
 
+cdef struct ForwardBlocks:
+    const Layer *g
+    const float *bias  # may be NULL
+    float *y
+    float *u
+    float *buffers
+    Py_ssize_t frequencies, u_plane, group_weights, row, plane, buffer, block
+    int bytes
+    bint reversed
+
+
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
@@ -121,41 +141,62 @@ def forward_blocks(
     reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
     """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = u.shape[1], steps = g.kernel[0] * g.channels
-    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
-    cdef Py_ssize_t blocks = (tiles + block - 1) // block
-    cdef Py_ssize_t lanes = bytes // sizeof(float), panel = 2 * lanes, panels = (g.filters + panel - 1) // panel
-    cdef Py_ssize_t pieces = (steps + FILTER_STEPS - 1) // FILTER_STEPS, group_weights = w.size // groups
-    cdef Py_ssize_t task, group, lane, width, first, last, f
-    cdef float *m
-    cdef float *v
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
+    cdef const float *b = <const float *> NULL if bias is None else &bias[0]
+    cdef ForwardBlocks c = ForwardBlocks(
+        g=&g, bias=b, y=&y[0, 0, 0, 0, 0], u=&u[0, 0, 0], buffers=&buffers[0, 0], frequencies=u.shape[1],
+        u_plane=u.shape[2], group_weights=w.size // groups, row=row, plane=plane, buffer=buffers.shape[1], block=block,
+        bytes=bytes, reversed=reversed,
+    )
     g.taps_last = taps_last
-    with nogil, parallel(num_threads=num_threads):
-        for task in prange(groups * panels * pieces, schedule="dynamic"):
-            first = task % pieces * FILTER_STEPS
-            lane = task // pieces % panels * panel
-            group = task // pieces // panels
-            width = panel if g.filters - lane > lanes else lanes
-            transform_filters(
-                bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, &u[group, 0, lane * steps + first * width],
-                u.shape[2], width, &g, lane, first, min(first + FILTER_STEPS, steps),
-            )
-        for task in prange(groups * blocks, schedule="dynamic"):
-            group = task // blocks
-            first = task % blocks * block
-            last = min(first + block, tiles)
-            m = &buffers[threadid(), 0]
-            v = m + plane
-            transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
-            for f in range(frequencies):
-                product(
-                    bytes, &g, f, v + f * plane, row, &u[group, f, 0], m + f * plane, row, last - first, g.filters, 0,
-                    steps,
-                )
-            outputs_from(
-                bytes, m, row, plane, NULL if bias is None else &bias[group * g.filters],
-                &y[0, 0, 0, 0, 0] + group * g.filters, g.filters, &g, first, last,
-            )
+    with nogil:
+        run(
+            <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
+            groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
+        )
+        run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
+
+
+cdef void filters_task(const float *w, const ForwardBlocks *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t lanes = c.bytes // sizeof(float), panel = 2 * lanes, panels = parts(g.filters, panel)
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, pieces = parts(steps, FILTER_STEPS)
+    cdef Py_ssize_t first = task % pieces * FILTER_STEPS
+    cdef Py_ssize_t lane = task // pieces % panels * panel
+    cdef Py_ssize_t group = task // pieces // panels
+    cdef Py_ssize_t width = panel if g.filters - lane > lanes else lanes
+    transform_filters(
+        c.bytes, w + group * c.group_weights, c.reversed,
+        c.u + group * c.frequencies * c.u_plane + lane * steps + first * width, c.u_plane, width, g, lane, first,
+        min(first + FILTER_STEPS, steps),
+    )
+
+
+cdef void block_task(const float *x, const ForwardBlocks *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t tiles = tile_count(g), blocks = parts(tiles, c.block)
+    cdef Py_ssize_t group = task // blocks, first = task % blocks * c.block, last = min(first + c.block, tiles), f
+    cdef const float *bias = c.bias
+    cdef float *m = c.buffers + slot * c.buffer
+    cdef float *v = m + c.plane
+    if bias != NULL:
+        bias += group * g.filters
+    transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
+    for f in range(c.frequencies):
+        product(
+            c.bytes, g, f, v + f * c.plane, c.row, c.u + (group * c.frequencies + f) * c.u_plane, m + f * c.plane,
+            c.row, last - first, g.filters, 0, g.kernel[0] * g.channels,
+        )
+    outputs_from(c.bytes, m, c.row, c.plane, bias, c.y + group * g.filters, g.filters, g, first, last)
+
+
+cdef struct GradientWeightsBlocks:
+    const Layer *g
+    const float *dy
+    float *partial
+    float *buffers
+    Py_ssize_t frequencies, chunks, groups, group_weights, row, plane, u_plane, buffer, block
+    int bytes
 
 
 def gradient_weights_blocks(
@@ -165,36 +206,52 @@ def gradient_weights_blocks(
 ):
     """partial (chunks, groups, weights of a group): the sums over each chunk of tiles; buffers (threads, V, dM, dU)."""
     cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = tiling.frequencies, chunks = partial.shape[0]
-    cdef Py_ssize_t weights = partial.shape[2] // g.filters
-    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
-    cdef Py_ssize_t blocks = (tiles + block - 1) // block
-    cdef Py_ssize_t task, group, chunk, index, begin, first, last, f, tap
-    cdef float *v
-    cdef float *m
-    cdef float *u
-    for task in prange(groups * chunks, nogil=True, num_threads=num_threads, schedule="dynamic"):
-        group = task // chunks
-        chunk = task % chunks
-        v = &buffers[threadid(), 0]
-        m = v + frequencies * plane
-        u = m + frequencies * plane
-        begin = chunk * blocks // chunks
-        for index in range(begin, (chunk + 1) * blocks // chunks):
-            first = index * block
-            last = min(first + block, tiles)
-            transform_inputs(bytes, &x[0, 0, 0, 0, 0] + group * g.channels, v, row, plane, &g, first, last)
-            transform_gradients(bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, m, row, plane, &g, first, last)
-            for f in range(frequencies):
-                product_transposed(
-                    bytes, &g, f, m + f * plane, row, v + f * plane, row, u + f * u_plane, row, g.filters, last - first,
-                    index > begin,
-                )
-        for tap in range(g.kernel[0]):
-            filters_from(
-                bytes, u + tap * g.channels, row, u_plane, &partial[chunk, group, tap * (weights // g.kernel[0])],
-                weights, False, &g, g.filters, g.channels,
+    cdef GradientWeightsBlocks c = GradientWeightsBlocks(
+        g=&g, dy=&dy[0, 0, 0, 0, 0], partial=&partial[0, 0, 0], buffers=&buffers[0, 0],
+        frequencies=tiling.frequencies, chunks=partial.shape[0], groups=groups, group_weights=partial.shape[2],
+        row=row, plane=plane, u_plane=u_plane, buffer=buffers.shape[1], block=block, bytes=bytes,
+    )
+    with nogil:
+        run(<Task> chunk_task, &x[0, 0, 0, 0, 0], &c, groups * c.chunks, num_threads)
+
+
+cdef void chunk_task(const float *x, const GradientWeightsBlocks *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t group = task // c.chunks, chunk = task % c.chunks
+    cdef Py_ssize_t tiles = tile_count(g), blocks = parts(tiles, c.block), begin = chunk * blocks // c.chunks
+    cdef Py_ssize_t filter_weights = c.group_weights // g.filters, index, first, last, f, tap
+    cdef float *dw = c.partial + (chunk * c.groups + group) * c.group_weights
+    cdef float *v = c.buffers + slot * c.buffer
+    cdef float *m = v + c.frequencies * c.plane
+    cdef float *u = m + c.frequencies * c.plane
+    for index in range(begin, (chunk + 1) * blocks // c.chunks):
+        first = index * c.block
+        last = min(first + c.block, tiles)
+        transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
+        transform_gradients(c.bytes, c.dy + group * g.filters, m, c.row, c.plane, g, first, last)
+        for f in range(c.frequencies):
+            product_transposed(
+                c.bytes, g, f, m + f * c.plane, c.row, v + f * c.plane, c.row, u + f * c.u_plane, c.row, g.filters,
+                last - first, index > begin,
             )
+    for tap in range(g.kernel[0]):
+        filters_from(
+            c.bytes, u + tap * g.channels, c.row, c.u_plane, dw + tap * (filter_weights // g.kernel[0]),
+            filter_weights, False, g, g.filters, g.channels,
+        )
+
+
+cdef struct ForwardPanels:
+    const Layer *g
+    const float *bias  # may be NULL
+    float *y
+    float *v
+    float *u
+    float *m
+    Py_ssize_t group, start, stop  # what tiles there is V of
+    Py_ssize_t frequencies, group_weights, row, plane, u_plane, m_plane, depth, wide
+    int bytes
+    bint reversed
 
 
 def forward_panels(
@@ -206,47 +263,63 @@ def forward_panels(
     """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * wide) and
     m (frequencies, chunk * wide): `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time."""
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], lanes = bytes // sizeof(float)
-    cdef Py_ssize_t u_plane = u.shape[2], m_plane = m.shape[2]
-    cdef Py_ssize_t steps = g.kernel[0] * g.channels, group_weights = w.size // groups
-    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
-    cdef Py_ssize_t panels = (g.filters + wide - 1) // wide, chunks = (tiles + chunk - 1) // chunk
-    cdef Py_ssize_t turn = 0, group = 0, start = 0, stop = 0, task, first, lane, filters, index, step, last, f
-    cdef float *own_u
-    cdef float *own_m
+    cdef Py_ssize_t tiles = tile_count(&g), chunks = parts(tiles, chunk), turn
+    cdef const float *b = <const float *> NULL if bias is None else &bias[0]
+    cdef ForwardPanels c = ForwardPanels(
+        g=&g, bias=b, y=&y[0, 0, 0, 0, 0], v=&v[0, 0], u=&u[0, 0, 0], m=&m[0, 0, 0], group=0, start=0, stop=0,
+        frequencies=v.shape[0], group_weights=w.size // groups, row=row, plane=v.shape[1], u_plane=u.shape[2],
+        m_plane=m.shape[2], depth=depth, wide=wide, bytes=bytes, reversed=reversed,
+    )
     g.taps_last = taps_last
-    with nogil, parallel(num_threads=num_threads):
+    with nogil:
         for turn in range(groups * chunks):
-            group = turn // chunks
-            start = turn % chunks * chunk
-            stop = min(start + chunk, tiles)
-            for task in prange((stop - start + PIECE - 1) // PIECE, schedule="dynamic"):
-                first = start + task * PIECE
-                transform_inputs(
-                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
-                    min(first + PIECE, stop),
-                )
-            for task in prange(panels, schedule="dynamic"):
-                lane = task * wide
-                filters = min(wide, g.filters - lane)
-                own_u = &u[threadid(), 0, 0]
-                own_m = &m[threadid(), 0, 0]
-                for index in range((steps + depth - 1) // depth):
-                    step = index * depth
-                    last = min(step + depth, steps)
-                    transform_filters(
-                        bytes, &w[0, 0, 0, 0, 0] + group * group_weights, reversed, own_u, u_plane,
-                        (filters + lanes - 1) // lanes * lanes, &g, lane, step, last,
-                    )
-                    for f in range(frequencies):
-                        product(
-                            bytes, &g, f, &v[f, step], row, own_u + f * u_plane, own_m + f * m_plane, wide,
-                            stop - start, filters, step, last,
-                        )
-                outputs_from(
-                    bytes, own_m, wide, m_plane, NULL if bias is None else &bias[group * g.filters + lane],
-                    &y[0, 0, 0, 0, 0] + group * g.filters + lane, filters, &g, start, stop,
-                )
+            c.group, c.start = turn // chunks, turn % chunks * chunk
+            c.stop = min(c.start + chunk, tiles)
+            run(<Task> inputs_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
+            run(<Task> panel_task, &w[0, 0, 0, 0, 0], &c, parts(g.filters, wide), num_threads)
+
+
+cdef void inputs_task(const float *x, const ForwardPanels *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = c.start + task * PIECE
+    transform_inputs(
+        c.bytes, x + c.group * c.g.channels, c.v + task * PIECE * c.row, c.row, c.plane, c.g, first,
+        min(first + PIECE, c.stop),
+    )
+
+
+cdef void panel_task(const float *w, const ForwardPanels *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t lane = task * c.wide, filters = min(c.wide, g.filters - lane), lanes = c.bytes // sizeof(float)
+    cdef Py_ssize_t steps = g.kernel[0] * g.channels, index, step, last, f
+    cdef const float *bias = c.bias
+    cdef float *u = c.u + slot * c.frequencies * c.u_plane
+    cdef float *m = c.m + slot * c.frequencies * c.m_plane
+    if bias != NULL:
+        bias += c.group * g.filters + lane
+    for index in range(parts(steps, c.depth)):
+        step = index * c.depth
+        last = min(step + c.depth, steps)
+        transform_filters(
+            c.bytes, w + c.group * c.group_weights, c.reversed, u, c.u_plane, parts(filters, lanes) * lanes, g, lane,
+            step, last,
+        )
+        for f in range(c.frequencies):
+            product(
+                c.bytes, g, f, c.v + f * c.plane + step, c.row, u + f * c.u_plane, m + f * c.m_plane, c.wide,
+                c.stop - c.start, filters, step, last,
+            )
+    outputs_from(c.bytes, m, c.wide, c.m_plane, bias, c.y + c.group * g.filters + lane, filters, g, c.start, c.stop)
+
+
+cdef struct GradientWeightsPieces:
+    const Layer *g
+    const float *dy
+    float *v
+    float *m
+    float *u
+    Py_ssize_t group, start, stop  # what tiles there are V and dM of
+    Py_ssize_t frequencies, filter_weights, row, m_row, plane, m_plane, u_plane, height, width, depth
+    int bytes
 
 
 def gradient_weights_pieces(
@@ -258,47 +331,46 @@ def gradient_weights_pieces(
     """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), for a thread u (frequencies, height *
     width): a thread sums the gradients of `height` filters and `width` channels over all tiles, `depth` at a time."""
     cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
-    cdef Py_ssize_t frequencies = v.shape[0], plane = v.shape[1], m_plane = m.shape[1], u_plane = u.shape[2]
-    cdef Py_ssize_t filter_weights = dw.size // dy.shape[4], tap_weights = filter_weights // g.kernel[0]
-    cdef Py_ssize_t tiles = x.shape[0] * g.out[0] * g.tiles[0] * g.tiles[1]
-    cdef Py_ssize_t chunks = (tiles + chunk - 1) // chunk
-    cdef Py_ssize_t across = (g.channels + width - 1) // width, down = (g.filters + height - 1) // height
-    cdef Py_ssize_t turn = 0, group = 0, start = 0, stop = 0, task, first, last, index, f
-    cdef Py_ssize_t tap, channel, channels, filter, filters
-    cdef float *own
-    with nogil, parallel(num_threads=num_threads):
+    cdef Py_ssize_t tiles = tile_count(&g), chunks = parts(tiles, chunk), turn
+    cdef Py_ssize_t pieces = parts(g.filters, height) * g.kernel[0] * parts(g.channels, width)
+    cdef GradientWeightsPieces c = GradientWeightsPieces(
+        g=&g, dy=&dy[0, 0, 0, 0, 0], v=&v[0, 0], m=&m[0, 0], u=&u[0, 0, 0], group=0, start=0, stop=0,
+        frequencies=v.shape[0], filter_weights=dw.size // dy.shape[4], row=row, m_row=m_row, plane=v.shape[1],
+        m_plane=m.shape[1], u_plane=u.shape[2], height=height, width=width, depth=depth, bytes=bytes,
+    )
+    with nogil:
         for turn in range(groups * chunks):
-            group = turn // chunks
-            start = turn % chunks * chunk
-            stop = min(start + chunk, tiles)
-            for task in prange((stop - start + PIECE - 1) // PIECE, schedule="dynamic"):
-                first = start + task * PIECE
-                last = min(first + PIECE, stop)
-                transform_inputs(
-                    bytes, &x[0, 0, 0, 0, 0] + group * g.channels, &v[0, task * PIECE * row], row, plane, &g, first,
-                    last,
-                )
-                transform_gradients(
-                    bytes, &dy[0, 0, 0, 0, 0] + group * g.filters, &m[0, task * PIECE * m_row], m_row, m_plane, &g,
-                    first, last,
-                )
-            for task in prange(down * g.kernel[0] * across, schedule="dynamic"):
-                channel = task % across * width
-                channels = min(width, g.channels - channel)
-                tap = task // across % g.kernel[0]
-                filter = task // across // g.kernel[0] * height
-                filters = min(height, g.filters - filter)
-                own = &u[threadid(), 0, 0]
-                for f in range(frequencies):
-                    for index in range((stop - start + depth - 1) // depth):
-                        first = index * depth
-                        product_transposed_of(
-                            bytes, &g, f, tap, &m[f, first * m_row + filter], m_row,
-                            &v[f, first * row + tap * g.channels + channel], row, own + f * u_plane, width, filters,
-                            channels, min(depth, stop - start - first), first > 0,
-                        )
-                filters_from(
-                    bytes, own, width, u_plane,
-                    &dw[0, 0, 0, 0, 0] + (group * g.filters + filter) * filter_weights + tap * tap_weights + channel,
-                    filter_weights, start > 0, &g, filters, channels,
-                )
+            c.group, c.start = turn // chunks, turn % chunks * chunk
+            c.stop = min(c.start + chunk, tiles)
+            run(<Task> transforms_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
+            run(<Task> piece_task, &dw[0, 0, 0, 0, 0], &c, pieces, num_threads)
+
+
+cdef void transforms_task(const float *x, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t at = task * PIECE, first = c.start + at, last = min(first + PIECE, c.stop)
+    transform_inputs(c.bytes, x + c.group * g.channels, c.v + at * c.row, c.row, c.plane, g, first, last)
+    transform_gradients(c.bytes, c.dy + c.group * g.filters, c.m + at * c.m_row, c.m_row, c.m_plane, g, first, last)
+
+
+cdef void piece_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Layer *g = c.g
+    cdef Py_ssize_t across = parts(g.channels, c.width)
+    cdef Py_ssize_t channel = task % across * c.width, channels = min(c.width, g.channels - channel)
+    cdef Py_ssize_t tap = task // across % g.kernel[0], tap_weights = c.filter_weights // g.kernel[0]
+    cdef Py_ssize_t filter = task // across // g.kernel[0] * c.height, filters = min(c.height, g.filters - filter)
+    cdef Py_ssize_t tiles = c.stop - c.start, index, first, f
+    cdef float *u = c.u + slot * c.frequencies * c.u_plane
+    for f in range(c.frequencies):
+        for index in range(parts(tiles, c.depth)):
+            first = index * c.depth
+            product_transposed_of(
+                c.bytes, g, f, tap, c.m + f * c.m_plane + first * c.m_row + filter, c.m_row,
+                c.v + f * c.plane + first * c.row + tap * g.channels + channel, c.row, u + f * c.u_plane, c.width,
+                filters, channels, min(c.depth, tiles - first), first > 0,
+            )
+    filters_from(
+        c.bytes, u, c.width, c.u_plane,
+        dw + (c.group * g.filters + filter) * c.filter_weights + tap * tap_weights + channel, c.filter_weights,
+        c.start > 0, g, filters, channels,
+    )

@@ -1,0 +1,378 @@
+/* One team of threads for the process.
+
+A region is `count` tasks. Its caller begins with them at once, and helpers that are awake take some: whoever claims a
+task does it. The caller returns when every claimed task is done, and so waits for no helper that never came. Who
+computes what is left to chance; tasks are therefore cut by shape, and sums are added up in an order of their own.
+
+    claim     the region's number, and how many units (some tasks) have been claimed from the front, by the caller, and
+              from the back, by helpers, so that each goes through its own part of memory: one word, so that a late
+              helper that still looks at a region that has ended cannot claim from the next one. CLOSED: nothing is left
+    region    what the tasks are. It changes only while `claim` is closed: a helper whose claim succeeds has read the
+              region that it claimed from
+    done      units that helpers have done; the caller may sleep on it
+    busy      held by the caller of the running region. Who finds it held computes alone: another Python thread, or a
+              task that begins a region of its own
+
+A helper spins for a moment after its last task, then it is parked (the state machine is that of Rust's
+std::thread::park on a futex). A forked child has no helpers and gets new ones at its first region.
+
+Acquire and release order everything; there are no fences, which ThreadSanitizer would not see. */
+
+#define _GNU_SOURCE
+#include "team.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+enum { MOST = 1024, CALLS_AT_ONCE = 2, SHARES = 8, REGIONS_UNTIL_RETRY = 1000, STACK = 2 << 20 };
+
+static const int64_t SPIN = 40 * 1000;              /* ns that a helper looks for another region: bench/NOTES.md */
+static const int64_t PATIENCE = 500 * 1000;         /* ns that a caller looks for the last result before it sleeps */
+static const int64_t ASK_AGAIN = 100 * 1000 * 1000; /* ns between two questions whether to stop */
+
+static const int64_t LOOK_AGAIN = 1000 * 1000;       /* ns between two looks at the clock, or one task */
+
+enum { UNIT_BITS = 20, MOST_UNITS = (1 << UNIT_BITS) - 2, CLOSED = (1 << UNIT_BITS) - 1 };
+static const uint32_t WAITING = (uint32_t)1 << 31;
+
+enum { EMPTY, CALLED, LEAVE, PARKED };
+
+struct helper {
+    _Alignas(64) _Atomic uint32_t state;
+    int slot;
+};
+
+static struct {
+    _Alignas(64) _Atomic uint64_t claim;
+    _Alignas(64) _Atomic uint32_t done;
+    _Alignas(64) atomic_int busy;
+    atomic_int size;    /* that was asked for, with the caller */
+    atomic_int leaving; /* helpers that were told to go and may still claim a task */
+    atomic_int present; /* helpers */
+    /* the region */
+    _Alignas(64) _Atomic(team_task) function;
+    _Atomic(void *) data;
+    _Atomic(const void *) context;
+    _Atomic ptrdiff_t count, unit; /* tasks of the region, and of one unit */
+    _Atomic uint32_t units;
+    atomic_int threads;
+    /* only who holds `busy` */
+    struct helper *helpers[MOST];
+    int helper_count, regions_until_retry;
+    int forks; /* that this process came from */
+    uint64_t number;
+} team = {.claim = CLOSED, .size = 1};
+
+static _Thread_local int inside; /* a region: what begins another one computes it alone */
+
+#define load(at, order) atomic_load_explicit(at, memory_order_##order)
+#define store(at, value, order) atomic_store_explicit(at, value, memory_order_##order)
+
+/* --- waiting ---------------------------------------------------------------------------------------------------- */
+
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+#ifdef __linux__
+
+/* Sleeps while *word is `value`; may return without a reason. */
+static void sleep_on(_Atomic uint32_t *word, uint32_t value) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void wake(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0); }
+
+#else
+
+static pthread_mutex_t sleeping = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+
+static void sleep_on(_Atomic uint32_t *word, uint32_t value) {
+    pthread_mutex_lock(&sleeping);
+    while (load(word, acquire) == value) pthread_cond_wait(&changed, &sleeping);
+    pthread_mutex_unlock(&sleeping);
+}
+
+static void wake(_Atomic uint32_t *word) {
+    (void)word;
+    pthread_mutex_lock(&sleeping);
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&sleeping);
+}
+
+#endif
+
+/* Tells a helper something. It may be gone as soon as it was told to leave: the word is not read after that. */
+static void tell(struct helper *helper, uint32_t what) {
+    if (atomic_exchange_explicit(&helper->state, what, memory_order_acq_rel) == PARKED) wake(&helper->state);
+}
+
+/* Sleeps until told something, unless it was already; what it was told. */
+static uint32_t park(struct helper *self) {
+    uint32_t told = EMPTY;
+    if (atomic_compare_exchange_strong_explicit(
+            &self->state, &told, PARKED, memory_order_acq_rel, memory_order_acquire
+        ))
+        while ((told = load(&self->state, acquire)) == PARKED) sleep_on(&self->state, PARKED);
+    if (told == CALLED) /* else it is told to leave, now or between these lines */
+        atomic_compare_exchange_strong_explicit(
+            &self->state, &told, EMPTY, memory_order_acq_rel, memory_order_acquire
+        );
+    return told;
+}
+
+/* --- claiming --------------------------------------------------------------------------------------------------- */
+
+static uint32_t front_of(uint64_t claim) { return (uint32_t)claim & CLOSED; }
+
+static uint32_t back_of(uint64_t claim) { return (uint32_t)(claim >> UNIT_BITS) & CLOSED; }
+
+static uint64_t closed(void) { return team.number << 2 * UNIT_BITS | CLOSED; }
+
+/* Claims some units for `slot` and does them; how many. Few at a time: who loses its core holds up no more. */
+static uint32_t do_some(int slot) {
+    uint64_t claim = load(&team.claim, acquire);
+    for (;;) {
+        uint32_t units = load(&team.units, relaxed);
+        uint32_t front = front_of(claim), back = back_of(claim);
+        int threads = load(&team.threads, relaxed);
+        if (front == CLOSED || front + back >= units || slot >= threads) return 0;
+        uint32_t share = (units - front - back) / (uint32_t)(SHARES * threads);
+        if (share == 0) share = 1;
+        team_task function = load(&team.function, relaxed);
+        void *data = load(&team.data, relaxed);
+        const void *context = load(&team.context, relaxed);
+        ptrdiff_t count = load(&team.count, relaxed), unit = load(&team.unit, relaxed);
+        uint64_t more = slot == 0 ? share : (uint64_t)share << UNIT_BITS;
+        if (atomic_compare_exchange_weak_explicit(
+                &team.claim, &claim, claim + more, memory_order_acq_rel, memory_order_acquire
+            )) {
+            ptrdiff_t first = unit * (ptrdiff_t)(slot == 0 ? front : units - back - share);
+            ptrdiff_t last = first + unit * (ptrdiff_t)share;
+            for (ptrdiff_t task = first; task < last && task < count; task++) function(data, context, task, slot);
+            return share;
+        }
+    }
+}
+
+/* --- helpers ---------------------------------------------------------------------------------------------------- */
+
+static void *help(void *argument) {
+    struct helper *self = argument;
+    inside = 1;
+#if defined(__linux__)
+    char name[16];
+    snprintf(name, sizeof name, "fastconv-%d", self->slot);
+    pthread_setname_np(pthread_self(), name);
+#endif
+    uint32_t told = EMPTY;
+    while (told != LEAVE) {
+        int64_t last = now();
+        while ((told = load(&self->state, acquire)) != LEAVE) {
+            uint32_t did = do_some(self->slot);
+            if (did) {
+                if (atomic_fetch_add_explicit(&team.done, did, memory_order_acq_rel) & WAITING) wake(&team.done);
+                last = 0;
+                continue;
+            }
+            for (int i = 0; i < 16; i++) relax();
+            if (last == 0) last = now();
+            if (now() - last > SPIN) break;
+        }
+        if (told != LEAVE) told = park(self);
+    }
+    free(self);
+    atomic_fetch_sub_explicit(&team.leaving, 1, memory_order_release);
+    return NULL;
+}
+
+/* One helper more; whether there was a thread for it. */
+static int hire(void) {
+    struct helper *helper = NULL;
+    if (posix_memalign((void **)&helper, 64, sizeof *helper)) return 0;
+    atomic_init(&helper->state, EMPTY);
+    helper->slot = team.helper_count + 1;
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes)) {
+        free(helper);
+        return 0;
+    }
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* a new thread inherits it: signals are the caller's */
+    pthread_t thread;
+    int refused = pthread_create(&thread, &attributes, help, helper);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (refused) {
+        free(helper);
+        return 0;
+    }
+    team.helpers[team.helper_count++] = helper;
+    store(&team.present, team.helper_count, relaxed);
+    return 1;
+}
+
+static void dismiss_down_to(int count) {
+    while (team.helper_count > count) {
+        atomic_fetch_add_explicit(&team.leaving, 1, memory_order_relaxed);
+        tell(team.helpers[--team.helper_count], LEAVE);
+        store(&team.present, team.helper_count, relaxed);
+    }
+}
+
+/* As many helpers as a region of `threads` threads can have; how many that are. */
+static int staff(int threads) {
+    int most = load(&team.size, relaxed) - 1;
+    dismiss_down_to(most);
+    if (most > threads - 1) most = threads - 1;
+    if (team.regions_until_retry > 0) team.regions_until_retry--;
+    while (team.helper_count < most && team.regions_until_retry == 0) {
+        if (load(&team.leaving, acquire)) break; /* it still has the slot of the next one */
+        if (!hire()) team.regions_until_retry = REGIONS_UNTIL_RETRY;
+    }
+    return team.helper_count < most ? team.helper_count : most;
+}
+
+static int try_to_hold(void) { return !atomic_exchange_explicit(&team.busy, 1, memory_order_acquire); }
+
+static void let_go(void) { store(&team.busy, 0, release); }
+
+void team_resize(int size) {
+    store(&team.size, size < 1 ? 1 : size > MOST ? MOST : size, relaxed);
+    if (try_to_hold()) {
+        dismiss_down_to(load(&team.size, relaxed) - 1);
+        team.regions_until_retry = 0;
+        let_go();
+    }
+}
+
+int team_helpers(void) { return load(&team.present, relaxed); }
+
+static void forget_helpers(void) {
+    store(&team.claim, closed(), relaxed);
+    store(&team.leaving, 0, relaxed);
+    store(&team.present, 0, relaxed);
+    team.helper_count = team.regions_until_retry = 0;
+    team.forks++;
+    let_go();
+}
+
+__attribute__((constructor)) static void prepare_for_forks(void) { pthread_atfork(NULL, NULL, forget_helpers); }
+
+/* --- regions ---------------------------------------------------------------------------------------------------- */
+
+static int alone(
+    team_task function, void *data, const void *context, ptrdiff_t count, team_interrupted interrupted
+) {
+    int64_t asked = interrupted && count > 1 ? now() : 0, looked = asked;
+    ptrdiff_t stride = 1, next = 1; /* tasks between two looks at the clock: more where tasks are short */
+    for (ptrdiff_t task = 0; task < count; task++) {
+        function(data, context, task, 0);
+        if (!interrupted || task < next || task + 1 == count) continue;
+        int64_t time = now();
+        stride = time - looked > LOOK_AGAIN ? 1 : 2 * stride;
+        next = task + stride;
+        looked = time;
+        if (time - asked > ASK_AGAIN) {
+            int stop = interrupted();
+            if (stop) return stop;
+            asked = now();
+        }
+    }
+    return 0;
+}
+
+/* Waits until helpers have done `count` units of this region. */
+static void wait_for(uint32_t count) {
+    if (load(&team.done, acquire) == count) return;
+    int64_t since = now();
+    while (now() - since < PATIENCE) {
+        for (int i = 0; i < 8; i++) relax();
+        if (load(&team.done, acquire) == count) return;
+    }
+    uint32_t done = atomic_fetch_or_explicit(&team.done, WAITING, memory_order_acq_rel) | WAITING;
+    while (done != (count | WAITING)) {
+        sleep_on(&team.done, done);
+        done = load(&team.done, acquire);
+    }
+}
+
+/* A region of this caller, which holds the team, and `helpers`. */
+static int together(
+    team_task function, void *data, const void *context, ptrdiff_t count, int helpers, team_interrupted interrupted
+) {
+    store(&team.function, function, relaxed);
+    store(&team.data, data, relaxed);
+    store(&team.context, context, relaxed);
+    ptrdiff_t unit = 1 + (count - 1) / MOST_UNITS;
+    uint32_t units = (uint32_t)(1 + (count - 1) / unit);
+    store(&team.count, count, relaxed);
+    store(&team.unit, unit, relaxed);
+    store(&team.units, units, relaxed);
+    store(&team.threads, helpers + 1, relaxed);
+    store(&team.done, 0, relaxed);
+    team.number++;
+    store(&team.claim, team.number << 2 * UNIT_BITS, release);
+
+    int stop = 0, called = 0, forks = team.forks;
+    uint32_t did;
+    int64_t asked = interrupted ? now() : 0;
+    do {
+        uint64_t claim = load(&team.claim, relaxed);
+        uint32_t left = units - front_of(claim) - back_of(claim);
+        for (int i = 0; i < CALLS_AT_ONCE && called < helpers && (uint32_t)called + 1 < left; i++)
+            tell(team.helpers[called++], CALLED);
+        did = do_some(0);
+        if (did && interrupted && now() - asked > ASK_AGAIN) {
+            stop = interrupted();
+            if (team.forks != forks) /* a child, which has no helpers: what they claimed is not done here */
+                return stop ? stop : alone(function, data, context, count, interrupted);
+            asked = now();
+        }
+    } while (did && !stop);
+    wait_for(back_of(atomic_exchange_explicit(&team.claim, closed(), memory_order_acq_rel)));
+    return stop;
+}
+
+int team_run(
+    team_task function, void *data, const void *context, ptrdiff_t count, int threads, team_interrupted interrupted
+) {
+    if (threads > count) threads = (int)count;
+    int was_inside = inside, stop;
+    inside = 1;
+    if (was_inside || threads < 2 || !try_to_hold()) {
+        stop = alone(function, data, context, count, interrupted);
+    } else {
+        int helpers = staff(threads);
+        stop = helpers ? together(function, data, context, count, helpers, interrupted)
+                       : alone(function, data, context, count, interrupted);
+        let_go();
+    }
+    inside = was_inside;
+    return stop;
+}
