@@ -101,6 +101,9 @@ def _omp_threads() -> int | None:
     return number if 1 <= number <= MOST_THREADS else None
 
 
+_num_threads = _team_size = 1  # that were asked for, and that the team may have
+
+
 def _employ(n: int) -> None:
     """Let the team have `n` threads, but no more than there are CPUs for: others would only wait for one."""
     global _num_threads, _team_size

@@ -4,7 +4,7 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 """
 
 from cython cimport floating
-from libc.math cimport log, sqrt
+from libc.math cimport isfinite, log, sqrt
 
 from fastconv._ext.team cimport Task, run
 
@@ -108,14 +108,65 @@ cdef struct Moments:
 
 
 def moments(
-    const floating[:, ::1] x, const floating[:, ::1] pivot, double[:, :, :, ::1] sums, Py_ssize_t block_rows,
-    int num_threads,
+    const floating[:, ::1] x, floating[:, ::1] pivot, double[:, :, :, ::1] sums, double[:, ::1] mean,
+    double[:, ::1] var, Py_ssize_t step, Py_ssize_t block_rows, int num_threads,
 ):
-    """sums[image, block] (2, width) = the sums of x - pivot and of (x - pivot)^2 over a block of rows."""
-    cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1]
-    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks)
+    """Mean and biased variance (images, channels) of every image's channels, in one pass.
+
+    They come from the sums of x - pivot and of its square; the pivot (images, width), the mean of every `step`-th row
+    of channels, keeps the squares small. sums (images, blocks, 2, width) is scratch, as pivot is.
+    """
+    cdef Py_ssize_t images = mean.shape[0], channels = mean.shape[1], size = x.shape[1], width = sums.shape[3]
+    cdef Py_ssize_t image
+    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], size, width, block_rows * width, sums.shape[1])
     with nogil:
-        run(<Task> moments_task[floating], &x[0, 0], &c, sums.shape[0] * blocks, num_threads)
+        for image in range(images):
+            find_pivot(&x[image, 0], &pivot[image, 0], size, channels, step, width)
+        run(<Task> moments_task[floating], &x[0, 0], &c, images * c.blocks, num_threads)
+        for image in range(images):
+            settle_moments(
+                &sums[image, 0, 0, 0], &pivot[image, 0], &mean[image, 0], &var[image, 0], c.blocks, width, channels,
+                size // channels,
+            )
+
+
+cdef void find_pivot(
+    const floating *x, floating *pivot, Py_ssize_t size, Py_ssize_t channels, Py_ssize_t step, Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t count = 0, at = 0, j
+    for j in range(channels):
+        pivot[j] = 0
+    while at < size:
+        for j in range(channels):
+            pivot[j] += x[at + j]
+        at += step * channels
+        count += 1
+    for j in range(channels):
+        pivot[j] /= count
+        if not isfinite(<double> pivot[j]):
+            pivot[j] = 0
+    for j in range(channels, width):
+        pivot[j] = pivot[j - channels]
+
+
+cdef void settle_moments(
+    double *sums, const floating *pivot, double *mean, double *var, Py_ssize_t blocks, Py_ssize_t width,
+    Py_ssize_t channels, Py_ssize_t pixels,
+) noexcept nogil:
+    """The blocks' sums are added in order, then those of joined rows: both into the first."""
+    cdef Py_ssize_t block, j
+    cdef double shift, variance
+    for block in range(1, blocks):
+        for j in range(2 * width):
+            sums[j] += sums[block * 2 * width + j]
+    for j in range(channels, width):
+        sums[j % channels] += sums[j]
+        sums[width + j % channels] += sums[width + j]
+    for j in range(channels):
+        shift = sums[j] / pixels
+        variance = sums[width + j] / pixels - shift * shift
+        mean[j] = pivot[j] + shift
+        var[j] = 0 if variance < 0 else variance
 
 
 cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -231,6 +282,20 @@ cdef void products_block(
         count -= width
 
 
+def update_running(
+    floating[:] running, const double[:, ::1] values, double factor, double momentum
+):
+    """running (channels,) = (1 - momentum) * running + momentum * the mean of values (images, channels) * factor."""
+    cdef Py_ssize_t images = values.shape[0], image, j
+    cdef double total
+    with nogil:
+        for j in range(running.shape[0]):
+            total = values[0, j] * factor
+            for image in range(1, images):
+                total += values[image, j] * factor
+            running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
+
+
 cdef struct ScaleShift:
     const void *dy  # NULL on the way forward
     const void *x
@@ -238,18 +303,47 @@ cdef struct ScaleShift:
     Py_ssize_t size, width, block, blocks, images
 
 
-def scale_shift(
-    const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] y, Py_ssize_t block_rows,
-    int num_threads,
+def normalise(
+    const floating[:, ::1] x, floating[:, ::1] y, double[:, :, ::1] statistics, double eps, const floating[:] weight,
+    const floating[:] bias, floating[:, :, ::1] coefficients, Py_ssize_t block_rows, int num_threads,
 ):
-    """y = (x - mean) * scale + shift; coefficients (3, images, width)."""
+    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps).
+
+    statistics (3, images, channels) are mean, rstd, which is written, and var; weight and bias (channels,) may be
+    None; coefficients (3, images, width) is scratch.
+    """
     cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
+    cdef Py_ssize_t channels = statistics.shape[2], image, j
+    cdef bint weighted = weight is not None, shifted = bias is not None
+    cdef floating *mean
+    cdef floating *scale
+    cdef floating *shift
+    cdef double factor, exact
     if images * size == 0:
         return
     cdef ScaleShift c = ScaleShift(
         NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images
     )
     with nogil:
+        for image in range(images):
+            mean = &coefficients[0, image, 0]
+            scale = &coefficients[1, image, 0]
+            shift = &coefficients[2, image, 0]
+            for j in range(channels):
+                exact = statistics[0, image, j]
+                factor = statistics[1, image, j] = 1 / sqrt(statistics[2, image, j] + eps)
+                if weighted:
+                    factor *= weight[j]
+                mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
+                scale[j] = <floating> factor
+                exact = (mean[j] - exact) * factor
+                if shifted:
+                    exact += bias[j]
+                shift[j] = <floating> exact
+            for j in range(channels, width):
+                mean[j] = mean[j - channels]
+                scale[j] = scale[j - channels]
+                shift[j] = shift[j - channels]
         run(<Task> scale_shift_task[floating], &y[0, 0], &c, images * c.blocks, num_threads)
 
 

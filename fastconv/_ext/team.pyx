@@ -1,5 +1,5 @@
 # distutils: sources = fastconv/_ext/team/team.c
-"""The process's thread team, see team/team.c: helpers that compute beside a kernel's caller, and that nobody waits for."""
+"""The process's thread team, see team/team.c: helpers beside a kernel's caller, that nobody waits for."""
 
 cdef extern from "team/team.h" nogil:
     ctypedef int (*Interrupted "team_interrupted")() noexcept nogil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ __all__ = [
 
 def number(op: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` (any real number, 0-d arrays too) as a float between `low` and `high`, both allowed."""
+    if type(value) is float and low <= value <= high:
+        return value
     try:
         if type(value) is not float and (isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value)):
             raise TypeError
@@ -77,6 +80,8 @@ def need_entries(op: str, what: str, shape: tuple[int, ...], **arrays: np.ndarra
 LARGE = 1 << 14  # bytes from which the way of copying matters
 
 Order = tuple[int, ...] | None  # the axes as they lie in memory; None: as they are counted
+CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # by the number of axes
+CHANNELS_FIRST = {3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
 
 
 def contiguous(op: str, x: np.ndarray) -> np.ndarray:
@@ -104,12 +109,14 @@ def in_memory_order(op: str, x: np.ndarray) -> tuple[np.ndarray, Order]:
     """x with its axes in memory order, C-contiguous, and that order; copied, to C order, where memory has gaps."""
     if x.flags.c_contiguous:
         return x, None
-    by_strides = tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
-    for order in ((0, *range(2, x.ndim), 1), by_strides):
-        moved = x.transpose(order) if x.ndim > 1 else x
+    order = CHANNELS_LAST.get(x.ndim)
+    if order is not None:
+        moved = x.transpose(order)
         if moved.flags.c_contiguous:
             return moved, order
-    return contiguous(op, x), None
+    order = tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+    moved = x.transpose(order)
+    return (moved, order) if moved.flags.c_contiguous else (contiguous(op, x), None)
 
 
 def ordered(op: str, x: np.ndarray, order: Order) -> np.ndarray:
@@ -121,10 +128,9 @@ def restored(moved: np.ndarray, order: Order) -> np.ndarray:
     """The array that `ordered` moved, its axes as they are counted; no copy."""
     if order is None:
         return moved
-    back = [0] * len(order)
-    for place, axis in enumerate(order):
-        back[axis] = place
-    return moved.transpose(back)
+    if order is CHANNELS_LAST.get(len(order)):
+        return moved.transpose(CHANNELS_FIRST[len(order)])
+    return moved.transpose([order.index(axis) for axis in range(len(order))])
 
 
 def as_rows(op: str, x: np.ndarray, axis: int) -> np.ndarray:
@@ -163,6 +169,7 @@ class Rows(NamedTuple):
     blocks: int
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, images: int, pixels: int, channels: int) -> Rows:
         join = max(1, min(LANES // channels, pixels))
         width = join * channels
@@ -177,6 +184,10 @@ class Rows(NamedTuple):
         """(..., channels) as (..., width)."""
         values = values.astype(dtype, copy=False)
         return np.tile(values, self.join) if self.join > 1 else values
+
+    def coefficients(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """Room for `count` coefficients of every column."""
+        return np.empty((count, self.images, self.join * self.channels), dtype)
 
     def sums(self, op: str, count: int) -> np.ndarray:
         """Room for `count` sums of every column of every block."""

@@ -380,28 +380,12 @@ def response_reference_backward(dy: np.ndarray, saved: Response, needs: tuple[bo
 class Saved(NamedTuple):
     last: np.ndarray  # x, channels last
     cut: Rows
-    mean: np.ndarray  # (I, C) float64
-    rstd: np.ndarray  # (I, C) float64
-    weight: np.ndarray | None  # (C,) float64
+    statistics: np.ndarray  # (3, I, C) float64: mean, rstd = 1 / sqrt(var + eps), var
+    eps: float
+    weight: np.ndarray | None  # (C,)
     has_bias: bool
     groups: int
-    from_x: bool  # mean and rstd are functions of x
-
-
-def channel_moments(op: str, last: np.ndarray, cut: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of every image's channels, (I, C) in float64.
-
-    In one pass, by the sums of x - pivot and of its square; the pivot, the mean of a few rows, keeps the squares small.
-    """
-    x = last.reshape(cut.images, cut.pixels, cut.channels)
-    pivot = x[:, :: -(-cut.pixels // SAMPLE)].mean(axis=1)
-    finite = np.isfinite(pivot)
-    if not finite.all():
-        pivot = np.where(finite, pivot, 0).astype(x.dtype)
-    sums = cut.sums(op, 2)
-    rows.moments(cut.table(last), cut.widen(pivot, x.dtype), sums, cut.block_rows, runtime.threads_for(last.nbytes))
-    shift, squares = cut.add_up(sums) / cut.pixels
-    return pivot + shift, np.maximum(squares - shift * shift, 0)
+    from_x: bool  # mean and var are functions of x
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -413,20 +397,13 @@ def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
 
 
 def normalise(
-    op: str, last: np.ndarray, cut: Rows, mean: np.ndarray, rstd: np.ndarray, weight: np.ndarray | None,
-    bias: np.ndarray | None,
+    op: str, last: np.ndarray, cut: Rows, statistics: np.ndarray, eps: float, weight: np.ndarray | None,
+    bias: np.ndarray | None, coefficients: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """y = (x - mean) * rstd * weight + bias, channels last."""
-    scale = rstd if weight is None else rstd * weight
-    rounded = mean.astype(last.dtype)  # what the kernel subtracts; the shift makes up for the rounding
-    shift = (rounded - mean) * scale
-    if bias is not None:
-        shift += bias
-    coefficients = np.empty((3, *mean.shape), last.dtype)
-    coefficients[0], coefficients[1], coefficients[2] = rounded, scale, shift
+    """y = (x - mean) * rstd * weight + bias, channels last; rstd is written into the statistics."""
     y = allocate(op, last.shape, last.dtype)
-    rows.scale_shift(
-        cut.table(last), cut.widen(coefficients, last.dtype), cut.table(y), cut.block_rows,
+    rows.normalise(
+        cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
         runtime.threads_for(2 * y.nbytes),
     )  # fmt: skip
     return y
@@ -436,7 +413,9 @@ def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Gradients to x, weight and bias; in one pass for the sums of dy and dy * (x - mean), one for dx."""
-    last, cut, mean, rstd, weight, has_bias, groups, from_x = saved
+    last, cut, statistics, eps, own_weight, has_bias, groups, from_x = saved
+    mean, rstd, _ = statistics
+    weight = None if own_weight is None else own_weight.astype(np.float64)
     needs_x, needs_weight, needs_bias = needs[0], needs[1] and weight is not None, needs[2] and has_bias
     dy_last = channels_last(op, dy)
     rounded = mean.astype(last.dtype)
@@ -452,7 +431,9 @@ def normalise_backward(
         dweight = (product * rstd).sum(axis=0).astype(dy.dtype) if needs_weight else None
         dbias = total.sum(axis=0).astype(dy.dtype) if needs_bias else None
     if needs_x and not from_x:
-        dx = logical(normalise(op, dy_last, cut, np.zeros(mean.shape), rstd, weight, None))
+        centred = statistics.copy()
+        centred[0] = 0
+        dx = logical(normalise(op, dy_last, cut, centred, eps, own_weight, None, cut.coefficients(3, last.dtype)))
     elif needs_x:
         scale = rstd if weight is None else rstd * weight
         if weight is not None:
@@ -471,37 +452,47 @@ def normalise_backward(
     return dx, dweight, dbias
 
 
-def channel_norm(
-    op: str, a: Arguments, images: int, groups: int, from_x: bool
-) -> tuple[np.ndarray, Saved, np.ndarray, np.ndarray]:
-    """y, what the backward needs, mean and variance (I, C); from_x: x's own, else the running ones."""
+def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) -> tuple[np.ndarray, Saved]:
+    """y, and what the backward needs; from_x: the statistics are x's own, else the running ones."""
     channels = a.x.shape[1]
     last = channels_last(op, a.x)
     cut = Rows.of(images, a.x.size // channels // max(1, images), channels)
-    if not a.x.size:
-        mean, var = np.zeros((2, images, channels))
-    elif from_x:
-        mean, var = channel_moments(op, last, cut)
+    statistics = np.zeros((3, images, channels))
+    mean, _, var = statistics
+    coefficients = cut.coefficients(3, last.dtype)
+    if not from_x:
+        mean[...], var[...] = a.running_mean, a.running_var
+    elif last.size:
+        rows.moments(
+            cut.table(last), coefficients[0], cut.sums(op, 2), mean, var, -(-cut.pixels // SAMPLE), cut.block_rows,
+            runtime.threads_for(last.nbytes),
+        )  # fmt: skip
         if groups != channels:
-            whole = over_groups(mean, groups)
-            mean, var = whole, over_groups(var + (mean - whole) ** 2, groups)
-    else:
-        assert a.running_mean is not None
-        assert a.running_var is not None
-        mean, var = a.running_mean.astype(np.float64)[None], a.running_var.astype(np.float64)[None]
-    rstd = 1 / np.sqrt(var + a.eps)
-    weight = None if a.weight is None else a.weight.astype(np.float64)
-    y = normalise(op, last, cut, mean, rstd, weight, a.bias) if a.x.size else allocate(op, last.shape, last.dtype)
-    return logical(y), Saved(last, cut, mean, rstd, weight, a.bias is not None, groups, from_x), mean, var
+            with np.errstate(all="ignore"):
+                whole = over_groups(mean, groups)
+                var[...] = over_groups(var + (mean - whole) ** 2, groups)
+                mean[...] = whole
+    y = normalise(op, last, cut, statistics, a.eps, a.weight, a.bias, coefficients)
+    weight = None if a.weight is None else a.weight.copy()
+    return logical(y), Saved(last, cut, statistics, a.eps, weight, a.bias is not None, groups, from_x)
 
 
-def update(a: Arguments, mean: np.ndarray, var: np.ndarray, count: int) -> None:
-    """The running statistics from (I, C) ones of `count` elements each."""
+def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
+    """The running statistics from (3, I, C) ones of `count` elements each."""
     if not a.x.size:
         return
-    for running, values in ((a.running_mean, mean), (a.running_var, var * (count / (count - 1)))):
-        if running is not None:
-            running[...] = (1 - a.momentum) * running + a.momentum * values.mean(axis=0)
+    for running, values, factor in (
+        (a.running_mean, statistics[0], 1.0),
+        (a.running_var, statistics[2], count / (count - 1)),
+    ):
+        if running is None:
+            continue
+        if running.dtype == a.x.dtype:
+            rows.update_running(running, values, factor, a.momentum)
+        else:
+            own = running.astype(a.x.dtype)
+            rows.update_running(own, values, factor, a.momentum)
+            running[...] = own
 
 
 # --- fast: the norms -------------------------------------------------------------------------------------------------
@@ -512,10 +503,9 @@ def forward(
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     a = prepare("batch_norm", x, running_mean, running_var, weight, bias, training, momentum, eps)
-    with np.errstate(all="ignore"):
-        y, saved, mean, var = channel_norm("batch_norm", a, 1, a.x.shape[1], bool(training))
-        if training:
-            update(a, mean, var, a.x.size // a.x.shape[1])
+    y, saved = channel_norm("batch_norm", a, 1, a.x.shape[1], bool(training))
+    if training:
+        update(a, saved.statistics, a.x.size // a.x.shape[1])
     return y, saved
 
 
@@ -526,10 +516,9 @@ def instance_norm(
     op = "instance_norm"
     a = prepare(op, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     images = a.x.shape[0] if use_input_stats else 1
-    with np.errstate(all="ignore"):
-        y, saved, mean, var = channel_norm(op, a, images, a.x.shape[1], bool(use_input_stats))
-        if use_input_stats:
-            update(a, mean, var, math.prod(a.x.shape[2:]))
+    y, saved = channel_norm(op, a, images, a.x.shape[1], bool(use_input_stats))
+    if use_input_stats:
+        update(a, saved.statistics, math.prod(a.x.shape[2:]))
     return y, saved
 
 
@@ -537,8 +526,7 @@ def group_norm(
     x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> tuple[np.ndarray, Saved]:
     a, groups = prepare_group("group_norm", x, num_groups, weight, bias, eps)
-    with np.errstate(all="ignore"):
-        return channel_norm("group_norm", a, a.x.shape[0], groups, True)[:2]
+    return channel_norm("group_norm", a, a.x.shape[0], groups, True)
 
 
 def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
