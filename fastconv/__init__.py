@@ -31,14 +31,14 @@ from fastconv.errors import FormatError as FormatError
 from fastconv.errors import ShapeError as ShapeError
 from fastconv.errors import nearest
 from fastconv.layers import *  # noqa: F403
+from fastconv.machine.config import show_config as show_config
+from fastconv.machine.memory import get_workspace_limit as get_workspace_limit
+from fastconv.machine.memory import set_workspace_limit as set_workspace_limit
+from fastconv.machine.threads import get_num_threads as get_num_threads
+from fastconv.machine.threads import set_num_threads as set_num_threads
 from fastconv.ops import register as register
 from fastconv.random import manual_seed as manual_seed
-from fastconv.runtime import get_num_threads as get_num_threads
-from fastconv.runtime import set_num_threads as set_num_threads
-from fastconv.runtime import show_config as show_config
 from fastconv.training.step import value_and_grad as value_and_grad
-from fastconv.workspace import get_workspace_limit as get_workspace_limit
-from fastconv.workspace import set_workspace_limit as set_workspace_limit
 
 __version__ = "0.1.0"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import layout, rows
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import UNCHECKED, allocate, require_array
+from fastconv.machine.threads import threads_for
 from fastconv.window import AXES
-from fastconv.workspace import UNCHECKED, allocate, require_array
 
 __all__ = [
     "FLOATS",
@@ -146,7 +146,7 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
     last = allocate(op, moved.shape, x.dtype)
     if x.flags.c_contiguous and x.size:
         n, c = x.shape[:2]
-        layout.swap_axes(x.reshape(n, c, -1), last.reshape(n, -1, c), runtime.threads_for(2 * x.nbytes))
+        layout.swap_axes(x.reshape(n, c, -1), last.reshape(n, -1, c), threads_for(2 * x.nbytes))
     else:
         np.copyto(last, moved)
     return last
@@ -204,7 +204,7 @@ def dense(op: str, x: np.ndarray) -> np.ndarray:
 def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
     """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
     table = last.reshape(-1, last.shape[-1])
-    rows.add_row(table, np.ascontiguousarray(bias), runtime.threads_for(2 * last.nbytes))
+    rows.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:
@@ -212,6 +212,6 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     table = last.reshape(-1, last.shape[-1])
     sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
-        rows.column_sums(table, sums, SUM_ROWS, runtime.threads_for(table.nbytes))
+        rows.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
     total: np.ndarray = sums[0] if len(sums) == 1 else sums.sum(axis=0)
     return total.astype(last.dtype)

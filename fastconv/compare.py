@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, plots, reference, runtime
+from fastconv import functional, plots, reference
 from fastconv.autograd import vjp
+from fastconv.machine.config import show_config
+from fastconv.machine.threads import get_num_threads
 from fastconv.plain import CASES, PLAIN
 from fastconv.shapes import Case
 
@@ -227,7 +229,7 @@ def _torch_beside(wanted: bool | None) -> Iterator[Any]:
     except ImportError:
         raise ImportError("compare: PyTorch is not installed: pip install 'fastconv[peers]'") from None
     before = torch.get_num_threads()
-    torch.set_num_threads(runtime.get_num_threads())
+    torch.set_num_threads(get_num_threads())
     try:
         yield torch
     finally:
@@ -460,7 +462,7 @@ def compare(
             rows.extend(_compare_kernel(small, batch, rounds, module))
         version = None if module is None else module.__version__
     with contextlib.redirect_stdout(io.StringIO()):
-        config = runtime.show_config()
+        config = show_config()
     return Report(tuple(rows), {**config, **numpy_blas(), "torch": version, "rounds": rounds})
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime, trace, workspace
+from fastconv import trace
 from fastconv.analysis.trace import trace as follow
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import Sequential
+from fastconv.machine import memory
+from fastconv.machine.blas import blas_held
+from fastconv.machine.threads import get_num_threads
 from fastconv.window import integers
 
 __all__ = ["Explanation", "Row", "explain"]
@@ -104,7 +107,7 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(twin.dtype or np.float32)
     recorder = _Recorder(twin)
-    with runtime.blas_held(), trace.listening(recorder.listen):
+    with blas_held(), trace.listening(recorder.listen):
         for _ in range(1 + RUNS):
             recorder.begin()
             try:
@@ -114,8 +117,8 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
                 raise
             twin.backward(np.ones_like(y), saved, False)
     return Explanation(
-        tuple(recorder.rows()), shape, x.dtype.name, runtime.get_num_threads(), trace.gemm_rate(x.dtype.name),
-        workspace.get_workspace_limit(),
+        tuple(recorder.rows()), shape, x.dtype.name, get_num_threads(), trace.gemm_rate(x.dtype.name),
+        memory.get_workspace_limit(),
     )  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime, workspace
 from fastconv._ext import blas
 from fastconv.engine.contract import Direction, Plan, Problem
+from fastconv.machine import memory
+from fastconv.machine.blas import blas_held
+from fastconv.machine.threads import get_num_threads
 
 __all__ = ["Pass", "gemm_rate", "listening", "watched"]
 
@@ -50,7 +52,7 @@ class Pass(NamedTuple):
     @property
     def share(self) -> float:
         """Of the GEMM rate of as many cores as threads are set."""
-        return self.gflops / (gemm_rate(self.dtype.name) * runtime.get_num_threads())
+        return self.gflops / (gemm_rate(self.dtype.name) * get_num_threads())
 
     def line(self) -> str:
         """As FASTCONV_TRACE prints it."""
@@ -82,11 +84,11 @@ def watched(plan: Plan, direction: Direction, problem: Problem, op: str, *arrays
     if not _listeners:
         plan.run(op, plan.threads, *arrays)
         return
-    borrowed = workspace.borrowed()
+    borrowed = memory.borrowed()
     start = time.perf_counter()
     plan.run(op, plan.threads, *arrays)
     seconds = time.perf_counter() - start
-    borrowed = workspace.borrowed() - borrowed
+    borrowed = memory.borrowed() - borrowed
     shapes = problem.x_shape, problem.w_shape, problem.y_shape
     x_shape, w_shape, y_shape = (_logical(shape, int(op[-2])) for shape in shapes)
     name = {"forward": "forward", "gradient_input": "dx", "gradient_weights": "dw"}[direction]
@@ -110,7 +112,7 @@ def gemm_rate(dtype: str = "float32") -> float:
     a = np.full((GEMM, GEMM), 0.5, dtype)
     out = np.empty_like(a)
     seconds = math.inf
-    with runtime.blas_held():
+    with blas_held():
         for _ in range(GEMM_RUNS):
             start = time.perf_counter()
             blas.matmul(a, False, a, False, out, GEMM, GEMM, 1)

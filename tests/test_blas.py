@@ -7,7 +7,7 @@ import pytest
 
 from fastconv import functional, vjp
 from fastconv._ext import blas
-from fastconv.workspace import available_bytes
+from fastconv.machine.memory import available_bytes
 
 BEYOND = 2**31 + 16  # 32 bits
 

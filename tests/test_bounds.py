@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import analysis, engine, functional, reference, vjp, workspace
+from fastconv import analysis, engine, functional, reference, vjp
 from fastconv.engine.contract import Problem, fewest
 from fastconv.engine.phases import phases
+from fastconv.machine import memory
 from fastconv.window import Window
 
 HUGE = [2**20, 2**31, 10**12, 2**40, 2**63, 10**30]
@@ -22,8 +23,8 @@ each_huge = pytest.mark.parametrize("huge", HUGE, ids="{:.0e}".format)
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
-    monkeypatch.setattr(workspace, "available_bytes", lambda: MEMORY)
-    monkeypatch.setattr(workspace, "UNCHECKED", MEMORY)
+    monkeypatch.setattr(memory, "available_bytes", lambda: MEMORY)
+    monkeypatch.setattr(memory, "UNCHECKED", MEMORY)
     monkeypatch.setattr("fastconv._ext.memory.cached", lambda: 0)
 
 
@@ -269,6 +270,6 @@ def test_locally_connected_layers_hold_what_windows_see(options):
 
 
 def test_a_locally_connected_layer_of_vast_padding_takes_what_its_weights_take(monkeypatch):
-    monkeypatch.setattr(workspace, "available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
     layer = fastconv.LocallyConnected2d(1, 1, 3, 3, stride=10**6, padding=10**6, rng=0)
     assert layer(np.ones((64, 1, 4, 4), np.float32)).shape == (64, 1, 3, 3)

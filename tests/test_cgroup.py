@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv import cgroup, workspace
+from fastconv.machine import cgroup, memory
 
 INSIDE = Path("jobs/one")
 
@@ -92,6 +92,6 @@ def test_the_groups_of_this_process_include_their_parents():
 
 def test_operations_respect_the_group(monkeypatch):
     monkeypatch.setattr(cgroup, "memory", lambda: 50 << 20)
-    workspace.require("op", 50 << 20)
+    memory.require("op", 50 << 20)
     with pytest.raises(MemoryError, match=r"^op: needs"):
-        workspace.require("op", workspace.available_bytes() + 1)
+        memory.require("op", memory.available_bytes() + 1)

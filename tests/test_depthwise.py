@@ -4,13 +4,14 @@ import alone
 import numpy as np
 import pytest
 
-from fastconv import reference, runtime, set_num_threads, set_workspace_limit, vjp, workspace
+from fastconv import reference, set_num_threads, set_workspace_limit, vjp
 from fastconv.arrays import channels_last, lift, logical
 from fastconv.engine import depthwise, grouped
+from fastconv.machine import memory, simd
+from fastconv.machine.memory import allocate
 from fastconv.window import Window
-from fastconv.workspace import allocate
 
-WIDTHS = [nbytes for nbytes in (8, 16, 32, 64) if nbytes <= runtime.SIMD_BYTES]  # 8: no vectors
+WIDTHS = [nbytes for nbytes in (8, 16, 32, 64) if nbytes <= simd.SIMD_BYTES]  # 8: no vectors
 DTYPES = [np.float32, np.float64]
 CASES = [  # x, filters, groups, kernel, options
     ((2, 16, 6, 9), 16, 16, (3, 3), {"padding": 1}),
@@ -223,9 +224,9 @@ def test_partial_gradients_stay_under_the_limit(groups, limit):
     x, w, dy = last(x), last(w), last(dy)
 
     def borrowed():
-        before = workspace.borrowed()
+        before = memory.borrowed()
         dw = alone.gradient_weights(alone.of_groups, x, dy, w.shape, window, groups)
-        return workspace.borrowed() - before, dw
+        return memory.borrowed() - before, dw
 
     most, whole = borrowed()
     assert most > 2 * limit

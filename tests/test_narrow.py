@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import ShapeError, runtime
+from fastconv import ShapeError, machine
 from fastconv.engine import im2col, narrow, plan
 from fastconv.engine.phases import ONES
+from fastconv.machine import simd
 from fastconv.window import Window
 
 WIDTHS = {"v2": 16, "v3": 32, "v4": 64}
-LEVELS = [WIDTHS[level] for level in runtime.simd_levels()]
+LEVELS = [WIDTHS[level] for level in simd.simd_levels()]
 
 # batch, input, C, K, kernel, stride, padding (before; one less after along the last axis), dilation
 SHAPES = [
@@ -84,7 +85,7 @@ def check(shape):
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
 def width(request, monkeypatch):
-    monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
+    monkeypatch.setattr(simd, "SIMD_BYTES", request.param)
     return request.param
 
 
@@ -174,7 +175,7 @@ def test_accuracy():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_change_no_bit(shape, monkeypatch):
-    monkeypatch.setattr(runtime, "BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
     x, w, bias, dy, window = case(shape, integers=False)
     before = fastconv.get_num_threads()
     found = []
@@ -225,7 +226,7 @@ def test_taken_where_not_many_channels_are_read():
             if alone.serves(narrow, direction, problem):
                 taken.append((direction, channels))
     few = [(direction, channels) for channels in (1, 3, 8) for direction in ("forward", "gradient_weights")]
-    many = [("gradient_weights", 64), ("gradient_weights", 140)] if runtime.SIMD_BYTES == 64 else []
+    many = [("gradient_weights", 64), ("gradient_weights", 140)] if simd.SIMD_BYTES == 64 else []
     assert taken == [*few, ("forward", 64), *many]
     x, _, _, dy, window = case((2, (1, 8, 8), 3, 32, (1, 3, 3), ONES, (0, 1, 1), ONES))
     assert plan("forward", alone.problem_of(x.shape, dy.shape, window, 1, np.float32)).algorithm == "narrow"

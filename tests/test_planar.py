@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import ShapeError, runtime
+from fastconv import ShapeError, machine
 from fastconv.engine import im2col, plan, planar
 from fastconv.engine.phases import ONES
+from fastconv.machine import simd
 from fastconv.window import Window
 
 WIDTHS = {"v2": 16, "v3": 32, "v4": 64}
-LEVELS = [WIDTHS[level] for level in runtime.simd_levels()]
+LEVELS = [WIDTHS[level] for level in simd.simd_levels()]
 
 # batch, input, C, K, kernel, stride, padding, dilation
 SHAPES = [
@@ -66,7 +67,7 @@ def check(shape):
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
 def width(request, monkeypatch):
-    monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
+    monkeypatch.setattr(simd, "SIMD_BYTES", request.param)
     return request.param
 
 
@@ -111,7 +112,7 @@ def test_random_shapes():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_change_no_bit(shape, monkeypatch):
-    monkeypatch.setattr(runtime, "BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
     x, w, _, dy, window = case(shape, integers=False)
     before = fastconv.get_num_threads()
     found = []

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, runtime
+from fastconv import functional, machine
 from fastconv.engine import direct, im2col
 from fastconv.engine.phases import ONES
+from fastconv.machine import simd
 from fastconv.window import Window
 
 WIDTHS = {"v2": 16, "v3": 32, "v4": 64}
-LEVELS = [WIDTHS[level] for level in runtime.simd_levels()]
+LEVELS = [WIDTHS[level] for level in simd.simd_levels()]
 
 # batch, input, C, K, stride, padding, groups
 SHAPES = [
@@ -66,7 +67,7 @@ def results(algorithm, shape, offset=0, integers=True):
 
 @pytest.fixture(params=LEVELS, ids=lambda width: f"{width} bytes")
 def width(request, monkeypatch):
-    monkeypatch.setattr(runtime, "SIMD_BYTES", request.param)
+    monkeypatch.setattr(simd, "SIMD_BYTES", request.param)
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_exact_however_it_is_cut(cut, pixels, far):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_change_no_bit(shape, cut, monkeypatch):
-    monkeypatch.setattr(runtime, "BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
     cut(FAR=0, CHUNK_PIXELS=16)
     before = fastconv.get_num_threads()
     found = []

@@ -173,7 +173,7 @@ def test_the_cut_into_tasks_changes_nothing(name, channels, monkeypatch):
             patch.setattr(pool, "HALO", 1)
             patch.setattr(pool, "KEPT_PLANE", 0)
             fastconv.set_num_threads(2)
-            patch.setattr(fastconv.runtime, "BYTES_PER_THREAD", 1)
+            patch.setattr(fastconv.machine.threads, "BYTES_PER_THREAD", 1)
             again, pull = vjp(function, x, **options)
             np.testing.assert_array_equal(again, y)
             np.testing.assert_array_equal(pull(dy)[0], dx)

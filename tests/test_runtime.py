@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import cgroup, functional, runtime, vjp
+from fastconv import functional, machine, vjp
 from fastconv._ext import lowering
+from fastconv.machine import cgroup
 
 TIMEOUT = 60  # seconds after which a process counts as hanging
 
@@ -67,11 +68,11 @@ def test_bad_environment_is_refused_in_one_line(text):
 def test_threads_by_openmps_environment(monkeypatch, text, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
-    assert runtime._initial_threads() == expected
+    assert machine.threads._initial_threads() == expected
     monkeypatch.setenv("FASTCONV_NUM_THREADS", " ")
-    assert runtime._initial_threads() == expected
+    assert machine.threads._initial_threads() == expected
     monkeypatch.setenv("FASTCONV_NUM_THREADS", "2")
-    assert runtime._initial_threads() == 2
+    assert machine.threads._initial_threads() == 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_threads_by_openmps_environment(monkeypatch, text, expected):
 def test_what_openmps_environment_cannot_mean_is_ignored(monkeypatch, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
-    assert runtime._initial_threads() == runtime._usable_cpus()
+    assert machine.threads._initial_threads() == machine.threads.usable_cpus()
 
 
 def test_openmps_environment_counts_in_a_process():
@@ -100,7 +101,7 @@ def test_default_is_the_cpus_this_process_may_use():
 def test_quota_bounds_the_cpus(monkeypatch, quota, expected):
     monkeypatch.setattr(cgroup, "cpus", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5, 6})
-    assert runtime._usable_cpus() == expected
+    assert machine.threads.usable_cpus() == expected
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, np.int64(3), True, np.True_, np.array(2)])
@@ -132,10 +133,10 @@ def test_threads_that_are_no_integer(n):
 
 def test_threads_for_small_work():
     fastconv.set_num_threads(4)
-    counts = [runtime.threads_for(nbytes) for nbytes in (0, 1, 1 << 10, 1 << 17, 1 << 18, 1 << 19, 1 << 40)]
+    counts = [machine.threads.threads_for(nbytes) for nbytes in (0, 1, 1 << 10, 1 << 17, 1 << 18, 1 << 19, 1 << 40)]
     assert counts[0] == 1
     assert counts == sorted(counts)
-    assert counts[-1] == min(4, runtime._usable_cpus())
+    assert counts[-1] == min(4, machine.threads.usable_cpus())
 
 
 # --- forks, processes, threads ---------------------------------------------------------------------------------------
@@ -239,14 +240,14 @@ def test_python_threads_compute_at_once():
         return [y, *pullback(y)]
 
     expected = [layer(index) for index in range(4)]
-    before = runtime._blas.get_threads() if runtime._blas.controlled else None
+    before = machine.blas._blas.get_threads() if machine.blas._blas.controlled else None
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         futures = [(i % 4, pool.submit(layer, i % 4)) for i in range(32)]
         for index, future in futures:
             for a, b in zip(future.result(timeout=TIMEOUT), expected[index], strict=True):
                 np.testing.assert_array_equal(a, b)
     if before is not None:
-        assert runtime._blas.get_threads() == before
+        assert machine.blas._blas.get_threads() == before
 
 
 # --- BLAS ------------------------------------------------------------------------------------------------------------
@@ -255,25 +256,25 @@ def test_python_threads_compute_at_once():
 @pytest.fixture
 def blas():
     """SciPy's BLAS on two threads of its own."""
-    if not runtime._blas.controlled:
+    if not machine.blas._blas.controlled:
         pytest.skip("this BLAS's threads cannot be counted")
-    before = runtime._blas.get_threads()
-    runtime._blas.set_threads(2)
-    yield runtime._blas
-    runtime._blas.set_threads(before)
+    before = machine.blas._blas.get_threads()
+    machine.blas._blas.set_threads(2)
+    yield machine.blas._blas
+    machine.blas._blas.set_threads(before)
 
 
 def test_blas_is_held_and_restored(blas):
-    with runtime.blas_held():
+    with machine.blas.blas_held():
         assert blas.get_threads() == 1
-        with runtime.blas_held():
+        with machine.blas.blas_held():
             assert blas.get_threads() == 1
         assert blas.get_threads() == 1
     assert blas.get_threads() == 2
 
 
 def test_blas_is_restored_after_an_exception(blas):
-    with pytest.raises(RuntimeError, match="inside"), runtime.blas_held():
+    with pytest.raises(RuntimeError, match="inside"), machine.blas.blas_held():
         raise RuntimeError("inside")
     assert blas.get_threads() == 2
 

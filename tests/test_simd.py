@@ -9,35 +9,35 @@ from pathlib import Path
 
 import pytest
 
-from fastconv import runtime
+from fastconv.machine import simd
 
 TESTS = Path(__file__).parent
 # of test_ops.py: what looks at values, of the operations that have kernels of their own for a level
 SUITE = "(equals_reference or random_cases or change_no_bit) and conv"
 
-if not hasattr(runtime, "simd_levels"):
+if not hasattr(simd, "simd_levels"):
     pytest.skip("the kernels are built for one level", allow_module_level=True)
 
 
 def python(*arguments: str, level: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FASTCONV_SIMD": level, "FASTCONV_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, "FASTCONV_SIMD": level, "FASTCONV_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_levels_have_names_of_their_own():
-    levels = runtime.simd_levels()
+    levels = simd.simd_levels()
     assert levels
     assert len(set(levels)) == len(levels)
 
 
-@pytest.mark.parametrize("level", runtime.simd_levels())
+@pytest.mark.parametrize("level", simd.simd_levels())
 def test_a_level_is_in_force(level):
     done = python("-c", "import fastconv; print(fastconv.show_config()['simd'])", level=level)
     assert done.returncode == 0, done.stderr
     assert level in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("level", runtime.simd_levels()[:-1])  # the whole suite runs at the highest
+@pytest.mark.parametrize("level", simd.simd_levels()[:-1])  # the whole suite runs at the highest
 def test_operations_at_a_lower_level(level):
     files = [str(TESTS / name) for name in ("test_ops.py", "test_engine_fuzz.py")]
     done = python(

@@ -4,6 +4,7 @@ tests/team_stress.c runs it in C; `make sanitize` does so under ThreadSanitizer.
 """
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, runtime, vjp
+from fastconv import functional, machine, vjp
 from fastconv._ext import team
 
 KERNELS = Path(fastconv.__file__).parent / "_ext"
@@ -28,10 +29,10 @@ TIMEOUT = 60
 @pytest.fixture
 def crowd(monkeypatch):
     """Has the team use more threads than there are CPUs."""
-    monkeypatch.setattr(runtime, "_usable_cpus", lambda: 64)
+    monkeypatch.setattr(machine.threads, "usable_cpus", lambda: 64)
     yield fastconv.set_num_threads
     monkeypatch.undo()
-    fastconv.set_num_threads(runtime._usable_cpus())
+    fastconv.set_num_threads(machine.threads.usable_cpus())
 
 
 def small_net():
@@ -107,7 +108,7 @@ def test_more_threads_than_cpus_are_no_more_helpers():
     fastconv.set_num_threads(64)
     assert fastconv.get_num_threads() == 64
     trained(1)
-    assert team.helpers() < runtime._usable_cpus()
+    assert team.helpers() < machine.threads.usable_cpus()
 
 
 def test_resizing_while_others_compute(crowd):
@@ -263,3 +264,47 @@ def test_stress(tmp_path):
     )  # fmt: skip
     done = subprocess.run([str(program), "3"], capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- threadpoolctl ---------------------------------------------------------------------------------------------------
+
+LIMITED = """
+import json
+{first}
+import fastconv
+import threadpoolctl
+{register}
+from fastconv._ext import team
+fastconv.set_num_threads(2)
+with threadpoolctl.threadpool_limits(1):
+    inside = fastconv.get_num_threads()
+with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    beside = fastconv.get_num_threads()
+ours = [entry for entry in threadpoolctl.threadpool_info() if entry["user_api"] == "fastconv"]
+print(json.dumps([inside, beside, fastconv.get_num_threads(), len(ours), ours[0]["num_threads"]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "register"),
+    [
+        ("import threadpoolctl", ""),
+        ("", "threadpoolctl.register(fastconv.machine.threadpool_controller())"),
+        ("import threadpoolctl", "threadpoolctl.register(fastconv.machine.threadpool_controller())"),
+    ],
+)
+def test_threadpoolctl_limits_the_team(first, register):
+    pytest.importorskip("threadpoolctl")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(first=first, register=register)], capture_output=True, text=True,
+        timeout=TIMEOUT, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [1, 2, 2, 1, 2]
+
+
+def test_fastconv_never_imports_threadpoolctl():
+    code = "import sys, fastconv; fastconv.machine.threadpool_controller(); assert 'threadpoolctl' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import explanation, functional, models, trace, vjp, workspace
+from fastconv import explanation, functional, models, trace, vjp
 from fastconv.engine import ALGORITHMS
+from fastconv.machine import memory
 from fastconv.shapes import ConvShape, conv_case
 
 NAMES = set(ALGORITHMS) - {"auto"}
@@ -70,9 +71,9 @@ def test_the_result_is_no_workspace():
 
 
 def test_allocations_are_counted():
-    before = workspace.borrowed()
-    array = workspace.allocate("op", (10, 10), np.dtype(np.float64))
-    assert workspace.borrowed() - before == array.nbytes
+    before = memory.borrowed()
+    array = memory.allocate("op", (10, 10), np.dtype(np.float64))
+    assert memory.borrowed() - before == array.nbytes
 
 
 def test_a_rational_stride_is_told_by_its_phases():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import engine, functional, runtime
+from fastconv import engine, functional
 from fastconv._ext import winograd as kernels
 from fastconv.engine import Problem, im2col, winograd
+from fastconv.machine import simd
 from fastconv.window import Window
 
 TOLERANCE = 1e-5  # of the largest value
@@ -132,7 +133,7 @@ def test_equals_float64(shape, cut):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_vector_width(shape, widest, monkeypatch):
     monkeypatch.setattr(winograd, "WIDEST", widest)
-    if widest > runtime.SIMD_BYTES:
+    if widest > simd.SIMD_BYTES:
         pytest.skip("this machine's vectors are narrower")
     check(shape)
 
@@ -141,7 +142,7 @@ def test_every_vector_width(shape, widest, monkeypatch):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_weights_as_they_lie_in_a_net(shape, width, monkeypatch):
     """Taps last in memory."""
-    if width > runtime.SIMD_BYTES:
+    if width > simd.SIMD_BYTES:
         pytest.skip("this machine's vectors are narrower")
     monkeypatch.setattr(winograd, "WIDEST", width)
     x, w, bias, dy, window = arrays(shape)

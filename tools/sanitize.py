@@ -27,10 +27,11 @@ TESTS = [
 ]  # fmt: skip
 RUN = """
 import sys, pytest
-from fastconv import _ext, workspace
+from fastconv import _ext
+from fastconv.machine import memory
 from fastconv._ext import lowering
 assert lowering.__file__.startswith({library!r}), lowering.__file__
-workspace.POOLED = 1 << 62
+memory.POOLED = 1 << 62
 sys.exit(pytest.main(sys.argv[1:]))
 """
 

@@ -7,10 +7,6 @@ from fastconv._ext.team cimport Task, run
 
 from scipy.linalg import cython_blas
 
-cdef extern from "simd.h" nogil:
-    int c_simd_bytes "simd_bytes"()
-    int simd_cpu_bytes()
-
 ctypedef void (*Sgemm)(
     char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *, float *, int *
 ) noexcept nogil
@@ -135,8 +131,3 @@ def set_longest(Py_ssize_t count):
     cdef Py_ssize_t before = longest
     longest = count
     return before
-
-
-def simd_bytes():
-    """Bytes of the vectors that the kernels use, and of the CPU's widest: 64, 32 or 16."""
-    return c_simd_bytes(), simd_cpu_bytes()

@@ -12,9 +12,9 @@ import numpy as np
 from fastconv import functional
 from fastconv.arrays import as_floats
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import require
 from fastconv.ops.pool import prepare
 from fastconv.window import Window, integers
-from fastconv.workspace import require
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -21,10 +21,10 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer, OpLayer
+from fastconv.machine.memory import require
 from fastconv.ops import resize
 from fastconv.ops.common import axis_of
 from fastconv.window import Window, integers, pairs
-from fastconv.workspace import require
 
 __all__ = ["POINT", "POINTWISE", "RULES", "Adaptive", "Resized", "Sliding", "Taps", "Whole", "reach_of"]
 

@@ -27,9 +27,9 @@ from fastconv.analysis.trace import INPUT, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import add, concat, split
+from fastconv.machine.memory import require
 from fastconv.random import as_generator
 from fastconv.window import integers
-from fastconv.workspace import require
 
 __all__ = ["ReceptiveField", "Reader", "draw_receptive_field", "empirical_receptive_field", "input_region",
            "receptive_field"]  # fmt: skip

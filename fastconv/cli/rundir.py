@@ -33,10 +33,10 @@ from fastconv.cli.data import SETS
 from fastconv.errors import FormatError
 from fastconv.files import replace_text
 from fastconv.layers.base import Layer
+from fastconv.machine.memory import require_array
 from fastconv.recipes import Recipe
 from fastconv.training.checkpoint import as_format_error, read_json
 from fastconv.training.history import History
-from fastconv.workspace import require_array
 
 __all__ = ["Config", "check_regular", "check_unused", "create", "locked", "need_fit", "write_history", "write_json"]
 

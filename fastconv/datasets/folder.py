@@ -14,7 +14,7 @@ from fastconv.datasets.files import need_folder
 from fastconv.datasets.image_files import SUFFIXES, channels_of, height_and_width, opened
 from fastconv.datasets.pixels import Part, as_images
 from fastconv.errors import FormatError
-from fastconv.workspace import require
+from fastconv.machine.memory import require
 
 __all__ = ["Parts", "folder_classes", "load_folder", "load_parts"]
 

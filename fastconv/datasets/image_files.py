@@ -28,8 +28,8 @@ import numpy as np
 from fastconv.datasets.pixels import as_images
 from fastconv.errors import FormatError, integer
 from fastconv.files import open_regular
+from fastconv.machine.memory import require
 from fastconv.window import is_sequence
-from fastconv.workspace import require
 
 __all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv.datasets.files import Source, find, need_folder
 from fastconv.datasets.pixels import Bytes, Part, as_images, as_labels
-from fastconv.workspace import require
+from fastconv.machine.memory import require
 
 __all__ = ["load_mnist"]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastconv.datasets.files import Source
 from fastconv.errors import ShapeError
-from fastconv.workspace import require
+from fastconv.machine.memory import require
 
 __all__ = ["Bytes", "Images", "Labels", "Part", "as_images", "as_labels", "mean_and_std"]
 

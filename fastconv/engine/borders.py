@@ -16,8 +16,8 @@ import numpy as np
 from fastconv.engine import im2col
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
+from fastconv.machine.memory import allocate
 from fastconv.window import Window
-from fastconv.workspace import allocate
 
 __all__ = ["plan"]
 

@@ -25,8 +25,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv.engine.phases import ONES
+from fastconv.machine.threads import threads_for
 from fastconv.window import Window
 
 __all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem", "fewest"]
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
     algorithm: str
     run: Callable[..., None]
-    work: int  # bytes moved, or as much work: what `runtime.threads_for` goes by
+    work: int  # bytes moved, or as much work: what `threads_for` goes by
     most: int  # threads that there are tasks for, and room for in the workspace limit
     own: int = 0  # bytes of a thread's scratch
     shared: int = 0  # bytes of scratch beside
@@ -94,7 +94,7 @@ class Plan(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return runtime.threads_for(self.work, self.most)
+        return threads_for(self.work, self.most)
 
     @property
     def scratch(self) -> int:

@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import depthwise, rows
 from fastconv.engine import grouped
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.grouped import MOST_PER_GROUP
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["cost", "plan"]
 
-WIDEST = runtime.SIMD_BYTES  # bytes of a vector
+WIDEST = simd.SIMD_BYTES  # bytes of a vector
 TASKS = 32  # pieces that a layer is cut into where its size allows
 LINE = 256  # outputs of a line's segment
 CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched

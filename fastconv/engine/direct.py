@@ -17,13 +17,14 @@ import math
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import direct
 from fastconv.engine import planar
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.threads import threads_for
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["cost", "plan"]
 
@@ -60,7 +61,7 @@ def cost(direction: Direction, problem: Problem) -> float:
     if in_columns < math.inf:
         return in_columns
     filters = written // problem.groups
-    lanes = direct.panels(filters, runtime.SIMD_BYTES)[1] / filters
+    lanes = direct.panels(filters, simd.SIMD_BYTES)[1] / filters
     if direction != "gradient_input":
         return lanes
     inputs = math.prod(-(-n // stride) for n, stride in zip(problem.inputs, problem.window.stride, strict=True))
@@ -69,7 +70,7 @@ def cost(direction: Direction, problem: Problem) -> float:
 
 def _packed_size(groups: int, filters: int, channels: int, kernel: Ints) -> int:
     """Elements of packed weights, zeros included."""
-    _, lanes = direct.panels(filters // groups, runtime.SIMD_BYTES)
+    _, lanes = direct.panels(filters // groups, simd.SIMD_BYTES)
     return groups * lanes * (channels // groups) * math.prod(kernel)
 
 
@@ -79,7 +80,7 @@ def plan(direction: Direction, problem: Problem) -> Plan:
 
 def _convolution(direction: Direction, p: Problem) -> Plan:
     """Forward; or the gradient to the input: of dy by the reversed filters, each phase to inputs of its own."""
-    simd, reversed = runtime.SIMD_BYTES, direction == "gradient_input"
+    vector, reversed = simd.SIMD_BYTES, direction == "gradient_input"
     x_shape, y_shape, window = p.x_shape, p.y_shape, p.window
     each: list[tuple[Slices, Slices, Window]] = [(EVERYTHING, EVERYTHING, window)]
     if _is_pixelwise(p):  # one long row
@@ -89,7 +90,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
         around = tuple((span - 1 - before, 0) for span, (before, _) in zip(window.spans, window.padding, strict=True))
         phased = phases(Window(window.kernel, ONES, around, window.dilation, window.stride), y_shape[1:4])
         each = [(part.outputs[1:], part.taps[1:], part.window) for part in phased]
-    panels, lanes = direct.panels(y_shape[4] // p.groups, simd)
+    panels, lanes = direct.panels(y_shape[4] // p.groups, vector)
     parts, filled, tasks, multiply_adds, elements, entries = [], 0, 0, 0, 0, 0
     for outputs, taps, part in each:
         out = tuple(len(range(*along.indices(n))) for along, n in zip(outputs, y_shape[1:4], strict=True))
@@ -103,7 +104,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
         multiply_adds += pixels * lanes * x_shape[4] * math.prod(part.kernel)
         floats, numbers = _room(x_shape[4], out, part, cut)
         elements, entries = max(elements, floats), max(entries, numbers)
-    made = direct.Parts(x_shape, y_shape, p.groups, tuple(parts), window.kernel, simd)
+    made = direct.Parts(x_shape, y_shape, p.groups, tuple(parts), window.kernel, vector)
     whole, far = filled == math.prod(y_shape[:4]), 4 * math.prod(y_shape) >= FAR
     grouped = (p.groups, p.filters // p.groups, *window.kernel, p.w_shape[4])
     start_size = _packed_size(p.groups, y_shape[4], p.groups, ONES)
@@ -114,14 +115,14 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
             w = w[:, :, ::-1, ::-1, ::-1].transpose(0, 5, 2, 3, 4, 1)
         start = np.zeros(start_size, np.float32)
         if bias is not None:
-            direct.pack(bias.reshape(p.groups, -1, 1, 1, 1, 1), start, simd, 1)
+            direct.pack(bias.reshape(p.groups, -1, 1, 1, 1, 1), start, vector, 1)
         if not whole:
             y[...] = 0 if bias is None else bias  # inputs that no window sees
         if tasks:
             packed = allocate(op, (made.size,), w.dtype)
-            direct.pack_parts(w, packed, made, simd, runtime.threads_for(packed.nbytes))
+            direct.pack_parts(w, packed, made, vector, threads_for(packed.nbytes))
             scratch, tables = _buffers(op, threads, elements, entries)
-            direct.forward(x, packed, start, y, made, scratch, tables, far, simd)
+            direct.forward(x, packed, start, y, made, scratch, tables, far, vector)
 
     def gradient_input(
         op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: np.ndarray | None
@@ -135,9 +136,9 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
 
 
 def _gradient_weights(p: Problem) -> Plan:
-    simd, filters = runtime.SIMD_BYTES, p.filters // p.groups
+    vector, filters = simd.SIMD_BYTES, p.filters // p.groups
     size = _packed_size(p.groups, p.filters, p.channels, p.window.kernel)
-    panels = p.groups * direct.panels(filters, simd)[0]
+    panels = p.groups * direct.panels(filters, vector)[0]
     x_shape, y_shape = p.x_shape, p.y_shape
     if _is_pixelwise(p):
         x_shape, y_shape = _as_row(x_shape), _as_row(y_shape)
@@ -150,9 +151,9 @@ def _gradient_weights(p: Problem) -> Plan:
         partial = allocate(op, (chunks, size), dy.dtype)
         scratch, tables = _buffers(op, threads, elements, entries)
         direct.gradient_weights(
-            x.reshape(x_shape), dy.reshape(y_shape), partial, p.window, p.groups, cut, splits, scratch, tables, simd
+            x.reshape(x_shape), dy.reshape(y_shape), partial, p.window, p.groups, cut, splits, scratch, tables, vector
         )
-        direct.unpack(partial, dw.reshape(p.groups, filters, -1), simd, runtime.threads_for(partial.nbytes))
+        direct.unpack(partial, dw.reshape(p.groups, filters, -1), vector, threads_for(partial.nbytes))
 
     most = _most(chunks * splits, elements)
     return Plan("direct", run, p.multiply_adds // 4, most, 4 * elements, 4 * chunks * size)

@@ -19,16 +19,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import grouped
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES, phases
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.threads import threads_for
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["MOST_PER_GROUP", "cost", "plan"]
 
-WIDEST = runtime.SIMD_BYTES  # bytes of a vector
+WIDEST = simd.SIMD_BYTES  # bytes of a vector
 MOST_PER_GROUP = 8  # channels and filters that are depthwise's too; wider groups have enough to do for products
 NARROWEST = 32  # that permutes quickly
 BLOCK_BYTES = 24 << 10  # of a band of one block: most of the first cache, for it is read tap by tap
@@ -173,7 +174,7 @@ class _Convolution:
         self.far = 4 * math.prod(y_shape) >= FAR and _fits_vectors(y_shape[4], lanes)
 
     def __call__(self, op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray) -> None:
-        threads = runtime.threads_for(self.work, self.most)
+        threads = threads_for(self.work, self.most)
         scratch = allocate(op, (threads, self.cut.elements), y.dtype)
         far = self.far and y.ctypes.data % grouped.STREAMED_BYTES == 0
         grouped.forward(

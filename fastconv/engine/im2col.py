@@ -16,10 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import lowering, rows
 from fastconv.engine.contract import Direction, Plan, Problem
-from fastconv.workspace import allocate, get_workspace_limit
+from fastconv.machine import blas
+from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.threads import threads_for
 
 __all__ = ["cost", "plan"]
 
@@ -52,7 +54,7 @@ def _forward(p: Problem) -> Plan:
         if turned:
             w = np.ascontiguousarray(w.reshape(p.groups, -1, width).transpose(0, 2, 1)).reshape(w.shape)
         columns = allocate(op, (threads, column), p.dtype)
-        with runtime.blas_held():
+        with blas_held():
             lowering.forward(x, w, bias, y, p.window, p.groups, tile, columns, turned)
 
     return _plan(p, run, column, -(-p.pixels // tile))
@@ -68,7 +70,7 @@ def _gradient_input(p: Problem) -> Plan:
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None = None) -> None:
         columns = allocate(op, (threads, column), p.dtype)
-        with runtime.blas_held():
+        with blas_held():
             lowering.gradient_input(
                 dy, w.reshape(filters, width), dx, p.window, p.groups, tile, images, bands, axis, columns
             )
@@ -87,10 +89,10 @@ def _gradient_weights(p: Problem) -> Plan:
         if chunks > 1:
             partial = allocate(op, (chunks, filters, width), p.dtype)
         columns = allocate(op, (threads, column), p.dtype)
-        with runtime.blas_held():
+        with blas_held():
             lowering.gradient_weights(x, dy, partial, p.window, p.groups, tile, columns)
         if chunks > 1:
-            rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), runtime.threads_for(partial.nbytes))
+            rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), threads_for(partial.nbytes))
 
     return _plan(p, run, column, chunks, chunks * nbytes if chunks > 1 else 0)
 
@@ -117,7 +119,7 @@ def _is_pointwise(p: Problem) -> bool:
 
 def _unpacked_pixels(width: int, filters: int) -> int:
     """Output pixels a tile that BLAS multiplies without packing it first; 0 where too few fit to be worth while."""
-    pixels = runtime.UNPACKED_PRODUCT // (filters * width)
+    pixels = blas.UNPACKED_PRODUCT // (filters * width)
     return pixels if pixels >= MIN_UNPACKED and filters >= MIN_FILTERS and width > SHORT_ROW else 0
 
 

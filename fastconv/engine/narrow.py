@@ -15,13 +15,13 @@ import math
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import narrow
 from fastconv.engine import direct
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["cost", "plan"]
 
@@ -53,7 +53,7 @@ def _serves(direction: Direction, p: Problem) -> bool:
         few = p.channels <= MOST and p.filters >= WIDE and p.window.kernel != ONES
         pays = p.filters >= FILTERS if p.channels <= FEW else few
     elif direction == "gradient_weights":
-        few = math.prod(p.w_shape) <= WEIGHTS and p.window.kernel != ONES and runtime.SIMD_BYTES == 64
+        few = math.prod(p.w_shape) <= WEIGHTS and p.window.kernel != ONES and simd.SIMD_BYTES == 64
         pays = p.channels <= FEW or few
     else:
         return False
@@ -62,7 +62,7 @@ def _serves(direction: Direction, p: Problem) -> bool:
 
 def _geometry(p: Problem) -> bytes:
     cut = _cut(p.batch, p.channels, p.outputs, p.window)
-    return narrow.geometry(p.x_shape, p.y_shape, p.window, cut, runtime.SIMD_BYTES)
+    return narrow.geometry(p.x_shape, p.y_shape, p.window, cut, simd.SIMD_BYTES)
 
 
 def plan(direction: Direction, problem: Problem) -> Plan:

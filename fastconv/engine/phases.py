@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import resampling
+from fastconv.machine.memory import allocate
+from fastconv.machine.threads import threads_for
 from fastconv.window import Window
-from fastconv.workspace import allocate
 
 __all__ = ["ONES", "Phase", "across", "phases", "put", "take"]
 
@@ -74,7 +74,7 @@ def phases(window: Window, output: tuple[int, ...]) -> tuple[Phase, ...]:
 
 def put(y_part: np.ndarray, y: np.ndarray, phase: Phase) -> None:
     """The phase's outputs to their places among the others'."""
-    resampling.place_every(y_part, y, phase.apart, phase.first, runtime.threads_for(2 * y_part.nbytes))
+    resampling.place_every(y_part, y, phase.apart, phase.first, threads_for(2 * y_part.nbytes))
 
 
 def take(op: str, y: np.ndarray, phase: Phase) -> np.ndarray:
@@ -82,7 +82,7 @@ def take(op: str, y: np.ndarray, phase: Phase) -> np.ndarray:
     if phase.apart == ONES:
         return y
     y_part = allocate(op, y[phase.outputs].shape, y.dtype)
-    resampling.keep_every(y, y_part, phase.apart, phase.first, runtime.threads_for(2 * y_part.nbytes))
+    resampling.keep_every(y, y_part, phase.apart, phase.first, threads_for(2 * y_part.nbytes))
     return y_part
 
 

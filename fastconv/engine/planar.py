@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import direct as tiles
 from fastconv._ext import planar
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["cost", "plan"]
 
@@ -52,7 +52,7 @@ class Transposed(NamedTuple):
 
     @property
     def geometry(self) -> bytes:
-        return planar.geometry(self.y_shape, self.x_shape, self.window, self.shifted, _cut(self), runtime.SIMD_BYTES)
+        return planar.geometry(self.y_shape, self.x_shape, self.window, self.shifted, _cut(self), simd.SIMD_BYTES)
 
 
 def cost(direction: Direction, problem: Problem) -> float:
@@ -79,7 +79,7 @@ def _pays(t: Transposed) -> bool:
     channels, filters = t.x_shape[4], t.y_shape[4]
     if not (math.prod(t.x_shape) and math.prod(t.y_shape)):
         return False
-    _, lanes = tiles.panels(channels, runtime.SIMD_BYTES)
+    _, lanes = tiles.panels(channels, simd.SIMD_BYTES)
     filled = 8 * channels <= 7 * lanes and channels <= MOST
     few = channels < FEW or (filled and filters >= WIDE)
     if 4 * lanes * filters * math.prod(t.window.kernel) > get_workspace_limit() // 2:  # as direct, which it relieves
@@ -122,7 +122,7 @@ def _cut(t: Transposed) -> Ints:
     y_shape, x_shape, window, shifted = *t, t.shifted
     batch, planes, rows, columns, channels = x_shape
     width, read = -(-columns // window.stride[2]), y_shape[3]  # columns of a line that are written, and read
-    lanes = runtime.SIMD_BYTES // 4
+    lanes = simd.SIMD_BYTES // 4
     kept = (window.spans[0] - 1) // window.stride[0] + 1
     sums = kept * window.kernel[0] * (1 if shifted else window.kernel[2]) * channels  # of a column of a row
     shifts = [(window.padding[2][0] - tap * window.dilation[2]) for tap in range(window.kernel[2])]

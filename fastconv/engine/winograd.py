@@ -33,13 +33,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import rows
 from fastconv._ext import winograd as kernels
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
+from fastconv.machine import simd
+from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.threads import threads_for
 from fastconv.window import Window
-from fastconv.workspace import allocate, get_workspace_limit
 
 __all__ = ["cost", "plan"]
 
@@ -47,7 +48,7 @@ OUTPUTS = {1: 1, 2: 4, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's t
 POINTS = {1: 1, 2: 5, 3: 6, 5: 6}  # inputs of a tile
 KERNELS = ((3, 3), (5, 5), (2, 2), (1, 3), (1, 5), (1, 2), (3, 1), (5, 1), (2, 1))
 ONE_TAP = (1, 1)  # a phase may have no more
-WIDEST = runtime.SIMD_BYTES  # of a vector
+WIDEST = simd.SIMD_BYTES  # of a vector
 ALIGNED = 16  # floats: rows are whole vectors of any width
 ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
 ROWS = 14  # of the products' register tile
@@ -62,7 +63,7 @@ PHASES_WRITTEN = 1.1  # pixels apart
 FILTER_TILES = 6  # that cost as much as the transform of the filters
 WEIGHT_OUTPUTS = 27  # that cost as much as what other algorithms spend on weights, and do not count
 TASKS = 16  # pieces that a layer is cut into where its size allows
-THREAD_WORK = 20  # products that are worth as much as a byte, to runtime.threads_for
+THREAD_WORK = 20  # products that are worth as much as a byte, to threads_for
 MANY_TILES = 1 << 10  # longer sums lose digits
 FEW_TILES = 32  # fewer of them are not worth a gradient of their own
 BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
@@ -223,7 +224,7 @@ class _Convolution:
         cut, taps_last = self.cut, not w.flags.c_contiguous
         if taps_last:
             w = w.transpose(0, 4, 1, 2, 3)
-        threads = runtime.threads_for(self.work, cut.most)
+        threads = threads_for(self.work, cut.most)
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch
@@ -259,7 +260,7 @@ def _gradient_weights(p: Problem) -> Plan:
             )
             if len(partial) > 1:
                 flat = partial.reshape(len(partial), -1)
-                rows.add_in_order(flat, split.reshape(-1), runtime.threads_for(partial.nbytes))
+                rows.add_in_order(flat, split.reshape(-1), threads_for(partial.nbytes))
         else:
             v, m, u = scratch
             kernels.gradient_weights_pieces(

@@ -16,10 +16,10 @@ from fastconv.arrays import empty_like
 from fastconv.errors import nearest
 from fastconv.layers.base import Context, Gradients, OpLayer
 from fastconv.layers.common import need_default
+from fastconv.machine.memory import require
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.window import integers
-from fastconv.workspace import require
 
 __all__ = [
     "ELU",

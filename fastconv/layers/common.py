@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv import random
 from fastconv.errors import nearest
-from fastconv.workspace import require
+from fastconv.machine.memory import require
 
 __all__ = ["need_default", "only_defaults", "uniform", "uniform_array"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastconv.arrays import empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
-from fastconv.workspace import allocate
+from fastconv.machine.memory import allocate
 
 if TYPE_CHECKING:
     from fastconv.layers.base import SomeLayer

@@ -12,9 +12,9 @@ from fastconv.arrays import empty_like
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
+from fastconv.machine.memory import require
 from fastconv.ops.norm import normalized
 from fastconv.window import integers
-from fastconv.workspace import require
 
 __all__ = [
     "BatchNorm1d",

@@ -12,10 +12,10 @@ from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.layers.containers import gather, named_forward
+from fastconv.machine.memory import require
 from fastconv.ops import OPS, pool
 from fastconv.ops.function_pool import add_windows, all_windows
 from fastconv.ops.registry import FUNCTIONS
-from fastconv.workspace import require
 
 __all__ = [
     "AdaptiveAvgPool1d",

@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError, integer, nearest
+from fastconv.machine.memory import allocate
+from fastconv.machine.threads import threads_for
 from fastconv.ops.common import (
     Order,
     Rows,
@@ -44,7 +45,6 @@ from fastconv.ops.common import (
     restored,
 )
 from fastconv.ops.registry import add
-from fastconv.workspace import allocate
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = range(10)  # as in activations.h
 CHEAP = (RELU, LEAKY_RELU, HARDSWISH)
@@ -236,7 +236,7 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     (x,) = as_floats(op, x=x)
     x, order = in_memory_order(op, x)
     y = allocate(op, x.shape, x.dtype)
-    threads = runtime.threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
+    threads = threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
     elementwise.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
     return restored(y, order), Saved(kind, x, order, a, b)
 
@@ -245,7 +245,7 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
     kind, x, order, a, b = saved
     dy = ordered(op, dy, order)
     dx = allocate(op, x.shape, x.dtype)
-    threads = runtime.threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
+    threads = threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
     elementwise.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
     return restored(dx, order), None, None
 
@@ -320,7 +320,7 @@ def prelu(x: Any, weight: Any) -> tuple[np.ndarray, SavedPrelu]:
     cut = Rows.of(1, x.size // weight.size, weight.size)
     y = allocate("prelu", last.shape, x.dtype)
     wide = cut.widen(weight.reshape(-1).copy(), x.dtype)
-    rows.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, runtime.threads_for(2 * y.nbytes))
+    rows.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
     return logical(y), SavedPrelu(last, weight, cut)
 
 
@@ -331,7 +331,7 @@ def prelu_backward(dy: np.ndarray, saved: SavedPrelu, needs: tuple[bool, ...]) -
     sums = cut.sums("prelu", 1)
     rows.prelu_backward(
         cut.table(dy_last), cut.table(last), cut.widen(weight.reshape(-1).copy(), dy.dtype), cut.table(dx), sums,
-        cut.block_rows, runtime.threads_for(3 * dx.nbytes),
+        cut.block_rows, threads_for(3 * dx.nbytes),
     )  # fmt: skip
     with np.errstate(all="ignore"):
         dweight = cut.add_up(sums)[0, 0].astype(dy.dtype).reshape(weight.shape)
@@ -356,17 +356,17 @@ def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
     y = allocate(op, table.shape, x.dtype)
     if op == "log_softmax":
         log_sums = row_log_sums(op, table)
-        rows.log_softmax(table, log_sums, y, runtime.threads_for(2 * y.nbytes))
+        rows.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
     else:
         log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-        rows.softmax(table, y, log_sums, runtime.threads_for(WORK * y.nbytes))
+        rows.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
     return from_rows(y, x.shape, axis), SavedRows(table, log_sums, x.shape, axis)
 
 
 def row_log_sums(op: str, table: np.ndarray) -> np.ndarray:
     """(rows, 2) float64: every row's largest element, and the log of the sum of exp(row - largest)."""
     log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.log_sums(table, log_sums, runtime.threads_for(WORK * table.nbytes))
+    rows.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
     return log_sums
 
 
@@ -376,7 +376,7 @@ def softmax_backward(op: str, dy: np.ndarray, saved: SavedRows, needs: tuple[boo
     dx = allocate(op, table.shape, table.dtype)
     if dx.size:
         rows.softmax_backward(
-            dy_rows, table, log_sums, dx, op == "log_softmax", runtime.threads_for(WORK * dx.nbytes)
+            dy_rows, table, log_sums, dx, op == "log_softmax", threads_for(WORK * dx.nbytes)
         )  # fmt: skip
     return (from_rows(dx, shape, axis),)
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.arrays import channels_last, lift
+from fastconv.machine.memory import require, require_array
 from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.pool import (
     INNER_TAPS,
@@ -38,7 +39,6 @@ from fastconv.ops.pool import (
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
 from fastconv.window import Window, integers, per_axis
-from fastconv.workspace import require, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 

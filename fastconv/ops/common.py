@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import layout
 from fastconv.errors import ShapeError, integer
-from fastconv.workspace import allocate
+from fastconv.machine.memory import allocate
+from fastconv.machine.threads import threads_for
 
 __all__ = [
     "Order",
@@ -98,7 +98,7 @@ def copied(op: str, x: np.ndarray) -> np.ndarray:
             if moved.flags.c_contiguous:
                 n, first, second = x.shape[0], math.prod(x.shape[1:k]), math.prod(x.shape[k:])
                 layout.swap_axes(
-                    moved.reshape(n, second, first), copy.reshape(n, first, second), runtime.threads_for(2 * x.nbytes)
+                    moved.reshape(n, second, first), copy.reshape(n, first, second), threads_for(2 * x.nbytes)
                 )
                 return copy
     np.copyto(copy, x)

@@ -25,10 +25,10 @@ from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError, nearest
+from fastconv.machine.memory import UNCHECKED, allocate, require, require_array
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, fitting, integers, remembered
-from fastconv.workspace import UNCHECKED, allocate, require, require_array
 
 Ints = tuple[int, ...]
 

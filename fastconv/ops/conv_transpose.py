@@ -25,11 +25,11 @@ import numpy as np
 from fastconv import engine
 from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import UNCHECKED, allocate, require, require_array
 from fastconv.ops.conv import AXES, Ints
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
 from fastconv.window import Window, integers, pairs, remembered
-from fastconv.workspace import UNCHECKED, allocate, require, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate, require_array
 from fastconv.ops import pool
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes
 from fastconv.window import Window
-from fastconv.workspace import allocate, require_array
 
 OP = "function_pool2d"
 Function = Callable[[np.ndarray], Any]

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import blas, rows
 from fastconv.arrays import as_floats, channel_sums, logical, need_axes
 from fastconv.errors import ShapeError
+from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import allocate, require
+from fastconv.machine.threads import threads_for
 from fastconv.ops.common import contiguous, copied, need_entries
 from fastconv.ops.registry import add
-from fastconv.workspace import allocate, require
 
 TASKS = 16  # blocks that a product is cut into where its size allows
 NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
@@ -104,7 +105,7 @@ def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b = prepare(x, w, b)
     y = product(x.reshape(-1, x.shape[-1]), w.T)
     if b is not None and y.size:
-        rows.add_row(y, np.ascontiguousarray(b), runtime.threads_for(2 * y.nbytes))
+        rows.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
     return y.reshape(*x.shape[:-1], len(w)), Saved(x, w, b is not None)
 
 
@@ -130,9 +131,9 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
     a, a_turned = _matrix(a)
     b, b_turned = _matrix(b)
-    with runtime.blas_held():
+    with blas_held():
         blas.matmul(
-            a, a_turned, b, b_turned, y, max(1, row_block), max(1, column_block), runtime.threads_for(m * n * k // 4)
+            a, a_turned, b, b_turned, y, max(1, row_block), max(1, column_block), threads_for(m * n * k // 4)
         )  # fmt: skip
     return y
 

@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import elementwise, rows
 from fastconv.arrays import as_array, as_floats
 from fastconv.errors import ShapeError, integer, nearest
+from fastconv.machine.memory import allocate, require
+from fastconv.machine.threads import threads_for
 from fastconv.ops.activation import WORK, naive_log_softmax, naive_sigmoid, naive_softplus, row_log_sums
 from fastconv.ops.common import (
     Order,
@@ -41,7 +42,6 @@ from fastconv.ops.common import (
     restored,
 )
 from fastconv.ops.registry import Forward, add
-from fastconv.workspace import allocate, require
 
 REDUCTIONS = ("mean", "sum", "none")
 KINDS = {"mse_loss": 0, "l1_loss": 1, "bce_with_logits": 2}  # as in activations.h
@@ -407,7 +407,7 @@ def _hard_backward(
     direct = (direct * (1 - a.smoothing)).astype(dx.dtype)
     rows.cross_entropy_backward(
         table, log_sums, a.target, w, direct, smooth, float(w.sum(dtype=np.float64)), dx,
-        runtime.threads_for(WORK * dx.nbytes),
+        threads_for(WORK * dx.nbytes),
     )  # fmt: skip
 
 
@@ -434,7 +434,7 @@ def errors(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[np
     x, target = prepare_errors(op, x, target, reduction)
     x, order = in_memory_order(op, x)
     target = ordered(op, target, order)
-    threads = runtime.threads_for(_traffic(op, 2 * x.nbytes))
+    threads = threads_for(_traffic(op, 2 * x.nbytes))
     if reduction == "none":
         y = allocate(op, x.shape, x.dtype)
         elementwise.errors(KINDS[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
@@ -456,7 +456,7 @@ def errors_backward(op: str, dy: np.ndarray, saved: SavedErrors, needs: tuple[bo
     if reduction == "none":
         dy = ordered(op, dy, order)
     scale = 1 / x.size if reduction == "mean" and x.size else 1.0
-    threads = runtime.threads_for(_traffic(op, 3 * x.nbytes))
+    threads = threads_for(_traffic(op, 3 * x.nbytes))
     gradients: list[np.ndarray | None] = [None, None]
     for position in (0, 1):
         if position < len(needs) and needs[position]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.machine.memory import require
 from fastconv.window import Window
-from fastconv.workspace import require
 
 __all__ = ["as_lists", "planes", "windows"]
 

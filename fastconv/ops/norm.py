@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import rows
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.threads import threads_for
 from fastconv.ops.common import Rows, contiguous, need_channels, need_entries, number
 from fastconv.ops.registry import add
 from fastconv.window import LARGEST, integers, is_sequence
-from fastconv.workspace import allocate, get_workspace_limit
 
 SAMPLE = 32  # rows whose mean is the pivot
 BLOCK = 1 << 16  # elements of the rows that one partial sum of layer_norm's weight gradient covers
@@ -404,7 +404,7 @@ def normalise(
     y = allocate(op, last.shape, last.dtype)
     rows.normalise(
         cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
-        runtime.threads_for(2 * y.nbytes),
+        threads_for(2 * y.nbytes),
     )  # fmt: skip
     return y
 
@@ -424,7 +424,7 @@ def normalise_backward(
         sums = cut.sums(op, 2)
         rows.products(
             cut.table(dy_last), cut.table(last), cut.widen(rounded, last.dtype), sums, cut.block_rows,
-            runtime.threads_for(2 * dy_last.nbytes),
+            threads_for(2 * dy_last.nbytes),
         )  # fmt: skip
         total, product = cut.add_up(sums)
         product = product + (rounded - mean) * total
@@ -446,7 +446,7 @@ def normalise_backward(
         dx_last = allocate(op, last.shape, last.dtype)
         rows.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
-            cut.block_rows, runtime.threads_for(3 * dx_last.nbytes),
+            cut.block_rows, threads_for(3 * dx_last.nbytes),
         )  # fmt: skip
         dx = logical(dx_last)
     return dx, dweight, dbias
@@ -465,7 +465,7 @@ def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) 
     elif last.size:
         rows.moments(
             cut.table(last), coefficients[0], cut.sums(op, 2), mean, var, -(-cut.pixels // SAMPLE), cut.block_rows,
-            runtime.threads_for(last.nbytes),
+            threads_for(last.nbytes),
         )  # fmt: skip
         if groups != channels:
             with np.errstate(all="ignore"):
@@ -569,7 +569,7 @@ def layer_norm(
     b = np.zeros(size, table.dtype) if a.bias is None else contiguous(op, a.bias).reshape(-1)
     y = allocate(op, table.shape, table.dtype)
     statistics = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.layer_norm(table, w, b, y, statistics, a.eps, runtime.threads_for(2 * y.nbytes))
+    rows.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
     saved = SavedLayer(table, w, statistics, a.x.shape, shape, a.weight is not None, a.bias is not None)
     return y.reshape(a.x.shape), saved
 
@@ -582,7 +582,7 @@ def layer_backward(dy: np.ndarray, saved: SavedLayer, needs: tuple[bool, ...]) -
     block_rows = max(16, BLOCK // table.shape[1])
     sums = allocate(op, (-(-len(table) // block_rows), 2, table.shape[1]), np.dtype(np.float64))
     rows.layer_norm_backward(
-        dy_table, table, weight, statistics, dx, sums, block_rows, runtime.threads_for(3 * dx.nbytes)
+        dy_table, table, weight, statistics, dx, sums, block_rows, threads_for(3 * dx.nbytes)
     )  # fmt: skip
     with np.errstate(all="ignore"):
         dweight, dbias = (total.astype(dx.dtype).reshape(shape) for total in sums.sum(axis=0))
@@ -596,7 +596,7 @@ def layer_backward(dy: np.ndarray, saved: SavedLayer, needs: tuple[bool, ...]) -
 def response_scratch(last: np.ndarray) -> np.ndarray:
     """A level and a power per channel for every thread."""
     bytes_each = 2 * last.shape[-1] * last.itemsize
-    threads = max(1, min(runtime.threads_for(WORK * last.nbytes), get_workspace_limit() // bytes_each))
+    threads = max(1, min(threads_for(WORK * last.nbytes), get_workspace_limit() // bytes_each))
     return allocate("local_response_norm", (threads, 2 * last.shape[-1]), last.dtype)
 
 

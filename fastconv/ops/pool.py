@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import pooling
 from fastconv.arrays import channels_last, lift
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate, require, require_array
+from fastconv.machine.threads import threads_for
 from fastconv.ops.common import number
 from fastconv.ops.naive import windows
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, flag, gradient_to_x, planes, prepare_input, unlift
 from fastconv.window import Window, fitting, remembered
-from fastconv.workspace import allocate, require, require_array
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
@@ -385,7 +385,7 @@ def max_by_plan(op: str, x: np.ndarray, plan: Plan, return_indices: bool) -> tup
     taps = allocate(op, plan.y_last, BYTE if plan.taps < 256 else INT)
     if y_last.size:
         tasks = cut_pixels(plan, y_last.size // x.shape[1])
-        threads = runtime.threads_for(plan.work * x.itemsize)
+        threads = threads_for(plan.work * x.itemsize)
         pooling.max_forward(x_last, y_last, taps, plan.window, plan.adapts, tasks, threads)
     y = unlift(y_last, plan.output)
     saved = MaxSaved(taps, plan)
@@ -412,7 +412,7 @@ def max_backward(op: str, dy: np.ndarray, saved: MaxSaved) -> np.ndarray:
     dx_last = allocate(op, plan.x_last, dy.dtype)
     if dx_last.size:
         axis, cuts = plan.bands
-        threads = runtime.threads_for(2 * dx_last.nbytes)
+        threads = threads_for(2 * dx_last.nbytes)
         offsets = plan.element_offsets
         pooling.max_backward(
             dy_last, taps, dx_last, offsets, plan.window, plan.adapts, plan.apart, axis, cuts, threads
@@ -438,7 +438,7 @@ def pool_sums(op: str, x_last: np.ndarray, plan: Plan) -> np.ndarray:
     y_last = allocate(op, plan.y_last, x_last.dtype)
     if y_last.size:
         tasks = cut_pixels(plan, y_last.size // y_last.shape[-1])
-        threads = runtime.threads_for(plan.work * y_last.itemsize)
+        threads = threads_for(plan.work * y_last.itemsize)
         pooling.sum_forward(x_last, y_last, plan.window, plan.adapts, False, plan.divisor, tasks, threads)
     return y_last
 
@@ -454,7 +454,7 @@ def spread_sums(op: str, dy_last: np.ndarray, plan: Plan) -> np.ndarray:
             shares = allocate(op, plan.y_last, dy_last.dtype)
             dy_last = np.divide(dy_last, plan.divisors, out=shares, dtype=dy_last.dtype)
         tasks = cut_pixels(plan, dx_last.size // dx_last.shape[-1])
-        threads = runtime.threads_for(plan.work * dx_last.itemsize)
+        threads = threads_for(plan.work * dx_last.itemsize)
         pooling.sum_forward(dy_last, dx_last, plan.window, plan.adapts, True, divisor, tasks, threads)
     return dx_last
 

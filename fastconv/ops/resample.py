@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import resampling
 from fastconv.arrays import channels_last, lift, logical
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate, require_array
+from fastconv.machine.threads import threads_for
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import AXES, count_axes, integers
-from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ def keep(op: str, x: np.ndarray, steps: Steps) -> np.ndarray:
     y_last = allocate(op, (x.shape[0], *steps.narrow, x.shape[1]), x.dtype)
     if y_last.size:
         factor, phase = lifted(steps)
-        resampling.keep_every(x_last, lift(y_last), factor, phase, runtime.threads_for(2 * y_last.nbytes))
+        resampling.keep_every(x_last, lift(y_last), factor, phase, threads_for(2 * y_last.nbytes))
     return logical(y_last)
 
 
@@ -149,7 +149,7 @@ def spread(op: str, x: np.ndarray, steps: Steps) -> np.ndarray:
     y_last = allocate(op, (x.shape[0], *steps.wide, x.shape[1]), x.dtype)
     if y_last.size:
         factor, phase = lifted(steps)
-        resampling.spread(x_last, lift(y_last), factor, phase, runtime.threads_for(2 * y_last.nbytes))
+        resampling.spread(x_last, lift(y_last), factor, phase, threads_for(2 * y_last.nbytes))
     return logical(y_last)
 
 

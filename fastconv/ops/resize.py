@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import resampling
 from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError, nearest
+from fastconv.machine.memory import allocate, require, require_array
+from fastconv.machine.threads import threads_for
 from fastconv.ops.common import number
 from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import flag, gradient_to_x, planes, prepare_input
 from fastconv.window import count_axes, integers, per_axis
-from fastconv.workspace import allocate, require, require_array
 
 OP = "resize"
 MODES = ("nearest", "linear", "cubic")
@@ -254,7 +254,7 @@ def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
             count = math.prod(before)
             inputs, outputs = last.reshape(count, n, -1), out.reshape(count, sizes[axis], -1)
             pieces = max(1, min(sizes[axis], TASKS // count))
-            resampling.combine(inputs, outputs, *rows[axis], pieces, runtime.threads_for(2 * out.nbytes + last.nbytes))
+            resampling.combine(inputs, outputs, *rows[axis], pieces, threads_for(2 * out.nbytes + last.nbytes))
         last = out
     return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv._ext import pooling
 from fastconv.arrays import as_array, channels_last, logical
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate, require_array
+from fastconv.machine.threads import threads_for
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
 from fastconv.window import integers, pairs
-from fastconv.workspace import allocate, require_array
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ def forward(
     y_last = allocate(op, (x.shape[0], *output, x.shape[1]), x.dtype)
     if y_last.size:
         n, c = x.shape[:2]
-        threads = runtime.threads_for(y_last.nbytes + 2 * where.nbytes)
+        threads = threads_for(y_last.nbytes + 2 * where.nbytes)
         pooling.unpool(channels_last(op, x).reshape(n, -1, c), where, y_last.reshape(n, -1, c), threads)
     return logical(y_last), where.reshape(x.shape[0], *x.shape[2:], x.shape[1])
 
@@ -105,7 +105,7 @@ def backward(op: str, dy: np.ndarray, where: np.ndarray) -> np.ndarray:
     dx_last = allocate(op, where.shape, dy.dtype)
     if dx_last.size:
         n, c = dy.shape[:2]
-        threads = runtime.threads_for(3 * where.nbytes)
+        threads = threads_for(3 * where.nbytes)
         pooling.unpool_backward(
             channels_last(op, dy).reshape(n, -1, c), where.reshape(n, -1, c), dx_last.reshape(n, -1, c), threads
         )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
-from fastconv import arrays, runtime
+from fastconv import arrays
 from fastconv._ext import update
 from fastconv.layers.common import only_defaults
+from fastconv.machine.threads import threads_for
 from fastconv.optim.schedules import Schedule, as_rate, number, rate_from_data
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "from_config", "global_norm"]
@@ -44,7 +45,7 @@ def global_norm(gradients: Mapping[str, np.ndarray | None]) -> float:
         if g.size:
             blocks = -(-g.size // BLOCK)
             flat = arrays.flat(arrays.dense("global_norm", g))
-            update.squares(flat, sums[at : at + blocks], BLOCK, runtime.threads_for(g.nbytes))
+            update.squares(flat, sums[at : at + blocks], BLOCK, threads_for(g.nbytes))
             at += blocks
     return math.sqrt(sums.sum())
 
@@ -123,7 +124,7 @@ class Optimizer:
         raise NotImplementedError
 
     def _threads(self, g: np.ndarray) -> int:
-        return runtime.threads_for(self.kernel_passes * g.nbytes)
+        return threads_for(self.kernel_passes * g.nbytes)
 
     # --- options
 

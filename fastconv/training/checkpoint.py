@@ -29,10 +29,11 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from fastconv import runtime, workspace
 from fastconv.errors import FormatError
 from fastconv.files import open_regular, replace_whole
 from fastconv.layers.base import LAYERS, Layer, from_config
+from fastconv.machine import memory
+from fastconv.machine.threads import threads_for
 from fastconv.training import checksum
 
 __all__ = [
@@ -122,7 +123,7 @@ def _in_order(
 
     Where none pays, or the system refuses one, a task runs when its result is asked for.
     """
-    threads = runtime.threads_for(nbytes, len(tasks))
+    threads = threads_for(nbytes, len(tasks))
     if threads == 1:
         yield (function(*task) for task in tasks)
         return
@@ -188,7 +189,7 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
         if end != size - 8 - length:
             _refuse(path, f"its arrays end at byte {end:,} of the data, but {size - 8 - length:,} bytes are there")
         try:
-            workspace.require("reading", end)
+            memory.require("reading", end)
         except MemoryError as error:
             raise MemoryError(f"{path}: {error}") from None
         tensors, shares = {}, []

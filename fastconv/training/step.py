@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, runtime
+from fastconv import functional
 from fastconv.layers.base import Context, Layer
+from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
 from fastconv.ops.registry import FUNCTIONS
 
@@ -122,7 +123,7 @@ def value_and_grad(
     Raises TypeError for a loss that is none of these, ValueError for one that is not a single number.
     """
     loss = resolve_loss(loss)
-    with runtime.blas_held():
+    with blas_held():
         output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
         value, _, gradient = loss.with_gradient(output, y)
         return value, net.backward(gradient, saved, False)[1]

@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import __version__, optim, runtime
+from fastconv import __version__, optim
 from fastconv import augment as augmentations
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
 from fastconv.layers.base import Context, Layer
+from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
@@ -333,7 +334,7 @@ class Trainer:
         for array, before in buffers:
             np.copyto(before, array)
         try:
-            with runtime.blas_held(), np.errstate(all="ignore"):
+            with blas_held(), np.errstate(all="ignore"):
                 output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
                 if not len(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
@@ -448,7 +449,7 @@ class Trainer:
         sums = _Sums()
         inference = Context(training=False)
         for x, y in source.epoch(0):
-            with runtime.blas_held(), np.errstate(all="ignore"):
+            with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
                 if len(output):
                     sums.add(self.loss, *self.loss(output, y), output, y)

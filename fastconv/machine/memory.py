@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv import cgroup
 from fastconv._ext import memory
 from fastconv.errors import integer
+from fastconv.machine import cgroup
 
 __all__ = [
     "UNCHECKED", "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array",
