@@ -75,7 +75,7 @@ static void run_one(struct region *region, uint64_t *state) {
     region->slots = 1 + (int)(draw(state) % MOST_THREADS);
     memset(region->done, 0, sizeof region->done);
     memset(region->scratch, 0, sizeof region->scratch);
-    int slow = draw(state) % 2000 == 0; /* long enough to be asked whether to stop */
+    int slow = draw(state) % 1000 == 0; /* long enough to be asked whether to stop */
     if (slow) region->length = 40000000 / region->count;
     int result = team_run(one_task, region, region, region->count, region->slots, slow ? stop_now : NULL);
     long done = 0, tasks = 0;

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -536,3 +537,23 @@ def test_schedules_equal_torch():
         (optim.Linear(0.3, 0.03), lambda o: schedulers.LinearLR(o, 1.0, 0.1, 41)),
     ):
         np.testing.assert_allclose([schedule(step, 41) for step in range(40)], list(rates(twin)), rtol=1e-9)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step():
+    """All parameters take the step, or none."""
+    optimizer = fastconv.optim.SGD(1.0)
+    taken = []
+    update = optimizer._update
+
+    def interrupted(*arguments):
+        if not taken:
+            signal.raise_signal(signal.SIGINT)
+        taken.append(True)
+        update(*arguments)
+
+    optimizer._update = interrupted
+    parameters = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(parameters, {name: np.ones_like(p) for name, p in parameters.items()})
+    assert all((p == -1).all() for p in parameters.values()) and optimizer.steps == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

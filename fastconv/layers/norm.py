@@ -62,16 +62,16 @@ class _BatchNorm(OpLayer):
             raise ShapeError(
                 f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
             )
+        result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self):
-            self.num_batches_tracked += 1
-        return super().forward(x, context)
+            self.num_batches_tracked += 1  # last: nothing is counted where the operation raises
+        return result
 
     def options(self, context: Context) -> Mapping[str, Any]:
-        momentum = self.momentum
-        if momentum is None:  # torch: a cumulative average
-            momentum = 1 / float(self.num_batches_tracked) if self.num_batches_tracked else 0.0
-        training = context.is_training(self) or self.running_mean is None
-        return {"training": training, "momentum": momentum, "eps": self.eps}
+        momentum, training = self.momentum, context.is_training(self)
+        if momentum is None:  # torch: a cumulative average, with this batch
+            momentum = 0.0 if self.num_batches_tracked is None else 1 / float(self.num_batches_tracked + 1)
+        return {"training": training or self.running_mean is None, "momentum": momentum, "eps": self.eps}
 
 
 class BatchNorm1d(_BatchNorm):

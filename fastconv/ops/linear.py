@@ -23,6 +23,7 @@ from fastconv.ops.common import contiguous, copied, need_entries
 from fastconv.ops.registry import add
 
 TASKS = 16  # blocks that a product is cut into where its size allows
+LONGEST = 1 << 32  # products of one task, at most: a tenth of a second
 NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
 SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
@@ -127,7 +128,8 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if not k:
         y[...] = 0
         return y
-    pieces = 1 if m * n * k < SMALL else max(1, min(TASKS, max(m, n) // NARROWEST))
+    wanted = max(TASKS, m * n * k // LONGEST)
+    pieces = 1 if m * n * k < SMALL else max(1, min(wanted, max(m, n) // NARROWEST))
     row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
     a, a_turned = _matrix(a)
     b, b_turned = _matrix(b)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv import arrays
 from fastconv._ext import update
+from fastconv.interrupts import uninterrupted
 from fastconv.layers.common import only_defaults
 from fastconv.machine.threads import threads_for
 from fastconv.optim.schedules import Schedule, as_rate, number, rate_from_data
@@ -217,17 +218,21 @@ class Optimizer:
             scale = min(1.0, self.clip_norm / (norm + 1e-6))
         rates = {id(plan.options["lr"]): plan.options["lr"] for _, plan, _ in work}
         now = {key: self._rate(rate, self.steps) for key, rate in rates.items()}
-        for name, plan, g in work:
-            updates = self._updates[name] = self._updates.get(name, 0) + 1
-            if plan.dense is not plan.parameter:
-                np.copyto(plan.dense, plan.parameter)
-            l1, share = plan.options["l1"], -scale if plan.options["maximize"] else scale
-            if l1:
-                g, share = share * g + l1 * np.sign(plan.flat), 1.0
-            self._update(plan, g, share, now[id(plan.options["lr"])], updates)
-            if plan.dense is not plan.parameter:
-                np.copyto(plan.parameter, plan.dense)
-        self.steps += 1
+        with uninterrupted():
+            for name, plan, g in work:
+                self._update_one(name, plan, g, scale, now[id(plan.options["lr"])])
+            self.steps += 1
+
+    def _update_one(self, name: str, plan: _Plan, g: np.ndarray, scale: float, lr: float) -> None:
+        updates = self._updates[name] = self._updates.get(name, 0) + 1
+        if plan.dense is not plan.parameter:
+            np.copyto(plan.dense, plan.parameter)
+        l1, share = plan.options["l1"], -scale if plan.options["maximize"] else scale
+        if l1:
+            g, share = share * g + l1 * np.sign(plan.flat), 1.0
+        self._update(plan, g, share, lr, updates)
+        if plan.dense is not plan.parameter:
+            np.copyto(plan.parameter, plan.dense)
 
     def _prepare(self, name: str, p: np.ndarray, g: np.ndarray) -> tuple[_Plan, np.ndarray]:
         """The plan for a parameter, and its gradient as one run in the same memory order."""

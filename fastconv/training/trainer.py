@@ -29,6 +29,7 @@ from fastconv import __version__, optim
 from fastconv import augment as augmentations
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
+from fastconv.interrupts import Interrupts
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS, register
@@ -36,7 +37,6 @@ from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
 from fastconv.training.history import History, Record, plain
-from fastconv.training.interrupts import Interrupts
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, LossLike, resolve_loss
 

@@ -39,7 +39,7 @@ enum { MOST = 1024, CALLS_AT_ONCE = 2, SHARES = 8, REGIONS_UNTIL_RETRY = 1000, S
 
 static const int64_t SPIN = 40 * 1000;              /* ns that a helper looks for another region: bench/NOTES.md */
 static const int64_t PATIENCE = 500 * 1000;         /* ns that a caller looks for the last result before it sleeps */
-static const int64_t ASK_AGAIN = 100 * 1000 * 1000; /* ns between two questions whether to stop */
+static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* ns between two questions whether to stop */
 
 static const int64_t LOOK_AGAIN = 1000 * 1000;       /* ns between two looks at the clock, or one task */
 
@@ -286,23 +286,29 @@ __attribute__((constructor)) static void prepare_for_forks(void) { pthread_atfor
 
 /* --- regions ---------------------------------------------------------------------------------------------------- */
 
+/* Whether to stop, at `time`: asked where the last question of this thread, in whatever region, was long ago. */
+static int is_interrupted(team_interrupted interrupted, int64_t time) {
+    static _Thread_local int64_t asked;
+    if (!interrupted || time - asked < ASK_AGAIN) return 0;
+    int stop = interrupted();
+    asked = now();
+    return stop;
+}
+
 static int alone(
     team_task function, void *data, const void *context, ptrdiff_t count, team_interrupted interrupted
 ) {
-    int64_t asked = interrupted && count > 1 ? now() : 0, looked = asked;
-    ptrdiff_t stride = 1, next = 1; /* tasks between two looks at the clock: more where tasks are short */
+    int64_t looked = now();
+    ptrdiff_t stride = 1, next = 0; /* tasks between two looks at the clock: more where tasks are short */
     for (ptrdiff_t task = 0; task < count; task++) {
         function(data, context, task, 0);
-        if (!interrupted || task < next || task + 1 == count) continue;
+        if (!interrupted || task < next) continue;
         int64_t time = now();
         stride = time - looked > LOOK_AGAIN ? 1 : 2 * stride;
         next = task + stride;
         looked = time;
-        if (time - asked > ASK_AGAIN) {
-            int stop = interrupted();
-            if (stop) return stop;
-            asked = now();
-        }
+        int stop = is_interrupted(interrupted, time);
+        if (stop) return stop;
     }
     return 0;
 }
@@ -340,21 +346,16 @@ static int together(
     store(&team.claim, team.number << 2 * UNIT_BITS, release);
 
     int stop = 0, called = 0, forks = team.forks;
-    uint32_t did;
-    int64_t asked = interrupted ? now() : 0;
     do {
         uint64_t claim = load(&team.claim, relaxed);
         uint32_t left = units - front_of(claim) - back_of(claim);
         for (int i = 0; i < CALLS_AT_ONCE && called < helpers && (uint32_t)called + 1 < left; i++)
             tell(team.helpers[called++], CALLED);
-        did = do_some(0);
-        if (did && interrupted && now() - asked > ASK_AGAIN) {
-            stop = interrupted();
-            if (team.forks != forks) /* a child, which has no helpers: what they claimed is not done here */
-                return stop ? stop : alone(function, data, context, count, interrupted);
-            asked = now();
-        }
-    } while (did && !stop);
+        if (!do_some(0)) break;
+        stop = is_interrupted(interrupted, now());
+        if (team.forks != forks) /* a child, which has no helpers: what they claimed is not done here */
+            return stop ? stop : alone(function, data, context, count, interrupted);
+    } while (!stop);
     wait_for(back_of(atomic_exchange_explicit(&team.claim, closed(), memory_order_acq_rel)));
     return stop;
 }

@@ -9,11 +9,11 @@
    time: scratch belongs to it. */
 typedef void (*team_task)(void *data, const void *context, ptrdiff_t task, int slot);
 
-/* Asked between the caller's tasks, at least every 0.2 s of a region: not 0 ends the region early. */
+/* Asked between the caller's tasks, every 0.05 s or after a longer task: not 0 ends the region early. */
 typedef int (*team_interrupted)(void);
 
 /* Does tasks 0 .. count - 1 on at most `threads` threads, the caller's among them; returns when all are done. 0, or what
-   `interrupted` (NULL: never asked) returned: then some tasks were never begun. */
+   `interrupted` (NULL: never asked) returned: then some tasks may never have begun. */
 int team_run(
     team_task function, void *data, const void *context, ptrdiff_t count, int threads, team_interrupted interrupted
 );

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "uninterrupted"]
 
 
 class Interrupts:
@@ -41,3 +43,12 @@ class Interrupts:
         if self.pending:
             self.pending = False
             raise KeyboardInterrupt
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back inside, for what must not be left half done."""
+    with Interrupts() as interrupts:
+        interrupts.begin()
+        yield
+        interrupts.end()
