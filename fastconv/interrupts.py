@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+# signal.py turns every number into an enum first, which takes longer than the updates of a small net
+import _signal  # type: ignore[import-not-found]
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +20,15 @@ class Interrupts:
         self.inside = self.pending = self.installed = False
 
     def __enter__(self) -> Interrupts:
-        own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        own = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
         if own and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_signal)
+            _signal.signal(_signal.SIGINT, self._on_signal)
             self.installed = True
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
             self.installed = False
 
     def _on_signal(self, number: int, frame: Any) -> None:
