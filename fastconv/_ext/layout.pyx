@@ -1,47 +1,69 @@
-"""Change of physical layout: (n, rows, columns) to (n, columns, rows), in cache-sized squares."""
+# distutils: extra_compile_args = -ffp-contract=off
+"""Change of physical layout: (n, rows, columns) to (n, columns, rows), in tiles (layout.h)."""
 
 from cython cimport floating
 
 from fastconv._ext.team cimport Task, run
 
+cdef extern from "layout.h" nogil:
+    const Py_ssize_t FAR
+    const Py_ssize_t TILE
+    void fence()
+    void transpose_float(
+        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+    void transpose_double(
+        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+    void stream_transpose_float(
+        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+    void stream_transpose_double(
+        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+
 cdef enum:
-    SQUARE = 32
+    SIDE = 128  # of a task's tile, at least: of both sides whole cache lines, and several
+    LINE = 16  # elements: cuts keep the lines of one side whole
 
 
 cdef struct Swap:
     const void *x
-    Py_ssize_t rows, columns, bands
+    Py_ssize_t rows, columns, bands, parts
+    bint far
 
 
 def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_threads):
-    """out[n, j, i] = x[n, i, j]; one task is one image and 32 rows of it."""
+    """out[n, j, i] = x[n, i, j]; one task is a tile of one image."""
     cdef Swap c
-    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
+    cdef Py_ssize_t n = x.shape[0], rows = x.shape[1], columns = x.shape[2]
+    cdef Py_ssize_t half = TILE // 2 // <Py_ssize_t> sizeof(floating)
+    if n * rows * columns == 0:
         return
-    c = Swap(&x[0, 0, 0], x.shape[1], x.shape[2], (x.shape[1] + SQUARE - 1) // SQUARE)
+    c.x, c.rows, c.columns = &x[0, 0, 0], rows, columns
+    c.bands = max(<Py_ssize_t> 1, rows // max(<Py_ssize_t> SIDE, half // columns))
+    c.parts = max(<Py_ssize_t> 1, columns // max(<Py_ssize_t> SIDE, half // rows))
+    c.far = n * rows * columns * <Py_ssize_t> sizeof(floating) >= FAR
     with nogil:
-        run(<Task> swap_task[floating], &out[0, 0, 0], &c, x.shape[0] * c.bands, num_threads)
+        run(<Task> swap_task[floating], &out[0, 0, 0], &c, n * c.bands * c.parts, num_threads)
+
+
+cdef inline Py_ssize_t cut(Py_ssize_t size, Py_ssize_t pieces, Py_ssize_t piece) noexcept nogil:
+    """Where a piece of `size` elements begins."""
+    return size if piece == pieces else piece * size // pieces // LINE * LINE
 
 
 cdef void swap_task(floating *out, const Swap *c, Py_ssize_t task, int slot) noexcept nogil:
-    """By way of a square in L1, one column wider than it is read: both sides are then touched in whole lines."""
-    cdef floating square[SQUARE][SQUARE + 1]
-    cdef Py_ssize_t rows = c.rows, columns = c.columns, first = task % c.bands * SQUARE
-    cdef Py_ssize_t image = task // c.bands * rows * columns, count = min(<Py_ssize_t> SQUARE, rows - first)
-    cdef Py_ssize_t column = 0, i, j, width
-    cdef const floating *x = <const floating *> c.x + image + first * columns
-    out += image + first
-    while column < columns:
-        width = min(<Py_ssize_t> SQUARE, columns - column)
-        if count == SQUARE and width == SQUARE:
-            for i in range(SQUARE):
-                for j in range(SQUARE):
-                    square[i][j] = x[i * columns + column + j]
-            for j in range(SQUARE):
-                for i in range(SQUARE):
-                    out[(column + j) * rows + i] = square[i][j]
+    cdef Py_ssize_t image = task // (c.bands * c.parts), band = task // c.parts % c.bands, part = task % c.parts
+    cdef Py_ssize_t i = cut(c.rows, c.bands, band), rows = cut(c.rows, c.bands, band + 1) - i
+    cdef Py_ssize_t j = cut(c.columns, c.parts, part), columns = cut(c.columns, c.parts, part + 1) - j
+    cdef const floating *x = <const floating *> c.x + image * c.rows * c.columns + i * c.columns + j
+    out += image * c.rows * c.columns + j * c.rows + i
+    if floating is float:
+        if c.far:
+            stream_transpose_float(x, c.columns, out, c.rows, rows, columns)
         else:
-            for j in range(width):
-                for i in range(count):
-                    out[(column + j) * rows + i] = x[i * columns + column + j]
-        column += width
+            transpose_float(x, c.columns, out, c.rows, rows, columns)
+    else:
+        if c.far:
+            stream_transpose_double(x, c.columns, out, c.rows, rows, columns)
+        else:
+            transpose_double(x, c.columns, out, c.rows, rows, columns)
+    if c.far:
+        fence()

@@ -1,3 +1,4 @@
+# distutils: extra_compile_args = -ffp-contract=off
 """Passes over channels-last data seen as rows of channels: (rows, c) with c in the lanes.
 
 Sums run in float64 over a block of rows at a time; the blocks' sums are added in order, whoever computed them.
@@ -8,8 +9,58 @@ from libc.math cimport isfinite, log, sqrt
 
 from fastconv._ext.team cimport Task, run
 
+cdef extern from "norm.h" nogil:
+    void column_sums_float(const float *x, double *sums, Py_ssize_t rows, Py_ssize_t width)
+    void column_sums_double(const double *x, double *sums, Py_ssize_t rows, Py_ssize_t width)
+    void add_in_order_float(const float *partial, float *y, Py_ssize_t terms, Py_ssize_t size, Py_ssize_t count)
+    void add_in_order_double(const double *partial, double *y, Py_ssize_t terms, Py_ssize_t size, Py_ssize_t count)
+    void add_row_float(float *x, const float *row, Py_ssize_t rows, Py_ssize_t width)
+    void add_row_double(double *x, const double *row, Py_ssize_t rows, Py_ssize_t width)
+    void moments_float(
+        const float *x, const float *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+    )
+    void moments_double(
+        const double *x, const double *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+    )
+    void products_float(
+        const float *dy, const float *x, const float *mean, double *sums, double *products, Py_ssize_t count,
+        Py_ssize_t width
+    )
+    void products_double(
+        const double *dy, const double *x, const double *mean, double *sums, double *products, Py_ssize_t count,
+        Py_ssize_t width
+    )
+    void scale_shift_float(
+        const float *x, const float *mean, const float *scale, const float *shift, float *y, Py_ssize_t count,
+        Py_ssize_t width, int far
+    )
+    void scale_shift_double(
+        const double *x, const double *mean, const double *scale, const double *shift, double *y, Py_ssize_t count,
+        Py_ssize_t width, int far
+    )
+    void scale_shift_backward_float(
+        const float *dy, const float *x, const float *mean, const float *scale, const float *slope, const float *shift,
+        float *dx, Py_ssize_t count, Py_ssize_t width, int far
+    )
+    void scale_shift_backward_double(
+        const double *dy, const double *x, const double *mean, const double *scale, const double *slope,
+        const double *shift, double *dx, Py_ssize_t count, Py_ssize_t width, int far
+    )
+    void prelu_float(const float *x, const float *weight, float *y, Py_ssize_t count, Py_ssize_t width)
+    void prelu_double(const double *x, const double *weight, double *y, Py_ssize_t count, Py_ssize_t width)
+    void prelu_backward_float(
+        const float *dy, const float *x, const float *weight, float *dx, double *sums, Py_ssize_t count,
+        Py_ssize_t width
+    )
+    void prelu_backward_double(
+        const double *dy, const double *x, const double *weight, double *dx, double *sums, Py_ssize_t count,
+        Py_ssize_t width
+    )
+
+
 cdef enum:
     RUN = 4096  # elements of one task, where rows are shorter
+    FAR = 8 << 20  # bytes of y that no cache is asked to hold
 
 
 cdef inline Py_ssize_t rows_together(Py_ssize_t width) noexcept nogil:
@@ -34,14 +85,13 @@ def column_sums(const floating[:, ::1] x, double[:, ::1] sums, Py_ssize_t block_
 
 
 cdef void column_sums_task(const floating *x, const ColumnSums *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t first = task * c.block, width = c.width, i, j
+    cdef Py_ssize_t first = task * c.block, width = c.width, count = min(c.block, c.rows - first)
     cdef double *sums = c.sums + task * width
     x += first * width
-    for j in range(width):
-        sums[j] = 0
-    for i in range(min(c.block, c.rows - first)):
-        for j in range(width):
-            sums[j] += x[i * width + j]
+    if floating is float:
+        column_sums_float(x, sums, count, width)
+    else:
+        column_sums_double(x, sums, count, width)
 
 
 cdef struct AddInOrder:
@@ -57,14 +107,13 @@ def add_in_order(const floating[:, ::1] partial, floating[::1] out, int num_thre
 
 
 cdef void add_in_order_task(floating *out, const AddInOrder *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t first = task * RUN, size = c.size, count = min(<Py_ssize_t> RUN, size - first), term, j
+    cdef Py_ssize_t first = task * RUN, count = min(<Py_ssize_t> RUN, c.size - first)
     cdef const floating *partial = <const floating *> c.partial + first
     out += first
-    for j in range(count):
-        out[j] = partial[j]
-    for term in range(1, c.terms):
-        for j in range(count):
-            out[j] += partial[term * size + j]
+    if floating is float:
+        add_in_order_float(partial, out, c.terms, c.size, count)
+    else:
+        add_in_order_double(partial, out, c.terms, c.size, count)
 
 
 cdef struct AddRow:
@@ -82,12 +131,13 @@ def add_row(floating[:, ::1] x, const floating[::1] row, int num_threads):
 
 
 cdef void add_row_task(floating *x, const AddRow *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t first = task * c.block, width = c.width, i, j
+    cdef Py_ssize_t first = task * c.block, width = c.width, count = min(c.block, c.rows - first)
     cdef const floating *row = <const floating *> c.row
     x += first * width
-    for i in range(min(c.block, c.rows - first)):
-        for j in range(width):
-            x[i * width + j] += row[j]
+    if floating is float:
+        add_row_float(x, row, count, width)
+    else:
+        add_row_double(x, row, count, width)
 
 
 # --- statistics of channels ------------------------------------------------------------------------------------------
@@ -95,10 +145,6 @@ cdef void add_row_task(floating *x, const AddRow *c, Py_ssize_t task, int slot) 
 # x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple
 # of the channels (narrow rows are joined to fill the lanes); the last row may be cut short. Coefficients are (images,
 # width).
-
-
-cdef enum:
-    TOGETHER = 8  # rows whose terms are added in the array's own type before they join the float64 sums
 
 
 cdef struct Moments:
@@ -170,44 +216,15 @@ cdef void settle_moments(
 
 
 cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block
-    moments_block(
-        x + image * c.size + first, <const floating *> c.pivot + image * c.width, c.sums + 2 * task * c.width,
-        min(c.block, c.size - first), c.width,
-    )
-
-
-cdef void moments_block(
-    const floating *x, const floating *pivot, double *sums, Py_ssize_t count, Py_ssize_t width
-) noexcept nogil:
-    cdef Py_ssize_t j, stop
-    cdef double *squares = sums + width
-    cdef floating m, a, b, c, d, e, f, g, h
-    for j in range(width):
-        sums[j] = squares[j] = 0
-    while count >= TOGETHER * width:
-        for j in range(width):
-            m = pivot[j]
-            a = x[j] - m
-            b = x[width + j] - m
-            c = x[2 * width + j] - m
-            d = x[3 * width + j] - m
-            e = x[4 * width + j] - m
-            f = x[5 * width + j] - m
-            g = x[6 * width + j] - m
-            h = x[7 * width + j] - m
-            sums[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
-            squares[j] += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
-        x += TOGETHER * width
-        count -= TOGETHER * width
-    while count > 0:
-        stop = min(width, count)
-        for j in range(stop):
-            m = x[j] - pivot[j]
-            sums[j] += m
-            squares[j] += m * m
-        x += width
-        count -= width
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, width = c.width
+    cdef Py_ssize_t count = min(c.block, c.size - first)
+    cdef const floating *pivot = <const floating *> c.pivot + image * width
+    cdef double *sums = c.sums + 2 * task * width
+    x += image * c.size + first
+    if floating is float:
+        moments_float(x, pivot, sums, sums + width, count, width)
+    else:
+        moments_double(x, pivot, sums, sums + width, count, width)
 
 
 cdef struct Products:
@@ -234,52 +251,15 @@ def products(
 
 cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
-    products_block(
-        dy + at, <const floating *> c.x + at, <const floating *> c.mean + image * c.width,
-        c.sums + 2 * task * c.width, min(c.block, c.size - first), c.width,
-    )
-
-
-cdef void products_block(
-    const floating *dy, const floating *x, const floating *mean, double *sums, Py_ssize_t count, Py_ssize_t width
-) noexcept nogil:
-    cdef Py_ssize_t j, stop
-    cdef double *products = sums + width
-    cdef floating m, a, b, c, d, e, f, g, h
-    for j in range(width):
-        sums[j] = products[j] = 0
-    while count >= TOGETHER * width:
-        for j in range(width):
-            m = mean[j]
-            a = dy[j]
-            b = dy[width + j]
-            c = dy[2 * width + j]
-            d = dy[3 * width + j]
-            e = dy[4 * width + j]
-            f = dy[5 * width + j]
-            g = dy[6 * width + j]
-            h = dy[7 * width + j]
-            sums[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
-            a *= x[j] - m
-            b *= x[width + j] - m
-            c *= x[2 * width + j] - m
-            d *= x[3 * width + j] - m
-            e *= x[4 * width + j] - m
-            f *= x[5 * width + j] - m
-            g *= x[6 * width + j] - m
-            h *= x[7 * width + j] - m
-            products[j] += ((a + b) + (c + d)) + ((e + f) + (g + h))
-        x += TOGETHER * width
-        dy += TOGETHER * width
-        count -= TOGETHER * width
-    while count > 0:
-        stop = min(width, count)
-        for j in range(stop):
-            sums[j] += dy[j]
-            products[j] += dy[j] * (x[j] - mean[j])
-        x += width
-        dy += width
-        count -= width
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.mean + image * width
+    cdef double *sums = c.sums + 2 * task * width
+    dy += at
+    if floating is float:
+        products_float(dy, x, mean, sums, sums + width, count, width)
+    else:
+        products_double(dy, x, mean, sums, sums + width, count, width)
 
 
 def update_running(
@@ -301,6 +281,7 @@ cdef struct ScaleShift:
     const void *x
     const void *coefficients
     Py_ssize_t size, width, block, blocks, images
+    bint far  # what is written does not fit into a cache
 
 
 def normalise(
@@ -322,7 +303,8 @@ def normalise(
     if images * size == 0:
         return
     cdef ScaleShift c = ScaleShift(
-        NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images
+        NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR,
     )
     with nogil:
         for image in range(images):
@@ -349,18 +331,16 @@ def normalise(
 
 cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
-    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first), j
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
     cdef const floating *x = <const floating *> c.x + at
     cdef const floating *mean = <const floating *> c.coefficients + image * width
     cdef const floating *scale = mean + c.images * width
     cdef const floating *shift = scale + c.images * width
     y += at
-    while count > 0:
-        for j in range(min(width, count)):
-            y[j] = (x[j] - mean[j]) * scale[j] + shift[j]
-        x += width
-        y += width
-        count -= width
+    if floating is float:
+        scale_shift_float(x, mean, scale, shift, y, count, width, c.far)
+    else:
+        scale_shift_double(x, mean, scale, shift, y, count, width, c.far)
 
 
 def scale_shift_backward(
@@ -372,7 +352,8 @@ def scale_shift_backward(
     if images * size == 0:
         return
     cdef ScaleShift c = ScaleShift(
-        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images
+        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR,
     )
     with nogil:
         run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
@@ -380,7 +361,7 @@ def scale_shift_backward(
 
 cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
-    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first), j
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
     cdef const floating *dy = <const floating *> c.dy + at
     cdef const floating *x = <const floating *> c.x + at
     cdef const floating *mean = <const floating *> c.coefficients + image * width
@@ -388,16 +369,26 @@ cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_
     cdef const floating *slope = scale + c.images * width
     cdef const floating *shift = slope + c.images * width
     dx += at
-    while count > 0:
-        for j in range(min(width, count)):
-            dx[j] = dy[j] * scale[j] + (x[j] - mean[j]) * slope[j] + shift[j]
-        dy += width
-        x += width
-        dx += width
-        count -= width
+    if floating is float:
+        scale_shift_backward_float(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+    else:
+        scale_shift_backward_double(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
 
 
 # --- rows along which one function is taken --------------------------------------------------------------------------
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC push_options
+    #pragma GCC optimize ("fp-contract=fast")  // norm.h needs it off, this header keeps it
+    #endif
+    #include "exponential.h"
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC pop_options
+    #endif
+    """
 
 
 cdef extern from "exponential.h" nogil:
@@ -410,6 +401,7 @@ cdef extern from "exponential.h" nogil:
 cdef enum:
     PART = 512  # elements in hand at a time
     LANES = 8  # sums side by side
+    TOGETHER = 8  # rounds of them that are added in the array's own type before they join the float64 sums
 
 
 cdef inline void exponentials(floating *x, Py_ssize_t count) noexcept nogil:
@@ -953,18 +945,14 @@ def prelu(
 
 
 cdef void prelu_task(floating *y, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first), width = c.width, j
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first)
     cdef const floating *x = <const floating *> c.x + first
     cdef const floating *weight = <const floating *> c.weight
-    cdef floating below
     y += first
-    while count > 0:
-        for j in range(min(width, count)):
-            below = x[j] * weight[j]
-            y[j] = x[j] if x[j] > 0 else below
-        x += width
-        y += width
-        count -= width
+    if floating is float:
+        prelu_float(x, weight, y, count, c.width)
+    else:
+        prelu_double(x, weight, y, count, c.width)
 
 
 def prelu_backward(
@@ -981,23 +969,13 @@ def prelu_backward(
 
 
 cdef void prelu_backward_task(floating *dx, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first), width = c.width, j
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.size - first)
     cdef const floating *dy = <const floating *> c.dy + first
     cdef const floating *x = <const floating *> c.x + first
     cdef const floating *weight = <const floating *> c.weight
-    cdef double *sums = c.sums + task * width
-    cdef floating below, product, d
+    cdef double *sums = c.sums + task * c.width
     dx += first
-    for j in range(width):
-        sums[j] = 0
-    while count > 0:
-        for j in range(min(width, count)):
-            d = dy[j]
-            below = d * weight[j]
-            product = d * x[j]
-            dx[j] = d if x[j] > 0 else below
-            sums[j] += 0 if x[j] > 0 else product
-        dy += width
-        x += width
-        dx += width
-        count -= width
+    if floating is float:
+        prelu_backward_float(dy, x, weight, dx, sums, count, c.width)
+    else:
+        prelu_backward_double(dy, x, weight, dx, sums, count, c.width)

@@ -9,7 +9,7 @@
 
 #include "vectors.h"
 
-#define FAR ((ptrdiff_t)32 << 20) /* bytes of a result from which that pays */
+#define FAR ((ptrdiff_t)8 << 20) /* bytes of a result from which that pays */
 #define BUFFER 1024               /* elements that are put together in L1 before they go */
 
 /* y = x: whole lines go past the caches, what is left at both ends takes the common way. `fence` follows the last. */

@@ -1,0 +1,185 @@
+/* The loops of norm.h for one REAL, for compilers to vectorise with vectors of BYTES bytes. A column's terms are added
+   in one order, whatever the vectors: same bits. */
+
+#define Reals NAME(Reals)
+#define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
+#define Floats NAME(Floats)
+#define AT(x) (*(const Reals *)((x) + j))
+
+typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+typedef float Floats __attribute__((vector_size(BYTES)));
+
+/* The lines AHEAD of x[0 .. count - 1] are fetched: wide vectors take lines faster than the hardware brings them of its
+   own accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
+TARGET INLINE void NAME(fetch)(const REAL *x, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; BYTES > 16 && i < count; i += CACHE_LINE / sizeof(REAL))
+        __builtin_prefetch((const char *)(x + i) + AHEAD);
+}
+
+TARGET static void NAME(column_sums)(const REAL *restrict x, double *restrict sums, ptrdiff_t rows, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = 0;
+    for (; rows >= 4 && width <= NARROW; rows -= 4, x += 4 * width) {
+        NAME(fetch)(x, 4 * width);
+        for (ptrdiff_t j = 0; j < width; j++) /* one by one, but kept in a register meanwhile */
+            sums[j] = sums[j] + x[j] + x[width + j] + x[2 * width + j] + x[3 * width + j];
+    }
+    for (; rows > 0; rows--, x += width) {
+        NAME(fetch)(x, width);
+        for (ptrdiff_t j = 0; j < width; j++)
+            sums[j] += x[j];
+    }
+}
+
+TARGET static void NAME(add_in_order)(
+    const REAL *restrict partial, REAL *restrict y, ptrdiff_t terms, ptrdiff_t size, ptrdiff_t count)
+{
+    memcpy(y, partial, count * sizeof(REAL));
+    partial += size;
+    for (terms -= 1; terms >= 4; terms -= 4, partial += 4 * size)
+        for (ptrdiff_t j = 0; j < count; j++)
+            y[j] = y[j] + partial[j] + partial[size + j] + partial[2 * size + j] + partial[3 * size + j];
+    for (; terms > 0; terms--, partial += size)
+        for (ptrdiff_t j = 0; j < count; j++)
+            y[j] += partial[j];
+}
+
+TARGET static void NAME(add_row)(REAL *restrict x, const REAL *restrict row, ptrdiff_t rows, ptrdiff_t width)
+{
+    for (; rows > 0; rows--, x += width)
+        for (ptrdiff_t j = 0; j < width; j++)
+            x[j] += row[j];
+}
+
+/* --- statistics of channels: `count` elements in rows of `width`, the last of which may be cut short -------------- */
+
+/* Eight rows' terms are added in REAL before they join the sums; two at a time, so that registers suffice. */
+#define CENTRED(i) (x[(i) * width + j] - mean[j])
+#define SQUARE(i) (CENTRED(i) * CENTRED(i))
+#define GRADIENT(i) (dy[(i) * width + j])
+#define PRODUCT(i) (GRADIENT(i) * CENTRED(i))
+
+TARGET static void NAME(moments)(
+    const REAL *restrict x, const REAL *restrict mean, double *restrict sums, double *restrict squares,
+    ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = squares[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, x += 8 * width) {
+        NAME(fetch)(x, 8 * width);
+        for (ptrdiff_t j = 0; j < width; j++) {
+            const REAL a = CENTRED(0) + CENTRED(1), a2 = SQUARE(0) + SQUARE(1);
+            const REAL b = CENTRED(2) + CENTRED(3), b2 = SQUARE(2) + SQUARE(3);
+            const REAL c = CENTRED(4) + CENTRED(5), c2 = SQUARE(4) + SQUARE(5);
+            const REAL d = CENTRED(6) + CENTRED(7), d2 = SQUARE(6) + SQUARE(7);
+            sums[j] += (a + b) + (c + d);
+            squares[j] += (a2 + b2) + (c2 + d2);
+        }
+    }
+    for (; count > 0; count -= width, x += width)
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
+            sums[j] += CENTRED(0);
+            squares[j] += SQUARE(0);
+        }
+}
+
+TARGET static void NAME(products)(
+    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, double *restrict sums,
+    double *restrict products, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
+        for (ptrdiff_t j = 0; j < width; j++) {
+            const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);
+            const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);
+            const REAL c = GRADIENT(4) + GRADIENT(5), cx = PRODUCT(4) + PRODUCT(5);
+            const REAL d = GRADIENT(6) + GRADIENT(7), dx = PRODUCT(6) + PRODUCT(7);
+            sums[j] += (a + b) + (c + d);
+            products[j] += (ax + bx) + (cx + dx);
+        }
+    for (; count > 0; count -= width, dy += width, x += width)
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
+            sums[j] += GRADIENT(0);
+            products[j] += PRODUCT(0);
+        }
+}
+
+/* Whether y can go past the caches: rows of whole vectors, to addresses that these divide. */
+TARGET INLINE int NAME(streams)(const REAL *y, ptrdiff_t width)
+{
+    return BYTES > 16 && ((uintptr_t)y | (width * sizeof(REAL))) % BYTES == 0;
+}
+
+TARGET static void NAME(scale_shift)(
+    const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict shift,
+    REAL *restrict y, ptrdiff_t count, ptrdiff_t width, int far)
+{
+    if (far && NAME(streams)(y, width)) {
+        for (; count >= width; count -= width, x += width, y += width)
+            for (ptrdiff_t j = 0; j < width; j += LANES)
+                STREAM((float *)(y + j), (Floats)((AT(x) - AT(mean)) * AT(scale) + AT(shift)));
+        fence();
+    }
+    for (; count > 0; count -= width, x += width, y += width)
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
+            y[j] = CENTRED(0) * scale[j] + shift[j];
+}
+
+TARGET static void NAME(scale_shift_backward)(
+    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
+    const REAL *restrict slope, const REAL *restrict shift, REAL *restrict dx, ptrdiff_t count, ptrdiff_t width,
+    int far)
+{
+    if (far && NAME(streams)(dx, width)) {
+        for (; count >= width; count -= width, dy += width, x += width, dx += width)
+            for (ptrdiff_t j = 0; j < width; j += LANES) {
+                const Reals value = AT(dy) * AT(scale) + (AT(x) - AT(mean)) * AT(slope) + AT(shift);
+                STREAM((float *)(dx + j), (Floats)value);
+            }
+        fence();
+    }
+    for (; count > 0; count -= width, dy += width, x += width, dx += width)
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
+            dx[j] = dy[j] * scale[j] + CENTRED(0) * slope[j] + shift[j];
+}
+
+TARGET static void NAME(prelu)(
+    const REAL *restrict x, const REAL *restrict weight, REAL *restrict y, ptrdiff_t count, ptrdiff_t width)
+{
+    for (; count > 0; count -= width, x += width, y += width)
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
+            const REAL below = x[j] * weight[j];
+            y[j] = x[j] > 0 ? x[j] : below;
+        }
+}
+
+TARGET static void NAME(prelu_backward)(
+    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict weight, REAL *restrict dx,
+    double *restrict sums, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = 0;
+    for (; count > 0; count -= width, dy += width, x += width, dx += width) {
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
+            const REAL below = dy[j] * weight[j];
+            dx[j] = x[j] > 0 ? dy[j] : below;
+        }
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) { /* apart: both choices at once would not be vectorised */
+            const REAL product = dy[j] * x[j];
+            sums[j] += x[j] > 0 ? 0 : product;
+        }
+    }
+}
+
+#undef Reals
+#undef LANES
+#undef Floats
+#undef AT
+#undef CENTRED
+#undef SQUARE
+#undef GRADIENT
+#undef PRODUCT
+#undef BYTES
