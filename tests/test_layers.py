@@ -1022,3 +1022,21 @@ def test_freeze_takes_a_name_or_a_place_and_nothing_that_is_only_empty():
             with pytest.raises(TypeError, match="is given by its name"):
                 change(nothing)
     assert len(net.parameters()) == 4
+
+
+def test_relu_keeps_what_the_next_layer_keeps_too():
+    """In a training step its output in place of its input; what vjp hands out may be changed, so not there."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 5, 5)).astype(np.float32)
+    x[0, 0, 0, :3] = np.nan, -0.0, 0.0
+    layer = fc.ReLU()
+    for given in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1), x[:, :, ::2]):
+        dy = rng.standard_normal(given.shape).astype(np.float32)
+        y, saved = layer.forward(given, Context())
+        kept = layer.forward(given, Context(snapshot=True))[1]
+        assert np.shares_memory(saved.x, y) and not np.shares_memory(kept.x, y)
+        np.testing.assert_array_equal(layer.backward(dy, saved, True)[0], layer.backward(dy, kept, True)[0])
+    y, pullback = fc.vjp(layer, x)
+    expected = pullback(np.ones_like(y))[0].copy()
+    y *= -1
+    np.testing.assert_array_equal(pullback(np.ones_like(y))[0], expected)
