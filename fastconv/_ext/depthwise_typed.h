@@ -17,13 +17,21 @@ TARGET INLINE Reals NAME(pick)(const REAL *x, const int *mask, const int kind)
         return *(const Reals *)x;
     if (kind == BROADCAST)
         return *x - (Reals){0};
-#if defined(__clang__)
+#if !defined(__clang__)
+    return __builtin_shuffle(*(const Reals *)x, __builtin_convertvector(*(const Ints *)mask, Integers));
+#elif defined(__x86_64__) && BYTES == 64 && SINGLE
+    return (Reals)_mm512_permutexvar_ps(_mm512_loadu_si512(mask), _mm512_loadu_ps(x));
+#elif defined(__x86_64__) && BYTES == 64
+    const __m512i index = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)mask));
+    return (Reals)_mm512_permutexvar_pd(index, _mm512_loadu_pd(x));
+#elif defined(__x86_64__) && BYTES == 32 && SINGLE
+    return (Reals)_mm256_permutevar8x32_ps(_mm256_loadu_ps(x), _mm256_loadu_si256((const __m256i *)mask));
+#else
     Reals value;
+    UNROLL
     for (ptrdiff_t lane = 0; lane < LANES; lane++)
         value[lane] = x[mask[lane]];
     return value;
-#else
-    return __builtin_shuffle(*(const Reals *)x, __builtin_convertvector(*(const Ints *)mask, Integers));
 #endif
 }
 
@@ -59,7 +67,11 @@ TARGET INLINE void NAME(slide)(
     for (int t = 0; t < taps; t++)
         weight[t] = *(const Reals *)(w + t * w_tap);
     UNROLL
-    for (int i = 0; i < PIXELS + taps - 1; i++, at += pitch)
+    for (int i = 0; i < PIXELS + taps - 1; i++, at += pitch) {
+        if (!inner) {
+            COMPARED_HERE(low);
+            COMPARED_HERE(high);
+        }
         if (inner || (i >= low && i < high)) {
             const Reals value = NAME(pick)(x + at, mask, kind);
             UNROLL
@@ -67,6 +79,7 @@ TARGET INLINE void NAME(slide)(
                 if (i - t >= 0 && i - t < PIXELS)
                     sum[i - t] += weight[t] * value;
         }
+    }
 }
 
 /* One block of lanes for the outputs q .. q + pixels - 1 of a run; inner: PIXELS of them, and no tap lies outside. */

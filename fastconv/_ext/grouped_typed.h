@@ -15,23 +15,37 @@ typedef int Ints __attribute__((vector_size(BYTES), aligned(4), may_alias));
 /* Of the vector at x the element index[lane] in every lane. */
 TARGET INLINE Reals NAME(pick)(const float *x, Ints index)
 {
-#if defined(__clang__)
-    Reals picked;
-    for (ptrdiff_t lane = 0; lane < LANES; lane++)
-        picked[lane] = x[index[lane]];
-    return picked;
-#else
+#if !defined(__clang__)
     return __builtin_shuffle(*(const Reals *)x, index);
+#elif defined(__x86_64__) && BYTES == 64
+    return (Reals)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(x));
+#elif defined(__x86_64__)
+    return (Reals)_mm256_permutevar8x32_ps(_mm256_loadu_ps(x), (__m256i)index);
+#else
+    Reals picked;
+    UNROLL
+    for (ptrdiff_t lane = 0; lane < LANES; lane++)
+        picked[lane] = x[index[lane] & (LANES - 1)];
+    return picked;
 #endif
 }
 
 /* Of the two vectors at x the element index[lane] in every lane. */
 TARGET INLINE Reals NAME(pick_of_two)(const float *x, Ints index)
 {
-#if defined(__clang__)
-    return NAME(pick)(x, index);
-#else
+#if !defined(__clang__)
     return __builtin_shuffle(*(const Reals *)x, *(const Reals *)(x + LANES), index);
+#elif defined(__x86_64__) && BYTES == 64
+    return (Reals)_mm512_permutex2var_ps(_mm512_loadu_ps(x), (__m512i)index, _mm512_loadu_ps(x + LANES));
+#elif defined(__x86_64__)
+    const __m256 second = (__m256)_mm256_slli_epi32((__m256i)index, 28); /* signs: of the lanes that are the second's */
+    return (Reals)_mm256_blendv_ps((__m256)NAME(pick)(x, index), (__m256)NAME(pick)(x + LANES, index), second);
+#else
+    Reals picked;
+    UNROLL
+    for (ptrdiff_t lane = 0; lane < LANES; lane++)
+        picked[lane] = x[index[lane] & (2 * LANES - 1)];
+    return picked;
 #endif
 }
 
@@ -95,7 +109,7 @@ TARGET INLINE void NAME(slide)(
             for (int t = 0; t < taps; t++)
                 weight[t] = *(const Reals *)(w + t * w_tap);
             const float *pixel = AGAIN(x);
-#pragma GCC unroll 18
+            UNROLL
             for (int i = 0; i < outputs + taps - 1; i++) {
                 const Reals value = NAME(pick)(pixel + i * pitch, index);
                 UNROLL

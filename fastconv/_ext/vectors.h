@@ -16,10 +16,17 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline)) /* GCC's time for a function grows faster than its length */
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
+#if defined(__clang__) /* not "unroll": that unrolls by a factor before inlining has made the count a constant */
+#define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 28")
+#endif
+
+/* Clang else compares the integer with all that it is compared with beforehand, and keeps the results in memory. */
+#if defined(__clang__)
+#define COMPARED_HERE(value) __asm__("" : "+r"(value))
+#else
+#define COMPARED_HERE(value) (void)0
 #endif
 
 #define JOIN_(a, b) a##_##b
@@ -40,7 +47,10 @@
    anywhere, takes the common way. */
 #define STREAM(y, value) JOIN(STREAM, BYTES)(y, value)
 #define STREAM_16(y, value) (*(Four *)(y) = (value))
-#if defined(__x86_64__)
+#if defined(__clang__) && defined(__x86_64__) /* merged, its own become plain stores */
+#define STREAM_32(y, value) __asm__ volatile("vmovntps %1, %0" : "=m"(*(__m256 *)(y)) : "x"(value))
+#define STREAM_64(y, value) __asm__ volatile("vmovntps %1, %0" : "=m"(*(__m512 *)(y)) : "v"(value))
+#elif defined(__x86_64__)
 #define STREAM_32(y, value) _mm256_stream_ps(y, (__m256)(value))
 #define STREAM_64(y, value) _mm512_stream_ps(y, (__m512)(value))
 #endif
