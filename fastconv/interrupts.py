@@ -21,9 +21,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         own = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+        self.inside = self.pending = False
         if own and threading.current_thread() is threading.main_thread():
+            self.installed = True  # first: a signal may come between the two
             _signal.signal(_signal.SIGINT, self._on_signal)
-            self.installed = True
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -51,5 +52,7 @@ def uninterrupted() -> Iterator[None]:
     """Holds Ctrl-C back inside, for what must not be left half done."""
     with Interrupts() as interrupts:
         interrupts.begin()
-        yield
-        interrupts.end()
+        try:
+            yield
+        finally:
+            interrupts.end()

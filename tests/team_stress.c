@@ -67,6 +67,24 @@ static void one_task(void *data, const void *context, ptrdiff_t task, int slot) 
 
 static int stop_now(void) { return 7; }
 
+static _Thread_local int is_child;
+
+/* What a signal's handler may do: the child goes on with what is left of the region. */
+static int fork_now(void) {
+    if (is_child) return 0;
+    pid_t process = fork();
+    if (process == 0) {
+        alarm(60);
+        is_child = 1;
+        return 0;
+    }
+    int status = 0;
+    while (waitpid(process, &status, 0) < 0 && errno == EINTR) {}
+    if (status) fail("a child that was forked inside a region failed or hung");
+    atomic_fetch_add(&forked, 1);
+    return 0;
+}
+
 static void run_one(struct region *region, uint64_t *state) {
     region->count = 1 + (int)(draw(state) % (draw(state) % 8 ? 40 : MOST_TASKS));
     region->length = (int)(draw(state) % (draw(state) % 16 ? 300 : 30000));
@@ -77,7 +95,10 @@ static void run_one(struct region *region, uint64_t *state) {
     memset(region->scratch, 0, sizeof region->scratch);
     int slow = draw(state) % 1000 == 0; /* long enough to be asked whether to stop */
     if (slow) region->length = 40000000 / region->count;
-    int result = team_run(one_task, region, region, region->count, region->slots, slow ? stop_now : NULL);
+    int forks = slow && draw(state) % 2;
+    int result = team_run(
+        one_task, region, region, region->count, region->slots, forks ? fork_now : slow ? stop_now : NULL
+    );
     long done = 0, tasks = 0;
     for (int i = 0; i < region->count; i++) {
         if (region->done[i] > 1) fail("a task was done twice");
@@ -86,6 +107,7 @@ static void run_one(struct region *region, uint64_t *state) {
     for (int i = 0; i < MOST_THREADS; i++) tasks += region->scratch[i];
     if (done != tasks) fail("slots counted other tasks");
     if (result ? result != 7 || !slow : done != region->count) fail("a region ended early");
+    if (is_child) _exit(0);
     if (result) atomic_fetch_add(&stopped, 1);
     atomic_fetch_add_explicit(&regions, 1, memory_order_relaxed);
 }

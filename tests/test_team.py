@@ -21,6 +21,8 @@ import pytest
 import fastconv
 from fastconv import functional, machine, vjp
 from fastconv._ext import team
+from fastconv.interrupts import uninterrupted
+from fastconv.machine import blas
 
 KERNELS = Path(fastconv.__file__).parent / "_ext"
 TIMEOUT = 60
@@ -175,7 +177,7 @@ def test_interrupts_end_a_long_kernel(setup, call, threads):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) >= 0.3
+    assert 0.3 <= float(done.stdout) < 20  # these kernels take seconds; loose, for a busy machine
 
 
 def test_a_handler_runs_inside_a_kernel_and_what_it_raises_comes_out():
@@ -308,3 +310,124 @@ def test_fastconv_never_imports_threadpoolctl():
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
+
+
+# --- whoever hires a helper ------------------------------------------------------------------------------------------
+
+ROUNDED = """
+import ctypes, ctypes.util, platform
+import numpy as np
+import fastconv
+from fastconv import functional
+fenv = ctypes.CDLL(ctypes.util.find_library("m"))
+DOWNWARD = {"x86_64": 0x400, "aarch64": 0x800000}[platform.machine()]
+rng = np.random.default_rng(0)
+x = rng.standard_normal((16, 32, 48, 48)).astype(np.float32)
+w = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
+def bits(threads):
+    fastconv.set_num_threads(threads)
+    return [functional.conv2d(x, w, algorithm="direct").tobytes() for _ in range(5)]
+def same():
+    return len({*bits(1), *bits(2), *bits(2)}) == 1
+assert same()  # a helper is hired
+assert fenv.fesetround(DOWNWARD) == 0
+assert same()
+fastconv.set_num_threads(1)  # it leaves, and another is hired
+assert same()
+assert fenv.fesetround(0) == 0
+assert same()
+"""
+
+FORKED = """
+import os, signal
+import numpy as np
+import fastconv
+from fastconv import functional
+fastconv.set_num_threads(2)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((16384, 512)).astype(np.float32)
+w, b = rng.standard_normal((512, 512)).astype(np.float32), rng.standard_normal(512).astype(np.float32)
+expected = functional.linear(x, w, b)
+children = []
+def fork(number, frame):
+    if len(children) < 12:
+        child = os.fork()
+        if child == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            children.clear()
+            children.extend([None] * 99)
+        else:
+            children.append(child)
+signal.signal(signal.SIGALRM, fork)
+signal.setitimer(signal.ITIMER_REAL, 0.06, 0.06)
+while len(children) < 12:
+    right = np.array_equal(functional.linear(x, w, b), expected)
+    if len(children) == 99 or not right:
+        os._exit(0 if right else 3)
+if len(children) == 99:  # forked between two calls
+    os._exit(0)
+signal.setitimer(signal.ITIMER_REAL, 0)
+statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+assert statuses == [0] * 12, statuses
+"""
+
+CRASHED = """
+import faulthandler, mmap, os, sys
+import numpy as np
+import fastconv
+from fastconv import functional
+faulthandler.enable()
+fastconv.set_num_threads(2)
+functional.relu(np.ones(1 << 20, np.float32))
+with open(sys.argv[1], "wb") as file:
+    file.truncate(64 << 20)
+x = np.memmap(sys.argv[1], np.float32, "r")
+os.truncate(sys.argv[1], 0)
+functional.relu(x)
+"""
+
+
+@pytest.mark.parametrize("code", [ROUNDED, FORKED], ids=["rounding", "fork in a handler"])
+def test_whatever_the_caller_does(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_crash_in_a_helper_is_told(tmp_path):
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", CRASHED, str(tmp_path / "x")], capture_output=True, text=True, timeout=TIMEOUT,
+            check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.returncode < 0
+        assert "Fatal Python error: Bus error" in done.stderr
+
+
+def test_a_handler_that_computes_inside_the_hold_of_blas(monkeypatch):
+    if not blas._blas.controlled:
+        pytest.skip("this BLAS's threads cannot be counted")
+    before = blas._blas.get_threads()
+    monkeypatch.setattr(blas._blas, "get_threads", lambda get=blas._blas.get_threads: (nested(), get())[1])
+    runs = []
+
+    def nested():
+        if not runs:
+            runs.append(True)
+            with blas.blas_held():
+                pass
+
+    with blas.blas_held():
+        pass
+    monkeypatch.undo()
+    assert runs and blas._blas.get_threads() == before
+
+
+def test_interrupts_are_neither_lost_nor_delivered_later():
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError
+    with uninterrupted():
+        pass

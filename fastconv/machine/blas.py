@@ -81,7 +81,7 @@ class _BlasHold:
     """A context in which BLAS runs on one thread; nested and concurrent holders are counted."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._holders = 0
         self._before = 1
 
@@ -89,19 +89,19 @@ class _BlasHold:
         if not _blas.controlled:
             return
         with self._lock:
-            if self._holders == 0:
+            self._holders += 1  # first: a signal's handler that computes may come in between
+            if self._holders == 1:
                 self._before = _blas.get_threads()
                 if self._before != 1:
                     _blas.set_threads(1)
-            self._holders += 1
 
     def __exit__(self, *error: object) -> None:
         if not _blas.controlled:
             return
         with self._lock:
-            self._holders -= 1
-            if self._holders == 0 and self._before != 1:
+            if self._holders == 1 and self._before != 1:
                 _blas.set_threads(self._before)
+            self._holders -= 1
 
 
 _blas = _Blas()

@@ -358,7 +358,7 @@ class Trainer:
             if not self._torn:
                 for array, before in buffers:
                     np.copyto(array, before)
-            self._interrupts.inside = False
+            self._interrupts.end()
             raise
         self._interrupts.end()
 

@@ -13,8 +13,12 @@ computes what is left to chance; tasks are therefore cut by shape, and sums are 
     busy      held by the caller of the running region. Who finds it held computes alone: another Python thread, or a
               task that begins a region of its own
 
+Shares are few and short: who loses its core with one holds up no more than that. Before the caller asks whether to stop
+it closes the claims and waits for what is claimed: a signal's handler may fork, and the child does what is left.
+
 A helper spins for a moment after its last task, then it is parked (the state machine is that of Rust's
-std::thread::park on a futex). A forked child has no helpers and gets new ones at its first region.
+std::thread::park on a futex). It rounds as the region's caller does. A forked child has no helpers and gets new ones at
+its first region.
 
 Acquire and release order everything; there are no fences, which ThreadSanitizer would not see. */
 
@@ -30,18 +34,23 @@ Acquire and release order everything; there are no fences, which ThreadSanitizer
 #include <time.h>
 
 #ifdef __linux__
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#if !defined(TEAM_WITHOUT_FUTEX) /* to test what other systems do */
+#define FUTEX
 #include <linux/futex.h>
 #include <sys/syscall.h>
-#include <unistd.h>
+#endif
 #endif
 
-enum { MOST = 1024, CALLS_AT_ONCE = 2, SHARES = 8, REGIONS_UNTIL_RETRY = 1000, STACK = 2 << 20 };
+enum { MOST = 1024, SHARES = 8, LONGEST_STRIDE = 32, REGIONS_UNTIL_RETRY = 1000, STACK = 2 << 20 };
 
-static const int64_t SPIN = 40 * 1000;              /* ns that a helper looks for another region: bench/NOTES.md */
-static const int64_t PATIENCE = 500 * 1000;         /* ns that a caller looks for the last result before it sleeps */
-static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* ns between two questions whether to stop */
-
-static const int64_t LOOK_AGAIN = 1000 * 1000;       /* ns between two looks at the clock, or one task */
+/* ns; bench/NOTES.md has the first two */
+static const int64_t SPIN = 40 * 1000;            /* that a helper looks for another region before it sleeps */
+static const int64_t PATIENCE = 500 * 1000;       /* that a caller looks for the last result before it sleeps */
+static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* between two questions whether to stop */
+static const int64_t SHORT = 500 * 1000;          /* shares that take less grow, those that take twice as long shrink */
 
 enum { UNIT_BITS = 20, MOST_UNITS = (1 << UNIT_BITS) - 2, CLOSED = (1 << UNIT_BITS) - 1 };
 static const uint32_t WAITING = (uint32_t)1 << 31;
@@ -65,12 +74,13 @@ static struct {
     _Atomic(void *) data;
     _Atomic(const void *) context;
     _Atomic ptrdiff_t count, unit; /* tasks of the region, and of one unit */
-    _Atomic uint32_t units;
+    _Atomic uint32_t units, rounding;
     atomic_int threads;
     /* only who holds `busy` */
     struct helper *helpers[MOST];
     int helper_count, regions_until_retry;
-    int forks; /* that this process came from */
+    int forks;     /* that this process came from */
+    int fork_safe; /* children will forget the helpers */
     uint64_t number;
 } team = {.claim = CLOSED, .size = 1};
 
@@ -95,7 +105,7 @@ static inline void relax(void) {
 #endif
 }
 
-#ifdef __linux__
+#ifdef FUTEX
 
 /* Sleeps while *word is `value`; may return without a reason. */
 static void sleep_on(_Atomic uint32_t *word, uint32_t value) {
@@ -103,6 +113,8 @@ static void sleep_on(_Atomic uint32_t *word, uint32_t value) {
 }
 
 static void wake(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0); }
+
+static void forget_sleepers(void) {}
 
 #else
 
@@ -120,6 +132,12 @@ static void wake(_Atomic uint32_t *word) {
     pthread_mutex_lock(&sleeping);
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&sleeping);
+}
+
+/* In a forked child, whose copies may be locked for ever. */
+static void forget_sleepers(void) {
+    sleeping = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    changed = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
 #endif
@@ -145,53 +163,103 @@ static uint32_t park(struct helper *self) {
 
 /* --- claiming --------------------------------------------------------------------------------------------------- */
 
+/* How this thread rounds, and what it does with denormal numbers; without the flags of what happened. */
+static uint32_t get_rounding(void) {
+#if defined(__x86_64__)
+    return __builtin_ia32_stmxcsr() & ~(uint32_t)63;
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return (uint32_t)mode;
+#else
+    return 0;
+#endif
+}
+
+static void set_rounding(uint32_t mode) {
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr(mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode));
+#else
+    (void)mode;
+#endif
+}
+
 static uint32_t front_of(uint64_t claim) { return (uint32_t)claim & CLOSED; }
 
 static uint32_t back_of(uint64_t claim) { return (uint32_t)(claim >> UNIT_BITS) & CLOSED; }
 
+static uint64_t number_of(uint64_t claim) { return claim >> 2 * UNIT_BITS; }
+
 static uint64_t closed(void) { return team.number << 2 * UNIT_BITS | CLOSED; }
 
-/* Claims some units for `slot` and does them; how many. Few at a time: who loses its core holds up no more. */
-static uint32_t do_some(int slot) {
+/* A thread's longest share of a region. */
+struct pace {
+    uint64_t number;
+    uint32_t most;
+};
+
+/* Claims some units for `slot` and does them; how many. */
+static uint32_t do_some(int slot, struct pace *pace) {
     uint64_t claim = load(&team.claim, acquire);
     for (;;) {
         uint32_t units = load(&team.units, relaxed);
         uint32_t front = front_of(claim), back = back_of(claim);
         int threads = load(&team.threads, relaxed);
         if (front == CLOSED || front + back >= units || slot >= threads) return 0;
+        if (pace->number != number_of(claim)) *pace = (struct pace){number_of(claim), 1};
         uint32_t share = (units - front - back) / (uint32_t)(SHARES * threads);
+        if (share > pace->most) share = pace->most;
         if (share == 0) share = 1;
         team_task function = load(&team.function, relaxed);
         void *data = load(&team.data, relaxed);
         const void *context = load(&team.context, relaxed);
         ptrdiff_t count = load(&team.count, relaxed), unit = load(&team.unit, relaxed);
+        uint32_t rounding = load(&team.rounding, relaxed);
         uint64_t more = slot == 0 ? share : (uint64_t)share << UNIT_BITS;
-        if (atomic_compare_exchange_weak_explicit(
+        if (!atomic_compare_exchange_weak_explicit(
                 &team.claim, &claim, claim + more, memory_order_acq_rel, memory_order_acquire
-            )) {
-            ptrdiff_t first = unit * (ptrdiff_t)(slot == 0 ? front : units - back - share);
-            ptrdiff_t last = first + unit * (ptrdiff_t)share;
-            for (ptrdiff_t task = first; task < last && task < count; task++) function(data, context, task, slot);
-            return share;
-        }
+            ))
+            continue;
+        if (slot != 0 && rounding != get_rounding()) set_rounding(rounding);
+        ptrdiff_t first = unit * (ptrdiff_t)(slot == 0 ? front : units - back - share);
+        ptrdiff_t last = first + unit * (ptrdiff_t)share;
+        int64_t began = now();
+        for (ptrdiff_t task = first; task < last && task < count; task++) function(data, context, task, slot);
+        int64_t took = now() - began;
+        if (took < SHORT && share == pace->most && share < MOST_UNITS / 2) pace->most = 2 * share;
+        if (took > 2 * SHORT) pace->most = share / 2 ? share / 2 : 1;
+        return share;
     }
 }
 
 /* --- helpers ---------------------------------------------------------------------------------------------------- */
 
-static void *help(void *argument) {
-    struct helper *self = argument;
-    inside = 1;
+/* A name, and the cores and the niceness of the process's first thread, whoever hired this one. */
+static void take_after_process(int slot) {
 #if defined(__linux__)
     char name[16];
-    snprintf(name, sizeof name, "fastconv-%d", self->slot);
+    snprintf(name, sizeof name, "fastconv-%d", slot);
     pthread_setname_np(pthread_self(), name);
+    cpu_set_t cores;
+    if (sched_getaffinity(getpid(), sizeof cores, &cores) == 0) sched_setaffinity(0, sizeof cores, &cores);
+    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, (id_t)getpid())); /* may be refused */
+#else
+    (void)slot;
 #endif
+}
+
+static void *help(void *argument) {
+    struct helper *self = argument;
+    struct pace pace = {0, 1};
+    inside = 1;
+    take_after_process(self->slot);
     uint32_t told = EMPTY;
     while (told != LEAVE) {
         int64_t last = now();
         while ((told = load(&self->state, acquire)) != LEAVE) {
-            uint32_t did = do_some(self->slot);
+            uint32_t did = do_some(self->slot, &pace);
             if (did) {
                 if (atomic_fetch_add_explicit(&team.done, did, memory_order_acq_rel) & WAITING) wake(&team.done);
                 last = 0;
@@ -222,8 +290,10 @@ static int hire(void) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK);
     sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* a new thread inherits it: signals are the caller's */
+    sigfillset(&all); /* signals are the caller's, but for those that a task of the helper's own raises */
+    const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&all, own[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* a new thread inherits it */
     pthread_t thread;
     int refused = pthread_create(&thread, &attributes, help, helper);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -250,6 +320,7 @@ static int staff(int threads) {
     int most = load(&team.size, relaxed) - 1;
     dismiss_down_to(most);
     if (most > threads - 1) most = threads - 1;
+    if (!team.fork_safe) return 0;
     if (team.regions_until_retry > 0) team.regions_until_retry--;
     while (team.helper_count < most && team.regions_until_retry == 0) {
         if (load(&team.leaving, acquire)) break; /* it still has the slot of the next one */
@@ -260,7 +331,11 @@ static int staff(int threads) {
 
 static int try_to_hold(void) { return !atomic_exchange_explicit(&team.busy, 1, memory_order_acquire); }
 
-static void let_go(void) { store(&team.busy, 0, release); }
+/* Whoever asked for a smaller team meanwhile found it held. */
+static void let_go(void) {
+    dismiss_down_to(load(&team.size, relaxed) - 1);
+    store(&team.busy, 0, release);
+}
 
 void team_resize(int size) {
     store(&team.size, size < 1 ? 1 : size > MOST ? MOST : size, relaxed);
@@ -274,6 +349,7 @@ void team_resize(int size) {
 int team_helpers(void) { return load(&team.present, relaxed); }
 
 static void forget_helpers(void) {
+    forget_sleepers();
     store(&team.claim, closed(), relaxed);
     store(&team.leaving, 0, relaxed);
     store(&team.present, 0, relaxed);
@@ -282,32 +358,38 @@ static void forget_helpers(void) {
     let_go();
 }
 
-__attribute__((constructor)) static void prepare_for_forks(void) { pthread_atfork(NULL, NULL, forget_helpers); }
+__attribute__((constructor)) static void prepare_for_forks(void) {
+    team.fork_safe = pthread_atfork(NULL, NULL, forget_helpers) == 0;
+}
 
 /* --- regions ---------------------------------------------------------------------------------------------------- */
 
-/* Whether to stop, at `time`: asked where the last question of this thread, in whatever region, was long ago. */
-static int is_interrupted(team_interrupted interrupted, int64_t time) {
-    static _Thread_local int64_t asked;
-    if (!interrupted || time - asked < ASK_AGAIN) return 0;
+static _Thread_local int64_t asked; /* when this thread last asked whether to stop, in whatever region */
+
+static int is_time_to_ask(team_interrupted interrupted, int64_t time) {
+    return interrupted && time - asked >= ASK_AGAIN;
+}
+
+static int ask(team_interrupted interrupted) {
     int stop = interrupted();
     asked = now();
     return stop;
 }
 
+/* Tasks first .. last - 1. */
 static int alone(
-    team_task function, void *data, const void *context, ptrdiff_t count, team_interrupted interrupted
+    team_task function, void *data, const void *context, ptrdiff_t first, ptrdiff_t last, team_interrupted interrupted
 ) {
     int64_t looked = now();
-    ptrdiff_t stride = 1, next = 0; /* tasks between two looks at the clock: more where tasks are short */
-    for (ptrdiff_t task = 0; task < count; task++) {
+    ptrdiff_t stride = 1, next = first; /* tasks between two looks at the clock: more where tasks are short */
+    for (ptrdiff_t task = first; task < last; task++) {
         function(data, context, task, 0);
         if (!interrupted || task < next) continue;
         int64_t time = now();
-        stride = time - looked > LOOK_AGAIN ? 1 : 2 * stride;
+        stride = time - looked > SHORT ? 1 : stride < LONGEST_STRIDE ? 2 * stride : stride;
         next = task + stride;
         looked = time;
-        int stop = is_interrupted(interrupted, time);
+        int stop = is_time_to_ask(interrupted, time) ? ask(interrupted) : 0;
         if (stop) return stop;
     }
     return 0;
@@ -328,51 +410,75 @@ static void wait_for(uint32_t count) {
     }
 }
 
+static void open_claims(uint32_t front, uint32_t back) {
+    store(&team.done, 0, relaxed);
+    team.number++;
+    store(&team.claim, team.number << 2 * UNIT_BITS | (uint64_t)back << UNIT_BITS | front, release);
+}
+
+/* The last claim; `before` units were claimed from the back when claims were opened: what was since is done now. */
+static uint64_t close_claims(uint32_t before) {
+    uint64_t claim = atomic_exchange_explicit(&team.claim, closed(), memory_order_acq_rel);
+    wait_for(back_of(claim) - before);
+    return claim;
+}
+
 /* A region of this caller, which holds the team, and `helpers`. */
 static int together(
     team_task function, void *data, const void *context, ptrdiff_t count, int helpers, team_interrupted interrupted
 ) {
+    ptrdiff_t unit = 1 + (count - 1) / MOST_UNITS;
+    uint32_t units = (uint32_t)(1 + (count - 1) / unit);
     store(&team.function, function, relaxed);
     store(&team.data, data, relaxed);
     store(&team.context, context, relaxed);
-    ptrdiff_t unit = 1 + (count - 1) / MOST_UNITS;
-    uint32_t units = (uint32_t)(1 + (count - 1) / unit);
     store(&team.count, count, relaxed);
     store(&team.unit, unit, relaxed);
     store(&team.units, units, relaxed);
+    store(&team.rounding, get_rounding(), relaxed);
     store(&team.threads, helpers + 1, relaxed);
-    store(&team.done, 0, relaxed);
-    team.number++;
-    store(&team.claim, team.number << 2 * UNIT_BITS, release);
+    open_claims(0, 0);
 
-    int stop = 0, called = 0, forks = team.forks;
+    struct pace pace = {0, 1};
+    int called = 0, calls = units <= (uint32_t)helpers + 1 ? helpers : 2, forks = team.forks;
+    uint32_t before = 0;
     do {
         uint64_t claim = load(&team.claim, relaxed);
         uint32_t left = units - front_of(claim) - back_of(claim);
-        for (int i = 0; i < CALLS_AT_ONCE && called < helpers && (uint32_t)called + 1 < left; i++)
+        for (int i = 0; i < calls && called < helpers && (uint32_t)called + 1 < left; i++)
             tell(team.helpers[called++], CALLED);
-        if (!do_some(0)) break;
-        stop = is_interrupted(interrupted, now());
-        if (team.forks != forks) /* a child, which has no helpers: what they claimed is not done here */
-            return stop ? stop : alone(function, data, context, count, interrupted);
-    } while (!stop);
-    wait_for(back_of(atomic_exchange_explicit(&team.claim, closed(), memory_order_acq_rel)));
-    return stop;
+        calls *= 2;
+        if (is_time_to_ask(interrupted, now())) {
+            claim = close_claims(before);
+            int stop = ask(interrupted);
+            if (stop) return stop;
+            if (team.forks != forks) /* a child: what was claimed is done, and there are no helpers */
+                return alone(
+                    function, data, context, unit * (ptrdiff_t)front_of(claim),
+                    back_of(claim) ? unit * (ptrdiff_t)(units - back_of(claim)) : count, interrupted
+                );
+            before = back_of(claim);
+            open_claims(front_of(claim), before);
+        }
+    } while (do_some(0, &pace));
+    close_claims(before);
+    return 0;
 }
 
 int team_run(
     team_task function, void *data, const void *context, ptrdiff_t count, int threads, team_interrupted interrupted
 ) {
+    if (count < 1) return 0;
     if (threads > count) threads = (int)count;
     int was_inside = inside, stop;
     inside = 1;
     if (was_inside || threads < 2 || !try_to_hold()) {
-        stop = alone(function, data, context, count, interrupted);
+        stop = alone(function, data, context, 0, count, interrupted);
     } else {
-        int helpers = staff(threads);
+        int helpers = staff(threads), forks = team.forks;
         stop = helpers ? together(function, data, context, count, helpers, interrupted)
-                       : alone(function, data, context, count, interrupted);
-        let_go();
+                       : alone(function, data, context, 0, count, interrupted);
+        if (team.forks == forks) let_go(); /* a child holds nothing any more */
     }
     inside = was_inside;
     return stop;
