@@ -1,5 +1,9 @@
 from numpy import ndarray
 
+ACTIVATIONS: dict[str, int]
+LOSSES: dict[str, int]
+ERRORS_OF_ONE_SUM: int
+
 def activate(kind: int, x: ndarray, y: ndarray, a: float, b: float, num_threads: int) -> None: ...
 def activate_backward(
     kind: int, dy: ndarray, x: ndarray, dx: ndarray, a: float, b: float, num_threads: int

@@ -11,6 +11,9 @@ from fastconv._ext.team cimport Task, run
 
 
 cdef extern from "activations.h" nogil:
+    enum:
+        RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH
+        SQUARED, ABSOLUTE, CROSS_ENTROPY
     void activate_float(int kind, const float *x, float *y, Py_ssize_t count, float a, float b)
     void activate_double(int kind, const double *x, double *y, Py_ssize_t count, double a, double b)
     void activate_backward_float(
@@ -27,6 +30,13 @@ cdef extern from "activations.h" nogil:
 cdef enum:
     RUN = 16384
     PART = 512  # elements of a run whose losses are in hand at a time
+
+ACTIVATIONS = {  # by their names in activations.h
+    "RELU": RELU, "LEAKY_RELU": LEAKY_RELU, "ELU": ELU, "GELU": GELU, "GELU_TANH": GELU_TANH, "SILU": SILU,
+    "SIGMOID": SIGMOID, "TANH": TANH, "SOFTPLUS": SOFTPLUS, "HARDSWISH": HARDSWISH,
+}
+LOSSES = {"mse_loss": SQUARED, "l1_loss": ABSOLUTE, "bce_with_logits": CROSS_ENTROPY}
+ERRORS_OF_ONE_SUM = RUN
 
 
 cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:

@@ -2,6 +2,8 @@ from numpy import ndarray
 
 from fastconv.window import Window
 
+DIVISORS: dict[str, int]
+
 def max_forward(
     x: ndarray, y: ndarray, taps: ndarray, window: Window, adapts: bool, tasks: int, num_threads: int
 ) -> None: ...

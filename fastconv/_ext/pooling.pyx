@@ -53,6 +53,8 @@ cdef enum:
     PADDED_TAPS = 0
     INNER_TAPS = -1
 
+DIVISORS = {"padded": PADDED_TAPS, "inner": INNER_TAPS}  # of a sum that are no number
+
 
 cdef struct Geometry:
     Py_ssize_t batch, channels, taps

@@ -46,7 +46,12 @@ from fastconv.ops.common import (
 )
 from fastconv.ops.registry import add
 
-RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = range(10)  # as in activations.h
+RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
+    elementwise.ACTIVATIONS[name]
+    for name in (
+        "RELU", "LEAKY_RELU", "ELU", "GELU", "GELU_TANH", "SILU", "SIGMOID", "TANH", "SOFTPLUS", "HARDSWISH",
+    )
+)  # fmt: skip
 CHEAP = (RELU, LEAKY_RELU, HARDSWISH)
 WORK = 8  # what an element of the others costs, in elements of the cheap ones
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)

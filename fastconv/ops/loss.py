@@ -44,8 +44,6 @@ from fastconv.ops.common import (
 from fastconv.ops.registry import Forward, add
 
 REDUCTIONS = ("mean", "sum", "none")
-KINDS = {"mse_loss": 0, "l1_loss": 1, "bce_with_logits": 2}  # as in activations.h
-RUN = 16384  # elements of one sum of elementwise.error_sums
 
 Gradients = tuple["np.ndarray | None", ...]
 
@@ -437,11 +435,11 @@ def errors(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[np
     threads = threads_for(_traffic(op, 2 * x.nbytes))
     if reduction == "none":
         y = allocate(op, x.shape, x.dtype)
-        elementwise.errors(KINDS[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
+        elementwise.errors(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
         y = restored(y, order)
     else:
-        sums = np.empty(-(-x.size // RUN))
-        elementwise.error_sums(KINDS[op], x.reshape(-1), target.reshape(-1), sums, threads)
+        sums = np.empty(-(-x.size // elementwise.ERRORS_OF_ONE_SUM))
+        elementwise.error_sums(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
         with np.errstate(all="ignore"):
             y = _total(float(sums.sum()), reduction, x.size, x.dtype)
     return y, SavedErrors(x, target, order, reduction)
@@ -462,8 +460,8 @@ def errors_backward(op: str, dy: np.ndarray, saved: SavedErrors, needs: tuple[bo
         if position < len(needs) and needs[position]:
             gradient = allocate(op, x.shape, x.dtype)
             elementwise.errors_backward(
-                KINDS[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1), gradient.reshape(-1),
-                scale, threads,
+                elementwise.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
+                gradient.reshape(-1), scale, threads,
             )  # fmt: skip
             gradients[position] = restored(gradient, order)
     return tuple(gradients)

@@ -40,7 +40,7 @@ MOST_TAPS = 1 << 62  # they are counted in 64 bits
 TASKS = 32  # pieces that a layer is cut into where its size allows
 HALO = 4  # overlapping windows: a band has this many times the outputs that its neighbour visits too
 
-PADDED_TAPS, INNER_TAPS = 0, -1  # what a sum is divided by, where that is no number: pooling.pyx
+PADDED_TAPS, INNER_TAPS = pooling.DIVISORS["padded"], pooling.DIVISORS["inner"]  # what a sum is divided by
 
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
