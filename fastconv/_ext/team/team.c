@@ -16,9 +16,9 @@ computes what is left to chance; tasks are therefore cut by shape, and sums are 
 Shares are few and short: who loses its core with one holds up no more than that. Before the caller asks whether to stop
 it closes the claims and waits for what is claimed: a signal's handler may fork, and the child does what is left.
 
-A helper spins for a moment after its last task, then it is parked (the state machine is that of Rust's
-std::thread::park on a futex). It rounds as the region's caller does. A forked child has no helpers and gets new ones at
-its first region.
+A helper spins for a moment after its last task, a short one where it has lost its core lately; then it is parked (the
+state machine is that of Rust's std::thread::park on a futex). It rounds as the region's caller does. A forked child has
+no helpers and gets new ones at its first region.
 
 Acquire and release order everything; there are no fences, which ThreadSanitizer would not see. */
 
@@ -46,11 +46,13 @@ Acquire and release order everything; there are no fences, which ThreadSanitizer
 
 enum { MOST = 1024, SHARES = 8, LONGEST_STRIDE = 32, REGIONS_UNTIL_RETRY = 1000, STACK = 2 << 20 };
 
-/* ns; bench/NOTES.md has the first two */
-static const int64_t SPIN = 40 * 1000;            /* that a helper looks for another region before it sleeps */
-static const int64_t PATIENCE = 500 * 1000;       /* that a caller looks for the last result before it sleeps */
+/* ns; bench/NOTES.md */
+static const int64_t SPIN = 500 * 1000;            /* that a helper looks for another region before it sleeps */
+static const int64_t SPIN_CROWDED = 20 * 1000;     /* the same where others want its core */
+static const int64_t CROWDED = 1000 * 1000 * 1000; /* that this is taken to last */
+static const int64_t PATIENCE = 500 * 1000;        /* that a caller looks for the last result before it sleeps */
 static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* between two questions whether to stop */
-static const int64_t SHORT = 500 * 1000;          /* shares that take less grow, those that take twice as long shrink */
+static const int64_t SHORT = 500 * 1000;           /* shares that take less grow, those that take twice as long shrink */
 
 enum { UNIT_BITS = 20, MOST_UNITS = (1 << UNIT_BITS) - 2, CLOSED = (1 << UNIT_BITS) - 1 };
 static const uint32_t WAITING = (uint32_t)1 << 31;
@@ -250,26 +252,46 @@ static void take_after_process(int slot) {
 #endif
 }
 
+/* How often the system took this thread's core away; 0 where it does not say. */
+static long involuntary_switches(void) {
+#ifdef __linux__
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
+#endif
+    return 0;
+}
+
 static void *help(void *argument) {
     struct helper *self = argument;
     struct pace pace = {0, 1};
     inside = 1;
     take_after_process(self->slot);
     uint32_t told = EMPTY;
+    int64_t crowded_until = 0, last_taken = 0; /* others want this core; when it was last taken away */
+    long times_taken = involuntary_switches();
     while (told != LEAVE) {
-        int64_t last = now();
+        int64_t since = now();
         while ((told = load(&self->state, acquire)) != LEAVE) {
             uint32_t did = do_some(self->slot, &pace);
             if (did) {
                 if (atomic_fetch_add_explicit(&team.done, did, memory_order_acq_rel) & WAITING) wake(&team.done);
-                last = 0;
+                since = 0;
                 continue;
             }
             for (int i = 0; i < 16; i++) relax();
-            if (last == 0) last = now();
-            if (now() - last > SPIN) break;
+            int64_t time = now();
+            if (since == 0) since = time;
+            if (time - since > (time < crowded_until ? SPIN_CROWDED : SPIN)) break;
         }
-        if (told != LEAVE) told = park(self);
+        if (told == LEAVE) break;
+        long before = times_taken;
+        times_taken = involuntary_switches();
+        if (times_taken != before) {
+            int64_t time = now();
+            if (time - last_taken < 2 * CROWDED) crowded_until = time + CROWDED;
+            last_taken = time;
+        }
+        told = park(self);
     }
     free(self);
     atomic_fetch_sub_explicit(&team.leaving, 1, memory_order_release);
