@@ -85,10 +85,8 @@ class BuildExtensions(build_ext):
     """As many extensions at a time as there are CPUs; a line when one begins and when it is done."""
 
     def build_extensions(self) -> None:
-        sanitize = SANITIZE if SANITIZED else []
         for ext in self.extensions:
-            ext.extra_compile_args = [*COMPILE, *THREADS, *sanitize, *(["-O1", "-g1"] if SANITIZED else [])]
-            ext.extra_link_args = [*THREADS, *sanitize]
+            ext.extra_link_args = [*THREADS, *(SANITIZE if SANITIZED else [])]
         self.translating = threading.Lock()  # Cython is not made for threads
         self.done = 0
         super().build_extensions()
@@ -99,10 +97,9 @@ class BuildExtensions(build_ext):
         with self.translating:
             start = time.monotonic()
             [translated] = cythonize([ext], quiet=True, force=self.force or None, **CYTHON)
-            ext.sources, ext.extra_compile_args = (
-                translated.sources,
-                translated.extra_compile_args,
-            )  # the file's own too
+            own = translated.extra_compile_args or []
+            ext.sources = translated.sources
+            ext.extra_compile_args = [*COMPILE, *own, *THREADS, *([*SANITIZE, "-O1", "-g1"] if SANITIZED else [])]
         name = ext.name.rpartition(".")[2]
         stale = self.force or newer_group(ext.sources + ext.depends, self.get_ext_fullpath(ext.name), "newer")
         if stale:

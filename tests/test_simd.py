@@ -48,6 +48,51 @@ def test_operations_at_a_lower_level(level):
     assert " passed" in done.stdout
 
 
+BITS = """
+import hashlib
+import numpy as np
+from fastconv import functional, vjp
+from fastconv._ext import update
+rng = np.random.default_rng(0)
+found = hashlib.sha256()
+for dtype in (np.float32, np.float64):
+    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)
+    for channels in (1, 3, 17, 64):
+        x = draw(5, channels, 9, 7)
+        w, b, mean, var = draw(channels), draw(channels), draw(channels), np.abs(draw(channels))
+        calls = [
+            (functional.batch_norm, (x, mean, var, w, b), {"training": True}),
+            (functional.batch_norm, (x, mean, var, w, b), {}),
+            (functional.prelu, (x, w), {}),
+            (functional.resize, (x,), {"size": (13, 10), "mode": "linear"}),
+            (functional.resize, (x,), {"size": (4, 15)}),
+        ]
+        for operation, arrays, options in calls:
+            y, pullback = vjp(operation, *arrays, **options)
+            for array in (y, *pullback(np.cos(y)), mean, var):
+                if array is not None:
+                    found.update(np.ascontiguousarray(array).tobytes())
+    for size in (1, 7, 1000, 40_001):
+        p, g, m, v, t = draw(size), draw(size), draw(size), draw(size) ** 2, draw(size) ** 2
+        update.sgd(p, g, m, 0.9, 0.01, 0.1, 0.9, True, 1)
+        update.adam(p, g, m, v, t, 0.9, 0.01, 0.99, 0.9, 0.999, 0.01, 0.7, 1e-8, 1)
+        update.rmsprop(p, g, v, m, t, 0.9, 0.01, 0.1, 0.9, 1e-8, 0.5, 1)
+        for array in (p, m, v, t):
+            found.update(array.tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_what_passes_over_memory_has_the_same_bits_at_every_level():
+    """No fused multiply-adds: update.pyx, rows.pyx and resampling.pyx are compiled with -ffp-contract=off."""
+    found = {}
+    for level in simd.simd_levels():
+        done = python("-c", BITS, level=level)
+        assert done.returncode == 0, done.stderr
+        found[level] = done.stdout
+    assert len(set(found.values())) == 1, found
+
+
 def test_an_unknown_level_is_refused():
     done = python("-c", "import fastconv", level="v99")
     assert done.returncode != 0
