@@ -50,6 +50,7 @@ typedef struct {
 #define STREAMED 64
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "depthwise_typed.h"
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
 {
@@ -73,15 +74,8 @@ static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
 #define SINGLE 1
 #define INTEGER int
 #define BYTES 4
-#include "depthwise_typed.h"
-#define BYTES 16
-#include "depthwise_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "depthwise_typed.h"
-#define BYTES 64
-#include "depthwise_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
 #undef REAL
 #undef SINGLE
 #undef INTEGER
@@ -90,15 +84,9 @@ static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
 #define SINGLE 0
 #define INTEGER long long
 #define BYTES 8
-#include "depthwise_typed.h"
-#define BYTES 16
-#include "depthwise_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "depthwise_typed.h"
-#define BYTES 64
-#include "depthwise_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 #undef SINGLE
 #undef INTEGER

@@ -10,30 +10,18 @@
 #define TILE (1 << 16) /* bytes: of L2, and of a thread's stack */
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "layout_typed.h"
 
 #define REAL float
 #define PIECE 4 /* elements of 16 bytes */
-#define BYTES 16
-#include "layout_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "layout_typed.h"
-#define BYTES 64
-#include "layout_typed.h"
-#endif
+#include "every_width.h"
 #undef REAL
 #undef PIECE
 
 #define REAL double
 #define PIECE 2
-#define BYTES 16
-#include "layout_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "layout_typed.h"
-#define BYTES 64
-#include "layout_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 #undef PIECE
 

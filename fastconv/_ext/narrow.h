@@ -11,6 +11,7 @@
 #include "vectors.h"
 
 #define NAME(name) JOIN(name, BYTES)
+#define TYPED "narrow_typed.h"
 
 #define OF_6(V, call)                                                                                                  \
     case 1: call(1, V); break;                                                                                         \
@@ -48,14 +49,8 @@
     case 27: call(27, V); break;                                                                                       \
     case 28: call(28, V); break;
 
-#define BYTES 16
-#include "narrow_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "narrow_typed.h"
-#define BYTES 64
-#include "narrow_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 
 /* Pixels that a tile of so many vectors holds in registers. */
 static inline ptrdiff_t most_pixels(int bytes, int vectors)

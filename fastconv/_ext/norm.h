@@ -12,30 +12,18 @@
 #include "vectors.h"
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "norm_typed.h"
 #define AHEAD 4096 /* bytes */
 #define NARROW 64 /* columns */
 #define LEAST(a, b) ((a) < (b) ? (a) : (b))
 
 #define REAL float
-#define BYTES 16
-#include "norm_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "norm_typed.h"
-#define BYTES 64
-#include "norm_typed.h"
-#endif
+#include "every_width.h"
 #undef REAL
 
 #define REAL double
-#define BYTES 16
-#include "norm_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "norm_typed.h"
-#define BYTES 64
-#include "norm_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 
 /* name_float and name_double for this process's vectors. far: y, or dx, goes past the caches where it is aligned. */

@@ -15,15 +15,10 @@
 #endif
 
 #define NAME(name) JOIN(name, BYTES)
+#define TYPED "planes_typed.h"
 
-#define BYTES 16
-#include "planes_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "planes_typed.h"
-#define BYTES 64
-#include "planes_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 
 /* Sums that a tile holds at most. */
 static inline ptrdiff_t most_sums(int bytes)

@@ -9,31 +9,19 @@
 #include "vectors.h"
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "resampling_typed.h"
 
 #define REAL float
 #define BYTES 4
-#include "resampling_typed.h"
-#define BYTES 16
-#include "resampling_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "resampling_typed.h"
-#define BYTES 64
-#include "resampling_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
 #undef REAL
 
 #define REAL double
 #define BYTES 8
-#include "resampling_typed.h"
-#define BYTES 16
-#include "resampling_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "resampling_typed.h"
-#define BYTES 64
-#include "resampling_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 
 /* The widest vectors that a run of `length` elements of `size` bytes fills; single elements, whose loops the compiler

@@ -17,6 +17,7 @@ typedef struct {
 } Runs;
 
 #define NAME(name) JOIN(name, BYTES)
+#define TYPED "tiles_typed.h"
 
 /* to[c * to_row + r] = from[r * from_row + c]: all columns of four rows before the next four. */
 static inline void turn(
@@ -45,14 +46,8 @@ static inline void turn(
     }
 }
 
-#define BYTES 16
-#include "tiles_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "tiles_typed.h"
-#define BYTES 64
-#include "tiles_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 
 /* Pixels (of `tile_outputs`) or taps (of `tile_weights`) that a tile of so many vectors holds in registers. */
 static inline ptrdiff_t tile_rows(int bytes, int vectors)

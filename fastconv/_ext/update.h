@@ -37,19 +37,13 @@ typedef struct {
 } RmsProp;
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "update_typed.h"
 
 #define REAL float
 #define SIZE fabsf
 #define ROOT sqrtf
 #define SMALLEST FLT_MIN
-#define BYTES 16
-#include "update_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "update_typed.h"
-#define BYTES 64
-#include "update_typed.h"
-#endif
+#include "every_width.h"
 #undef REAL
 #undef SIZE
 #undef ROOT
@@ -59,14 +53,8 @@ typedef struct {
 #define SIZE fabs
 #define ROOT sqrt
 #define SMALLEST DBL_MIN
-#define BYTES 16
-#include "update_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "update_typed.h"
-#define BYTES 64
-#include "update_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 #undef SIZE
 #undef ROOT

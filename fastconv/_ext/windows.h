@@ -20,34 +20,22 @@ typedef struct {
 #define LEVELS 4
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
+#define TYPED "windows_typed.h"
 
 #define REAL float
 #define INTEGER int
 #define BYTES 4
-#include "windows_typed.h"
-#define BYTES 16
-#include "windows_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "windows_typed.h"
-#define BYTES 64
-#include "windows_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
 #undef REAL
 #undef INTEGER
 
 #define REAL double
 #define INTEGER long long
 #define BYTES 8
-#include "windows_typed.h"
-#define BYTES 16
-#include "windows_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "windows_typed.h"
-#define BYTES 64
-#include "windows_typed.h"
-#endif
+#include TYPED
+#include "every_width.h"
+#undef TYPED
 #undef REAL
 #undef INTEGER
 

@@ -52,6 +52,7 @@ typedef struct {
 #define FIRST(taps) ((taps) == 2 ? 1 : 0)
 
 #define NAME(name) JOIN(name, BYTES)
+#define TYPED "winograd_typed.h"
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer)) /* else 36 addresses are computed beforehand, and spilled */
 
 /* A tile's place: image, position along the first axis, row and column among the tiles. */
@@ -159,14 +160,8 @@ INLINE void gradient_tile(
     find_elements(tile, first, g->step + 1, g->out[1], g->out[2], g->zeros, rows, columns);
 }
 
-#define BYTES 16
-#include "winograd_typed.h"
-#if defined(__x86_64__)
-#define BYTES 32
-#include "winograd_typed.h"
-#define BYTES 64
-#include "winograd_typed.h"
-#endif
+#include "every_width.h"
+#undef TYPED
 
 /* The transforms along one axis as matrices: interpolate (6, 6), evaluate of 5 coefficients (6, 5), and with the scales;
    interpolate_five (5, 5). */
