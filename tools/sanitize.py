@@ -62,27 +62,17 @@ def stress(seconds: int) -> bool:
     running = {}
     for compiler in filter(shutil.which, ["gcc", "clang"]):
         program = BUILD / f"stress-{compiler}"
-        options = [
-            "-std=c11",
-            "-Wall",
-            "-Wextra",
-            "-Wpedantic",
-            "-Werror",
-            "-O1",
-            "-g",
-            "-fsanitize=thread",
-            "-pthread",
-        ]
-        subprocess.run([compiler, *options, f"-I{TEAM}", STRESS, TEAM / "team.c", "-o", program], check=True)
+        options = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-fsanitize=thread"]
+        subprocess.run(
+            [compiler, *options, "-pthread", f"-I{TEAM}", STRESS, TEAM / "team.c", "-o", program], check=True
+        )
         environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"}
         running[compiler] = subprocess.Popen([program, str(seconds)], env=environment)
     if len(running) < 2:
         print(f"sanitize: of gcc and clang there is {' '.join(running) or 'none'}", file=sys.stderr)
     failed = [compiler for compiler, process in running.items() if process.wait()]
-    print(
-        f"sanitize: the team, {seconds} s each with {', '.join(running)}: {f'{failed} failed' if failed else 'clean'}"
-    )
-    return not failed
+    print(f"sanitize: the team, {seconds} s each with {', '.join(running)}: {', '.join(failed) or 'none'} failed")
+    return bool(running) and not failed
 
 
 def main() -> int:
