@@ -1,4 +1,4 @@
-"""Layers made of layers."""
+"""Layers made of layers: one after another, and branches that meet again; `graph.py` has any other form."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from fastconv.machine.memory import allocate
 if TYPE_CHECKING:
     from fastconv.layers.base import SomeLayer
 
-__all__ = ["Concat", "Graph", "Residual", "Sequential"]
-
-INPUT = "input"  # the name of a graph's input
-JOINS = ("add", "concat")
+__all__ = ["Concat", "Residual", "Sequential"]
 
 
 def named_forward(name: str, layer: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
@@ -107,115 +104,6 @@ class Sequential(Layer):
         return gradient, gradients
 
 
-class Graph(Layer):
-    """Layers joined to any directed acyclic graph.
-
-        Graph({
-            "stem": (Conv2d(3, 16, 3, padding=1), "input"),
-            "left": (Conv2d(16, 16, 3, padding=1), "stem"),
-            "sum": ("add", "stem", "left"),
-            "again": ("left", "sum"),               # the layer of node "left" once more, its weights shared
-            "both": ("concat", "sum", "again"),     # along the channels
-        })
-
-    A node is a layer (or the name of an earlier node, to share its layer) and the node that it reads; or "add" or
-    "concat" and the nodes that it joins. Nodes stand in order: each reads "input" or earlier ones. `output` names the
-    node whose value is the net's; default: the last. Raises ValueError for names that do not fit.
-    """
-
-    def __init__(self, nodes: Mapping[str, Any], output: str | None = None) -> None:
-        self._layers: dict[str, Layer] = {}  # by the node that brought it
-        self._nodes: dict[str, tuple[str, tuple[str, ...]]] = {}  # name: (layer's node or join, nodes read)
-        for name, (what, *sources) in nodes.items():
-            if not isinstance(name, str) or not name or "." in name or name in (INPUT, *JOINS):
-                raise ValueError(f"Graph: a node cannot be called {name!r}")
-            for source in sources:
-                if source != INPUT and source not in self._nodes:
-                    raise ValueError(f"Graph: node {name!r} reads {source!r}, which is no earlier node")
-            if isinstance(what, Layer):
-                self._layers[name] = what
-                what = name
-            elif what not in JOINS and what not in self._layers:
-                raise ValueError(f"Graph: node {name!r} must be a layer, an earlier layer's name, 'add' or 'concat'")
-            if len(sources) < 1 or (what not in JOINS and len(sources) != 1):
-                raise ValueError(
-                    f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
-                )
-            self._nodes[name] = (what, tuple(sources))
-        if not self._nodes:
-            raise ValueError("Graph: there must be at least one node")
-        self._output = output if output is not None else next(reversed(self._nodes))
-        if self._output not in self._nodes:
-            raise ValueError(f"Graph: output {output!r} is no node")
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
-
-    @property
-    def nodes(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """Per node: "add", "concat" or the node whose layer it applies, and the nodes that it reads."""
-        return dict(self._nodes)
-
-    @property
-    def output(self) -> str:
-        """The node whose value is the net's."""
-        return self._output
-
-    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
-        values = {INPUT: x}
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            values[name] = join(name, what, inputs) if what in JOINS else apply(name, self._layers[what], inputs[0])
-        return values[self._output]
-
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        values = {INPUT: x}
-        saved: dict[str, Any] = {}
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            if what == "add":
-                values[name] = add(name, inputs)
-            elif what == "concat":
-                values[name] = concat(name, inputs)
-                saved[name] = [value.shape[1] for value in inputs]
-            else:
-                values[name], saved[name] = named_forward(name, self._layers[what], inputs[0], context)
-        return values[self._output], saved
-
-    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        """Nodes in reverse; what a node sends to a value that several nodes read is added in that order."""
-        needed = {INPUT: need_dx}  # whether anything before a value needs its gradient
-        for name, (what, sources) in self._nodes.items():
-            needed[name] = any(needed[s] for s in sources) or (
-                what in self._layers and self._layers[what].is_trainable()
-            )
-        sent: dict[str, np.ndarray] = {self._output: dy}
-        gradients: Gradients = {}
-        for name, (what, sources) in reversed(self._nodes.items()):
-            here = sent.pop(name, None)
-            if here is None or not needed[name]:
-                continue
-            parts: list[np.ndarray | None]
-            if what == "add":
-                parts = [here] * len(sources)
-            elif what == "concat":
-                parts = [*split(here, saved[name])]
-            else:
-                part, inside = self._layers[what].backward(here, saved[name], needed[sources[0]])
-                parts = [part]
-                gather(gradients, what, inside)
-            for source, part in zip(sources, parts, strict=True):
-                if part is not None and needed[source]:
-                    sent[source] = add(name, [sent[source], part]) if source in sent else part
-        dx = sent.get(INPUT)
-        if need_dx and dx is None:  # no path from the input to the output
-            raise ValueError("Graph: the output does not depend on the input")
-        for name, parameter in self.parameters().items():
-            if name not in gradients:  # of a branch that does not reach the output
-                gradients[name] = np.zeros_like(parameter)
-        return (dx if need_dx else None), gradients
-
-
 class Residual(Layer):
     """body(x) + shortcut(x), the shortcut x itself by default (He et al., 2015); no activation after the sum."""
 
@@ -291,6 +179,24 @@ def add(op: str, values: list[np.ndarray]) -> np.ndarray:
     for value in values[1:]:
         total += value
     return total
+
+
+def multiply(op: str, values: list[np.ndarray]) -> np.ndarray:
+    """The product of arrays of one shape, in order, in memory of its own."""
+    first = values[0]
+    for value in values[1:]:
+        if value.shape != first.shape:
+            raise ShapeError(f"{op}: what is multiplied must have one shape, got {first.shape} and {value.shape}")
+    product = empty_like(op, first)
+    np.copyto(product, first)
+    for value in values[1:]:
+        product *= value
+    return product
+
+
+def multiply_backward(dy: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+    """The gradient of `multiply` to each of the arrays: dy times all the others."""
+    return [multiply("mul", [dy, *values[:i], *values[i + 1 :]]) for i in range(len(values))]
 
 
 def concat(op: str, values: list[np.ndarray]) -> np.ndarray:

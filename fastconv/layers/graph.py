@@ -1,0 +1,649 @@
+"""Layers, operations and constants joined to any directed acyclic graph.
+
+    Graph        the container: nodes by name, any number of inputs and outputs
+    Operation    a node that is an operation of several values; a graph makes it of a node that names one
+    Values       arrays that no layer holds: constants, and parameters that operations read
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastconv.arrays import FLOATS, as_array, as_floats
+from fastconv.autograd import Pullback, as_gradient
+from fastconv.errors import ShapeError, integer, nearest
+from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
+from fastconv.layers.containers import add, concat, gather, multiply, multiply_backward, named_forward, split
+from fastconv.machine.memory import require
+from fastconv.ops.registry import OPS, Op
+
+__all__ = ["Graph", "Operation", "Values"]
+
+INPUT = "input"  # the name of a graph's only input, where none is given
+JOINS = ("add", "mul", "concat")
+ALWAYS = ("add", "concat")  # joins whatever an earlier node is called
+ITEM = "item"  # the operation that takes one of a node's several outputs
+FLOAT = "float"  # an input of the net's float type, whatever is given
+KINDS = (None, FLOAT, "float32", "float64", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
+
+
+class Graph(Layer):
+    """Layers joined to any directed acyclic graph.
+
+        Graph({
+            "stem": (Conv2d(3, 16, 3, padding=1), "input"),
+            "left": (Conv2d(16, 16, 3, padding=1), "stem"),
+            "sum": ("add", "stem", "left"),
+            "again": ("left", "sum"),               # the layer of node "left" once more, its weights shared
+            "both": ("concat", "sum", "again"),     # along the channels
+            "kernel": numpy.ones((1, 32, 3, 3)),    # a constant: a buffer
+            "blur": ("conv2d", "both", "kernel", {"padding": 1}),
+        })
+
+    nodes     {name: node}. A node is a layer (or the name of an earlier node, to share its layer) and the node that it
+              reads; or "add", "mul" or "concat" and the nodes that it joins; or an array, a constant; or the name of an
+              operation of `fastconv.functional`, one from `fastconv.register` or an ONNX operator ("where", "MatMul"),
+              the nodes that it reads (None: an argument that is left out) and, last, a dict of its options. Nodes stand
+              in order: each reads inputs and earlier nodes. Names may hold dots and slashes
+    output    the node whose value is the net's; default: the last
+    inputs    names of several inputs (default: one, "input"), or a dict {name: type}: "float" follows the net's float
+              type, "int64", "bool" … stay what they are, None: integers stay where operations alone read them
+    outputs   names of several outputs, in place of `output`: the net then gives a tuple, also of one
+
+    `net(a, b)` takes as many arrays as there are inputs (or one dict by name). Operations are differentiable in each
+    float value that they read; an integer input or output has no gradient. An array of a layer may be read by its name
+    in `state_dict`: ("linear", "x", "left.weight") shares it. Where a node has several outputs ("Split"), a node
+    ("item", it, {"index": 1}) is one of them.
+
+    Raises ValueError for names that do not fit.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Any],
+        output: str | None = None,
+        *,
+        inputs: Any = (INPUT,),
+        outputs: Any = None,
+    ) -> None:
+        if isinstance(inputs, str) or isinstance(outputs, str):
+            raise TypeError('Graph: inputs and outputs are tuples of names; one name is written ("a",)')
+        kinds = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(map(str, inputs))
+        for name, kind in kinds.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"Graph: an input cannot be called {name!r}")
+            if kind not in KINDS:
+                raise ValueError(f"Graph: input {name!r} must be one of {', '.join(map(str, KINDS[1:]))}, got {kind!r}")
+        if not kinds or (not isinstance(inputs, Mapping) and len(kinds) != len(tuple(inputs))):
+            raise ValueError(f"Graph: inputs must be one name or more, each once, got {inputs!r}")
+        self._inputs: dict[str, str | None] = kinds
+        self._layers: dict[str, Layer] = {}  # by the node that brought it
+        self._nodes: dict[str, tuple[str, tuple[str | None, ...]]] = {}  # name: (layer's node or join, nodes read)
+        self._joins: set[str] = set()  # nodes that are joins
+        self._arrays: dict[str, tuple[str, str]] = {}  # arrays of layers that nodes read: (layer's node, attribute)
+        for name, node in nodes.items():
+            self._add_node(name, node)
+        if not self._nodes:
+            raise ValueError("Graph: there must be at least one node")
+        if output is not None and outputs is not None:
+            raise TypeError("Graph: give output or outputs, not both")
+        self._several = outputs is not None
+        given = tuple(outputs) if outputs is not None else (next(reversed(self._nodes)) if output is None else output,)
+        for each in given:
+            if each not in self._nodes and each not in self._inputs and not self._array_of(each):
+                raise ValueError(f"Graph: output {each!r} is no node{nearest(each, self._nodes)}")
+        if not given or len(set(given)) != len(given):
+            raise ValueError(f"Graph: outputs must be one name or more, each once, got {given}")
+        self._outputs = given
+        self._arguments = {}  # `config` says what is there now
+
+    def _add_node(self, name: Any, node: Any) -> None:
+        if not isinstance(name, str) or not name or name in self._inputs:
+            raise ValueError(f"Graph: a node cannot be called {name!r}")
+        if isinstance(node, np.ndarray | np.generic):
+            node = Values(buffers={"value": np.asarray(node)})
+        if isinstance(node, Values):
+            node = (node,)
+        if isinstance(node, str | Layer):
+            raise TypeError(f"Graph: node {name!r} must say what it reads: ({node!r}, {INPUT!r})")
+        what, *sources = node
+        options: Any = sources.pop() if sources and isinstance(sources[-1], Mapping) else {}
+        if isinstance(what, Values):
+            if sources:
+                raise ValueError(f"Graph: node {name!r} holds arrays and reads no nodes")
+            self._layers[name] = what
+            return
+        for source in sources:
+            if source is not None and source not in self._inputs and source not in self._nodes:
+                found = isinstance(source, str) and self._array_of(source)
+                if not found:
+                    raise ValueError(f"Graph: node {name!r} reads {source!r}, which is no earlier node")
+                self._arrays[source] = found
+        shared = isinstance(what, str) and what in self._layers and what not in ALWAYS
+        if isinstance(what, Layer):
+            self._layers[name] = what
+            what = name
+        elif isinstance(what, str) and what in JOINS and not shared:
+            self._joins.add(name)
+        elif not shared:
+            self._layers[name] = Operation(what, **options)
+            what, options = name, {}
+        if options:
+            raise TypeError(f"Graph: node {name!r} takes no options; layers have arguments of their own")
+        joins, operation = name in self._joins, isinstance(self._layers.get(what), Operation)
+        if not sources or (not joins and not operation and len(sources) != 1) or (joins and None in sources):
+            raise ValueError(
+                f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
+            )
+        self._nodes[name] = (what, tuple(sources))
+
+    def _array_of(self, name: str) -> tuple[str, str] | None:
+        """The layer's node and the attribute of an array that is called so; a constant by its node's name alone."""
+        layer = self._layers.get(name)
+        if isinstance(layer, Values) and layer.only is not None:
+            return name, layer.only
+        owner, _, attribute = name.rpartition(".")
+        layer = self._layers.get(owner)
+        if layer is not None and attribute in (*layer.parameter_names, *layer.buffer_names):
+            return (owner, attribute) if getattr(layer, attribute) is not None else None
+        return None
+
+    def children(self) -> dict[str, Layer]:
+        return self._layers
+
+    @property
+    def nodes(self) -> dict[str, tuple[str, tuple[str | None, ...]]]:
+        """Per node: "add", "mul", "concat" or the node whose layer or operation it applies, and the nodes it reads."""
+        return dict(self._nodes)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs' names, in the order in which a call takes them."""
+        return tuple(self._inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the nodes whose values are the net's."""
+        return self._outputs
+
+    @property
+    def output(self) -> str:
+        """The node whose value is the net's first."""
+        return self._outputs[0]
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The float type of the parameters, else of the constants."""
+        found = super().dtype
+        if found is None:
+            arrays = (getattr(layer, name) for layer in self._layers.values() if isinstance(layer, Values)
+                      for name in layer.buffer_names)  # fmt: skip
+            found = next((array.dtype for array in arrays if array.dtype in FLOATS), None)
+        return found
+
+    def replace(self, name: str, layer: Layer) -> Graph:
+        """Put `layer` in the place of the node called `name`, which reads what the node read first; returns the net.
+
+        `name` may lead into a Graph inside. Every node that shared the old layer applies the new one. Constants that
+        nothing reads any longer go. Raises ValueError where no such node is.
+        """
+        if not isinstance(layer, Layer):
+            raise TypeError(f"replace: layer must be a layer, got {layer!r}")
+        if name not in self._nodes:
+            for owner, inner in self._layers.items():
+                if isinstance(inner, Graph) and name.startswith(f"{owner}."):
+                    inner.replace(name[len(owner) + 1 :], layer)
+                    return self
+            raise ValueError(f"replace: no node is called {name!r}{nearest(name, self._nodes)}")
+        what, sources = self._nodes[name]
+        if name in self._joins:
+            raise ValueError(f"replace: node {name!r} joins several nodes, a layer reads one")
+        if isinstance(self._layers[what], Operation):
+            self._nodes[name] = (name, sources[:1])
+            what = name
+        layer.train(self.training)
+        self._layers = {key: layer if key == what else each for key, each in self._layers.items()}
+        self._drop_unread()
+        return self
+
+    def _drop_unread(self) -> None:
+        """Remove constants that no node reads."""
+        read = {source for _, sources in self._nodes.values() for source in sources} | set(self._outputs)
+        self._arrays = {source: place for source, place in self._arrays.items() if source in read}
+        held = {owner for owner, _ in self._arrays.values()} | read
+        self._layers = {
+            name: each for name, each in self._layers.items() if not isinstance(each, Values) or name in held
+        }
+
+    # --- as data
+
+    def config(self) -> dict[str, Any]:
+        nodes: dict[str, Any] = {}
+        for name, layer in self._layers.items():
+            if isinstance(layer, Values):
+                nodes[name] = [layer.config()]
+        for name, (what, sources) in self._nodes.items():
+            layer = self._layers.get(what) if name not in self._joins else None
+            if layer is None or what != name:
+                nodes[name] = [what, *sources]
+            elif isinstance(layer, Operation):
+                nodes[name] = [layer.name, *sources, *layer.options_as_data()]
+            else:
+                nodes[name] = [layer.config(), *sources]
+        data: dict[str, Any] = {"layer": "Graph", "nodes": {"items": [list(entry) for entry in nodes.items()]}}
+        if self._several:
+            data["outputs"] = list(self._outputs)
+        else:
+            data["output"] = self._outputs[0]
+        if list(self._inputs.items()) != [(INPUT, None)]:
+            data["inputs"] = {"items": [list(entry) for entry in self._inputs.items()]}
+        return data
+
+    def __repr__(self) -> str:
+        lines = []
+        for name, (what, sources) in self._nodes.items():
+            shown = what if name in self._joins or what != name else repr(self._layers[what]).replace("\n", "\n  ")
+            lines.append(f"\n  ({name}): {shown} <- {', '.join(map(str, sources))}")
+        return f"Graph({''.join(lines)}\n)"
+
+    # --- calls
+
+    def __call__(self, *x: Any) -> Any:
+        """The output for one array per input, in the present mode; a tuple of arrays where `outputs` were named."""
+        return self.forward(self.cast(x[0] if len(x) == 1 else x), Context())[0]
+
+    def predict(self, *x: Any, batch_size: int = 256) -> Any:
+        """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
+        batch_size = integer("predict", "batch_size", batch_size)
+        if batch_size < 1:
+            raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
+        arrays = self._each_input(x[0] if len(x) == 1 else x)
+        lengths = {name: len(array) for name, array in zip(self._inputs, arrays, strict=True) if np.ndim(array)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"predict: inputs must have as many samples, got {lengths}")
+        n = next(iter(lengths.values()), 0)
+        context, parts = Context(training=False), []
+        for start in range(0, max(n, 1), batch_size):
+            part = [array[start : start + batch_size] if np.ndim(array) else array for array in arrays]
+            result = self.forward(self.cast(tuple(part)), context)[0]
+            if n <= batch_size:
+                return result
+            parts.append(result if self._several else (result,))
+        whole = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+        return whole if self._several else whole[0]
+
+    def _vjp(self, *x: Any) -> tuple[Any, Pullback]:
+        y, saved = self.forward(self.cast(x if len(x) > 1 else x[0]), Context(snapshot=True))
+
+        def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
+            if self._several:
+                if not isinstance(dy, tuple | list) or len(dy) != len(y):
+                    raise ShapeError(f"Graph: dy must be a tuple of {len(y)}, one for each output (None: no gradient)")
+                dy = tuple(
+                    None if each is None else as_gradient(name, each, value)
+                    for name, each, value in zip(self._outputs, dy, y, strict=True)
+                )
+            else:
+                dy = as_gradient("Graph", dy, y)
+            dx = self.backward(dy, saved, True)[0]
+            return dx if isinstance(dx, tuple) else (dx,)
+
+        return y, pullback
+
+    def _each_input(self, x: Any) -> tuple[Any, ...]:
+        """What a call gives for each input."""
+        names = tuple(self._inputs)
+        if isinstance(x, Mapping):
+            if x.keys() != self._inputs.keys():
+                raise ValueError(f"Graph: the inputs are {', '.join(names)}, got {', '.join(map(str, x)) or 'none'}")
+            return tuple(x[name] for name in names)
+        if len(names) == 1:
+            return tuple(x) if isinstance(x, tuple) and len(x) == 1 else (x,)
+        if not isinstance(x, tuple | list) or len(x) != len(names):
+            got = f"{len(x)}" if isinstance(x, tuple | list) else "one"
+            raise ValueError(f"Graph: there are {len(names)} inputs, {', '.join(names)}; got {got}")
+        return tuple(x)
+
+    def cast(self, x: Any) -> Any:
+        """One array per input, float ones in the net's float type; ValueError for too few or too many."""
+        arrays = tuple(
+            self._cast_input(name, kind, each)
+            for (name, kind), each in zip(self._inputs.items(), self._each_input(x), strict=True)
+        )
+        return arrays[0] if len(arrays) == 1 else arrays
+
+    def _cast_input(self, name: str, kind: str | None, x: Any) -> np.ndarray:
+        if kind is None and len(self._inputs) == 1 and not self._only_operations(name):
+            return super().cast(x)
+        array = as_array("Graph", name, x)
+        if array.dtype.kind not in "fbiu":
+            raise TypeError(f"Graph: input {name} must hold real numbers, got {array.dtype}")
+        if kind is None and array.dtype.kind != "f" and self._only_operations(name):
+            return array
+        if kind in (None, FLOAT):
+            dtype = self.dtype
+            return as_floats("Graph", **{"x": array})[0] if dtype is None else array.astype(dtype, copy=False)
+        if not np.can_cast(array.dtype, kind, "same_kind") and not (array.size == 0 or array.dtype.kind in "biu"):
+            raise TypeError(f"Graph: input {name} must hold {kind}, got {array.dtype}")
+        return array.astype(kind, copy=False)
+
+    def input_types(self, dtype: np.dtype) -> tuple[np.dtype, ...]:
+        """Each input's type where floats are `dtype`."""
+        return tuple(dtype if kind in (None, FLOAT) else np.dtype(kind) for kind in self._inputs.values())
+
+    def _only_operations(self, name: str) -> bool:
+        readers = [each for each, (_, sources) in self._nodes.items() if name in sources]
+        return all(
+            each not in self._joins and isinstance(self._layers[self._nodes[each][0]], Operation) for each in readers
+        )
+
+    # --- passes
+
+    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
+        values = dict(zip(self._inputs, x if len(self._inputs) > 1 else (x,), strict=True))
+
+        def value(source: str | None) -> Any:
+            return values[source] if source in values else self._array(source)
+
+        for name, (what, sources) in self._nodes.items():
+            inputs = [value(source) for source in sources]
+            if name in self._joins:
+                values[name] = join(name, what, inputs)
+            else:
+                layer = self._layers[what]
+                values[name] = apply(what, layer, tuple(inputs) if isinstance(layer, Operation) else inputs[0])
+        results = tuple(value(name) for name in self._outputs)
+        return results if self._several else results[0]
+
+    def _array(self, source: str | None) -> Any:
+        """An array of a layer that nodes read; None for an argument that is left out."""
+        if source is None:
+            return None
+        owner, attribute = self._arrays.get(source) or self._array_of(source)  # type: ignore[misc]
+        return getattr(self._layers[owner], attribute)
+
+    def forward(self, x: Any, context: Context) -> tuple[Any, Any]:
+        given = x if len(self._inputs) > 1 else (x,)
+        values: dict[str | None, Any] = dict(zip(self._inputs, given, strict=True))
+        for source in self._arrays:
+            array = self._array(source)
+            values[source] = array.copy(order="K") if context.snapshot else array
+        values[None] = None
+        saved: dict[str, Any] = {}
+        dtype: Any = False  # not asked for yet
+        for name, (what, sources) in self._nodes.items():
+            inputs = [values[source] for source in sources]
+            if name not in self._joins:
+                layer = self._layers[what]
+                if isinstance(layer, Operation):
+                    if layer.follows_type and dtype is False:
+                        dtype = self.dtype or next((each.dtype for each in given if each.dtype in FLOATS), None)
+                    values[name], saved[name] = layer.named_forward(name, inputs, context, dtype)
+                else:
+                    values[name], saved[name] = named_forward(name, layer, inputs[0], context)
+            elif what == "add":
+                values[name] = add(name, inputs)
+            elif what == "mul":
+                values[name], saved[name] = multiply(name, inputs), inputs
+            else:
+                values[name] = concat(name, inputs)
+                saved[name] = [value.shape[1] for value in inputs]
+        results = tuple(values[name] if name in values else self._array(name) for name in self._outputs)
+        return (results if self._several else results[0]), (saved, [(each.shape, each.dtype) for each in given])
+
+    def _learns(self, source: str | None) -> bool:
+        """Whether an array of a layer that nodes read is a parameter that is trained."""
+        if source not in self._arrays:
+            return False
+        owner, attribute = self._arrays[source]
+        layer = self._layers[owner]
+        return attribute in layer.parameter_names and attribute not in layer._frozen
+
+    def backward(self, dy: Any, saved: Any, need_dx: bool) -> tuple[Any, Gradients]:
+        """Nodes in reverse; what a node sends to a value that several nodes read is added in that order."""
+        saved, given = saved
+        needed: dict[str | None, bool] = {None: False}  # whether anything before a value needs its gradient
+        for name, (_, dtype) in zip(self._inputs, given, strict=True):
+            needed[name] = need_dx and dtype.kind == "f"
+        needed.update((source, self._learns(source)) for source in self._arrays)
+        for name, (what, sources) in self._nodes.items():
+            needed[name] = any(needed[source] for source in sources) or (
+                name not in self._joins and self._layers[what].is_trainable()
+            )
+        sent: dict[str, Any] = {}
+        for name, part in zip(self._outputs, dy if self._several else (dy,), strict=True):
+            if part is not None:
+                sent[name] = part
+        gradients: Gradients = {}
+        for name, (what, sources) in reversed(self._nodes.items()):
+            here = sent.pop(name, None)
+            if here is None or not needed[name]:
+                continue
+            parts: list[Any]
+            layer = None if name in self._joins else self._layers[what]
+            if isinstance(layer, Operation):
+                if layer.name == ITEM:
+                    (source,) = sources
+                    bucket = sent.setdefault(source, {})
+                    index = layer.given["index"]
+                    bucket[index] = bucket[index] + here if index in bucket else here
+                    continue
+                parts = layer.named_backward(name, here, saved[name], tuple(needed[source] for source in sources))
+            elif layer is not None:
+                part, inside = layer.backward(here, saved[name], needed[sources[0]])
+                parts = [part]
+                gather(gradients, what, inside)
+            elif what == "add":
+                parts = [here] * len(sources)
+            elif what == "mul":
+                parts = [*multiply_backward(here, saved[name])]
+            else:
+                parts = [*split(here, saved[name])]
+            for source, part in zip(sources, parts, strict=True):
+                if part is not None and needed[source]:
+                    sent[source] = add(name, [sent[source], part]) if source in sent else part  # type: ignore[index]
+        for source, (owner, attribute) in self._arrays.items():
+            if source in sent and needed[source]:
+                gather(gradients, owner, {attribute: sent[source]})
+        for name, parameter in self.parameters().items():
+            if name not in gradients:  # of a branch that does not reach the output
+                gradients[name] = np.zeros_like(parameter)
+        if not need_dx:
+            return None, gradients
+        dx = tuple(
+            sent.get(name, np.zeros(shape, dtype) if len(given) > 1 else None) if dtype.kind == "f" else None
+            for name, (shape, dtype) in zip(self._inputs, given, strict=True)
+        )
+        if len(dx) > 1:
+            return dx, gradients
+        if dx[0] is None and given[0][1].kind == "f":  # no path from the input to the output
+            raise ValueError("Graph: the output does not depend on the input")
+        return dx[0], gradients
+
+
+class Operation(Layer):
+    """A node of a Graph: an operation of several values.
+
+    name      an operation of `fastconv.functional`, one from `fastconv.register`, or an ONNX operator
+    options   its keyword arguments
+
+    forward takes a tuple of arrays (None: left out), backward a bool for each of them.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"Graph: a node must be a layer, an operation's name or an array, got {name!r}")
+        self.name, self.given = name, options
+        op = self.operation
+        if op is None:
+            if name != ITEM:
+                raise ValueError(
+                    f"Graph: a node must be a layer, an earlier layer's name, {', '.join(JOINS)} or an operation; none "
+                    f"is called {name!r}{nearest(name, OPS)}"
+                )
+            return
+        parameters = inspect.signature(op.forward).parameters
+        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        for option in options:
+            if option not in parameters and not free:
+                raise TypeError(f"{name}: unexpected keyword argument {option!r}{nearest(option, parameters)}")
+        self.follows_type = "float_type" in parameters
+        self._by_mode = name == "dropout"
+
+    follows_type = False
+
+    @property
+    def kind(self) -> str:
+        """What a table calls it."""
+        return self.name
+
+    @property
+    def operation(self) -> Op | None:
+        found = OPS.get(self.name)
+        if found is None and self.name != ITEM:
+            from fastconv.onnx.operators import operator_called
+
+            found = operator_called(self.name)
+        return found
+
+    def config(self) -> dict[str, Any]:
+        raise ValueError(f"Operation: {self.name} is a node of a Graph, which saves it")
+
+    def options_as_data(self) -> list[Any]:
+        """The options as a Graph's configuration has them, if there are any."""
+        return [{"items": [[key, _option(self.name, key, value)] for key, value in self.given.items()]}] * bool(
+            self.given
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.given.items())})"
+
+    def named_forward(
+        self, name: str, inputs: Any, context: Context, dtype: np.dtype | None = None
+    ) -> tuple[Any, Any]:
+        """`forward`, whose errors say in which node."""
+        try:
+            return self.forward(tuple(inputs), context, dtype)
+        except (ShapeError, MemoryError) as error:
+            raise type(error)(f"{error} (in node {name})") from None
+        except (ValueError, IndexError, TypeError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ShapeError
+            text = str(error) if str(error).startswith(f"{self.name}:") else f"{self.name}: {error}"
+            raise kind(f"{text} (in node {name})") from None
+
+    def forward(self, x: Any, context: Context, dtype: np.dtype | None = None) -> tuple[Any, Any]:
+        if self.name == ITEM:
+            return x[0][self.given["index"]], None
+        op = self.operation
+        assert op is not None
+        options = self.given
+        if self.follows_type:
+            options = {**options, "float_type": dtype}
+        if self._by_mode:
+            options = {"training": context.mode(self), "rng": context.generator, **options}
+        y, kept = op.forward(*x, **options)
+        floats = [each is not None and each.dtype.kind == "f" for each in x]
+        return y, (kept, floats, len(y) if isinstance(y, tuple) else 0, y[0] if isinstance(y, tuple) else None)
+
+    def named_backward(self, name: str, dy: Any, saved: Any, needs: tuple[bool, ...]) -> list[Any]:
+        """`backward` as a list, whose errors say in which node."""
+        try:
+            return list(self.backward(dy, saved, needs)[0])
+        except MemoryError as error:
+            raise MemoryError(f"{error} (in node {name})") from None
+
+    def backward(self, dy: Any, saved: Any, needs: Any) -> tuple[Any, Gradients]:
+        kept, floats, count, first = saved
+        wanted = tuple(need and float_ for need, float_ in zip(needs, floats, strict=True))
+        if not any(wanted):
+            return (None,) * len(wanted), {}
+        op = self.operation
+        assert op is not None
+        if count:
+            dy = tuple(dy.get(i) for i in range(count)) if isinstance(dy, dict) else (dy, *(None,) * (count - 1))
+            if self.name in OPS:  # there dy is the values'
+                dy = np.zeros_like(first) if dy[0] is None else dy[0]
+        found = op.backward(dy, kept, wanted)
+        return tuple(part if want else None for part, want in itertools.zip_longest(found, wanted)), {}
+
+
+def _option(name: str, key: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_option(name, key, each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"Graph: {name}'s option {key}={value!r} is no data and cannot be saved")
+
+
+class Values(Layer):
+    """Arrays of a Graph that no layer holds, by name: parameters, which are trained, and buffers, which are constants.
+
+    parameters, buffers   {name: array}; or, as a configuration has them, {name: shape} and {name: (type, *shape)}:
+                          zeros, until `load_state_dict` fills them
+
+    Names are Python identifiers ("weight", "value"); nodes read the arrays as "node.name", a single one as "node".
+    """
+
+    def __init__(self, parameters: Mapping[str, Any] | None = None, buffers: Mapping[str, Any] | None = None) -> None:
+        self.parameter_names = tuple(parameters or {})  # type: ignore[misc]
+        self.buffer_names = tuple(buffers or {})  # type: ignore[misc]
+        names = (*self.parameter_names, *self.buffer_names)
+        for name in names:
+            if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+                raise ValueError(f"Values: an array cannot be called {name!r}")
+        if len(set(names)) != len(names) or not names:
+            raise ValueError("Values: there must be an array, and each has a name of its own")
+        for name, value in (parameters or {}).items():
+            setattr(self, name, self._zeros(name, FLOATS[0], value) if isinstance(value, tuple | list) else value)
+            if getattr(self, name).dtype not in FLOATS:
+                raise TypeError(f"Values: parameter {name} must be float32 or float64, got {getattr(self, name).dtype}")
+        for name, value in (buffers or {}).items():
+            if isinstance(value, tuple | list):
+                if not value or value[0] not in KINDS[2:]:
+                    raise ValueError(f"Values: {name} must be (type, *shape), got {value!r}")
+                value = self._zeros(name, np.dtype(value[0]), value[1:])
+            setattr(self, name, value)
+        self._arguments = {}
+
+    @staticmethod
+    def _zeros(name: str, dtype: np.dtype, shape: Any) -> np.ndarray:
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"Values: {name} must have a shape of integers, got {shape!r}")
+        count = 1
+        for n in shape:
+            count *= n
+        require("Values", count * dtype.itemsize)
+        return np.zeros(shape, dtype)
+
+    @property
+    def only(self) -> str | None:
+        """The name of its array where there is one."""
+        names = (*self.parameter_names, *self.buffer_names)
+        return names[0] if len(names) == 1 else None
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "layer": "Values",
+            "parameters": {"items": [[name, list(getattr(self, name).shape)] for name in self.parameter_names]},
+            "buffers": {
+                "items": [
+                    [name, [getattr(self, name).dtype.name, *getattr(self, name).shape]] for name in self.buffer_names
+                ]
+            },
+        }
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        raise TypeError("Values: arrays of a Graph are read by its nodes, not called")
+
+    def __repr__(self) -> str:
+        shapes = (f"{name}={getattr(self, name).shape}" for name in (*self.parameter_names, *self.buffer_names))
+        return f"Values({', '.join(shapes)})"
+
+
+RESERVED = {name for name in dir(Values) if name != "value"} | {"training", "_frozen", "_frozen_whole", "_arguments"}
+
