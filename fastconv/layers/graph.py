@@ -53,7 +53,8 @@ class Graph(Layer):
     output    the node whose value is the net's; default: the last
     inputs    names of several inputs (default: one, "input"), or a dict {name: type}: "float" follows the net's float
               type, "int64", "bool" … stay what they are, None: integers stay where operations alone read them
-    outputs   names of several outputs, in place of `output`: the net then gives a tuple, also of one
+    outputs   names of several outputs, or a dict {name: node}, in place of `output`: the net then gives a tuple, also
+              of one
 
     `net(a, b)` takes as many arrays as there are inputs (or one dict by name). Operations are differentiable in each
     float value that they read; an integer input or output has no gradient. An array of a layer may be read by its name
@@ -79,8 +80,8 @@ class Graph(Layer):
                 raise ValueError(f"Graph: an input cannot be called {name!r}")
             if kind not in KINDS:
                 raise ValueError(f"Graph: input {name!r} must be one of {', '.join(map(str, KINDS[1:]))}, got {kind!r}")
-        if not kinds or (not isinstance(inputs, Mapping) and len(kinds) != len(tuple(inputs))):
-            raise ValueError(f"Graph: inputs must be one name or more, each once, got {inputs!r}")
+        if not isinstance(inputs, Mapping) and len(kinds) != len(tuple(inputs)):
+            raise ValueError(f"Graph: each input has a name of its own, got {inputs!r}")
         self._inputs: dict[str, str | None] = kinds
         self._layers: dict[str, Layer] = {}  # by the node that brought it
         self._nodes: dict[str, tuple[str, tuple[str | None, ...]]] = {}  # name: (layer's node or join, nodes read)
@@ -93,13 +94,15 @@ class Graph(Layer):
         if output is not None and outputs is not None:
             raise TypeError("Graph: give output or outputs, not both")
         self._several = outputs is not None
-        given = tuple(outputs) if outputs is not None else (next(reversed(self._nodes)) if output is None else output,)
-        for each in given:
+        if outputs is None:
+            outputs = (next(reversed(self._nodes)) if output is None else output,)
+        given = dict(outputs) if isinstance(outputs, Mapping) else {each: each for each in outputs}
+        for each in given.values():
             if each not in self._nodes and each not in self._inputs and not self._array_of(each):
                 raise ValueError(f"Graph: output {each!r} is no node{nearest(each, self._nodes)}")
-        if not given or len(set(given)) != len(given):
-            raise ValueError(f"Graph: outputs must be one name or more, each once, got {given}")
-        self._outputs = given
+        if not given or len(given) != len(outputs):
+            raise ValueError(f"Graph: outputs must be one name or more, each once, got {outputs!r}")
+        self._outputs: dict[str, str] = given  # name: node
         self._arguments = {}  # `config` says what is there now
 
     def _add_node(self, name: Any, node: Any) -> None:
@@ -118,7 +121,19 @@ class Graph(Layer):
                 raise ValueError(f"Graph: node {name!r} holds arrays and reads no nodes")
             self._layers[name] = what
             return
+        held: dict[str, Values] = {}  # arrays that stand in the node itself: the operation's own
+        for place, source in enumerate(sources):
+            if isinstance(source, np.ndarray | np.generic):
+                source = Values(buffers={f"value_{len(held)}" if held else "value": np.asarray(source)})
+            if isinstance(source, Values):
+                if source.only is None or source.only in held:
+                    raise ValueError(f"Graph: node {name!r} must have one array at a place, each of another name")
+                held[source.only] = source
+                sources[place] = f"{name}.{source.only}"
+                self._arrays[f"{name}.{source.only}"] = (name, source.only)
         for source in sources:
+            if source in self._arrays:
+                continue
             if source is not None and source not in self._inputs and source not in self._nodes:
                 found = isinstance(source, str) and self._array_of(source)
                 if not found:
@@ -131,10 +146,11 @@ class Graph(Layer):
         elif isinstance(what, str) and what in JOINS and not shared:
             self._joins.add(name)
         elif not shared:
-            self._layers[name] = Operation(what, **options)
-            what, options = name, {}
-        if options:
-            raise TypeError(f"Graph: node {name!r} takes no options; layers have arguments of their own")
+            self._layers[name] = made = Operation(what, **options)
+            made.hold(held)
+            what, options, held = name, {}, {}
+        if options or held:
+            raise TypeError(f"Graph: node {name!r} takes no options and no arrays; they are an operation's")
         joins, operation = name in self._joins, isinstance(self._layers.get(what), Operation)
         if not sources or (not joins and not operation and len(sources) != 1) or (joins and None in sources):
             raise ValueError(
@@ -168,21 +184,23 @@ class Graph(Layer):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the nodes whose values are the net's."""
-        return self._outputs
+        """The outputs' names."""
+        return tuple(self._outputs)
 
     @property
     def output(self) -> str:
         """The node whose value is the net's first."""
-        return self._outputs[0]
+        return next(iter(self._outputs.values()))
 
     @property
     def dtype(self) -> np.dtype | None:
         """The float type of the parameters, else of the constants."""
         found = super().dtype
         if found is None:
-            arrays = (getattr(layer, name) for layer in self._layers.values() if isinstance(layer, Values)
-                      for name in layer.buffer_names)  # fmt: skip
+            arrays = (
+                getattr(layer, name) for layer in self._layers.values() if isinstance(layer, Values | Operation)
+                for name in layer.buffer_names
+            )  # fmt: skip
             found = next((array.dtype for array in arrays if array.dtype in FLOATS), None)
         return found
 
@@ -213,7 +231,7 @@ class Graph(Layer):
 
     def _drop_unread(self) -> None:
         """Remove constants that no node reads."""
-        read = {source for _, sources in self._nodes.values() for source in sources} | set(self._outputs)
+        read = {source for _, sources in self._nodes.values() for source in sources} | {*self._outputs.values()}
         self._arrays = {source: place for source, place in self._arrays.items() if source in read}
         held = {owner for owner, _ in self._arrays.values()} | read
         self._layers = {
@@ -232,14 +250,15 @@ class Graph(Layer):
             if layer is None or what != name:
                 nodes[name] = [what, *sources]
             elif isinstance(layer, Operation):
-                nodes[name] = [layer.name, *sources, *layer.options_as_data()]
+                own = [layer.held_at(name, source) for source in sources]
+                nodes[name] = [layer.name, *own, *layer.options_as_data()]
             else:
                 nodes[name] = [layer.config(), *sources]
         data: dict[str, Any] = {"layer": "Graph", "nodes": {"items": [list(entry) for entry in nodes.items()]}}
         if self._several:
-            data["outputs"] = list(self._outputs)
+            data["outputs"] = {"items": [list(entry) for entry in self._outputs.items()]}
         else:
-            data["output"] = self._outputs[0]
+            data["output"] = self.output
         if list(self._inputs.items()) != [(INPUT, None)]:
             data["inputs"] = {"items": [list(entry) for entry in self._inputs.items()]}
         return data
@@ -345,7 +364,7 @@ class Graph(Layer):
     # --- passes
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
-        values = dict(zip(self._inputs, x if len(self._inputs) > 1 else (x,), strict=True))
+        values = dict(zip(self._inputs, x if len(self._inputs) != 1 else (x,), strict=True))
 
         def value(source: str | None) -> Any:
             return values[source] if source in values else self._array(source)
@@ -357,7 +376,7 @@ class Graph(Layer):
             else:
                 layer = self._layers[what]
                 values[name] = apply(what, layer, tuple(inputs) if isinstance(layer, Operation) else inputs[0])
-        results = tuple(value(name) for name in self._outputs)
+        results = tuple(value(name) for name in self._outputs.values())
         return results if self._several else results[0]
 
     def _array(self, source: str | None) -> Any:
@@ -368,7 +387,7 @@ class Graph(Layer):
         return getattr(self._layers[owner], attribute)
 
     def forward(self, x: Any, context: Context) -> tuple[Any, Any]:
-        given = x if len(self._inputs) > 1 else (x,)
+        given = x if len(self._inputs) != 1 else (x,)
         values: dict[str | None, Any] = dict(zip(self._inputs, given, strict=True))
         for source in self._arrays:
             array = self._array(source)
@@ -393,7 +412,7 @@ class Graph(Layer):
             else:
                 values[name] = concat(name, inputs)
                 saved[name] = [value.shape[1] for value in inputs]
-        results = tuple(values[name] if name in values else self._array(name) for name in self._outputs)
+        results = tuple(values[name] if name in values else self._array(name) for name in self._outputs.values())
         return (results if self._several else results[0]), (saved, [(each.shape, each.dtype) for each in given])
 
     def _learns(self, source: str | None) -> bool:
@@ -416,9 +435,9 @@ class Graph(Layer):
                 name not in self._joins and self._layers[what].is_trainable()
             )
         sent: dict[str, Any] = {}
-        for name, part in zip(self._outputs, dy if self._several else (dy,), strict=True):
+        for name, part in zip(self._outputs.values(), dy if self._several else (dy,), strict=True):
             if part is not None:
-                sent[name] = part
+                sent[name] = sent[name] + part if name in sent else part
         gradients: Gradients = {}
         for name, (what, sources) in reversed(self._nodes.items()):
             here = sent.pop(name, None)
@@ -459,7 +478,7 @@ class Graph(Layer):
             sent.get(name, np.zeros(shape, dtype) if len(given) > 1 else None) if dtype.kind == "f" else None
             for name, (shape, dtype) in zip(self._inputs, given, strict=True)
         )
-        if len(dx) > 1:
+        if len(dx) != 1:
             return dx, gradients
         if dx[0] is None and given[0][1].kind == "f":  # no path from the input to the output
             raise ValueError("Graph: the output does not depend on the input")
@@ -496,6 +515,21 @@ class Operation(Layer):
         self._by_mode = name == "dropout"
 
     follows_type = False
+
+    def hold(self, arrays: Mapping[str, Values]) -> None:
+        """Take arrays as the operation's own."""
+        for name, values in arrays.items():
+            setattr(self, name, getattr(values, name))
+        self.parameter_names = tuple(name for name, values in arrays.items() if values.parameter_names)  # type: ignore[misc]
+        self.buffer_names = tuple(name for name, values in arrays.items() if values.buffer_names)  # type: ignore[misc]
+
+    def held_at(self, node: str, source: str | None) -> Any:
+        """A source as a configuration has it: the operation's own arrays by their shapes."""
+        for kind, names in (("parameters", self.parameter_names), ("buffers", self.buffer_names)):
+            for name in names:
+                if source == f"{node}.{name}":
+                    return Values(**{kind: {name: getattr(self, name)}}).config()
+        return source
 
     @property
     def kind(self) -> str:
@@ -645,5 +679,5 @@ class Values(Layer):
         return f"Values({', '.join(shapes)})"
 
 
-RESERVED = {name for name in dir(Values) if name != "value"} | {"training", "_frozen", "_frozen_whole", "_arguments"}
+RESERVED = {*dir(Values), *dir(Operation), "name", "given"} | {"training", "_frozen", "_frozen_whole", "_arguments"}
 

@@ -12,6 +12,7 @@ Source: https://onnx.ai/onnx/operators, and what its text leaves open from onnx.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,8 +133,6 @@ def elementwise(name: str, function: Callable[..., Any], slope: Callable[..., An
 
 
 def _with_array(function: Callable[..., Any]) -> Any:
-    import inspect
-
     try:
         return inspect.signature(function)
     except ValueError:  # a ufunc
@@ -147,8 +146,6 @@ def kernel(name: str, op: str, plain: Callable[..., Any] | None = None, **rename
         if plain is not None and not is_float(x):
             return plain(x).astype(x.dtype), None
         return through(op, x, **{renamed[key]: value for key, value in attributes.items()})
-
-    import inspect
 
     names = [inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)]
     names += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None) for key in renamed]
@@ -237,11 +234,15 @@ def cast(x: Any, to: str, float_type: Any = None, saturate: Any = None, round_mo
 
 
 @operator("Dropout")
-def dropout(x: Any, ratio: Any = 0.5, training_mode: Any = None, seed: Any = None) -> Result:
+def dropout(
+    x: Any, ratio: Any = 0.5, training_mode: Any = None, seed: Any = None, is_test: Any = None, outputs: int = 1
+) -> Result:
     """In inference: x, and a mask that is true. A net's own dropout is a layer."""
     if training_mode is not None and bool(scalar("training_mode", training_mode)) and float(scalar("ratio", ratio)):
         raise ValueError("a Dropout node that is random in every mode is not served; make training_mode a constant")
-    return (x, np.ones(x.shape, bool)), lambda dy, needs: (dy[0],)
+    if outputs > 1:
+        return (x, np.ones(x.shape, bool)), lambda dy, needs: (dy[0],)
+    return x, lambda dy, needs: (dy,)
 
 
 @operator("Clip")
@@ -483,11 +484,14 @@ def global_lp_pool(x: Any, p: int = 2) -> Result:
     return y.astype(x.dtype), pull
 
 
-@operator("Resize", "Upsample")
 def resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, **attributes: Any) -> Result:
     """Upsample's second input is `scales`; the importer puts it where Resize has it."""
     y, pull = resizing.resize(x, roi, scales, sizes, **attributes)
     return y, lambda dy, needs: (pull(dy),)
+
+
+resize.__signature__ = inspect.signature(resizing.resize)  # type: ignore[attr-defined]
+operator("Resize", "Upsample")(resize)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
