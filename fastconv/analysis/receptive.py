@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.analysis.operations import operation_reach
 from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
 from fastconv.analysis.trace import INPUT, JOIN, Shape, Trace, trace
 from fastconv.errors import ShapeError
@@ -135,12 +136,16 @@ class Reader:
             self.periods.append(period)
 
     def spatial(self, step: int) -> Shape:
-        return self.found.shape(step)[2:] or (1,) * self.ndim
+        """The last axes; of what has fewer the one position that is left."""
+        shape = self.found.shape(step)
+        return shape[len(shape) - self.ndim :] if len(shape) > self.ndim + 1 else (1,) * self.ndim
 
     def _reach(self, place: int) -> tuple[Taps, ...] | None:
         step = self.found.steps[place]
         if step.join is not None or len(step.x_shape) == 2:
             return (POINT,) * self.ndim
+        if isinstance(step.layer, Operation):
+            return operation_reach(step.layer, step.x_shape, step.y_shape, step.arguments, self.ndim)
         reach = reach_of(step.layer, step.x_shape, step.y_shape)
         fits = len(step.y_shape) in (2, len(step.x_shape)) and len(step.x_shape) == self.ndim + 2
         return reach if fits else None
@@ -189,6 +194,8 @@ class Reader:
             assert reach is not None
             read = here.read([reach[axis] for axis in axes])
             for source in self.found.steps[place].sources:
+                if source < INPUT:  # another input of the net
+                    continue
                 spatial = self.spatial(source)
                 part = read.clip(tuple(spatial[axis] for axis in axes)) if clip or read.whole else read
                 regions[source] = regions.get(source, nothing).unite(part)

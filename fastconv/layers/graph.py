@@ -297,7 +297,7 @@ class Graph(Layer):
         return whole if self._several else whole[0]
 
     def _vjp(self, *x: Any) -> tuple[Any, Pullback]:
-        y, saved = self.forward(self.cast(x if len(x) > 1 else x[0]), Context(snapshot=True))
+        y, saved = self.forward(self.cast(x[0] if len(x) == 1 else x), Context(snapshot=True))
 
         def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
             if self._several:
@@ -603,7 +603,8 @@ class Operation(Layer):
             if self.name in OPS:  # there dy is the values'
                 dy = np.zeros_like(first) if dy[0] is None else dy[0]
         found = op.backward(dy, kept, wanted)
-        return tuple(part if want else None for part, want in itertools.zip_longest(found, wanted)), {}
+        parts = itertools.zip_longest(found[: len(wanted)], wanted)
+        return tuple(part if want else None for part, want in parts), {}
 
 
 def _option(name: str, key: str, value: Any) -> Any:

@@ -410,8 +410,8 @@ def matmul(a: Any, b: Any) -> Result:
         a2 = a[None] if a.ndim == 1 else a
         b2 = b[:, None] if b.ndim == 1 else b
         d = np.asarray(dy)
-        d = np.expand_dims(d, -2) if a.ndim == 1 else d
         d = np.expand_dims(d, -1) if b.ndim == 1 else d
+        d = np.expand_dims(d, -2) if a.ndim == 1 else d
         da = unbroadcast(np.matmul(d, np.swapaxes(b2, -1, -2)), a2).reshape(a.shape) if needs[0] else None
         db = unbroadcast(np.matmul(np.swapaxes(a2, -1, -2), d), b2).reshape(b.shape) if needs[1] else None
         return da, db
@@ -544,20 +544,26 @@ def batch_normalization(
     axes = others(x.ndim)
     if training_mode:
         normal, average, inverse, pull_normal = standardized(x, axes, epsilon)
-        average, batch_var = average.reshape(-1), x.var(axis=axes)
-        m = np.asarray(momentum, x.dtype)
-        running = (mean * m + average * (1 - m), var * m + batch_var * (1 - m))
+        average, m = average.reshape(-1), np.asarray(momentum, x.dtype)
+        running = (mean * m + average * (1 - m), var * m + x.var(axis=axes) * (1 - m))
     else:
         inverse = channelwise(1 / np.sqrt(np.asarray(var) + np.asarray(epsilon, x.dtype)), x.ndim)
         normal = (x - channelwise(mean, x.ndim)) * inverse
     y = (normal * channelwise(scale, x.ndim) + channelwise(bias, x.ndim)).astype(x.dtype)
 
     def pull(dy: Any, needs: tuple[bool, ...]) -> Sequence[Any]:
-        dy = dy[0] if isinstance(dy, tuple) else dy
+        dys = (*dy, None, None) if isinstance(dy, tuple) else (dy, None, None)
+        dy = np.zeros_like(x) if dys[0] is None else dys[0]
         dnormal = dy * channelwise(scale, x.ndim)
-        parts = [None, (dy * normal).sum(axis=axes), dy.sum(axis=axes), None, None]
+        parts: list[Any] = [None, (dy * normal).sum(axis=axes), dy.sum(axis=axes), None, None]
         if training_mode:
             parts[0] = pull_normal(dnormal)
+            each = (1 - m) / np.asarray(x.size / x.shape[1], x.dtype)
+            if dys[1] is not None:  # of the running mean
+                parts[0], parts[3] = parts[0] + channelwise(dys[1], x.ndim) * each, m * dys[1]
+            if dys[2] is not None:  # of the running variance
+                centred = x - channelwise(average, x.ndim)
+                parts[0], parts[4] = parts[0] + channelwise(dys[2], x.ndim) * 2 * centred * each, m * dys[2]
         else:
             parts[0] = (dnormal * inverse).astype(x.dtype)
             parts[3] = -(dnormal * inverse).sum(axis=axes) if needs[3] else None

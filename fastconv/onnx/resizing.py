@@ -18,7 +18,7 @@ from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
 from fastconv.ops.registry import OPS
 
-__all__ = ["resize"]
+__all__ = ["lengths_of", "positions", "resize", "taps"]
 
 COORDINATES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
@@ -59,7 +59,7 @@ def resize(
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     over = [int(axis) % x.ndim for axis in (range(x.ndim) if axes is None else np.asarray(axes).reshape(-1))]
-    factors, lengths = _lengths(x, over, scales, sizes, keep_aspect_ratio_policy)
+    factors, lengths = lengths_of(x, over, scales, sizes, keep_aspect_ratio_policy)
     output = list(x.shape)
     for axis, m in zip(over, lengths, strict=True):
         output[axis] = m
@@ -82,7 +82,9 @@ def resize(
         n = x.shape[axis]
         if m == n and factor == 1 and coordinate_transformation_mode != "tf_crop_and_resize":
             continue
-        at = _positions(m, n, factor, coordinate_transformation_mode, region[place], region[place + len(over)])
+        at = positions(
+            np.arange(m), m, n, factor, coordinate_transformation_mode, region[place], region[place + len(over)]
+        )
         if coordinate_transformation_mode == "tf_crop_and_resize":
             outside = outside | ((at < 0) | (at > n - 1)).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
         rows.append((axis, _matrix(at, n, factor, mode, nearest_mode, cubic_coeff_a, exclude_outside, antialias)))
@@ -102,7 +104,7 @@ def resize(
     return y, pull
 
 
-def _lengths(
+def lengths_of(
     x: np.ndarray, over: Sequence[int], scales: Any, sizes: Any, policy: str
 ) -> tuple[list[float], list[int]]:
     """The factor and the output's length along each axis."""
@@ -129,50 +131,54 @@ def _lengths(
     return factors, lengths
 
 
-def _positions(m: int, n: int, factor: float, mode: str, begin: float, end: float) -> np.ndarray:
-    """Where each output lies among the inputs of an axis."""
-    o = np.arange(m, dtype=np.float64)
+def positions(
+    outputs: np.ndarray, m: int, n: int, factor: float, mode: str, begin: float = 0.0, end: float = 0.0
+) -> np.ndarray:
+    """Where outputs, of m along an axis, lie among its n inputs."""
+    o = outputs.astype(np.float64)
     length = factor * n
     if mode == "align_corners":
-        return np.zeros(m) if length == 1 or m == 1 else o * (n - 1) / (length - 1)
+        return np.zeros(len(o)) if length == 1 or m == 1 else o * (n - 1) / (length - 1)
     if mode == "asymmetric":
         return o / factor
     if mode == "tf_half_pixel_for_nn":
         return (o + 0.5) / factor
     if mode == "tf_crop_and_resize":
         span = (end - begin) * (n - 1)
-        return begin * (n - 1) + (np.full(m, span / 2) if m == 1 else o * span / (m - 1))
+        return begin * (n - 1) + (np.full(len(o), span / 2) if m == 1 else o * span / (m - 1))
     if mode == "pytorch_half_pixel" and m == 1:
-        return np.zeros(1)
+        return np.zeros(len(o))
     offset = n / 2 * (1 - m / length) if mode == "half_pixel_symmetric" and length else 0.0
     return offset + (o + 0.5) / factor - 0.5
+
+
+def taps(
+    at: np.ndarray, factor: float, mode: str, nearest: str, a: float, antialias: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(outputs, taps): the inputs around each position, beyond the border too, and their weights."""
+    if mode == "nearest":
+        return NEAREST[nearest](at)[:, None], np.ones((len(at), 1))
+    shrink = min(factor, 1.0) if antialias else 1.0
+    radius = (1 if mode == "linear" else 2) / shrink
+    first = math.floor(-radius) + 1
+    require("Resize", len(at) * (2 - 2 * first) * 40)
+    found = np.floor(at)[:, None] + np.arange(first, 2 - first)
+    weights = (_linear if mode == "linear" else _cubic)((found - at[:, None]) * shrink, a)
+    return found, weights / weights.sum(axis=1, keepdims=True) if antialias else weights
 
 
 def _matrix(
     at: np.ndarray, n: int, factor: float, mode: str, nearest: str, a: float, exclude_outside: int, antialias: int
 ) -> csr_array:
     """(outputs, n): what each output takes of each input."""
-    m = len(at)
-    if mode == "nearest":
-        taps, weights = NEAREST[nearest](at)[:, None], np.ones((m, 1))
-    else:
-        shrink = min(factor, 1.0) if antialias else 1.0
-        radius = (1 if mode == "linear" else 2) / shrink
-        first = math.floor(-radius) + 1
-        require("Resize", m * (2 - 2 * first) * 40)
-        steps = np.arange(first, 2 - first)
-        floor = np.floor(at)
-        taps = floor[:, None] + steps
-        weights = (_linear if mode == "linear" else _cubic)((taps - at[:, None]) * shrink, a)
-        if antialias:
-            weights = weights / weights.sum(axis=1, keepdims=True)
-        if exclude_outside:
-            weights = np.where((taps < 0) | (taps >= n), 0, weights)
-            total = weights.sum(axis=1, keepdims=True)
-            weights = weights / np.where(total == 0, 1, total)
-    columns = np.clip(taps, 0, n - 1).astype(np.int64)
-    outputs = np.repeat(np.arange(m), taps.shape[1])
-    return csr_array((weights.reshape(-1), (outputs, columns.reshape(-1))), shape=(m, n))
+    found, weights = taps(at, factor, mode, nearest, a, antialias)
+    if exclude_outside and mode != "nearest":
+        weights = np.where((found < 0) | (found >= n), 0, weights)
+        total = weights.sum(axis=1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    columns = np.clip(found, 0, n - 1).astype(np.int64)
+    outputs = np.repeat(np.arange(len(at)), found.shape[1])
+    return csr_array((weights.reshape(-1), (outputs, columns.reshape(-1))), shape=(len(at), n))
 
 
 def _linear(distance: np.ndarray, a: float) -> np.ndarray:
