@@ -1,7 +1,8 @@
 """A net as a list of steps with their shapes: what the other tools walk.
 
 The shapes come from the layers themselves, which are run on a batch of no images: every shape rule is asked, and
-nothing is computed. Where an operation of a graph cannot take such a batch, one image's is computed.
+nothing is computed. Where an operation of a graph cannot take such a batch, one image's is computed, or
+the batch itself.
 """
 
 from __future__ import annotations
@@ -121,7 +122,10 @@ def follow_net(net: Layer, given: tuple[Shape, ...]) -> Trace:
     except ShapeError:
         if not any(isinstance(layer, Operation) for _, layer in net.walk()):
             raise
+    try:
         return _follow(net, given, 1)
+    except ShapeError:
+        return _follow(net, given, given[0][0])
 
 
 def _follow(net: Layer, given: tuple[Shape, ...], batch: int) -> Trace:
@@ -174,7 +178,7 @@ def _follow(net: Layer, given: tuple[Shape, ...], batch: int) -> Trace:
         return note(prefix, layer.flow(value, apply, join))
 
     values = [
-        _Value(INPUT - place, np.zeros((batch, *shape[1:]) if shape else (), kind))
+        _Value(INPUT - place, np.zeros((batch, *shape[1:]) if shape[:1] == given[0][:1] else shape, kind))
         for place, (shape, kind) in enumerate(zip(given, kinds, strict=True))
     ]
     follow("", net, tuple(values) if len(values) > 1 else values[0])
