@@ -43,16 +43,18 @@ LAYERS: dict[str, type[Layer]] = {}  # what a file may name: fastconv's own laye
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
-    weights as they are now."""
+    weights as they are now; `keep`: whether there will be a backward, `once`: and only one."""
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
+    keep: bool = True
+    once: bool = False
 
     @classmethod
     def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng)
+        return cls(training=None if net.training else True, rng=rng, once=True)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""
@@ -68,7 +70,8 @@ class Context:
         return self.rng or random.default_generator()
 
 
-CALL = Context()  # net(x)
+_OWN = frozenset(("forward", "backward", "flow", "options"))  # what a layer computes with
+CALL = Context(keep=False)  # net(x)
 
 
 class LoadedKeys(NamedTuple):
@@ -84,6 +87,9 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    is_container: ClassVar[bool] = False
+    forks: ClassVar[bool] = False  # whether a container reads its input more than once
+
     elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments that others' layer of this name takes: what to write here
 
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
@@ -92,6 +98,7 @@ class Layer:
     _frozen: set[str]  # parameters that are not trained
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
+    _methods: ClassVar[tuple[Any, ...]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
@@ -124,6 +131,16 @@ class Layer:
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
+            cls._methods = cls._computing()
+
+    @classmethod
+    def _computing(cls) -> tuple[Any, ...]:
+        return cls.forward, cls.backward, cls.flow, getattr(cls, "options", None)
+
+    def is_plain(self) -> bool:
+        """Whether the layer is fastconv's own and computes as its class was written: with nobody's methods."""
+        cls = type(self)
+        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing() and _OWN.isdisjoint(self.__dict__)
 
     # --- to be written by each layer
 
@@ -159,7 +176,7 @@ class Layer:
         batch_size = integer("predict", "batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
-        inference = Context(training=False)
+        inference = Context(training=False, keep=False)
         x = x if hasattr(x, "shape") else np.asarray(x)
         first = self.forward(self.cast(x[:batch_size]), inference)[0]
         if len(x) <= batch_size:

@@ -11,7 +11,7 @@ import numpy as np
 from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
-from fastconv.layers.containers import gather, named_forward
+from fastconv.plan.steps import named_forward
 from fastconv.machine.memory import require
 from fastconv.ops import OPS, pool
 from fastconv.ops.function_pool import add_windows, all_windows
@@ -267,9 +267,8 @@ class NetworkPool2d(Layer):
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         a, kept = saved
-        gradients: Gradients = {}
         shares, inside = self.network.backward(np.ascontiguousarray(dy).reshape(-1, 1), kept, need_dx)
-        gather(gradients, "network", inside)
+        gradients = {f"network.{name}": gradient for name, gradient in inside.items()}
         if shares is None:
             return None, gradients
         return add_windows(shares.reshape(*dy.shape, shares.shape[1]), a), gradients

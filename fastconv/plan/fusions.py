@@ -1,0 +1,3 @@
+"""Which neighbours become one step."""
+def fused(steps, output):
+    return steps
