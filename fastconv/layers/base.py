@@ -422,16 +422,24 @@ class OpLayer(Layer):
         return self._options
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        arrays = self._fetch(self)
+        return OPS[self.op].forward(x, *self.arrays(context), **self.options(context))
+
+    def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
+        """What the operation takes behind x."""
+        arrays: tuple[np.ndarray | None, ...] = self._fetch(self)
         if context.snapshot:
             arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
                 for name, array in zip(self.positional, arrays, strict=True)
             )
-        return OPS[self.op].forward(x, *arrays, **self.options(context))
+        return arrays
+
+    def wanted(self) -> list[bool]:
+        """Which of them are trained."""
+        return [name in self.parameter_names and name not in self._frozen for name in self.positional]
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        wanted = [name in self.parameter_names and name not in self._frozen for name in self.positional]
+        wanted = self.wanted()
         dx, *others = OPS[self.op].backward(dy, saved, (need_dx, *wanted))
         gradients = {
             name: gradient
