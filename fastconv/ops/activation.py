@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise, rows
+from fastconv._ext import activation as kernels
+from fastconv._ext import softmax as softmax_kernels
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError, integer, nearest
 from fastconv.machine.memory import allocate
@@ -47,7 +48,7 @@ from fastconv.ops.common import (
 from fastconv.ops.registry import add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
-    elementwise.ACTIVATIONS[name]
+    kernels.ACTIVATIONS[name]
     for name in (
         "RELU", "LEAKY_RELU", "ELU", "GELU", "GELU_TANH", "SILU", "SIGMOID", "TANH", "SOFTPLUS", "HARDSWISH",
     )
@@ -242,7 +243,7 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     x, order = in_memory_order(op, x)
     y = allocate(op, x.shape, x.dtype)
     threads = threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
-    elementwise.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
+    kernels.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
     return restored(y, order), Saved(kind, x, order, a, b)
 
 
@@ -251,7 +252,7 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
     dy = ordered(op, dy, order)
     dx = allocate(op, x.shape, x.dtype)
     threads = threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
-    elementwise.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
+    kernels.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
     return restored(dx, order), None, None
 
 
@@ -325,7 +326,7 @@ def prelu(x: Any, weight: Any) -> tuple[np.ndarray, SavedPrelu]:
     cut = Rows.of(1, x.size // weight.size, weight.size)
     y = allocate("prelu", last.shape, x.dtype)
     wide = cut.widen(weight.reshape(-1).copy(), x.dtype)
-    rows.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
+    kernels.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
     return logical(y), SavedPrelu(last, weight, cut)
 
 
@@ -334,7 +335,7 @@ def prelu_backward(dy: np.ndarray, saved: SavedPrelu, needs: tuple[bool, ...]) -
     dy_last = channels_last("prelu", dy)
     dx = allocate("prelu", last.shape, dy.dtype)
     sums = cut.sums("prelu", 1)
-    rows.prelu_backward(
+    kernels.prelu_backward(
         cut.table(dy_last), cut.table(last), cut.widen(weight.reshape(-1).copy(), dy.dtype), cut.table(dx), sums,
         cut.block_rows, threads_for(3 * dx.nbytes),
     )  # fmt: skip
@@ -361,17 +362,17 @@ def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
     y = allocate(op, table.shape, x.dtype)
     if op == "log_softmax":
         log_sums = row_log_sums(op, table)
-        rows.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
+        softmax_kernels.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
     else:
         log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-        rows.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
+        softmax_kernels.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
     return from_rows(y, x.shape, axis), SavedRows(table, log_sums, x.shape, axis)
 
 
 def row_log_sums(op: str, table: np.ndarray) -> np.ndarray:
     """(rows, 2) float64: every row's largest element, and the log of the sum of exp(row - largest)."""
     log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
+    softmax_kernels.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
     return log_sums
 
 
@@ -380,7 +381,7 @@ def softmax_backward(op: str, dy: np.ndarray, saved: SavedRows, needs: tuple[boo
     dy_rows = as_rows(op, dy, axis)
     dx = allocate(op, table.shape, table.dtype)
     if dx.size:
-        rows.softmax_backward(
+        softmax_kernels.softmax_backward(
             dy_rows, table, log_sums, dx, op == "log_softmax", threads_for(WORK * dx.nbytes)
         )  # fmt: skip
     return (from_rows(dx, shape, axis),)

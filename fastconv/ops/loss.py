@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise, rows
+from fastconv._ext import loss as kernels
+from fastconv._ext import softmax
 from fastconv.arrays import as_array, as_floats
 from fastconv.errors import ShapeError, integer, nearest
 from fastconv.machine.memory import allocate, require
@@ -403,7 +404,7 @@ def _hard_backward(
     w = np.ones(dx.shape[1], dx.dtype) if a.weight is None else np.ascontiguousarray(a.weight)
     smooth = (shares * (a.smoothing / len(w))).astype(dx.dtype)
     direct = (direct * (1 - a.smoothing)).astype(dx.dtype)
-    rows.cross_entropy_backward(
+    softmax.cross_entropy_backward(
         table, log_sums, a.target, w, direct, smooth, float(w.sum(dtype=np.float64)), dx,
         threads_for(WORK * dx.nbytes),
     )  # fmt: skip
@@ -435,11 +436,11 @@ def errors(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[np
     threads = threads_for(_traffic(op, 2 * x.nbytes))
     if reduction == "none":
         y = allocate(op, x.shape, x.dtype)
-        elementwise.errors(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
+        kernels.errors(kernels.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
         y = restored(y, order)
     else:
-        sums = np.empty(-(-x.size // elementwise.ERRORS_OF_ONE_SUM))
-        elementwise.error_sums(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
+        sums = np.empty(-(-x.size // kernels.ERRORS_OF_ONE_SUM))
+        kernels.error_sums(kernels.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
         with np.errstate(all="ignore"):
             y = _total(float(sums.sum()), reduction, x.size, x.dtype)
     return y, SavedErrors(x, target, order, reduction)
@@ -459,8 +460,8 @@ def errors_backward(op: str, dy: np.ndarray, saved: SavedErrors, needs: tuple[bo
     for position in (0, 1):
         if position < len(needs) and needs[position]:
             gradient = allocate(op, x.shape, x.dtype)
-            elementwise.errors_backward(
-                elementwise.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
+            kernels.errors_backward(
+                kernels.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
                 gradient.reshape(-1), scale, threads,
             )  # fmt: skip
             gradients[position] = restored(gradient, order)

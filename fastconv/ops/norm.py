@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import norm as kernels
+from fastconv._ext import response as response_kernels
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, get_workspace_limit
@@ -402,7 +403,7 @@ def normalise(
 ) -> np.ndarray:  # fmt: skip
     """y = (x - mean) * rstd * weight + bias, channels last; rstd is written into the statistics."""
     y = allocate(op, last.shape, last.dtype)
-    rows.normalise(
+    kernels.normalise(
         cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
         threads_for(2 * y.nbytes),
     )  # fmt: skip
@@ -422,7 +423,7 @@ def normalise_backward(
     dx = dweight = dbias = None
     if (needs_x and from_x) or needs_weight or needs_bias:
         sums = cut.sums(op, 2)
-        rows.products(
+        kernels.products(
             cut.table(dy_last), cut.table(last), cut.widen(rounded, last.dtype), sums, cut.block_rows,
             threads_for(2 * dy_last.nbytes),
         )  # fmt: skip
@@ -444,7 +445,7 @@ def normalise_backward(
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
         coefficients[3] = slope * (rounded - mean) - level * rstd
         dx_last = allocate(op, last.shape, last.dtype)
-        rows.scale_shift_backward(
+        kernels.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
             cut.block_rows, threads_for(3 * dx_last.nbytes),
         )  # fmt: skip
@@ -463,7 +464,7 @@ def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) 
     if not from_x:
         mean[...], var[...] = a.running_mean, a.running_var
     elif last.size:
-        rows.moments(
+        kernels.moments(
             cut.table(last), coefficients[0], cut.sums(op, 2), mean, var, -(-cut.pixels // SAMPLE), cut.block_rows,
             threads_for(last.nbytes),
         )  # fmt: skip
@@ -488,10 +489,10 @@ def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
         if running is None:
             continue
         if running.dtype == a.x.dtype:
-            rows.update_running(running, values, factor, a.momentum)
+            kernels.update_running(running, values, factor, a.momentum)
         else:
             own = running.astype(a.x.dtype)
-            rows.update_running(own, values, factor, a.momentum)
+            kernels.update_running(own, values, factor, a.momentum)
             running[...] = own
 
 
@@ -569,7 +570,7 @@ def layer_norm(
     b = np.zeros(size, table.dtype) if a.bias is None else contiguous(op, a.bias).reshape(-1)
     y = allocate(op, table.shape, table.dtype)
     statistics = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
+    kernels.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
     saved = SavedLayer(table, w, statistics, a.x.shape, shape, a.weight is not None, a.bias is not None)
     return y.reshape(a.x.shape), saved
 
@@ -581,7 +582,7 @@ def layer_backward(dy: np.ndarray, saved: SavedLayer, needs: tuple[bool, ...]) -
     dx = allocate(op, table.shape, table.dtype)
     block_rows = max(16, BLOCK // table.shape[1])
     sums = allocate(op, (-(-len(table) // block_rows), 2, table.shape[1]), np.dtype(np.float64))
-    rows.layer_norm_backward(
+    kernels.layer_norm_backward(
         dy_table, table, weight, statistics, dx, sums, block_rows, threads_for(3 * dx.nbytes)
     )  # fmt: skip
     with np.errstate(all="ignore"):
@@ -605,7 +606,9 @@ def response(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: floa
     last = channels_last("local_response_norm", a.x)
     y = allocate("local_response_norm", last.shape, last.dtype)
     channels = last.shape[-1]
-    rows.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], response_scratch(last))
+    response_kernels.local_response_norm(
+        last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], response_scratch(last)
+    )
     return logical(y), a._replace(x=last)
 
 
@@ -614,7 +617,7 @@ def response_backward(dy: np.ndarray, saved: Response, needs: tuple[bool, ...]) 
     dy_last = channels_last("local_response_norm", dy)
     dx = allocate("local_response_norm", last.shape, last.dtype)
     dy_rows, x_rows, dx_rows = (array.reshape(-1, last.shape[-1]) for array in (dy_last, last, dx))
-    rows.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], response_scratch(last))
+    response_kernels.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], response_scratch(last))
     return logical(dx), None, None, None, None
 
 
