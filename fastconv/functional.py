@@ -764,6 +764,7 @@ def resize(
     Returns (N, C, *size). Source: torch.nn.functional.interpolate with antialias=False and recompute_scale_factor=None.
     """
 
+
 reserve(globals())
 
 
