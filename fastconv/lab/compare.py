@@ -1,8 +1,8 @@
 """The same kernels three ways: naive loops, plain NumPy, and fastconv; and PyTorch's, where it is installed.
 
     naive     fastconv.reference: direct loops over Python lists
-    NumPy     fastconv.plain: sliding_window_view + matmul and whole-array arithmetic, on NumPy's own BLAS, as many
-              threads as it takes by itself
+    NumPy     fastconv.lab.numpy_baseline: sliding_window_view + matmul and whole-array arithmetic, on NumPy's own BLAS,
+              as many threads as it takes by itself
     fastconv  fastconv.functional and its pullbacks
     PyTorch   torch.nn.functional and autograd on the whole batch, C-contiguous tensors, as many threads as fastconv
               (bench/peers.py compares whole nets, both layouts, in processes apart)
@@ -29,10 +29,10 @@ import numpy as np
 
 from fastconv import functional, plots, reference
 from fastconv.autograd import vjp
+from fastconv.lab.numpy_baseline import CASES, PLAIN
+from fastconv.lab.shapes import Case
 from fastconv.machine.config import show_config
 from fastconv.machine.threads import get_num_threads
-from fastconv.plain import CASES, PLAIN
-from fastconv.shapes import Case
 
 __all__ = ["KERNELS", "Report", "Row", "Versions", "compare", "race", "verify"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fastconv.shapes import (
+from fastconv.lab.shapes import (
     CONVOLUTIONS,
     TRANSPOSED,
     Case,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import trace
-from fastconv.analysis.trace import trace as follow
+from fastconv.analysis.steps import trace as follow
+from fastconv.engine import trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import Sequential

@@ -1,8 +1,8 @@
-"""Named shapes of real nets, shared by the tests, the benchmarks and `fastconv.compare`.
+"""Named shapes of real nets, shared by the tests, the benchmarks and `fastconv.lab.compare`.
 
 CONVOLUTIONS   ConvShape by name: the convolutional layers of LeNet, VGG, ResNet and others
 TRANSPOSED     ConvShape by name: transposed ones
-Case           one call of an operation on such a shape; `fastconv.plain` lists them, the functions here make them
+Case           one call of an operation on such a shape; numpy_baseline.py lists them, the functions here make them
 """
 
 from __future__ import annotations
