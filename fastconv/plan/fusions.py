@@ -146,6 +146,10 @@ def fused(steps: list[Step], output: int) -> list[Step]:
         return getattr(layer, "op", "") in names and layer.is_plain() and not (layer.buffer_names and uses[id(layer)] > 1)
 
     def replace(made: Fused) -> None:
+        """Unless a step between the parts reads what they read: gradients would be added in another order."""
+        between = steps[place[made.parts[0].output] : place[made.output]]
+        if any(step not in made.parts and not set(made.inputs).isdisjoint(step.inputs) for step in between):
+            return
         for part in made.parts:
             del found[part.output]
         found[made.output] = made
