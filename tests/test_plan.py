@@ -111,7 +111,8 @@ def test_a_plan_gives_the_bits_of_the_layers(name: str, dtype: type, monkeypatch
 
 def test_nan_and_infinity_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     fastconv.manual_seed(1)
-    net = Sequential(BatchNorm2d(3), ReLU(), Residual(BatchNorm2d(3)), ReLU(), ReLU(), MaxPool2d(2), Flatten(), Linear(48, 5))
+    norms = BatchNorm2d(3), ReLU(), Residual(BatchNorm2d(3)), ReLU()
+    net = Sequential(*norms, ReLU(), MaxPool2d(2), Flatten(), Linear(48, 5))
     x, y = batch()
     x[0, 0, 0, 0], x[1, 1, 2, 3] = np.nan, np.inf
     with np.errstate(all="ignore"):

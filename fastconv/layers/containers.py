@@ -169,4 +169,3 @@ class Concat(Container):
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         return join("", "concat", [apply(name, layer, x) for name, layer in self._layers.items()])
-

@@ -78,9 +78,9 @@ class _BatchNorm(OpLayer):
         self, dy: np.ndarray, saved: Any, need_dx: bool
     ) -> tuple[np.ndarray | None, np.ndarray | None, Gradients]:
         """The gradients to x, the addend and the parameters."""
-        _, _, *wanted = self.wanted()
-        dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, *wanted))
-        found = zip(("weight", "bias"), (weight, bias), wanted, strict=True)
+        _, _, need_weight, need_bias = self.wanted()
+        dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, need_weight, need_bias))
+        found = ("weight", weight, need_weight), ("bias", bias, need_bias)
         return dx, addend, {name: gradient for name, gradient, want in found if want and gradient is not None}
 
     def options(self, context: Context) -> Mapping[str, Any]:

@@ -11,13 +11,13 @@ import numpy as np
 from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
-from fastconv.plan.steps import named_forward
 from fastconv.machine.memory import require
 from fastconv.ops import OPS
 from fastconv.ops.pool.function import add_windows, all_windows
 from fastconv.ops.pool.windows import check as check_window
 from fastconv.ops.pool.windows import prepare as prepare_window
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.plan.steps import named_forward
 
 __all__ = [
     "AdaptiveAvgPool1d",

@@ -66,6 +66,11 @@ class Plan:
                 return False
         return all(layer.is_plain() for layer in self._fused)
 
+    def known(self, prefix: str, name: str) -> str:
+        """A parameter's name among the net's."""
+        full = _dotted(prefix, name)
+        return self.aliases.get(full, full)
+
     def __str__(self) -> str:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
 
@@ -115,7 +120,9 @@ def backward(net: Layer, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.
         if here is None:  # of a branch that does not reach the output
             for layer, prefix in zip(step.layers, prefixes, strict=True):
                 for name, parameter in layer.parameters().items():
-                    gradients.setdefault(plan.aliases.get(full := _dotted(prefix, name), full), np.zeros_like(parameter))
+                    gradients.setdefault(
+                        plan.aliases.get(full := _dotted(prefix, name), full), np.zeros_like(parameter)
+                    )
             continue
         parts, found = step.backward(here, kept[index], tuple(needed[value] for value in step.inputs))
         if once:
@@ -126,8 +133,7 @@ def backward(net: Layer, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.
         del here, parts
         for prefix, inside in zip(prefixes, found, strict=True):
             for name, gradient in inside.items():
-                full = _dotted(prefix, name)
-                full = plan.aliases.get(full, full)
+                full = plan.known(prefix, name)
                 gradients[full] = gradients[full] + gradient if full in gradients else gradient
     if not need_dx:
         return None, gradients

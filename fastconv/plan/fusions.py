@@ -1,10 +1,8 @@
 """Which neighbouring steps become one, and what that is. Each gives the bits that its parts give apart.
 
-| parts                                | as one                                                                            |
-|---|---|
-| batch_norm, relu                     | one pass; backward relu's mask is computed again from batch_norm's input           |
-| batch_norm, add, relu                | one pass; backward the masked dy is what the sums' other value has for a gradient  |
-| relu, max_pool                       | pooled first: relu sees the maxima only                                           |
+batch_norm, relu        one pass; backward, relu's mask is computed again from batch_norm's input
+batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
+relu, max_pool          pooled first: relu sees the maxima only
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import numpy as np
 from fastconv.plan.steps import Add, LayerStep, Parts, Step
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from fastconv.layers.base import Context, Gradients
 
 __all__ = ["fused"]
@@ -138,12 +138,13 @@ def fused(steps: list[Step], output: int) -> list[Step]:
         """The step that makes a value, if but one step reads it."""
         return found.get(value) if readers[value] == 1 else None
 
-    def is_op(step: Step | None, *names: str) -> bool:
-        """Whether it is a layer of fastconv's own that is one of these operations; one with statistics, applied once."""
+    def is_op(step: Step | None, *names: str) -> TypeGuard[LayerStep]:
+        """Whether it is a layer of fastconv's own for one of these; what has statistics, applied but once."""
         if not isinstance(step, LayerStep):
             return False
         layer = step.layers[0]
-        return getattr(layer, "op", "") in names and layer.is_plain() and not (layer.buffer_names and uses[id(layer)] > 1)
+        is_one = getattr(layer, "op", "") in names and layer.is_plain()
+        return is_one and not (layer.buffer_names and uses[id(layer)] > 1)
 
     def replace(made: Fused) -> None:
         """Unless a step between the parts reads what they read: gradients would be added in another order."""

@@ -1,7 +1,7 @@
 """The kinds of steps that a plan is made of.
 
-    call(values, context) -> (y, saved)
-    backward(dy, saved, needs) -> (a gradient per value or None, {parameter: gradient} per layer)
+call(values, context) -> (y, saved)
+backward(dy, saved, needs) -> (a gradient per value or None, {parameter: gradient} per layer)
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.arrays import empty_like, logical
+from fastconv._ext import reduce
+from fastconv.arrays import logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
+from fastconv.machine.threads import threads_for
+from fastconv.ops.common import in_memory_order, ordered, restored
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
@@ -54,7 +57,7 @@ class Step:
     def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """one + other, a gradient that this step made of dy: into `other` where that is memory of its own."""
         if all(layer.is_plain() for layer in self.layers) and not np.may_share_memory(other, dy):
-            return np.add(one, other, out=other)
+            return add_to(self.name, other, one)
         return add(self.name, [one, other])
 
     def __str__(self) -> str:
@@ -124,14 +127,27 @@ def add(op: str, values: list[np.ndarray]) -> np.ndarray:
     for value in values[1:]:
         if value.shape != first.shape:
             raise ShapeError(f"{op}: what is added must have one shape, got {first.shape} and {value.shape}")
-    total = empty_like(op, first)
-    if len(values) == 1:
-        np.copyto(total, first)
+    moved, order = in_memory_order(op, first)
+    total = allocate(op, moved.shape, np.result_type(*values))
+    one, *others = (ordered(op, value, order).astype(total.dtype, copy=False).reshape(-1) for value in values)
+    y, threads = total.reshape(-1), threads_for(3 * total.nbytes)
+    if others:
+        reduce.add(one, others[0], y, threads)
     else:
-        np.add(first, values[1], out=total)
-        for value in values[2:]:
-            np.add(total, value, out=total)
-    return total
+        y[...] = one
+    for other in others[1:]:
+        reduce.add(other, None, y, threads)
+    return restored(total, order)
+
+
+def add_to(op: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """y, with x added to it in place."""
+    moved, order = in_memory_order(op, y)
+    if x.dtype != y.dtype or not np.may_share_memory(moved, y):
+        y += x
+    else:
+        reduce.add(ordered(op, x, order).reshape(-1), None, moved.reshape(-1), threads_for(3 * y.nbytes))
+    return y
 
 
 def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
