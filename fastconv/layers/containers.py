@@ -19,7 +19,7 @@ INPUT = "input"  # the name of a graph's input
 JOINS = ("add", "concat")
 
 
-class Container(Layer):
+class _Container(Layer):
     """A layer that is made of others: what it computes is what its `flow` says, planned (fastconv.plan)."""
 
     is_container = True
@@ -31,7 +31,7 @@ class Container(Layer):
         return plan.backward(self, dy, saved, need_dx)
 
 
-class Sequential(Container):
+class Sequential(_Container):
     """One layer after another: `Sequential(a, b, c)`, named "0", "1", … , or `Sequential({"name": a, …})`."""
 
     def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
@@ -74,7 +74,7 @@ class Sequential(Container):
         return x
 
 
-class Graph(Container):
+class Graph(_Container):
     """Layers joined to any directed acyclic graph.
 
         Graph({
@@ -138,7 +138,7 @@ class Graph(Container):
         return values[self._output]
 
 
-class Residual(Container):
+class Residual(_Container):
     """body(x) + shortcut(x), the shortcut x itself by default (He et al., 2015); no activation after the sum."""
 
     forks = True
@@ -154,7 +154,7 @@ class Residual(Container):
         return join("", "add", results if len(results) > 1 else [*results, x])
 
 
-class Concat(Container):
+class Concat(_Container):
     """The outputs of several branches on the same input, side by side along the channels."""
 
     forks = True
