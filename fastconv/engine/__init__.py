@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._ext import lowering
+from fastconv._ext.conv import lowering
 from fastconv.arrays import add_bias, channel_sums, channels_last
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
 from fastconv.engine.contract import Algorithm, Direction, Plan, Problem

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise
+from fastconv._ext import activation as kernels
 from fastconv.arrays import as_floats
 from fastconv.errors import nearest
 from fastconv.machine.memory import allocate
@@ -40,7 +40,7 @@ from fastconv.ops.common import (
 from fastconv.ops.registry import Gradients, add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
-    elementwise.ACTIVATIONS[name]
+    kernels.ACTIVATIONS[name]
     for name in (
         "RELU", "LEAKY_RELU", "ELU", "GELU", "GELU_TANH", "SILU", "SIGMOID", "TANH", "SOFTPLUS", "HARDSWISH",
     )
@@ -150,7 +150,7 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     x, order = in_memory_order(op, x)
     y = allocate(op, x.shape, x.dtype)
     threads = threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
-    elementwise.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
+    kernels.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
     return restored(y, order), Saved(kind, x, order, a, b)
 
 
@@ -159,7 +159,7 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
     dy = ordered(op, dy, order)
     dx = allocate(op, x.shape, x.dtype)
     threads = threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
-    elementwise.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
+    kernels.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
     return restored(dx, order), None, None
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import blas, rows
+from fastconv._ext import blas, reduce
 from fastconv.arrays import as_floats, channel_sums, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
@@ -104,7 +104,7 @@ def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b = prepare(x, w, b)
     y = product(x.reshape(-1, x.shape[-1]), w.T)
     if b is not None and y.size:
-        rows.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
+        reduce.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
     return y.reshape(*x.shape[:-1], len(w)), Saved(x, w, b is not None)
 
 

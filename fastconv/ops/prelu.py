@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import activation as kernels
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
@@ -81,7 +81,7 @@ def forward(x: Any, weight: Any) -> tuple[np.ndarray, Saved]:
     cut = Rows.of(1, x.size // weight.size, weight.size)
     y = allocate("prelu", last.shape, x.dtype)
     wide = cut.widen(weight.reshape(-1).copy(), x.dtype)
-    rows.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
+    kernels.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
     return logical(y), Saved(last, weight, cut)
 
 
@@ -90,7 +90,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     dy_last = channels_last("prelu", dy)
     dx = allocate("prelu", last.shape, dy.dtype)
     sums = cut.sums("prelu", 1)
-    rows.prelu_backward(
+    kernels.prelu_backward(
         cut.table(dy_last), cut.table(last), cut.widen(weight.reshape(-1).copy(), dy.dtype), cut.table(dx), sums,
         cut.block_rows, threads_for(3 * dx.nbytes),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import norm as kernels
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
@@ -208,7 +208,7 @@ def normalise(
 ) -> np.ndarray:  # fmt: skip
     """y = (x - mean) * rstd * weight + bias, channels last; rstd is written into the statistics."""
     y = allocate(op, last.shape, last.dtype)
-    rows.normalise(
+    kernels.normalise(
         cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
         threads_for(2 * y.nbytes),
     )  # fmt: skip
@@ -228,7 +228,7 @@ def normalise_backward(
     dx = dweight = dbias = None
     if (needs_x and from_x) or needs_weight or needs_bias:
         sums = cut.sums(op, 2)
-        rows.products(
+        kernels.products(
             cut.table(dy_last), cut.table(last), cut.widen(rounded, last.dtype), sums, cut.block_rows,
             threads_for(2 * dy_last.nbytes),
         )  # fmt: skip
@@ -250,7 +250,7 @@ def normalise_backward(
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
         coefficients[3] = slope * (rounded - mean) - level * rstd
         dx_last = allocate(op, last.shape, last.dtype)
-        rows.scale_shift_backward(
+        kernels.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
             cut.block_rows, threads_for(3 * dx_last.nbytes),
         )  # fmt: skip
@@ -269,7 +269,7 @@ def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) 
     if not from_x:
         mean[...], var[...] = a.running_mean, a.running_var
     elif last.size:
-        rows.moments(
+        kernels.moments(
             cut.table(last), coefficients[0], cut.sums(op, 2), mean, var, -(-cut.pixels // SAMPLE), cut.block_rows,
             threads_for(last.nbytes),
         )  # fmt: skip
@@ -294,10 +294,10 @@ def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
         if running is None:
             continue
         if running.dtype == a.x.dtype:
-            rows.update_running(running, values, factor, a.momentum)
+            kernels.update_running(running, values, factor, a.momentum)
         else:
             own = running.astype(a.x.dtype)
-            rows.update_running(own, values, factor, a.momentum)
+            kernels.update_running(own, values, factor, a.momentum)
             running[...] = own
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import norm as kernels
 from fastconv.arrays import as_floats
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
@@ -90,7 +90,7 @@ def forward(
     b = np.zeros(size, table.dtype) if a.bias is None else contiguous(op, a.bias).reshape(-1)
     y = allocate(op, table.shape, table.dtype)
     statistics = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
+    kernels.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
     saved = Saved(table, w, statistics, a.x.shape, shape, a.weight is not None, a.bias is not None)
     return y.reshape(a.x.shape), saved
 
@@ -102,7 +102,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     dx = allocate(op, table.shape, table.dtype)
     block_rows = max(16, BLOCK // table.shape[1])
     sums = allocate(op, (-(-len(table) // block_rows), 2, table.shape[1]), np.dtype(np.float64))
-    rows.layer_norm_backward(
+    kernels.layer_norm_backward(
         dy_table, table, weight, statistics, dx, sums, block_rows, threads_for(3 * dx.nbytes)
     )  # fmt: skip
     with np.errstate(all="ignore"):

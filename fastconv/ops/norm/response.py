@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import response as kernels
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, get_workspace_limit
@@ -110,7 +110,7 @@ def forward(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float
     last = channels_last("local_response_norm", a.x)
     y = allocate("local_response_norm", last.shape, last.dtype)
     channels = last.shape[-1]
-    rows.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], scratch(last))
+    kernels.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], scratch(last))
     return logical(y), a._replace(x=last)
 
 
@@ -119,7 +119,7 @@ def backward(dy: np.ndarray, saved: Arguments, needs: tuple[bool, ...]) -> Gradi
     dy_last = channels_last("local_response_norm", dy)
     dx = allocate("local_response_norm", last.shape, last.dtype)
     dy_rows, x_rows, dx_rows = (array.reshape(-1, last.shape[-1]) for array in (dy_last, last, dx))
-    rows.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], scratch(last))
+    kernels.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], scratch(last))
     return logical(dx), None, None, None, None
 
 

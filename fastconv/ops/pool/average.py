@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import pooling
+from fastconv._ext.pool import pooling
 from fastconv.arrays import channels_last, lift
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import pooling
+from fastconv._ext.pool import pooling
 from fastconv.arrays import channels_last, lift
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require

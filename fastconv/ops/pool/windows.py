@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import pooling
+from fastconv._ext.pool import pooling
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require_array
 from fastconv.ops.spatial import Ints, flag, prepare_input
