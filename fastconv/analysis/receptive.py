@@ -24,12 +24,12 @@ import numpy as np
 
 from fastconv.analysis.operations import operation_reach
 from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
-from fastconv.analysis.trace import INPUT, JOIN, Shape, Trace, trace
+from fastconv.analysis.steps import INPUT, JOIN, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import multiply_backward, split
 from fastconv.layers.graph import ITEM, Operation
 from fastconv.machine.memory import require
+from fastconv.plan.steps import multiply_backward, split
 from fastconv.random import as_generator
 from fastconv.window import integers
 
@@ -413,7 +413,7 @@ def _gradient(found: Trace, step: int, layers: dict[int, Layer], x: np.ndarray, 
                 sent.setdefault(sources[0], {})[here.layer.given["index"]] = gradient
                 continue
             needs = tuple(isinstance(each, int) for each in here.arguments)
-            found_parts = here.layer.named_backward(here.name, gradient, saved[place], needs)
+            found_parts = here.layer.backward(gradient, saved[place], needs)[0]
             parts = [part for part, need in zip(found_parts, needs, strict=True) if need]
         elif here.join == "add":
             parts = [gradient] * len(here.sources)

@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import functional, plan
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, nearest
-from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
-from fastconv.layers.containers import add, concat, gather, multiply, multiply_backward, named_forward, split
+from fastconv.layers.activation import Function
+from fastconv.layers.base import CALL, Apply, Context, Gradients, Join, Layer
+from fastconv.layers.containers import _Container
 from fastconv.machine.memory import require
 from fastconv.ops.registry import OPS, Op
+from fastconv.plan.steps import Held, located
 
 __all__ = ["Graph", "Operation", "Values"]
 
@@ -29,10 +32,11 @@ JOINS = ("add", "mul", "concat")
 ALWAYS = ("add", "concat")  # joins whatever an earlier node is called
 ITEM = "item"  # the operation that takes one of a node's several outputs
 FLOAT = "float"  # an input of the net's float type, whatever is given
+RANDOM = ("dropout",)
 KINDS = (None, FLOAT, "float32", "float64", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
 
 
-class Graph(Layer):
+class Graph(_Container):
     """Layers joined to any directed acyclic graph.
 
         Graph({
@@ -63,6 +67,8 @@ class Graph(Layer):
 
     Raises ValueError for names that do not fit.
     """
+
+    forks = True
 
     def __init__(
         self,
@@ -146,8 +152,7 @@ class Graph(Layer):
         elif isinstance(what, str) and what in JOINS and not shared:
             self._joins.add(name)
         elif not shared:
-            self._layers[name] = made = Operation(what, **options)
-            made.hold(held)
+            self._layers[name] = _operation(what, sources, held, options)
             what, options, held = name, {}, {}
         if options or held:
             raise TypeError(f"Graph: node {name!r} takes no options and no arrays; they are an operation's")
@@ -274,7 +279,7 @@ class Graph(Layer):
 
     def __call__(self, *x: Any) -> Any:
         """The output for one array per input, in the present mode; a tuple of arrays where `outputs` were named."""
-        return self.forward(self.cast(x[0] if len(x) == 1 else x), Context())[0]
+        return self.forward(self.cast(x[0] if len(x) == 1 else x), CALL)[0]
 
     def predict(self, *x: Any, batch_size: int = 256) -> Any:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
@@ -286,7 +291,7 @@ class Graph(Layer):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"predict: inputs must have as many samples, got {lengths}")
         n = next(iter(lengths.values()), 0)
-        context, parts = Context(training=False), []
+        context, parts = Context(training=False, keep=False), []
         for start in range(0, max(n, 1), batch_size):
             part = [array[start : start + batch_size] if np.ndim(array) else array for array in arrays]
             result = self.forward(self.cast(tuple(part)), context)[0]
@@ -365,124 +370,51 @@ class Graph(Layer):
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         values = dict(zip(self._inputs, x if len(self._inputs) != 1 else (x,), strict=True))
-
-        def value(source: str | None) -> Any:
-            return values[source] if source in values else self._array(source)
-
+        values.update((source, self._held(source)) for source in self._arrays)
+        values[None] = None
         for name, (what, sources) in self._nodes.items():
-            inputs = [value(source) for source in sources]
+            inputs = [values[source] for source in sources]
             if name in self._joins:
                 values[name] = join(name, what, inputs)
             else:
                 layer = self._layers[what]
                 values[name] = apply(what, layer, tuple(inputs) if isinstance(layer, Operation) else inputs[0])
-        results = tuple(value(name) for name in self._outputs.values())
+        results = tuple(values[name] if name in values else self._held(name) for name in self._outputs.values())
         return results if self._several else results[0]
 
-    def _array(self, source: str | None) -> Any:
-        """An array of a layer that nodes read; None for an argument that is left out."""
-        if source is None:
-            return None
+    def _held(self, source: str) -> Held:
+        """An array of a layer that nodes read."""
         owner, attribute = self._arrays.get(source) or self._array_of(source)  # type: ignore[misc]
-        return getattr(self._layers[owner], attribute)
+        return Held(owner, self._layers[owner], attribute)
 
     def forward(self, x: Any, context: Context) -> tuple[Any, Any]:
+        y, saved = super().forward(x, context)
         given = x if len(self._inputs) != 1 else (x,)
-        values: dict[str | None, Any] = dict(zip(self._inputs, given, strict=True))
-        for source in self._arrays:
-            array = self._array(source)
-            values[source] = array.copy(order="K") if context.snapshot else array
-        values[None] = None
-        saved: dict[str, Any] = {}
-        dtype: Any = False  # not asked for yet
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            if name not in self._joins:
-                layer = self._layers[what]
-                if isinstance(layer, Operation):
-                    if layer.follows_type and dtype is False:
-                        dtype = self.dtype or next((each.dtype for each in given if each.dtype in FLOATS), None)
-                    values[name], saved[name] = layer.named_forward(name, inputs, context, dtype)
-                else:
-                    values[name], saved[name] = named_forward(name, layer, inputs[0], context)
-            elif what == "add":
-                values[name] = add(name, inputs)
-            elif what == "mul":
-                values[name], saved[name] = multiply(name, inputs), inputs
-            else:
-                values[name] = concat(name, inputs)
-                saved[name] = [value.shape[1] for value in inputs]
-        results = tuple(values[name] if name in values else self._array(name) for name in self._outputs.values())
-        return (results if self._several else results[0]), (saved, [(each.shape, each.dtype) for each in given])
-
-    def _learns(self, source: str | None) -> bool:
-        """Whether an array of a layer that nodes read is a parameter that is trained."""
-        if source not in self._arrays:
-            return False
-        owner, attribute = self._arrays[source]
-        layer = self._layers[owner]
-        return attribute in layer.parameter_names and attribute not in layer._frozen
+        return y, (saved, [(each.shape, each.dtype) for each in given])
 
     def backward(self, dy: Any, saved: Any, need_dx: bool) -> tuple[Any, Gradients]:
-        """Nodes in reverse; what a node sends to a value that several nodes read is added in that order."""
         saved, given = saved
-        needed: dict[str | None, bool] = {None: False}  # whether anything before a value needs its gradient
-        for name, (_, dtype) in zip(self._inputs, given, strict=True):
-            needed[name] = need_dx and dtype.kind == "f"
-        needed.update((source, self._learns(source)) for source in self._arrays)
-        for name, (what, sources) in self._nodes.items():
-            needed[name] = any(needed[source] for source in sources) or (
-                name not in self._joins and self._layers[what].is_trainable()
-            )
-        sent: dict[str, Any] = {}
-        for name, part in zip(self._outputs.values(), dy if self._several else (dy,), strict=True):
-            if part is not None:
-                sent[name] = sent[name] + part if name in sent else part
-        gradients: Gradients = {}
-        for name, (what, sources) in reversed(self._nodes.items()):
-            here = sent.pop(name, None)
-            if here is None or not needed[name]:
-                continue
-            parts: list[Any]
-            layer = None if name in self._joins else self._layers[what]
-            if isinstance(layer, Operation):
-                if layer.name == ITEM:
-                    (source,) = sources
-                    bucket = sent.setdefault(source, {})
-                    index = layer.given["index"]
-                    bucket[index] = bucket[index] + here if index in bucket else here
-                    continue
-                parts = layer.named_backward(name, here, saved[name], tuple(needed[source] for source in sources))
-            elif layer is not None:
-                part, inside = layer.backward(here, saved[name], needed[sources[0]])
-                parts = [part]
-                gather(gradients, what, inside)
-            elif what == "add":
-                parts = [here] * len(sources)
-            elif what == "mul":
-                parts = [*multiply_backward(here, saved[name])]
-            else:
-                parts = [*split(here, saved[name])]
-            for source, part in zip(sources, parts, strict=True):
-                if part is not None and needed[source]:
-                    sent[source] = add(name, [sent[source], part]) if source in sent else part  # type: ignore[index]
-        for source, (owner, attribute) in self._arrays.items():
-            if source in sent and needed[source]:
-                gather(gradients, owner, {attribute: sent[source]})
-        for name, parameter in self.parameters().items():
-            if name not in gradients:  # of a branch that does not reach the output
-                gradients[name] = np.zeros_like(parameter)
+        if len(given) == 1:
+            return super().backward(dy, saved, need_dx)
+        found, gradients = plan.backward(self, dy, saved, tuple(need_dx and d.kind == "f" for _, d in given))
         if not need_dx:
             return None, gradients
-        dx = tuple(
-            sent.get(name, np.zeros(shape, dtype) if len(given) > 1 else None) if dtype.kind == "f" else None
-            for name, (shape, dtype) in zip(self._inputs, given, strict=True)
-        )
-        if len(dx) != 1:
-            return dx, gradients
-        if dx[0] is None and given[0][1].kind == "f":  # no path from the input to the output
-            raise ValueError("Graph: the output does not depend on the input")
-        return dx[0], gradients
+        zeros = (np.zeros(*each) if each[1].kind == "f" else None for each in given)
+        return tuple(zero if part is None else part for part, zero in zip(found, zeros, strict=True)), gradients
+
+
+def _operation(name: Any, sources: list[Any], held: Mapping[str, Values], options: Mapping[str, Any]) -> Layer:
+    """What computes a node that names an operation: of one value and `fastconv.functional`'s a layer like others."""
+    if len(sources) == 1 and not held and isinstance(name, str) and name in OPS and name not in RANDOM:
+        try:
+            inspect.signature(getattr(functional, name)).bind(None, **options)
+        except TypeError:
+            pass
+        else:
+            return Function(name, **options)
+    made = Operation(name, **options)
+    made.hold(held)
+    return made
 
 
 class Operation(Layer):
@@ -557,18 +489,18 @@ class Operation(Layer):
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.given.items())})"
 
-    def named_forward(
-        self, name: str, inputs: Any, context: Context, dtype: np.dtype | None = None
-    ) -> tuple[Any, Any]:
+    def refusal(self, error: Exception) -> Exception:
+        """What NumPy or an operator refused, as one of fastconv's errors that names the operation."""
+        kind = next((kind for kind in (TypeError, MemoryError) if isinstance(error, kind)), ShapeError)
+        text = " ".join(str(error).split())
+        return kind(text if text.startswith(f"{self.name}:") else f"{self.name}: {text}")
+
+    def named_forward(self, name: str, inputs: Any, context: Context, dtype: np.dtype | None = None) -> tuple[Any, Any]:
         """`forward`, whose errors say in which node."""
         try:
             return self.forward(tuple(inputs), context, dtype)
-        except (ShapeError, MemoryError) as error:
-            raise type(error)(f"{error} (in node {name})") from None
-        except (ValueError, IndexError, TypeError, OverflowError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ShapeError
-            text = str(error) if str(error).startswith(f"{self.name}:") else f"{self.name}: {error}"
-            raise kind(f"{text} (in node {name})") from None
+        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+            raise located(self.refusal(error), ((name, self.name),)) from None
 
     def forward(self, x: Any, context: Context, dtype: np.dtype | None = None) -> tuple[Any, Any]:
         if self.name == ITEM:
@@ -583,13 +515,6 @@ class Operation(Layer):
         y, kept = op.forward(*x, **options)
         floats = [each is not None and each.dtype.kind == "f" for each in x]
         return y, (kept, floats, len(y) if isinstance(y, tuple) else 0, y[0] if isinstance(y, tuple) else None)
-
-    def named_backward(self, name: str, dy: Any, saved: Any, needs: tuple[bool, ...]) -> list[Any]:
-        """`backward` as a list, whose errors say in which node."""
-        try:
-            return list(self.backward(dy, saved, needs)[0])
-        except MemoryError as error:
-            raise MemoryError(f"{error} (in node {name})") from None
 
     def backward(self, dy: Any, saved: Any, needs: Any) -> tuple[Any, Gradients]:
         kept, floats, count, first = saved

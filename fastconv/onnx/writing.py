@@ -24,6 +24,7 @@ from fastconv.layers.base import Context, OpLayer
 from fastconv.layers.graph import ITEM, Operation
 from fastconv.onnx import package
 from fastconv.onnx.operators import TABLE
+from fastconv.plan.steps import Held
 from fastconv.window import integers, pairs
 
 __all__ = ["write"]
@@ -102,7 +103,7 @@ class _Writer:
         inputs = self._inputs(input_shape)
         values = [each for each, _ in inputs]
         found = self.follow("", self.net, tuple(values) if len(values) != 1 else values[0])
-        results = list(found) if isinstance(found, tuple) else [found]
+        results = [self.as_value(each) for each in (found if isinstance(found, tuple) else (found,))]
         names = self.net.outputs if isinstance(self.net, Graph) and isinstance(found, tuple) else ("output",)
         outputs = []
         for name, value in zip(names, results, strict=True):
@@ -132,7 +133,7 @@ class _Writer:
         return int(self.onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
     def _inputs(self, input_shape: Any) -> list[tuple[_Value, Any]]:
-        from fastconv.analysis.trace import parse_input_shapes
+        from fastconv.analysis.steps import parse_input_shapes
 
         kinds = (self.dtype,)
         names: tuple[str, ...] = ("input",)
@@ -197,7 +198,7 @@ class _Writer:
                     y = self.emit({"add": "Add", "mul": "Mul"}[how], [y, each], rank=rank)
             shapes = [each.shape for each in values]
             if None not in shapes:
-                from fastconv.analysis.trace import JOIN
+                from fastconv.analysis.steps import JOIN
 
                 y = self.known(y, JOIN[how](how, [each.array for each in values]))
             self.here = outer
@@ -229,7 +230,7 @@ class _Writer:
 
     def operation(self, name: str, operation: Operation, x: Any) -> Any:
         outer, self.here = self.here, _Layer(name, operation.name)
-        arrays = list(x)
+        arrays = [each.array if isinstance(each, Held) else each for each in x]
         if operation.name == ITEM:
             self.here = outer
             return arrays[0][operation.given["index"]]
@@ -256,6 +257,7 @@ class _Writer:
         """A value, or an array of the net's as one."""
         if isinstance(x, _Value):
             return x
+        x = x.array if isinstance(x, Held) else x
         array = np.asarray(x)
         kind = "float" if array.dtype == self.dtype else array.dtype.name
         return _Value(self.array(array), array, array.ndim, kind)
