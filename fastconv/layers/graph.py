@@ -378,7 +378,7 @@ class Graph(_Container):
                 values[name] = join(name, what, inputs)
             else:
                 layer = self._layers[what]
-                values[name] = apply(what, layer, tuple(inputs) if isinstance(layer, Operation) else inputs[0])
+                values[name] = apply(name, layer, tuple(inputs) if isinstance(layer, Operation) else inputs[0])
         results = tuple(values[name] if name in values else self._held(name) for name in self._outputs.values())
         return results if self._several else results[0]
 

@@ -540,6 +540,9 @@ class _Builder:
         self.made_by = {name: node for node in reader.nodes for name in node.outputs if name}
         self.done: set[int] = set()  # nodes that others took along
         self.taken = {*reader.inputs}
+        roots = (reader.constants[name].root for node in reader.nodes for name in node.inputs if name in reader.constants)
+        parts = (root.rpartition(".") for root in roots)
+        self.reserved = {prefix for prefix, _, last in parts if prefix and last in SUFFIXES}  # for names of their own
 
     def build(self) -> Graph:
         r = self.reader
@@ -572,7 +575,7 @@ class _Builder:
 
     def _unique(self, name: str) -> str:
         found, count = name, 1
-        while found in self.taken or found in self.nodes or found in self.leaves:
+        while found in self.taken or found in self.nodes or found in self.leaves or found in self.reserved:
             count += 1
             found = f"{name}_{count}"
         self.taken.add(found)
@@ -608,9 +611,8 @@ class _Builder:
         prefix = self._prefix({attribute: constant for attribute, (constant, _) in arrays.items() if constant})
         if prefix is False:
             return False
-        called = self._unique(prefix or name or node.name)
-        if prefix and called != prefix:
-            return False
+        called = prefix or self._unique(name or node.name)
+        self.taken.add(called)
         for attribute, (_, array) in arrays.items():
             if array is not None:
                 setattr(layer, attribute, array)
@@ -644,6 +646,10 @@ class _Builder:
             if constant is not None and place in SETTINGS.get(node.op, ()):
                 options[parameters[place]] = self._setting(node, place, constant)
                 sources.append(None)
+            elif constant is not None and node.op == "Pad" and place == 2 and constant.size == 1:
+                number = constant.make().reshape(-1)[0]
+                options["value"] = tensors.shortest(number) if number.dtype == np.float32 else number.item()
+                sources.append(None)
             else:
                 sources.append(self._source(name, called, len(sources)))
         while sources and sources[-1] is None:
@@ -656,7 +662,7 @@ class _Builder:
         if named & options.keys():  # a setting in front of an input
             for place, parameter in enumerate(parameters[: len(sources)]):
                 if parameter in options:
-                    sources[place] = np.asarray(options.pop(parameter))
+                    sources[place] = Values(buffers={parameter: np.asarray(options.pop(parameter))})
         entry = (node.op, *sources, options) if options else (node.op, *sources)
         self.nodes[called] = entry
         self._name_outputs(node, called)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import functional
+from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError, integer
 from fastconv.files import replace_whole
 from fastconv.layers import Graph, Layer
@@ -88,7 +89,9 @@ class _Writer:
         if not OLDEST <= opset <= newest:
             raise ValueError(f"onnx.save: opset must lie between {OLDEST} and {newest}, got {opset}")
         self.net, self.opset, self.training = net, opset, training
-        self.dtype = np.dtype(net.dtype or np.float32)
+        arrays = (getattr(layer, attribute) for _, layer, attribute in net.named_arrays())
+        floats = (array.dtype for array in arrays if array.dtype in FLOATS)
+        self.dtype = np.dtype(net.dtype or next(floats, np.float32))
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self.names: set[str] = set()
@@ -611,13 +614,22 @@ def _resize(
         scales = scale if isinstance(scale, tuple | list) else (scale,) * axes
         scales = [float(each) for each in (scales if len(scales) == axes else tuple(scales) * axes)]
         if coordinates != "align_corners" or all(each == int(each) for each in scales):
-            given = w.array(np.array([1, 1, *scales], np.float32), "scales")
+            spatial = (None,) * axes if x.shape is None else x.shape[2:]
+            found = [_in_single(each, n) for each, n in zip(scales, spatial, strict=True)]
+            given = w.array(np.array([1, 1, *found], np.float32), "scales")
             return w.emit("Resize", [x, None, given], a, rank=x.rank)
         size = tuple(math.floor(n * each) for n, each in zip(w.lengths(x, "its corners do"), scales, strict=True))
     lengths = integers("onnx.save", "size", size, axes, 1)
     front = w.emit("Slice", [w.emit("Shape", [x], kind="int64"), w.ints([0]), w.ints([2])], kind="int64")
     sizes = w.emit("Concat", [front, w.ints(lengths, "sizes")], {"axis": 0}, kind="int64")
     return w.emit("Resize", [x, None, None, sizes], a, rank=x.rank)
+
+
+def _in_single(scale: float, n: int | None) -> np.float32:
+    """The scale in float32, as ONNX has it; the next one where it would make n inputs fewer outputs."""
+    single = np.float32(scale)
+    short = float(single) < scale if n is None else math.floor(n * float(single)) < math.floor(n * scale)
+    return np.nextafter(single, np.float32(np.inf)) if short else single
 
 
 # --- elementwise ---
