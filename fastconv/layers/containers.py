@@ -21,6 +21,10 @@ class _Container(Layer):
 
     is_container = True
 
+    def last(self) -> Layer | None:
+        """The layer that gives the output, where one does."""
+        return None
+
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         return plan.forward(self, x, context)
 
@@ -47,6 +51,9 @@ class Sequential(_Container):
 
     def children(self) -> dict[str, Layer]:
         return self._layers
+
+    def last(self) -> Layer | None:
+        return next(reversed(self._layers.values()), None)
 
     def __len__(self) -> int:
         return len(self._layers)

@@ -243,6 +243,10 @@ class Graph(_Container):
             name: each for name, each in self._layers.items() if not isinstance(each, Values) or name in held
         }
 
+    def last(self) -> Layer | None:
+        node = self._nodes.get(self.output) if len(self._outputs) == 1 else None
+        return self._layers.get(node[0]) if node is not None and self.output not in self._joins else None
+
     # --- as data
 
     def config(self) -> dict[str, Any]:
@@ -467,6 +471,11 @@ class Operation(Layer):
     def kind(self) -> str:
         """What a table calls it."""
         return self.name
+
+    @property
+    def op(self) -> str:
+        """The operation's name in lower case."""
+        return self.name.casefold()
 
     @property
     def operation(self) -> Op | None:

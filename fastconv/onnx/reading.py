@@ -36,7 +36,7 @@ FOLDED = 1 << 16  # elements of a constant that is computed here
 SETTINGS = {  # inputs that are no values of a net: where they are constants, they become options
     "Reshape": (1,), "Expand": (1,), "Tile": (1, 2), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
     "Slice": (1, 2, 3, 4), "Pad": (1, 3), "Resize": (1, 2, 3), "MaxUnpool": (2,), "ConstantOfShape": (0,),
-    "Dropout": (1, 2),
+    "Dropout": (1, 2), **{name: (1,) for name in TABLE if name.startswith("Reduce")},
 }  # fmt: skip
 WEIGHTS = {  # inputs that are parameters where they are float constants
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2),

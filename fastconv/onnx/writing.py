@@ -613,8 +613,13 @@ def _resize(
     if size is None:
         scales = scale if isinstance(scale, tuple | list) else (scale,) * axes
         scales = [float(each) for each in (scales if len(scales) == axes else tuple(scales) * axes)]
-        if coordinates != "align_corners" or all(each == int(each) for each in scales):
-            spatial = (None,) * axes if x.shape is None else x.shape[2:]
+        spatial = (None,) * axes if x.shape is None else x.shape[2:]
+        whole = all(each == int(each) for each in scales)
+        exact = None not in spatial and all(
+            math.isclose(math.floor(n * each), n * each, rel_tol=1e-12)  # type: ignore[operator]
+            for n, each in zip(spatial, scales, strict=True)
+        )
+        if whole or not (exact or coordinates == "align_corners"):
             found = [_in_single(each, n) for each, n in zip(scales, spatial, strict=True)]
             given = w.array(np.array([1, 1, *found], np.float32), "scales")
             return w.emit("Resize", [x, None, given], a, rank=x.rank)
