@@ -1,8 +1,8 @@
 """Layers, operations and constants joined to any directed acyclic graph.
 
-    Graph        the container: nodes by name, any number of inputs and outputs
-    Operation    a node that is an operation of several values; a graph makes it of a node that names one
-    Values       arrays that no layer holds: constants, and parameters that operations read
+Graph        the container: nodes by name, any number of inputs and outputs
+Operation    a node that is an operation of several values; a graph makes it of a node that names one
+Values       arrays that no layer holds: constants, and parameters that operations read
 """
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ class Graph(_Container):
             raise TypeError(f"Graph: node {name!r} takes no options and no arrays; they are an operation's")
         joins, operation = name in self._joins, isinstance(self._layers.get(what), Operation)
         if not sources or (not joins and not operation and len(sources) != 1) or (joins and None in sources):
-            raise ValueError(
-                f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
-            )
+            raise ValueError(f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number")
         self._nodes[name] = (what, tuple(sources))
 
     def _array_of(self, name: str) -> tuple[str, str] | None:
@@ -308,16 +306,21 @@ class Graph(_Container):
     def _vjp(self, *x: Any) -> tuple[Any, Pullback]:
         y, saved = self.forward(self.cast(x[0] if len(x) == 1 else x), Context(snapshot=True))
 
+        ys = y if self._several else (y,)
+        floats = any(each.dtype.kind == "f" for each in ys)
+
         def pullback(dy: Any) -> tuple[np.ndarray | None, ...]:
             if self._several:
                 if not isinstance(dy, tuple | list) or len(dy) != len(y):
                     raise ShapeError(f"Graph: dy must be a tuple of {len(y)}, one for each output (None: no gradient)")
                 dy = tuple(
-                    None if each is None else as_gradient(name, each, value)
+                    None if each is None or value.dtype.kind != "f" else as_gradient(name, each, value)
                     for name, each, value in zip(self._outputs, dy, y, strict=True)
                 )
             else:
                 dy = as_gradient("Graph", dy, y)
+            if not floats or (self._several and all(each is None for each in dy)):
+                return (None,) * len(self._inputs)
             dx = self.backward(dy, saved, True)[0]
             return dx if isinstance(dx, tuple) else (dx,)
 
@@ -399,7 +402,7 @@ class Graph(_Container):
     def backward(self, dy: Any, saved: Any, need_dx: bool) -> tuple[Any, Gradients]:
         saved, given = saved
         if len(given) == 1:
-            return super().backward(dy, saved, need_dx)
+            return super().backward(dy, saved, need_dx and given[0][1].kind == "f")
         found, gradients = plan.backward(self, dy, saved, tuple(need_dx and d.kind == "f" for _, d in given))
         if not need_dx:
             return None, gradients
@@ -521,7 +524,8 @@ class Operation(Layer):
             options = {**options, "float_type": dtype}
         if self._by_mode:
             options = {"training": context.mode(self), "rng": context.generator, **options}
-        y, kept = op.forward(*x, **options)
+        with np.errstate(all="ignore"):  # as the kernels
+            y, kept = op.forward(*x, **options)
         floats = [each is not None and each.dtype.kind == "f" for each in x]
         return y, (kept, floats, len(y) if isinstance(y, tuple) else 0, y[0] if isinstance(y, tuple) else None)
 
@@ -536,7 +540,8 @@ class Operation(Layer):
             dy = tuple(dy.get(i) for i in range(count)) if isinstance(dy, dict) else (dy, *(None,) * (count - 1))
             if self.name in OPS:  # there dy is the values'
                 dy = np.zeros_like(first) if dy[0] is None else dy[0]
-        found = op.backward(dy, kept, wanted)
+        with np.errstate(all="ignore"):
+            found = op.backward(dy, kept, wanted)
         parts = itertools.zip_longest(found[: len(wanted)], wanted)
         return tuple(part if want else None for part, want in parts), {}
 
@@ -615,4 +620,3 @@ class Values(Layer):
 
 
 RESERVED = {*dir(Values), *dir(Operation), "name", "given"} | {"training", "_frozen", "_frozen_whole", "_arguments"}
-

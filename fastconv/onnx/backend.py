@@ -1,7 +1,7 @@
 """fastconv as one of ONNX's backends: `onnx.backend.test.BackendTest(fastconv.onnx.backend, …)` runs its suite.
 
-    prepare(model)      a BackendRep: `run([array, …])` gives a tuple of arrays
-    run_model, run_node, supports_device("CPU")
+prepare(model)      a BackendRep: `run([array, …])` gives a tuple of arrays
+run_model, run_node, supports_device("CPU")
 """
 
 from __future__ import annotations

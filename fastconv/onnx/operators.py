@@ -873,9 +873,7 @@ def split(x: Any, split: Any = None, axis: int = 0, num_outputs: Any = None, out
 
     def pull(dy: Any, needs: tuple[bool, ...]) -> Sequence[Any]:
         return (
-            np.concatenate(
-                [np.zeros_like(part) if d is None else d for part, d in zip(parts, dy, strict=True)], axis
-            ),
+            np.concatenate([np.zeros_like(part) if d is None else d for part, d in zip(parts, dy, strict=True)], axis),
         )
 
     return parts, pull
@@ -887,7 +885,9 @@ def slice_(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
     over = axes_of(range(len(starts)) if axes is None else axes, x.ndim)
     by = (1,) * len(starts) if steps is None else ints(steps)
     if not len(starts) == len(ends) == len(over) == len(by) or 0 in by:
-        raise ShapeError(f"starts, ends, axes and steps must be as many, and no step 0; got {starts} {ends} {over} {by}")
+        raise ShapeError(
+            f"starts, ends, axes and steps must be as many, and no step 0; got {starts} {ends} {over} {by}"
+        )
     index = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, over, by, strict=True):
         n = x.shape[axis]
@@ -972,7 +972,9 @@ def depth_to_space(x: Any, blocksize: int, mode: str = "DCR") -> Result:
     if b < 1 or c % (b * b):
         raise ShapeError(f"blocksize {b} squared must divide the {c} channels")
     parts, order = (
-        ((n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else ((n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
+        ((n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2))
+        if mode == "DCR"
+        else ((n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
     )
     return _permuted(x, parts, order, (n, c // b**2, h * b, w * b))
 

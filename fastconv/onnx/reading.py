@@ -156,7 +156,9 @@ def _attributes(node: Any, where: str) -> dict[str, Any]:
         elif kind == 8:
             found[name] = tuple(value.decode("utf-8") for value in attribute.strings)
         else:
-            raise ValueError(f"{where}: its attribute {name[:80]!r} is of a kind that is not served (a graph, a sequence)")
+            raise ValueError(
+                f"{where}: its attribute {name[:80]!r} is of a kind that is not served (a graph, a sequence)"
+            )
     return found
 
 
@@ -263,6 +265,7 @@ class _Reader:
         name = tensor.name
         if not name or name in self.constants:
             raise ValueError(f"initialiser {name[:80]!r} has no name, or one that is there twice")
+        _within(f"initialiser {name[:80]!r}", tensors.need_whole, tensor, self.external)
         dtype, shape = _as_float32(tensors.type_name(tensor.data_type)), tensors.shape_of(tensor)
         self.constants[name] = _Constant(name, shape, dtype, lambda: tensors.to_array(tensor, self.external))
 
@@ -412,6 +415,7 @@ class _Reader:
         ((name, value),) = node.attributes.items()
         root = node.outputs[0]
         if name == "value":
+            tensors.need_whole(value, self.external)
             dtype = _as_float32(tensors.type_name(value.data_type))
             return _Constant(root, tensors.shape_of(value), dtype, lambda: tensors.to_array(value, self.external))
         types = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
@@ -540,7 +544,11 @@ class _Builder:
         self.made_by = {name: node for node in reader.nodes for name in node.outputs if name}
         self.done: set[int] = set()  # nodes that others took along
         self.taken = {*reader.inputs}
-        roots = (reader.constants[name].root for node in reader.nodes for name in node.inputs if name in reader.constants)
+        self.leaf_of: dict[str, str] = {}  # by the node that reads its arrays first
+        self.owned: dict[str, set[str]] = {}  # names of the arrays that stand in a node itself
+        roots = (
+            reader.constants[name].root for node in reader.nodes for name in node.inputs if name in reader.constants
+        )
         parts = (root.rpartition(".") for root in roots)
         self.reserved = {prefix for prefix, _, last in parts if prefix and last in SUFFIXES}  # for names of their own
 
@@ -635,7 +643,12 @@ class _Builder:
 
     def _operation(self, node: _Node) -> None:
         options = {name: value for name, value in node.attributes.items()}
-        called = self._unique(node.name)
+        called = node.name
+        if any(map(self._needs_leaf, node.inputs)):  # parameters that other nodes turn first are called after this one
+            self.leaf_of[called] = self._unique(node.name)
+            self.leaf_of[f"{called}/{node.op}"] = self.leaf_of[called]
+            called = f"{called}/{node.op}"
+        called = self._unique(called)
         parameters = [
             p.name for p in inspect.signature(TABLE[node.op].forward).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -720,11 +733,21 @@ class _Builder:
                 self._own(reader).add(attribute)
                 return Values(**{kind: {attribute: array}})
             else:
-                leaf_name = self._unique(f"{reader}.{attribute}")
-                self.leaves[leaf_name] = {"parameters": {}, "buffers": {}, kind: {attribute: array}}
+                leaf_name = self.leaf_of.get(reader, "")
+                if not leaf_name or attribute in self.leaves.get(leaf_name, {}).get(kind, {}):
+                    leaf_name = self._unique(f"{reader}.{attribute}")
+                leaf = self.leaves.setdefault(leaf_name, {"parameters": {}, "buffers": {}})
+                leaf[kind][attribute] = array
                 known = f"{leaf_name}.{attribute}"
             self.of_value[key] = known
         return self._viewed(name, constant, known) if trained else known
+
+    def _needs_leaf(self, name: str) -> bool:
+        """Whether it is a parameter that comes through other nodes and has no name of its own."""
+        constant = self.reader.constants.get(name)
+        if constant is None or not constant.turned or constant.root not in self.reader.trained:
+            return False
+        return f"\0{constant.root}" not in self.of_value and self._own_name(constant)[0] is None
 
     def _own_name(self, constant: _Constant) -> tuple[str | None, str]:
         """Of an initialiser called as PyTorch calls it the parts of its name, where no node has them."""
@@ -733,8 +756,7 @@ class _Builder:
         return (prefix if prefix and last in SUFFIXES and free else None), last
 
     def _own(self, reader: str) -> set[str]:
-        found: set[str] = self.__dict__.setdefault("owned", {}).setdefault(reader, set())
-        return found
+        return self.owned.setdefault(reader, set())
 
     def _viewed(self, name: str, constant: _Constant, root: str) -> str:
         """The node that gives a constant as it is read: of one that was turned on the way the views are nodes."""
@@ -745,7 +767,9 @@ class _Builder:
             source = self._viewed(node.inputs[0], self.reader.constants[node.inputs[0]], root)
             rest = [_small(self.reader.constants[each]) for each in node.inputs[1:]]
             called = self._unique(node.name)
-            self.nodes[called] = (node.op, source, *rest, node.attributes) if node.attributes else (node.op, source, *rest)
+            self.nodes[called] = (
+                (node.op, source, *rest, node.attributes) if node.attributes else (node.op, source, *rest)
+            )
             self.of_value[name] = called
         return self.of_value[name]
 
@@ -1001,7 +1025,9 @@ def _matmul(b: _Builder, node: _Node) -> bool | None:
             constant = b.reader.constants.get(other)
             if constant is not None and constant.shape == found[0].shape[1:] and b.reader.uses[constant.root] == 1:
                 bias = constant if constant.is_float and constant.size > 1 else None
-    done = _linear(b, node, found[0], False, bias, behind.outputs[0] if bias is not None and behind is not None else None)
+    done = _linear(
+        b, node, found[0], False, bias, behind.outputs[0] if bias is not None and behind is not None else None
+    )
     if done and bias is not None and behind is not None:
         b._note_kinds(behind)
         b.done.add(id(behind))
@@ -1036,7 +1062,10 @@ def _norm(b: _Builder, node: _Node, make: Callable[[int, Any], Layer | None]) ->
     layer = make(weight.size, weight.shape)
     if layer is None:
         return None
-    return b.place_layer(node, layer, {"weight": (weight, weight.make()), "bias": (bias, bias.make() if bias else None)}) or None
+    return (
+        b.place_layer(node, layer, {"weight": (weight, weight.make()), "bias": (bias, bias.make() if bias else None)})
+        or None
+    )
 
 
 def _instance_norm(b: _Builder, node: _Node) -> bool | None:
@@ -1185,7 +1214,9 @@ def _softmax(op: str) -> Callable[[_Builder, _Node], Plain]:
 
 def _flatten(b: _Builder, node: _Node) -> Plain:
     rank = b.rank(node.inputs[0])
-    return ("flatten", {}) if rank is not None and rank >= 2 and node.attributes.get("axis", 1) in (1, 1 - rank) else None
+    return (
+        ("flatten", {}) if rank is not None and rank >= 2 and node.attributes.get("axis", 1) in (1, 1 - rank) else None
+    )
 
 
 def _as(op: str, **renamed: tuple[str, Any]) -> Callable[[_Builder, _Node], Plain]:

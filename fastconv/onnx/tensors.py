@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from fastconv.files import open_regular
 from fastconv.machine.memory import require
 
-__all__ = ["External", "TYPES", "shape_of", "shortest", "to_array", "type_name"]
+__all__ = ["HALF", "TYPES", "External", "need_whole", "shape_of", "shortest", "to_array", "type_name"]
 
 TYPES = {  # TensorProto.DataType: NumPy's name
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -26,7 +26,9 @@ MOST_AXES = 32
 def type_name(number: int) -> str:
     """NumPy's name for a type of ONNX's; ValueError for one that is not served."""
     if number not in TYPES:
-        raise ValueError(f"has type {number} of TensorProto, which is not served; served are {', '.join(TYPES.values())}")
+        raise ValueError(
+            f"has type {number} of TensorProto, which is not served; served are {', '.join(TYPES.values())}"
+        )
     return TYPES[number]
 
 
@@ -37,37 +39,55 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return shape
 
 
-def to_array(tensor: Any, external: Callable[[Any, int], bytes] | None = None) -> np.ndarray:
+def need_whole(tensor: Any, external: External | None = None) -> None:
+    """ValueError for a tensor whose data is not what its shape says; nothing is read or made."""
+    name, shape = type_name(tensor.data_type), shape_of(tensor)
+    count, what = math.prod(shape), f"tensor {tensor.name[:80]!r}"
+    nbytes = count * _stored(name).itemsize
+    if tensor.data_location == 1:
+        if external is None:
+            raise ValueError(f"{what} lies in another file; load the model by its path")
+        external.place(tensor, nbytes)[0].close()
+    elif tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != nbytes:
+            raise ValueError(f"{what} of shape {shape} needs {nbytes:,} bytes, it has {len(tensor.raw_data):,}")
+    else:
+        values = getattr(tensor, _field(name))
+        if len(values) != count:
+            raise ValueError(f"{what} of shape {shape} needs {count:,} numbers, it has {len(values):,}")
+    require(what, max(nbytes, count * 8 if tensor.data_location != 1 and not tensor.HasField("raw_data") else 0))
+
+
+def _stored(name: str) -> np.dtype:
+    return np.dtype({"bfloat16": "uint16"}.get(name, name)).newbyteorder("<")
+
+
+def _field(name: str) -> str:
+    """Where a tensor has its numbers, if not as bytes."""
+    field = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}.get(name)
+    return field or ("uint64_data" if name in ("uint32", "uint64") else "int32_data")
+
+
+def to_array(tensor: Any, external: External | None = None) -> np.ndarray:
     """A TensorProto's array; halves as float32. `external` reads what lies in another file.
 
     Raises ValueError for one whose data is not what its shape says, MemoryError for more than there is.
     """
+    need_whole(tensor, external)
     name, shape = type_name(tensor.data_type), shape_of(tensor)
-    count = math.prod(shape)
-    stored = {"bfloat16": "uint16"}.get(name, name)
-    dtype = np.dtype(stored).newbyteorder("<")
-    what = f"tensor {tensor.name[:80]!r}"
+    dtype = _stored(name)
     if tensor.data_location == 1:
-        if external is None:
-            raise ValueError(f"{what} lies in another file; load the model by its path")
-        require(what, count * dtype.itemsize)
-        raw = external(tensor, count * dtype.itemsize)
+        assert external is not None
+        raw = external.read(tensor, math.prod(shape) * dtype.itemsize)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
     else:
-        field = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}.get(name)
-        field = field or ("uint64_data" if name in ("uint32", "uint64") else "int32_data")
-        values = getattr(tensor, field)
-        if len(values) != count:
-            raise ValueError(f"{what} of shape {shape} needs {count:,} numbers, it has {len(values):,}")
-        require(what, count * 8)
-        wide = np.array(values, {"float_data": "f4", "double_data": "f8", "uint64_data": "u8"}.get(field, "i8"))
+        field = _field(name)
+        kinds = {"float_data": "f4", "double_data": "f8", "uint64_data": "u8"}
+        wide = np.array(getattr(tensor, field), kinds.get(field, "i8"))
         if name in HALF:  # their bits
-            return _halves(wide.astype(np.uint16).view(stored), name, shape)
-        return wide.astype(stored).reshape(shape)
-    if len(raw) != count * dtype.itemsize:
-        raise ValueError(f"{what} of shape {shape} needs {count * dtype.itemsize:,} bytes, it has {len(raw):,}")
-    require(what, count * dtype.itemsize)
+            return _halves(wide.astype(np.uint16).view(dtype), name, shape)
+        return wide.astype(name).reshape(shape)
     array = np.frombuffer(raw, dtype)
     if name == "bool":
         array = np.frombuffer(raw, np.uint8) != 0
@@ -93,7 +113,15 @@ class External:
     def __init__(self, path: Path) -> None:
         self.folder = path.parent
 
-    def __call__(self, tensor: Any, nbytes: int) -> bytes:
+    def read(self, tensor: Any, nbytes: int) -> bytes:
+        """The bytes of a tensor."""
+        file, offset = self.place(tensor, nbytes)
+        with file:
+            file.seek(offset)
+            return file.read(nbytes)
+
+    def place(self, tensor: Any, nbytes: int) -> tuple[io.BufferedReader, int]:
+        """The file, open, and where in it the tensor begins; ValueError unless all of it is there."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         what = f"tensor {tensor.name[:80]!r} lies in {location[:80]!r}"
@@ -105,18 +133,19 @@ class External:
             place = place / part
             if place.is_symlink():
                 raise ValueError(f"{what}, which is a symbolic link")
-        offset, length = (self._number(what, entries, key, default) for key, default in (("offset", 0), ("length", nbytes)))
+        offset = self._number(what, entries, "offset", 0)
+        length = self._number(what, entries, "length", nbytes)
         if length != nbytes:
             raise ValueError(f"{what} with {length:,} bytes, its shape needs {nbytes:,}")
         try:
-            with open_regular(place, follow_links=False) as file:
-                size = os.fstat(file.fileno()).st_size
-                if offset + nbytes > size:
-                    raise ValueError(f"{what} up to byte {offset + nbytes:,}, of {size:,} that are there")
-                file.seek(offset)
-                return file.read(nbytes)
+            file = open_regular(place, follow_links=False)
+            size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise ValueError(f"{what}, which cannot be read: {error.strerror}") from None
+        if offset + nbytes > size:
+            file.close()
+            raise ValueError(f"{what} up to byte {offset + nbytes:,}, of {size:,} that are there")
+        return file, offset
 
     @staticmethod
     def _number(what: str, entries: dict[str, str], key: str, default: int) -> int:

@@ -122,7 +122,9 @@ def conv_transpose(
     assert options is not None
     extra = options["output_padding"]
     least = [max(s, d) for s, d in zip(options["stride"], options["dilation"], strict=True)]
-    if any(e >= limit for e, limit in zip(extra, least, strict=True)):  # beyond what the kernel adds: zeros and the bias
+    if any(
+        e >= limit for e, limit in zip(extra, least, strict=True)
+    ):  # beyond what the kernel adds: zeros and the bias
         return _padded_transpose(x, w, b, options)
     return _called(f"conv_transpose{x.ndim - 2}d", x, w, b, **options)
 
@@ -171,9 +173,7 @@ class Windows(NamedTuple):
         stride = _numbers("strides", strides, axes, 1)
         dilation = _numbers("dilations", dilations, axes, 1)
         around, output = [], []
-        for n, k, s, d, (before, after) in zip(
-            x.shape[2:], kernel, stride, dilation, _pads(pads, axes), strict=True
-        ):
+        for n, k, s, d, (before, after) in zip(x.shape[2:], kernel, stride, dilation, _pads(pads, axes), strict=True):
             span = (k - 1) * d + 1
             if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
                 m = -(-n // s)

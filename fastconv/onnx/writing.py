@@ -94,7 +94,8 @@ class _Writer:
         self.dtype = np.dtype(net.dtype or next(floats, np.float32))
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
-        self.names: set[str] = set()
+        self.names: set[str] = set(net.outputs) if isinstance(net, Graph) else set()  # of values
+        self.node_names: set[str] = set()
         self.arrays: dict[int, str] = {}  # by identity: the initialiser
         self.keys = {
             id(getattr(layer, attribute)): full for full, layer, attribute in net.named_arrays()
@@ -110,8 +111,9 @@ class _Writer:
         names = self.net.outputs if isinstance(self.net, Graph) and isinstance(found, tuple) else ("output",)
         outputs = []
         for name, value in zip(names, results, strict=True):
-            called = self.unique(name)
-            self.nodes.append(self.onnx.helper.make_node("Identity", [value.name], [called], name=self.unique(called)))
+            called = name if name in self.names and names[0] != "output" else self.unique(name)
+            node = self.unique(called, self.node_names)
+            self.nodes.append(self.onnx.helper.make_node("Identity", [value.name], [called], name=node))
             shape: list[Any] | None = None
             if value.shape is not None:
                 shape = ["N" if not i and not n else n for i, n in enumerate(value.shape)]
@@ -165,12 +167,14 @@ class _Writer:
             found.append((value, self.onnx.helper.make_tensor_value_info(called, tensor_type, axes)))
         return found
 
-    def unique(self, name: str) -> str:
+    def unique(self, name: str, among: set[str] | None = None) -> str:
+        """The name, or one like it that no value has (or none `among` others)."""
+        known = self.names if among is None else among
         found, count = name, 1
-        while found in self.names:
+        while found in known:
             count += 1
             found = f"{name}_{count}"
-        self.names.add(found)
+        known.add(found)
         return found
 
     # --- following the net
@@ -296,7 +300,7 @@ class _Writer:
         names = [each.name if isinstance(each, _Value) else each or "" for each in inputs]
         while names and not names[-1]:
             names.pop()
-        node = self.unique(self.here.name or op)
+        node = self.unique(self.here.name or op, self.node_names)
         made = [self.unique(f"{node}/{op}" + (f"_{i}" if i else "")) for i in range(outputs)]
         self.nodes.append(self.onnx.helper.make_node(op, names, made, name=node, **given))
         values = tuple(_Value(name, None, rank, kind) for name in made)
@@ -447,7 +451,9 @@ def _expected(net: Layer) -> tuple[int | None, ...] | None:
 # --- rules by operation -----------------------------------------------------------------------------------------------
 
 
-def _pads(w: _Writer, padding: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> dict[str, Any]:
+def _pads(
+    w: _Writer, padding: Any, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> dict[str, Any]:
     """auto_pad, or pads where the lengths of the input do not matter."""
     axes = len(kernel)
     if isinstance(padding, str):
@@ -478,7 +484,9 @@ def _conv(
     dilations = integers("onnx.save", "dilation", dilation, axes, 1)
     attributes = {"strides": steps, "dilations": dilations, "group": groups, "kernel_shape": kernel}
     attributes |= _pads(w, padding, kernel, steps, dilations)
-    return w.emit("Conv", [x, w.as_value(weight), None if bias is None else w.as_value(bias)], attributes, rank=axes + 2)
+    return w.emit(
+        "Conv", [x, w.as_value(weight), None if bias is None else w.as_value(bias)], attributes, rank=axes + 2
+    )
 
 
 def _conv_transpose(
@@ -746,7 +754,9 @@ def _batch_norm(
     a: dict[str, Any] = {"epsilon": float(eps), "momentum": 1 - momentum}
     if w.training:
         if w.opset < 14:
-            raise w.refuse("in training mode needs BatchNormalization's training_mode of operator set 14: write opset=…")
+            raise w.refuse(
+                "in training mode needs BatchNormalization's training_mode of operator set 14: write opset=…"
+            )
         y, *_ = w.emit("BatchNormalization", inputs, {**a, "training_mode": 1}, rank=x.rank, outputs=3)
         return y
     return w.emit("BatchNormalization", inputs, a, rank=x.rank)
@@ -763,7 +773,9 @@ def _instance_norm(
         normal = w.emit("Div", [centred, w.array(deviation, "deviation")], rank=rank)
         return _affine(w, normal, weight, bias, rank - 2, rank)
     if weight is not None and bias is not None:
-        return w.emit("InstanceNormalization", [x, w.as_value(weight), w.as_value(bias)], {"epsilon": float(eps)}, rank=rank)
+        return w.emit(
+            "InstanceNormalization", [x, w.as_value(weight), w.as_value(bias)], {"epsilon": float(eps)}, rank=rank
+        )
     return _affine(w, _standardized(w, x, range(2, rank), eps), weight, bias, rank - 2, rank)
 
 

@@ -36,7 +36,10 @@ def batches(
         if hasattr(x, "shape"):
             raise TypeError(f"{owner}: y is missing; an X that yields (x, y) batches must be no array")
         return StreamBatches(owner, x)
-    x, y = (np.asarray(each) if isinstance(each, tuple) and not many else each for each, many in zip((x, y), several, strict=True))
+    x, y = (
+        np.asarray(each) if isinstance(each, tuple) and not many else each
+        for each, many in zip((x, y), several, strict=True)
+    )
     return ArrayBatches(owner, x, y, batch_size, seed, drop_last)
 
 

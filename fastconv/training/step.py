@@ -117,14 +117,18 @@ class Losses:
         named = [name for name in self.outputs if name in self.losses]
         if isinstance(target, Mapping):
             if target.keys() != self.losses.keys():
-                raise ValueError(f"loss: targets must be given for {', '.join(named)}, got {', '.join(map(str, target))}")
+                raise ValueError(
+                    f"loss: targets must be given for {', '.join(named)}, got {', '.join(map(str, target))}"
+                )
         elif isinstance(target, tuple) and len(target) == len(named):
             target = dict(zip(named, target, strict=True))
         elif len(named) == 1 and not isinstance(target, tuple):
             target = {named[0]: target}
         else:
             got = len(target) if isinstance(target, tuple) else "one array"
-            raise ValueError(f"loss: targets must be a tuple or dict of {len(named)}, for {', '.join(named)}; got {got}")
+            raise ValueError(
+                f"loss: targets must be a tuple or dict of {len(named)}, for {', '.join(named)}; got {got}"
+            )
         values = dict(zip(self.outputs, output if isinstance(output, tuple) else (output,), strict=True))
         return [(name, values[name], target[name]) for name in named]
 
@@ -195,8 +199,8 @@ def warn_of_softmax(net: Layer, loss: Any) -> None:
         last = end
     if getattr(last, "op", "") == "softmax":
         warnings.warn(
-            "the net ends in softmax, and cross_entropy takes what is before it (logits): cut it off, of an ONNX file by "
-            "load(…, outputs=(name,)) with the name of what softmax reads",
+            "the net ends in softmax, and cross_entropy takes what is before it (logits): cut it off, of an ONNX file "
+            "by load(…, outputs=(name,)) with the name of what softmax reads",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -216,7 +216,9 @@ class Trainer:
         settings = self._settled(batch_size, drop_last)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
-        source = batches("fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"], several=self._several)
+        source = batches(
+            "fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"], several=self._several
+        )
         validation = self._batches_of("fit: validation_data", validation_data, settings["batch_size"])
         total = self._total_epochs(epochs)
         settings.update(
@@ -349,7 +351,9 @@ class Trainer:
                 loss, weight, gradient = self.loss.with_gradient(output, y)
                 if weight:
                     self._need_finite("loss", loss, x)
-                elif not isinstance(output, tuple):  # all targets are ignored, or of classes without weight: nothing to learn
+                elif not isinstance(
+                    output, tuple
+                ):  # all targets are ignored, or of classes without weight: nothing to learn
                     gradient = np.zeros_like(output)
                 gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
