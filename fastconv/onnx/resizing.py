@@ -182,7 +182,8 @@ def _matrix(
 
 
 def _linear(distance: np.ndarray, a: float) -> np.ndarray:
-    return np.clip(1 - np.abs(distance), 0, 1)
+    weights: np.ndarray = np.clip(1 - np.abs(distance), 0, 1)
+    return weights
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fastconv import functional
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError, integer
 from fastconv.files import replace_whole
@@ -71,7 +70,7 @@ class _Layer:
 
     name: str
     kind: str
-    arrays: dict[int, str] = field(default_factory=dict)
+    outputs: int = 1
 
     @property
     def where(self) -> str:
@@ -140,7 +139,7 @@ class _Writer:
     def _inputs(self, input_shape: Any) -> list[tuple[_Value, Any]]:
         from fastconv.analysis.steps import parse_input_shapes
 
-        kinds = (self.dtype,)
+        kinds: tuple[np.dtype, ...] = (self.dtype,)
         names: tuple[str, ...] = ("input",)
         if isinstance(self.net, Graph):
             kinds, names = self.net.input_types(self.dtype), self.net.inputs
@@ -292,9 +291,16 @@ class _Writer:
 
     def emit(
         self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None, *, rank: int | None = None,
-        kind: str = "float", outputs: int = 1,
-    ) -> Any:  # fmt: skip
-        """A node; its output as a value, of several a tuple. ValueError where the operator set has it not."""
+        kind: str = "float",
+    ) -> _Value:  # fmt: skip
+        """A node; its output as a value. ValueError where the operator set has it not."""
+        return self.emit_several(op, inputs, attributes, 1, rank, kind)[0]
+
+    def emit_several(
+        self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None, outputs: int,
+        rank: int | None = None, kind: str = "float",
+    ) -> tuple[_Value, ...]:  # fmt: skip
+        """A node of several outputs."""
         given = {key: value for key, value in (attributes or {}).items() if value is not None}
         self._need(op, given)
         names = [each.name if isinstance(each, _Value) else each or "" for each in inputs]
@@ -303,8 +309,7 @@ class _Writer:
         node = self.unique(self.here.name or op, self.node_names)
         made = [self.unique(f"{node}/{op}" + (f"_{i}" if i else "")) for i in range(outputs)]
         self.nodes.append(self.onnx.helper.make_node(op, names, made, name=node, **given))
-        values = tuple(_Value(name, None, rank, kind) for name in made)
-        return values if outputs > 1 else values[0]
+        return tuple(_Value(name, None, rank, kind) for name in made)
 
     def _need(self, op: str, attributes: Mapping[str, Any]) -> None:
         defs = self.onnx.defs
@@ -321,7 +326,7 @@ class _Writer:
             what = op if attribute is None else f"{op}'s {attribute}"
             raise ValueError(f"{self.here.where} needs {what} of operator set {min(later, default='?')}: write opset=…")
 
-    _schemas: dict[str, list[Any]] = {}
+    _schemas: ClassVar[dict[str, list[Any]]] = {}
 
     def refuse(self, why: str) -> ValueError:
         return ValueError(f"{self.here.where} {why}")
@@ -348,7 +353,7 @@ class _Writer:
         op = next(name for name in TABLE if TABLE[name] is operation.operation)
         op = {"Upsample": "Resize"}.get(op, op)
         a = dict(operation.given)
-        outputs = a.pop("outputs", 1)
+        outputs = self.here.outputs = a.pop("outputs", 1)
         inputs: list[Any] = [None if each is None else self.as_value(each) for each in arrays]
         for place, name in INPUTS.get(op, {}).items():
             since = SINCE.get((op, name), 0)
@@ -376,7 +381,8 @@ class _Writer:
             kind = inputs[1].kind
         elif inputs and isinstance(inputs[0], _Value) and kind == "float":
             kind = inputs[0].kind if inputs[0].kind != "bool" else kind
-        return self.emit(op, inputs, a, outputs=outputs, kind=kind)
+        found = self.emit_several(op, inputs, a, outputs, kind=kind)
+        return found if outputs > 1 else found[0]
 
 
 INPUTS: dict[str, dict[int, str]] = {  # options that the newest operator sets take as inputs
@@ -427,7 +433,7 @@ def _expected(net: Layer) -> tuple[int | None, ...] | None:
             found.shape = (None, weight.shape[1])  # type: ignore[union-attr]
         elif type(layer).__name__ in ("BatchNorm2d", "BatchNorm3d") and layer.running_mean is not None:  # type: ignore[attr-defined]
             found.shape = (None, len(layer.running_mean), *(None,) * (layer.ranks[0] - 2))  # type: ignore[attr-defined]
-        elif op in ("flatten", "layer_norm") or not op and type(layer).__name__ not in ("Normalize",):
+        elif op in ("flatten", "layer_norm") or (not op and type(layer).__name__ not in ("Normalize",)):
             raise found
         if found.shape is not None:
             raise found
@@ -624,8 +630,7 @@ def _resize(
         spatial = (None,) * axes if x.shape is None else x.shape[2:]
         whole = all(each == int(each) for each in scales)
         exact = None not in spatial and all(
-            math.isclose(math.floor(n * each), n * each, rel_tol=1e-12)  # type: ignore[operator]
-            for n, each in zip(spatial, scales, strict=True)
+            math.isclose(math.floor(n * each), n * each, rel_tol=1e-12) for n, each in zip(spatial, scales, strict=True)
         )
         if whole or not (exact or coordinates == "align_corners"):
             found = [_in_single(each, n) for each, n in zip(scales, spatial, strict=True)]
@@ -757,8 +762,7 @@ def _batch_norm(
             raise w.refuse(
                 "in training mode needs BatchNormalization's training_mode of operator set 14: write opset=…"
             )
-        y, *_ = w.emit("BatchNormalization", inputs, {**a, "training_mode": 1}, rank=x.rank, outputs=3)
-        return y
+        return w.emit_several("BatchNormalization", inputs, {**a, "training_mode": 1}, 3, x.rank)[0]
     return w.emit("BatchNormalization", inputs, a, rank=x.rank)
 
 
@@ -960,11 +964,20 @@ def _direct_softmax(op: str) -> Callable[[_Writer, list[Any], dict[str, Any]], A
     return rule
 
 
+def _direct_split(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
+    """From version 18 on equal parts are counted."""
+    count = a.pop("num_outputs", None)
+    if w.opset >= 18 and len(inputs) < 2:
+        a["num_outputs"] = count or w.here.outputs
+    return None
+
+
 DIRECT: dict[str, Callable[[_Writer, list[Any], dict[str, Any]], Any]] = {
     "Gelu": _direct_gelu,
     "Swish": _direct_swish,
     "Mish": _direct_mish,
     "HardSwish": _direct_hardswish,
+    "Split": _direct_split,
     "Softmax": _direct_softmax("Softmax"),
     "LogSoftmax": _direct_softmax("LogSoftmax"),
 }

@@ -105,8 +105,8 @@ def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, An
         del y, kept
         for value in dead:
             del values[value]
-    y = tuple(values[value] for value in plan.outputs)
-    return (y if plan.several else y[0]), (plan, saved, context.once)
+    results = tuple(values[value] for value in plan.outputs)
+    return (results if plan.several else results[0]), (plan, saved, context.once)
 
 
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
