@@ -7,6 +7,7 @@
     conv_matrix                              a convolutional layer's neurons as a sparse matrix
     to_scanner                               a trained classifier that slides over larger images
     window_indices                           which element of its window a maximum is, 1 … L * L
+    walkthrough                              a convolution, pooling or resampling, and its gradients, step by step
 
 `reach.py` says what every layer reads, `trace.py` follows a net without computing it.
 """
@@ -22,11 +23,14 @@ from fastconv.analysis.receptive import (
 from fastconv.analysis.scanner import to_scanner
 from fastconv.analysis.table import Row, Summary, summary
 from fastconv.analysis.trace import output_shape
+from fastconv.analysis.walkthrough import Step, Walkthrough, walkthrough
 
 __all__ = [
     "ReceptiveField",
     "Row",
+    "Step",
     "Summary",
+    "Walkthrough",
     "conv_matrix",
     "draw_receptive_field",
     "empirical_receptive_field",
@@ -36,5 +40,6 @@ __all__ = [
     "receptive_field",
     "summary",
     "to_scanner",
+    "walkthrough",
     "window_indices",
 ]
