@@ -22,7 +22,9 @@ STEPS = 150  # of a case that is walked here: the others are too slow for every 
 def put_together(walk):
     """The result, from the steps alone."""
     made = np.zeros(walk.result.shape)
-    for step in walk:
+    steps = list(walk)
+    assert len(steps) == len(walk)
+    for step in steps:
         if walk.manner == "scatter":
             np.add.at(made, step.target, step.products)
         else:
@@ -51,7 +53,6 @@ def assert_walks(case, seed, dtype, function):
                 walks.append((walk, expected))
                 assert (walk.scattered is None) == (direction == "dw")
     for walk, expected in walks:
-        assert len(walk) == len(list(walk))
         for view in [walk] + [walk.scattered] * (walk.scattered is not None):
             np.testing.assert_array_equal(view.result, expected, strict=True)
             assert_close(put_together(view).astype(dtype), expected, close, f"{case}, {view.direction}, {view.manner}")

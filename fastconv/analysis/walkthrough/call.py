@@ -246,7 +246,7 @@ class Call:
             read = reading.alone(output.shape, x, forward, fill)
             return Walkthrough(
                 self.name, direction, "collect", kind, Names("y", "x", ""), read, result, head=head, said=said[0],
-                share=share, **more,
+                **more,
             )  # fmt: skip
         pieces = {"max": "shares of a maximum", "mean": "shares"}.get(kind, "products" if kind == "copy" else "slopes")
         layout = reading.alone(output.shape, x, forward)

@@ -8,9 +8,10 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-__all__ = ["index", "matrix", "shown"]
+__all__ = ["brief", "index", "matrix", "shown"]
 
 DIGITS = 4
+WIDEST = 6  # characters in a cell
 INTEGERS = 1e6  # below it integers are written whole
 SMALLEST = 1e-4  # below it numbers are written with an exponent
 
@@ -34,6 +35,18 @@ def shown(value: float, noise: float = 0.0) -> str:
     exponent = rounded.adjusted()
     digits = format(rounded.scaleb(-exponent), "f").rstrip("0").rstrip(".")
     return f"{digits}e{exponent}"
+
+
+def brief(value: float, noise: float = 0.0) -> str:
+    """In a cell: fewer digits where they would make it wide."""
+    text = shown(value, noise)
+    if len(text) <= WIDEST or not math.isfinite(value):
+        return text
+    for digits in (3, 2, 1):
+        short = shown(float(f"{value:.{digits}g}"))
+        if len(short) <= WIDEST:
+            return short
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def index(name: str, at: Sequence[int]) -> str:

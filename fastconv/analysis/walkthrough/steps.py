@@ -149,9 +149,9 @@ class Walkthrough(Sequence[Step]):
     @property
     def factors_vary(self) -> bool:
         """Whether every step has factors of its own."""
-        if not self.by_itself or self.kind in ("max", "norm", "function"):
-            return False
-        return self._share is not None or any(axis.weights is not None for axis in self.reading.axes)
+        return self.by_itself and (
+            self._share is not None or any(axis.weights is not None for axis in self.reading.axes)
+        )
 
     @property
     def spread(self) -> np.ndarray | None:
@@ -190,16 +190,16 @@ class Walkthrough(Sequence[Step]):
                 value = float(values.reshape(-1)[winner])
                 products.reshape(-1)[winner] = value
                 place = self._place(at, winner)
-            listed = _listed([shown(v) for v in values.reshape(-1) if v != -math.inf], ", ")
+            listed = _listed(values[values != -math.inf], shown, ", ")
             text = f"{label} = max({listed}) = {shown(value)}" + (f", place {place}" if place else "")
         elif self.kind == "norm":
             products = np.abs(values) ** self.order
             value = float(products.sum()) ** (1 / self.order)
-            terms = _listed([f"|{shown(v)}|^{shown(self.order)}" for v in values.reshape(-1)], " + ")
+            terms = _listed(values, lambda v: f"|{shown(v)}|^{shown(self.order)}", " + ")
             text = f"{label} = ({terms})^(1/{shown(self.order)}) = {shown(value)}"
         elif self.kind == "function":
             products, value = values, float(self.result[at])
-            text = f"{label} = f({_listed([shown(v) for v in values.reshape(-1)], ', ')}) = {shown(value)}"
+            text = f"{label} = f({_listed(values, shown, ', ')}) = {shown(value)}"
         else:
             factors = self.factors(at)
             products = values if factors is None else values * factors
@@ -228,18 +228,12 @@ class Walkthrough(Sequence[Step]):
         return number + 1
 
     def _sum(self, at: Shape, values: np.ndarray, factors: np.ndarray | None, bias: float | None) -> str:
-        flat = [shown(v) for v in values.reshape(-1)]
         if self.kind == "shares of a maximum":
-            assert factors is not None
-            won = [v for v, f in zip(flat, factors.reshape(-1), strict=True) if f]
-            return _listed(won[:1] + [_signed(v) for v in won[1:]], " + ")
+            return _sum_of(values[factors != 0])
         if self.kind == "mean":
-            return f"({_listed(flat[:1] + [_signed(v) for v in flat[1:]], ' + ')}) / {shown(self.divisor(at))}"
-        if factors is not None:
-            by = np.broadcast_to(factors, values.shape).reshape(-1)
-            flat = [f"{v}·{_signed(shown(f))}" for v, f in zip(flat, by, strict=True)]
-        terms = _listed(flat[:1] + [_signed(term) for term in flat[1:]], " + ") or "0"
-        return terms if bias is None else f"{terms} + {_signed(shown(bias))} (bias)"
+            return f"({_sum_of(values)}) / {shown(self.divisor(at))}"
+        terms = _sum_of(values, factors) or "0"
+        return terms if bias is None else f"{terms} + {_signed(bias)} (bias)"
 
     def _scatter(self, at: Shape) -> Step:
         assert self._spread is not None
@@ -293,7 +287,7 @@ class Walkthrough(Sequence[Step]):
         if self.kind == "shares" and block.min() == block.max():
             return f"{given} is shared: {shown(float(products.reshape(-1)[0]))} to each of {whole}"
         by = {"products": f"times {self.names.factor}"}.get(self.kind, "times its derivative")
-        listed = _listed([shown(v) for v in products.reshape(-1)], ", ")
+        listed = _listed(products, shown, ", ")
         return f"{given} {by}, {listed}, is added to {whole}"
 
     # --- as text
@@ -347,25 +341,56 @@ class Walkthrough(Sequence[Step]):
             replace_text(path, text)
         return text
 
+    def plot(self, path: str | os.PathLike[str], steps: Sequence[int] | None = None) -> None:
+        """A strip of some steps, one below the other, to a .png, .svg or .pdf file; `steps` are their numbers from 0
+        (default: six, from the first to the last).
+
+        Raises ImportError without matplotlib (extra [plot]), IndexError for a step that is not there, ValueError where
+        there is more to draw than a picture bears, OSError.
+        """
+        from fastconv.analysis.walkthrough.picture import strip
+        from fastconv.plots import save
+
+        save(strip(self, steps), path)
+
+    def animate(self, path: str | os.PathLike[str], seconds: float = 0.8) -> None:
+        """All steps as an animation, a .gif file that begins again at its end; `seconds` a step.
+
+        Raises ImportError without Pillow or matplotlib (extra [plot]), ValueError for another suffix, for no steps, for
+        a time that is not positive and where there is more to draw than a picture bears, OSError.
+        """
+        from fastconv.analysis.walkthrough.picture import animation
+
+        animation(self, path, seconds)
+
     def _repr_html_(self) -> str:
         from fastconv.analysis.walkthrough.page import frame
 
         return frame(self)
 
 
-def _signed(term: str) -> str:
-    """A term in a sum or a factor in a product, in parentheses where it begins with a minus."""
-    if not term.startswith("-"):
-        return term
-    value, times, factor = term.partition("·")
-    return f"({value}){times}{factor}"
+def _signed(value: float) -> str:
+    """Behind a sign: in parentheses where it has one of its own."""
+    return shown(value) if not value < 0 else f"({shown(value)})"
 
 
-def _listed(terms: list[str], between: str) -> str:
-    """The terms, or the first and last of many."""
-    if len(terms) <= MOST_TERMS:
-        return between.join(terms)
-    return between.join([*terms[: MOST_TERMS - 2], f"… ({len(terms)} in all) …", terms[-1]])
+def _sum_of(values: np.ndarray, factors: np.ndarray | None = None) -> str:
+    """ "a + b", or "a·f + b·g"."""
+    terms = np.stack([values, values if factors is None else np.broadcast_to(factors, values.shape)], -1).reshape(-1, 2)
+
+    def written(number: int) -> str:
+        value, factor = terms[number]
+        return (_signed if number else shown)(value) + ("" if factors is None else f"·{_signed(factor)}")
+
+    return _listed(np.arange(len(terms)), written, " + ")
+
+
+def _listed(values: np.ndarray, written: Callable[[Any], str], between: str) -> str:
+    """All of them, or the first and last of many."""
+    flat = values.reshape(-1)
+    if flat.size <= MOST_TERMS:
+        return between.join(map(written, flat))
+    return between.join([*map(written, flat[: MOST_TERMS - 2]), f"… ({flat.size} in all) …", written(flat[-1])])
 
 
 def _span(positions: np.ndarray) -> str:
