@@ -11,9 +11,9 @@ import numpy as np
 __all__ = ["brief", "index", "matrix", "shown"]
 
 DIGITS = 4
-WIDEST = 6  # characters in a cell
+WIDEST = 6  # characters in a cell, where that can be
 INTEGERS = 1e6  # below it integers are written whole
-SMALLEST = 1e-4  # below it numbers are written with an exponent
+SMALLEST, SMALLEST_BRIEF = Decimal("1e-4"), Decimal("1e-3")  # below it numbers are written with an exponent
 
 
 def shown(value: float, noise: float = 0.0) -> str:
@@ -27,14 +27,17 @@ def shown(value: float, noise: float = 0.0) -> str:
         return "0"
     if value.is_integer() and abs(value) < INTEGERS:
         return str(int(value))
+    return _written(value, DIGITS, SMALLEST)
+
+
+def _written(value: float, digits: int, smallest: Decimal) -> str:
+    """So many digits; with an exponent below `smallest` and from a million on."""
     exact = Decimal(value)
-    rounded = exact.quantize(Decimal((0, (1,), exact.adjusted() - DIGITS + 1)), ROUND_HALF_UP)
-    if SMALLEST <= abs(rounded) < INTEGERS:
-        text = format(rounded, "f")
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    exponent = rounded.adjusted()
-    digits = format(rounded.scaleb(-exponent), "f").rstrip("0").rstrip(".")
-    return f"{digits}e{exponent}"
+    rounded = exact.quantize(Decimal((0, (1,), exact.adjusted() - digits + 1)), ROUND_HALF_UP)
+    exponent = 0 if smallest <= abs(rounded) < INTEGERS else rounded.adjusted()
+    text = format(rounded.scaleb(-exponent), "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{text}e{exponent}" if exponent else text
 
 
 def brief(value: float, noise: float = 0.0) -> str:
@@ -42,11 +45,8 @@ def brief(value: float, noise: float = 0.0) -> str:
     text = shown(value, noise)
     if len(text) <= WIDEST or not math.isfinite(value):
         return text
-    for digits in (3, 2, 1):
-        short = shown(float(f"{value:.{digits}g}"))
-        if len(short) <= WIDEST:
-            return short
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return next((short for digits in (3, 2) if len(short := _written(value, digits, SMALLEST_BRIEF)) <= WIDEST),
+                _written(value, 1, SMALLEST_BRIEF))  # fmt: skip
 
 
 def index(name: str, at: Sequence[int]) -> str:

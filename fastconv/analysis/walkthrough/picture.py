@@ -357,7 +357,7 @@ def animation(walk: Walkthrough, path: str | os.PathLike[str], seconds: float) -
     bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), SIZE * scale)
     palette = Image.new("P", (1, 1))
     colours = [*FILLS.values(), *EDGES.values(), LINE_COLOUR, INK, SOFT]
-    grays = [f"#{level:02x}{level:02x}{level:02x}" for level in range(0, 256, 5)]
+    grays = [f"#{level:02x}{level:02x}{level:02x}" for level in range(0, 240, 5)]
     palette.putpalette([int(c[k : k + 2], 16) for c in [*dict.fromkeys(colours), *grays] for k in (1, 3, 5)])
 
     def frame(boxes: list[Box], texts: list[Text]) -> Any:
