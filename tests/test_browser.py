@@ -129,7 +129,9 @@ def example(name):
         "channels": lambda: walkthrough("conv2d", draw(2, 4, 4, 3), draw(4, 2, 2, 2), draw(4), groups=2),
         "dx": lambda: walkthrough("conv2d", draw(1, 2, 5, 4), draw(3, 2, 3, 2), stride=2, padding=1, direction="dx"),
         "fraction": lambda: walkthrough("conv1d", draw(1, 1, 5), draw(1, 1, 3), stride=Fraction(3, 2), direction="dx"),
-        "dw": lambda: walkthrough("conv2d", draw(2, 2, 5, 4), draw(1, 2, 3, 2), padding=((0, 1), (1, 0)), direction="dw"),
+        "dw": lambda: walkthrough(
+            "conv2d", draw(2, 2, 5, 4), draw(1, 2, 3, 2), padding=((0, 1), (1, 0)), direction="dw"
+        ),
         "transposed": lambda: walkthrough("conv_transpose2d", draw(1, 2, 2, 3), draw(2, 1, 2, 2), draw(1), stride=2),
         "volume": lambda: walkthrough("conv3d", draw(1, 1, 3, 3, 3), draw(1, 1, 2, 2, 2), direction="dx"),
         "max": lambda: walkthrough("max_pool2d", plane(Y), 2, stride=1, padding=1),
