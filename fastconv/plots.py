@@ -273,16 +273,17 @@ def record_of_maps(
     """
     widths = [min(maps, len(_tiles(y, maps))) for _, y, _ in rows]
     side = 0.85  # of a map, in inches
-    half = max(widths, default=1) * (side + GAP) + 0.75
+    half = max(3, *widths) * (side + GAP) + 0.75
+    halves = 1 if all(dy is None for _, _, dy in rows) else 2
     label = 2.0
     flat = [np.ndim(y) == 1 or (np.ndim(y) == 2 and y.shape[1] > 4 * len(y)) for _, y, _ in rows]
     heights = [0.36 if thin else side for thin in flat]  # a vector or a signal is a strip as wide as all maps
-    width, height = label + 2 * half + GAP, 0.95 + sum(heights) + 0.34 * len(rows) + (0.3 if left_out else 0)
+    width, height = label + halves * half + GAP, 0.95 + sum(heights) + 0.34 * len(rows) + (0.3 if left_out else 0)
     figure = need_matplotlib("a picture of a record")(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in inches, from the top
     axes.set_axis_off()
     axes.text(GAP, 0.26, title, fontsize=12, fontweight="bold", va="center")
-    for left, text in ((label, "y"), (label + half, "the loss's gradient to it")):
+    for left, text in ((label, "y"), (label + half, "the loss's gradient to it"))[:halves]:
         axes.text(left, 0.62, text, fontsize=10, color=GRAY, va="center")
     top = 0.85
     for (name, y, dy), thin, tallest in zip(rows, flat, heights, strict=True):
