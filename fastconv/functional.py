@@ -350,6 +350,22 @@ def avg_pool3d(
     )[0]
 
 
+def pad(x: ArrayLike, padding: Padding, *, mode: str = "constant", value: float = 0) -> Array:
+    """Elements around x, along every spatial axis.
+
+    x        (N, C, *spatial), one to three spatial axes
+    padding  how many: int, tuple of ints, or tuple of (before, after), as `conv2d` takes them
+    mode     "constant": `value`; "reflect": mirrored at the first and the last element, which are not repeated (less
+             than the axis is long); "replicate": the first and the last element again; "circular": the other end (at
+             most as long as the axis)
+    value    of the constant
+
+    Returns (N, C, *spatial) with H' = H + before + after. The gradient of an element is the sum of its copies'. Source:
+    the chapter's zero-padding; torch.nn.functional.pad (whose padding is in another order); ONNX Pad.
+    """
+    return OPS["pad"].forward(x, padding, mode=mode, value=value)[0]
+
+
 def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     """Keep the first of every `factor` positions along each spatial axis.
 
@@ -502,6 +518,11 @@ def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Arra
     Source: torch.nn.functional.l1_loss.
     """
     return OPS["l1_loss"].forward(x, target, reduction=reduction)[0]
+
+
+def step(x: ArrayLike) -> Array:
+    """0 where x < 0, else 1; its gradient is 0. Source: the chapter's first activation function, the perceptron's."""
+    return OPS["step"].forward(x)[0]
 
 
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Array:

@@ -1,7 +1,8 @@
 """The naive reference: every name of `fastconv.functional`, same signature, bound to direct loops.
 
 The definitions stand in `fastconv/ops/`, beside the fast versions. They are slow, total and independent: the tests hold
-every fast path against them, and `fastconv.vjp` of a name here gives pullbacks that are loops too.
+every fast path against them, and `fastconv.vjp` of a name here gives pullbacks that are loops too. To read one:
+`inspect.getsource(fastconv.reference.conv2d)`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
     reference = OPS[name].reference
     assert reference is not None, name
+    loops: Any = reference
+    while isinstance(loops, functools.partial):
+        loops = loops.func
     signature = inspect.signature(twin)
 
     @functools.wraps(twin)
@@ -32,6 +36,8 @@ def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
         return reference(*arrays, **options)[0]
 
     function.__module__ = __name__
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__wrapped__ = loops  # what inspect.getsource, help and IPython's ?? show
     function.__doc__ = f"`fastconv.functional.{name}` in naive loops.\n\n    {twin.__doc__}"
     return function
 
