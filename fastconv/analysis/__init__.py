@@ -6,6 +6,7 @@
     infer_padding                            padding from sizes
     conv_matrix                              a convolutional layer's neurons as a sparse matrix
     to_scanner                               a trained classifier that slides over larger images
+    scan                                     which class is where in a larger picture, or none: ∅
     window_indices                           which element of its window a maximum is, 1 … L * L
 
 `reach.py` says what every layer reads, `trace.py` follows a net without computing it.
@@ -20,12 +21,15 @@ from fastconv.analysis.receptive import (
     receptive_field,
 )
 from fastconv.analysis.scanner import to_scanner
+from fastconv.analysis.scanning import Box, Scan, scan
 from fastconv.analysis.table import Row, Summary, summary
 from fastconv.analysis.trace import output_shape
 
 __all__ = [
+    "Box",
     "ReceptiveField",
     "Row",
+    "Scan",
     "Summary",
     "conv_matrix",
     "draw_receptive_field",
@@ -34,6 +38,7 @@ __all__ = [
     "input_region",
     "output_shape",
     "receptive_field",
+    "scan",
     "summary",
     "to_scanner",
     "window_indices",
