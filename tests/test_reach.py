@@ -14,7 +14,7 @@ from fastconv import analysis
 from fastconv.analysis import reach
 from fastconv.analysis.reach import RULES
 from fastconv.analysis.receptive import Reader, Region
-from fastconv.analysis.trace import trace
+from fastconv.analysis.steps import trace
 from fastconv.layers import LAYERS, Context
 from fastconv.ops.pad import MODES
 

@@ -17,7 +17,7 @@ import numpy as np
 from fastconv import functional
 from fastconv.analysis.receptive import receptive_field
 from fastconv.analysis.scanner import to_scanner
-from fastconv.analysis.trace import output_shape
+from fastconv.analysis.steps import output_shape
 from fastconv.errors import ShapeError, integer, nearest
 from fastconv.layers.base import Layer, OpLayer
 from fastconv.layers.containers import Sequential
