@@ -9,8 +9,8 @@ shown beside the digits teaches it ∅, and each kind of negatives is needed for
     blank      windows of one grey level
     noise      uniform, normal and clipped, salt and pepper: sparse grains on black look like strokes to a net that has
                never seen them
-    shuffled   a digit's own pixels in another order, single or in small blocks, in and out of place: the same ink, the
-               same grey levels, no digit
+    shuffled   a digit's own pixels in another order, single or in blocks, in and out of place: the same ink, the same
+               grey levels, the same bits of strokes, no digit
 
 Half of what is trained on are digits, up to two pixels out of place (the windows of a scanner with stride 4 miss by no
 more), a quarter parts, a quarter the rest. `analysis.scan` then slides the net over pictures that it has never seen.
@@ -20,18 +20,19 @@ more), a quarter parts, a quarter the rest. `analysis.scan` then slides the net 
 
 from __future__ import annotations
 
-import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import arguments, save
 
 import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, Sigmoid, analysis, datasets, plots
+from fastconv import functional as F
 
 Part = tuple[np.ndarray, np.ndarray]
 Noise = Callable[
@@ -88,17 +89,13 @@ def salt_and_pepper(n: int, size: int, rng: np.random.Generator, digits: np.ndar
     return np.where(rng.random((n, 1, size, size), np.float32) < share, grains, ground)
 
 
-def shuffled(n: int, size: int, rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
-    """A digit's pixels in another order, by themselves (every second picture) or in blocks up to a fifth of a digit's
-    side; a larger picture is full of them, or has one, anywhere."""
+def shuffled(n: int, size: int, rng: np.random.Generator, digits: np.ndarray, block: int = 1) -> np.ndarray:
+    """A digit's pixels in another order, or its blocks of block x block pixels; a larger picture is full of such
+    digits, or has one, anywhere."""
     side = digits.shape[2]
-    each = -(-size // side)
+    each, cut = -(-size // side), side // block
     tiles = digits[rng.integers(0, len(digits), (n, each, each)), 0]  # (n, each, each, side, side)
-    block = rng.choice([k for k in range(1, side // 5 + 1) if side % k == 0])
-    if rng.random() < 0.5:
-        block = 1
-    cut = side // block
-    blocks = tiles.reshape(n * each * each, cut, block, cut, block).swapaxes(2, 3).reshape(-1, cut * cut, block * block)
+    blocks = tiles.reshape(-1, cut, block, cut, block).swapaxes(2, 3).reshape(-1, cut * cut, block * block)
     mixed = rng.permuted(np.arange(cut * cut)[None].repeat(len(blocks), 0), axis=1)
     blocks = np.take_along_axis(blocks, mixed[..., None], axis=1)
     tiles = blocks.reshape(-1, cut, cut, block, block).swapaxes(2, 3).reshape(n, each, each, side, side)
@@ -124,6 +121,19 @@ def out_of_place(digits: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.
     return wide[:, :, side : 2 * side, side : 2 * side]
 
 
+def somewhere(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a window sees of it, if not all."""
+    side = x.shape[2]
+    return out_of_place(x, *rng.integers(2 - side, side - 1, (2, len(x))))
+
+
+def crop(pictures: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A window of each picture, anywhere in it."""
+    top, left = rng.integers(0, pictures.shape[2] - side + 1, (2, len(pictures)))
+    windows = np.lib.stride_tricks.sliding_window_view(pictures[:, 0], (side, side), axis=(1, 2))
+    return windows[np.arange(len(pictures)), top, left][:, None]
+
+
 def parts(n: int, rng: np.random.Generator, digits: np.ndarray, far: int) -> np.ndarray:
     """Digits that are far out of place; every third with another beside it."""
     side = digits.shape[2]
@@ -140,6 +150,7 @@ def parts(n: int, rng: np.random.Generator, digits: np.ndarray, far: int) -> np.
 def batches(setting: Setting, X: np.ndarray, y: np.ndarray, taught: bool) -> Callable[[int], Iterator[Part]]:
     """Half digits, about in place; a quarter parts; if it is to be taught, a quarter blank, noise, shuffled digits."""
     side, near = setting.side, setting.near
+    blocks = [block for block in (1, 2, 4, 7) if side % block == 0 and block <= side // 4]
 
     def epoch(number: int) -> Iterator[Part]:
         rng = np.random.default_rng((1, number))
@@ -150,9 +161,10 @@ def batches(setting: Setting, X: np.ndarray, y: np.ndarray, taught: bool) -> Cal
             if taught:
                 k = max(1, n // 32)
                 windows += [kind(k, side, rng, X) for kind in (grey, uniform, normal)]
-                windows += [kind(4 * k, side, rng, X) for kind in (salt_and_pepper, shuffled)]
-                moved = np.concatenate([shuffled(6 * k, side, rng, X), salt_and_pepper(k, side, rng, X)])
-                windows += [out_of_place(moved, *rng.integers(2 - side, side - 1, (2, 7 * k)))]
+                windows += [salt_and_pepper(4 * k, side, rng, X)]
+                windows += [somewhere(salt_and_pepper(k, side, rng, X), rng)]
+                for block in blocks:
+                    windows.append(crop(shuffled(12 * k // len(blocks), 2 * side, rng, X, block), side, rng))
             x = np.concatenate(windows).astype(np.float32)
             targets = np.zeros((len(x), 10), np.float32)
             targets[np.arange(n), y[some]] = 1
@@ -179,7 +191,8 @@ def train(setting: Setting, X: np.ndarray, y: np.ndarray, taught: bool = True) -
     """A neuron for each digit: ten questions answered yes or no, and ∅ is ten times no."""
     net, begun, used = build(setting.side), time.perf_counter(), time.process_time()
     optimizer = fastconv.optim.Adam(lr=fastconv.optim.Cosine(lr=3e-3, warmup=0.05))
-    trainer = fastconv.Trainer(net, optimizer, loss="bce_with_logits")
+    loss = functools.partial(F.bce_with_logits, pos_weight=0.5)  # a false alarm is worse than a digit that is not found
+    trainer = fastconv.Trainer(net, optimizer, loss=loss)
     epochs = setting.epochs if taught else setting.epochs // 2
     steps = len(X) // setting.batch
     trainer.fit(batches(setting, X, y, taught), epochs=epochs, steps_per_epoch=steps, progress=False)
@@ -269,9 +282,9 @@ def three(digits: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.n
 
 
 def draw(net: Sequential, naive: Measured, taught: Measured, setting: Setting, test: Part) -> Any:
-    figure = plots.need_matplotlib("the picture")(figsize=(11, 8.6), layout="constrained")
+    figure = plots.need_matplotlib("the picture")(figsize=(11, 7.6), layout="constrained")
     figure.suptitle("Scanning: a digit, several, or nothing (∅)", fontweight="bold", fontsize=13)
-    shown, curves = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+    shown, curves = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     side, size, rng = setting.side, 3 * setting.side, np.random.default_rng(11)
     pictures = {
         "one digit": datasets.place(test[0][4:5], size, rng=rng)[0],
@@ -286,21 +299,21 @@ def draw(net: Sequential, naive: Measured, taught: Measured, setting: Setting, t
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(name, fontsize=10)
-        axes.set_xlabel(f"found: {', '.join(map(str, seen.labels)) or '∅'}", fontsize=12, fontweight="bold")
+        axes.set_xlabel(
+            f"found: {', '.join(str(box.label) for box in seen.boxes) or '∅'}", fontsize=12, fontweight="bold"
+        )
     axes, by_kind = curves.subplots(1, 2, width_ratios=(1.25, 1))
     for found, colour, label in ((naive, plots.GRAY, "trained on digits and parts alone"),
                                  (taught, plots.BLUE, "trained on blank, noise and shuffled digits, too")):  # fmt: skip
+        alarms, hits = (100 * value for value in found.at(0.5))
+        label = f"{label}\n(threshold 0.5: {alarms:.1f} % false alarms, {hits:.1f} % found)"
         axes.plot(*(100 * np.array([found.at(t) for t in THRESHOLDS])).T, color=colour, linewidth=2, label=label)
-        at = tuple(100 * value for value in found.at(0.5))
-        axes.plot(*at, marker="o", markersize=8, color=colour, clip_on=False, zorder=5)
-        low = found is taught
-        axes.annotate(f"threshold 0.5: {at[0]:.1f} % false, {at[1]:.1f} % found", at, (10, -16 if low else -18),
-                      textcoords="offset points", fontsize=9, color=colour, ha="left" if low else "right")  # fmt: skip
+        axes.plot(alarms, hits, marker="o", markersize=8, color=colour, clip_on=False, zorder=5)
     axes.set_xlabel(f"false alarms, % of {2 * setting.empty:,} pictures of nothing")
     axes.set_ylabel(f"found, % of {len(taught.hits):,} digits (right class, right place)")
     axes.set_xlim(-2, 102)
     axes.set_ylim(0, 102)
-    axes.legend(fontsize=9, frameon=False, loc="lower center")
+    axes.legend(fontsize=9, frameon=False, loc="lower right", labelspacing=0.9)
     names = list(taught.alarms)
     for offset, found, colour in ((-0.2, naive, plots.GRAY), (0.2, taught, plots.BLUE)):
         values = [100 * (found.alarms[name] > 0.5).mean() for name in names]
@@ -318,12 +331,7 @@ def draw(net: Sequential, naive: Measured, taught: Measured, setting: Setting, t
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: the bundled 8x8 digits)")
-    parser.add_argument("--out", type=Path, default=Path("runs/scanning"), help="folder for the picture")
-    parser.add_argument("--small", action="store_true", help="a form that takes seconds, for the tests")
-    args = parser.parse_args(argv)
-    plots.need_matplotlib("the picture")
+    args = arguments(__doc__, "scanning", argv, data=True)
     if args.data is not None:
         (X, y), test = datasets.load_mnist(args.data)
         setting = MNIST
@@ -331,16 +339,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         (X, y), test = datasets.load_digits()
         setting = SMALL if args.small else DIGITS
     if test is None:
-        parser.error(f"{args.data} has no test images")
+        sys.exit(f"{args.data} has no test images")
     net, untaught = train(setting, X, y), train(setting, X, y, taught=False)
     found = measure(net, setting, test, np.random.default_rng(2026))
     naive = measure(untaught, setting, test, np.random.default_rng(2026))
     print(f"taught what nothing is, {found}")
     print(f"not taught, {naive}")
     print(analysis.scan(net, np.full((3 * setting.side,) * 2, 0.5), image_shape=(1, setting.side, setting.side)))
-    args.out.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(net, naive, found, setting, test), args.out / "scanning.png")
-    print(f"picture: {args.out / 'scanning.png'}")
+    save(draw(net, naive, found, setting, test), args.out, "scanning")
     return {"taught": found.at(0.5), "untaught": naive.at(0.5), "three": found.three}
 
 

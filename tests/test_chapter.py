@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import fastconv as fc
 from fastconv import ShapeError, chapter, functional, reference, vjp
 from fastconv.analysis import window_indices
 
@@ -93,12 +94,13 @@ def test_the_worked_means(module):
 
 
 def test_no_window_has_the_mean_that_the_chapter_prints():
-    """2.05 would need a sum of 8.2; the two means of 1.9 have 7.6, and nothing between 7.8 and 9.1 occurs."""
+    """2.05 stands at (1, 1), where it is 1.95: it would need a sum of 8.2, and nothing between 7.8 and 9.1 occurs."""
     cells = [[Fraction(str(v)) for v in row] for row in Y]
     sums = {
         (r, c): cells[r][c] + cells[r][c + 1] + cells[r + 1][c] + cells[r + 1][c + 1]
         for r in range(3) for c in range(4)
     }  # fmt: skip
+    assert sums[0, 0] / 4 == Fraction("1.95")
     assert [at for at, total in sums.items() if total / 4 == Fraction("1.9")] == [(0, 1), (2, 1)]
     assert not [total for total in sums.values() if Fraction("7.8") < total < Fraction("9.1")]
 
@@ -468,3 +470,95 @@ def test_padding_with_zeros_and_then_convolving_is_convolving_with_padding():
     x, w = draw(2, 3, 5, 6), draw(4, 3, 3, 3, seed=1)
     around = ((2, 1), (0, 3))
     same(functional.conv2d(functional.pad(x, around), w), functional.conv2d(x, w, padding=around))
+
+
+# --- forward and backward, step by step ------------------------------------------------------------------------------
+
+
+@both
+def test_several_channels_are_a_sum_of_convolutions(module):
+    """The chapter's "3D convolution" of C x N x M: each filter's output is the sum over the channels, plus its bias."""
+    x, w, b = draw(2, 3, 5, 6), draw(4, 3, 2, 3, seed=1), draw(4, seed=2)
+    for k in range(4):
+        maps = sum(module.conv2d(x[:, [c]], w[k : k + 1, [c]]) for c in range(3))
+        same(module.conv2d(x, w, b)[:, [k]], maps + b[k])
+    volume = module.conv3d(x[:, None], w[:, None])  # a volume of depth 3 has one position along it
+    same(volume[:, :, 0], module.conv2d(x, w))
+
+
+@both
+def test_a_stride_of_a_half_with_and_without_trailing_zeros(module):
+    x, w = draw(1, 1, 4, 4), draw(1, 1, 2, 2, seed=1)
+    y = module.conv2d(x, w, stride=Fraction(1, 2))
+    assert y.shape == (1, 1, 6, 6)
+    trailing = module.conv2d(module.upsample(x, 2, output_size=8), w)
+    assert trailing.shape == (1, 1, 7, 7)
+    same(trailing[..., :6, :6], y)
+    same(chapter.Conv(chapter.uSample(x[0, 0], 2, trailing=True), w[0, 0]), trailing[0, 0])
+    same(chapter.Conv(x[0, 0], w[0, 0], Fraction(1, 2)), y[0, 0])
+
+
+SLOPES = {
+    "relu": lambda z: (z > 0).astype(float),
+    "sigmoid": lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "softplus": lambda z: 1 / (1 + np.exp(-z)),
+    "step": np.zeros_like,
+}
+
+
+@both
+@pytest.mark.parametrize("name", SLOPES)
+def test_activations_and_their_derivatives(module, name):
+    z = np.random.default_rng(0).uniform(-4, 4, (2, 3, 4, 5))
+    _, dy, (dz,) = gradients(getattr(module, name), z)
+    np.testing.assert_allclose(dz, dy * SLOPES[name](z), rtol=1e-12, atol=1e-14)
+
+
+@both
+def test_flattening_and_its_gradient(module):
+    x = draw(2, 3, 4, 5)
+    y, dy, (dx,) = gradients(module.flatten, x)
+    same(y, np.array([[x[n, c, i, j] for c in range(3) for i in range(4) for j in range(5)] for n in range(2)]))
+    same(dx, dy.reshape(x.shape))
+
+
+@both
+def test_a_fully_connected_layer_and_its_gradients(module):
+    x, v, c = draw(1, 6), draw(4, 6, seed=1), draw(4, seed=2)
+    s, ds, (dx, dv, dc) = gradients(module.linear, x, v, c)
+    same(s[0], v @ x[0] + c)
+    same(dx[0], v.T @ ds[0])
+    same(dv, np.outer(ds[0], x[0]))
+    same(dc, ds[0])
+
+
+@both
+def test_softmax_and_cross_entropy_have_one_gradient(module):
+    s, target = draw(5, 3), np.array([0, 1, 2, 1, 0])
+    p = np.exp(s) / np.exp(s).sum(axis=1, keepdims=True)
+    loss, pullback = vjp(module.cross_entropy, s, target, reduction="sum")
+    assert loss == pytest.approx(-np.log(p[np.arange(5), target]).sum())
+    np.testing.assert_allclose(pullback(np.float64(1))[0], p - np.eye(3)[target], rtol=1e-12, atol=1e-15)
+
+
+def test_the_simple_cnn():
+    """Its layers in a row are its operations in a row, and its gradients those of their pullbacks."""
+    net = fc.Sequential(
+        fc.Conv2d(1, 4, 3, rng=0), fc.ReLU(), fc.MaxPool2d(3, 1), fc.Flatten(), fc.Linear(64, 10, rng=1)
+    ).astype(np.float64)  # fmt: skip
+    x, target = np.random.default_rng(0).random((5, 1, 8, 8)), np.arange(5)
+    w, b, v, c = net.parameters().values()
+    z, back_conv = vjp(functional.conv2d, x, w, b)
+    y, back_relu = vjp(functional.relu, z)
+    p, back_pool = vjp(functional.max_pool2d, y, kernel_size=3, stride=1)
+    flat, back_flat = vjp(functional.flatten, p)
+    s, back_linear = vjp(functional.linear, flat, v, c)
+    loss, back_loss = vjp(functional.cross_entropy, s, target)
+    dflat, dv, dc = back_linear(back_loss(1.0)[0])
+    _, dw, db = back_conv(*back_relu(*back_pool(*back_flat(dflat))))
+    np.testing.assert_array_equal(net(x), s)
+    value, found = fc.value_and_grad(net, "cross_entropy", x, target)
+    assert value == pytest.approx(float(loss), rel=1e-14)
+    for name, expected in zip(net.parameters(), (dw, db, dv, dc), strict=True):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-12, atol=1e-15)
