@@ -192,6 +192,9 @@ class Saved(NamedTuple):
     has_bias: bool
     groups: int
     from_x: bool  # mean and var are functions of x
+    coefficients: np.ndarray  # (3, I, width): y = (x - [0]) * [1] + [2]
+    relu: bool = False  # of that; not for a mean and var that are given
+    y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -204,34 +207,39 @@ def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
 
 def normalise(
     op: str, last: np.ndarray, cut: Rows, statistics: np.ndarray, eps: float, weight: np.ndarray | None,
-    bias: np.ndarray | None, coefficients: np.ndarray,
+    bias: np.ndarray | None, coefficients: np.ndarray, relu: bool = False, addend: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """y = (x - mean) * rstd * weight + bias, channels last; rstd is written into the statistics."""
+    """y = (x - mean) * rstd * weight + bias, channels last; rstd and the coefficients are written. relu: that of y, or
+    of y + addend."""
     y = allocate(op, last.shape, last.dtype)
     kernels.normalise(
         cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
-        threads_for(2 * y.nbytes),
+        threads_for(2 * y.nbytes), relu, None if addend is None else cut.table(addend),
     )  # fmt: skip
     return y
 
 
 def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Gradients to x, weight and bias; in one pass for the sums of dy and dy * (x - mean), one for dx."""
-    last, cut, statistics, eps, own_weight, has_bias, groups, from_x = saved
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx."""
+    last, cut, statistics, eps, own_weight, has_bias, groups, from_x, before, relu, y = saved
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
     needs_x, needs_weight, needs_bias = needs[0], needs[1] and weight is not None, needs[2] and has_bias
     dy_last = channels_last(op, dy)
     rounded = mean.astype(last.dtype)
-    dx = dweight = dbias = None
-    if (needs_x and from_x) or needs_weight or needs_bias:
+    dx = dweight = dbias = gated = None
+    if (needs_x and from_x) or needs_weight or needs_bias or y is not None:
         sums = cut.sums(op, 2)
+        if y is not None:
+            gated = allocate(op, last.shape, last.dtype)
         kernels.products(
-            cut.table(dy_last), cut.table(last), cut.widen(rounded, last.dtype), sums, cut.block_rows,
-            threads_for(2 * dy_last.nbytes),
+            cut.table(dy_last), cut.table(last), before, sums, cut.block_rows, threads_for(2 * dy_last.nbytes), relu,
+            None if y is None else cut.table(y), None if gated is None else cut.table(gated),
         )  # fmt: skip
+        if gated is not None:
+            dy_last, relu = gated, False
         total, product = cut.add_up(sums)
         product = product + (rounded - mean) * total
         dweight = (product * rstd).sum(axis=0).astype(dy.dtype) if needs_weight else None
@@ -252,13 +260,15 @@ def normalise_backward(
         dx_last = allocate(op, last.shape, last.dtype)
         kernels.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
-            cut.block_rows, threads_for(3 * dx_last.nbytes),
+            cut.block_rows, threads_for(3 * dx_last.nbytes), before[2] if relu else None,
         )  # fmt: skip
         dx = logical(dx_last)
-    return dx, dweight, dbias
+    return dx, dweight, dbias, None if gated is None else logical(gated)
 
 
-def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) -> tuple[np.ndarray, Saved]:
+def channel_norm(
+    op: str, a: Arguments, images: int, groups: int, from_x: bool, relu: bool = False, addend: np.ndarray | None = None
+) -> tuple[np.ndarray, Saved]:
     """y, and what the backward needs; from_x: the statistics are x's own, else the running ones."""
     channels = a.x.shape[1]
     last = channels_last(op, a.x)
@@ -278,9 +288,14 @@ def channel_norm(op: str, a: Arguments, images: int, groups: int, from_x: bool) 
                 whole = over_groups(mean, groups)
                 var[...] = over_groups(var + (mean - whole) ** 2, groups)
                 mean[...] = whole
-    y = normalise(op, last, cut, statistics, a.eps, a.weight, a.bias, coefficients)
+    if addend is not None:
+        addend = channels_last(op, addend)
+    y = normalise(op, last, cut, statistics, a.eps, a.weight, a.bias, coefficients, relu, addend)
     weight = None if a.weight is None else a.weight.copy()
-    return logical(y), Saved(last, cut, statistics, a.eps, weight, a.bias is not None, groups, from_x)
+    gate = None if addend is None else y
+    return logical(y), Saved(
+        last, cut, statistics, a.eps, weight, a.bias is not None, groups, from_x, coefficients, relu, gate
+    )
 
 
 def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
@@ -306,10 +321,11 @@ def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
 
 def batch_forward(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5,
+    momentum: float = 0.1, eps: float = 1e-5, relu: bool = False, addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """relu: that of y, or of y + addend, in the same pass (fastconv.plan); its backward is `batch_relu_backward`."""
     a = prepare("batch_norm", x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y, saved = channel_norm("batch_norm", a, 1, a.x.shape[1], bool(training))
+    y, saved = channel_norm("batch_norm", a, 1, a.x.shape[1], bool(training), relu, addend)
     if training:
         update(a, saved.statistics, a.x.size // a.x.shape[1])
     return y, saved
@@ -339,8 +355,14 @@ def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, 
     """positions: of x, weight and bias among the arguments."""
     wanted = [position < len(needs) and needs[position] for position in positions]
     with np.errstate(all="ignore"):
-        found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))
+        found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))[:3]
     return in_places(positions, found, len(needs))
+
+
+def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]) -> Gradients:
+    """To x, weight, bias and addend."""
+    with np.errstate(all="ignore"):
+        return normalise_backward("batch_norm", dy, saved, needs)
 
 
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand
