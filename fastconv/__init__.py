@@ -5,6 +5,7 @@
     Conv2d …      layers with torch.nn's names, arguments and state_dict keys; `Sequential` joins them
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
     analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
+    chapter       the chapter's own words on plain matrices: Conv, Pool, dSample, uSample
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
     set_num_threads, set_workspace_limit, show_config    the machine
@@ -48,6 +49,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
     "analysis": ("fastconv.analysis", None),
+    "chapter": ("fastconv.chapter", None),
     "explain": ("fastconv.analysis.explain", "explain"),
 }
 
@@ -55,6 +57,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
 if TYPE_CHECKING:
     from fastconv import analysis as analysis
     from fastconv import augment as augment
+    from fastconv import chapter as chapter
     from fastconv import datasets as datasets
     from fastconv import models as models
     from fastconv import optim as optim

@@ -290,6 +290,22 @@ def avg_pool3d(
 
 
 @face
+def pad(x: ArrayLike, padding: Padding, *, mode: str = "constant", value: float = 0) -> Array:
+    """Elements around x, along every spatial axis.
+
+    x        (N, C, *spatial), one to three spatial axes
+    padding  how many: int, tuple of ints, or tuple of (before, after), as `conv2d` takes them
+    mode     "constant": `value`; "reflect": mirrored at the first and the last element, which are not repeated (less
+             than the axis is long); "replicate": the first and the last element again; "circular": the other end (at
+             most as long as the axis)
+    value    of the constant
+
+    Returns (N, C, *spatial) with H' = H + before + after. The gradient of an element is the sum of its copies'. Source:
+    the chapter's zero-padding; torch.nn.functional.pad (whose padding is in another order); ONNX Pad.
+    """
+
+
+@face
 def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     """Keep the first of every `factor` positions along each spatial axis.
 
@@ -437,6 +453,11 @@ def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Arra
 
     Source: torch.nn.functional.l1_loss.
     """
+
+
+@face
+def step(x: ArrayLike) -> Array:
+    """0 where x < 0, else 1; its gradient is 0. Source: the chapter's first activation function, the perceptron's."""
 
 
 @face

@@ -161,7 +161,7 @@ def test_initialisation_is_torchs(make, fan_in):
     [
         (lambda: fc.Conv2d(3), TypeError, "Conv2d: missing a required argument: 'out_channels'"),
         (
-            lambda: fc.Conv2d(3, 4, 3, padding_mode="reflect"),
+            lambda: fc.ConvTranspose2d(3, 4, 3, padding_mode="reflect"),
             TypeError,
             "padding_mode is accepted at its default 'zeros'",
         ),
@@ -234,6 +234,11 @@ NEVER = {  # layers that no input fits, as they are made: the operation's messag
     "fc.Conv2d(1, 1, 2, dilation=0)": ("conv2d: dilation must be at least 1, got 0", ValueError),
     "fc.Conv2d(1, 1, 2, algorithm='winogrd')": ("algorithm must be one of .*; did you mean 'winograd'", ValueError),
     "fc.Conv2d(1, 1, 2.0)": ("Conv2d: kernel_size must be an integer, got 2.0; write 2", TypeError),
+    "fc.Conv2d(1, 1, 3, padding_mode='reflekt')": ("Conv2d: padding_mode must be one of .*'reflect'", ValueError),
+    "fc.Conv1d(1, 1, 3, Fraction(1, 2), padding_mode='circular')": ("takes an integer stride, got 1/2", ValueError),
+    "fc.ZeroPad2d((1, 2))": ("ZeroPad2d: padding must be one number, 4 of them .*, got 2", ValueError),
+    "fc.ReflectionPad1d(-1)": ("ReflectionPad1d: padding must be at least 0, got -1", ValueError),
+    "fc.ConstantPad1d(1, 'a')": ("ConstantPad1d: value must be a number, got 'a'", TypeError),
     "fc.ConvTranspose2d(1, 1, 3, 2, output_padding=2)": ("output_padding must be smaller than stride or", ValueError),
     "fc.ConvTranspose2d(1, 1, 3, padding='same')": ("padding must be an integer, got 'same'", TypeError),
     "fc.ConvTranspose1d(1, 1, 3, stride=Fraction(1, 2))": ("conv_transpose1d: stride must be an integer", TypeError),
