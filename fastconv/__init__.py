@@ -5,6 +5,7 @@
     Conv2d …      layers with torch.nn's names, arguments and state_dict keys; `Sequential` joins them
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
     analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
+    save, load    a net with its configuration; `load_weights`: the arrays of PyTorch's files, safetensors, .npz
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
     set_num_threads, set_workspace_limit, show_config    the machine
@@ -50,6 +51,9 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "augment": ("fastconv.augment", None),
     "analysis": ("fastconv.analysis", None),
     "explain": ("fastconv.explanation", "explain"),
+    "load": ("fastconv.saving", "load"),
+    "load_weights": ("fastconv.weights", "load_weights"),
+    "save": ("fastconv.saving", "save"),
 }
 
 
@@ -60,7 +64,10 @@ if TYPE_CHECKING:
     from fastconv import models as models
     from fastconv import optim as optim
     from fastconv.explanation import explain as explain
+    from fastconv.saving import load as load
+    from fastconv.saving import save as save
     from fastconv.training.trainer import Trainer as Trainer
+    from fastconv.weights import load_weights as load_weights
 
 
 def _late(name: str) -> Any:

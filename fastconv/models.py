@@ -146,7 +146,8 @@ def vgg16(
     """VGG-16 (Simonyan and Zisserman, 2015), 16 layers with weights: for 1,000 classes 138,357,544 of them.
 
     hidden   outputs of the two hidden fully-connected layers. He's first weights (2015): without batch norm, torch's
-             default ones let the signal fade away in so many layers. Keys as torchvision's vgg16
+             default ones let the signal fade away in so many layers. Keys as torchvision's vgg16, and as there images
+             of other sizes are brought to the classifier's (7x7 pixels of features for 224) by their mean
     """
     rng = as_generator(rng)
     height, width = _after("vgg16", size, (POOL,) * 5)
@@ -163,7 +164,8 @@ def vgg16(
     ]  # fmt: skip
     _he(*features, *classifier)
     classifier.append(Linear(hidden, num_classes, rng=rng))
-    return Sequential({"features": Sequential(*features), "flatten": Flatten(), "classifier": Sequential(*classifier)})
+    head = {"avgpool": AdaptiveAvgPool2d((height, width)), "flatten": Flatten(), "classifier": Sequential(*classifier)}
+    return Sequential({"features": Sequential(*features), **head})
 
 
 def resnet18(num_classes: int = 1000, in_channels: int = 3, size: Size = 224, *, rng: Rng = None) -> Sequential:
