@@ -5,6 +5,8 @@ at their default.
 """
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -330,3 +332,28 @@ def test_torchs_arguments_are_all_known():
                 getattr(fc, name)(*FIRST.get(name, ()), **{parameter.name: parameter.default})
             ours = parameter.name in inspect.signature(getattr(fc, name).__init__).parameters
             assert ours or parameter.name in OF_LAYERS.get(name, ()), (name, parameter.name)
+
+
+# --- extras ----------------------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+sys.modules["sklearn"] = None
+import fastconv
+assert "sklearn" not in dir(fastconv)
+try:
+    fastconv.sklearn
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_scikit_learn():
+    """Its estimators are told of by no list, and asking for them names the extra."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert done.stdout == 'fastconv.sklearn needs scikit-learn, 1.6 or newer: pip install "fastconv[sklearn]"\n'
+
+
+def test_extras_are_imported_late():
+    code = "import sys, fastconv; fastconv.Trainer, fastconv.models; print([n for n in sys.modules if 'sklearn' in n])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -96,6 +96,8 @@ class Window:
     def readline(self) -> bytes:
         data = self._file.readline(min(MOST_LINE, self._left))
         self._left -= len(data)
+        if b"\\" in data:  # pickletools would undo escapes, and warn of some
+            raise ValueError("a name with a backslash")
         return data
 
 
