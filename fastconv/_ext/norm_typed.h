@@ -9,55 +9,12 @@
 typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 typedef float Floats __attribute__((vector_size(BYTES)));
 
-/* The lines AHEAD of x[0 .. count - 1] are fetched: wide vectors take lines faster than the hardware brings them of its
-   own accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
-TARGET INLINE void NAME(fetch)(const REAL *x, ptrdiff_t count)
-{
-    for (ptrdiff_t i = 0; BYTES > 16 && i < count; i += CACHE_LINE / sizeof(REAL))
-        __builtin_prefetch((const char *)(x + i) + AHEAD);
-}
-
-TARGET static void NAME(column_sums)(const REAL *restrict x, double *restrict sums, ptrdiff_t rows, ptrdiff_t width)
-{
-    for (ptrdiff_t j = 0; j < width; j++)
-        sums[j] = 0;
-    for (; rows >= 4 && width <= NARROW; rows -= 4, x += 4 * width) {
-        NAME(fetch)(x, 4 * width);
-        for (ptrdiff_t j = 0; j < width; j++) /* one by one, but kept in a register meanwhile */
-            sums[j] = sums[j] + x[j] + x[width + j] + x[2 * width + j] + x[3 * width + j];
-    }
-    for (; rows > 0; rows--, x += width) {
-        NAME(fetch)(x, width);
-        for (ptrdiff_t j = 0; j < width; j++)
-            sums[j] += x[j];
-    }
-}
-
-TARGET static void NAME(add_in_order)(
-    const REAL *restrict partial, REAL *restrict y, ptrdiff_t terms, ptrdiff_t size, ptrdiff_t count)
-{
-    memcpy(y, partial, count * sizeof(REAL));
-    partial += size;
-    for (terms -= 1; terms >= 4; terms -= 4, partial += 4 * size)
-        for (ptrdiff_t j = 0; j < count; j++)
-            y[j] = y[j] + partial[j] + partial[size + j] + partial[2 * size + j] + partial[3 * size + j];
-    for (; terms > 0; terms--, partial += size)
-        for (ptrdiff_t j = 0; j < count; j++)
-            y[j] += partial[j];
-}
-
-TARGET static void NAME(add_row)(REAL *restrict x, const REAL *restrict row, ptrdiff_t rows, ptrdiff_t width)
-{
-    for (; rows > 0; rows--, x += width)
-        for (ptrdiff_t j = 0; j < width; j++)
-            x[j] += row[j];
-}
-
 /* --- statistics of channels: `count` elements in rows of `width`, the last of which may be cut short -------------- */
 
 /* Eight rows' terms are added in REAL before they join the sums; two at a time, so that registers suffice. */
 #define CENTRED(i) (x[(i) * width + j] - mean[j])
 #define SQUARE(i) (CENTRED(i) * CENTRED(i))
+#define NORMAL(i) (CENTRED(i) * scale[j] + shift[j])
 #define GRADIENT(i) (dy[(i) * width + j])
 #define PRODUCT(i) (GRADIENT(i) * CENTRED(i))
 
@@ -68,7 +25,7 @@ TARGET static void NAME(moments)(
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = squares[j] = 0;
     for (; count >= 8 * width; count -= 8 * width, x += 8 * width) {
-        NAME(fetch)(x, 8 * width);
+        FETCH(x, 8 * width * sizeof(REAL));
         for (ptrdiff_t j = 0; j < width; j++) {
             const REAL a = CENTRED(0) + CENTRED(1), a2 = SQUARE(0) + SQUARE(1);
             const REAL b = CENTRED(2) + CENTRED(3), b2 = SQUARE(2) + SQUARE(3);
@@ -85,6 +42,22 @@ TARGET static void NAME(moments)(
         }
 }
 
+/* The sums of dy and dy * (x - mean), with dy as GRADIENT has it. */
+#define EIGHT_PRODUCTS                                                                                                 \
+    for (ptrdiff_t j = 0; j < width; j++) {                                                                            \
+        const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);                                        \
+        const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);                                        \
+        const REAL c = GRADIENT(4) + GRADIENT(5), cx = PRODUCT(4) + PRODUCT(5);                                        \
+        const REAL d = GRADIENT(6) + GRADIENT(7), dx = PRODUCT(6) + PRODUCT(7);                                        \
+        sums[j] += (a + b) + (c + d);                                                                                  \
+        products[j] += (ax + bx) + (cx + dx);                                                                          \
+    }
+#define ONE_PRODUCT                                                                                                    \
+    for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                              \
+        sums[j] += GRADIENT(0);                                                                                        \
+        products[j] += PRODUCT(0);                                                                                     \
+    }
+
 TARGET static void NAME(products)(
     const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, double *restrict sums,
     double *restrict products, ptrdiff_t count, ptrdiff_t width)
@@ -92,20 +65,47 @@ TARGET static void NAME(products)(
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = products[j] = 0;
     for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
-        for (ptrdiff_t j = 0; j < width; j++) {
-            const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);
-            const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);
-            const REAL c = GRADIENT(4) + GRADIENT(5), cx = PRODUCT(4) + PRODUCT(5);
-            const REAL d = GRADIENT(6) + GRADIENT(7), dx = PRODUCT(6) + PRODUCT(7);
-            sums[j] += (a + b) + (c + d);
-            products[j] += (ax + bx) + (cx + dx);
-        }
+        EIGHT_PRODUCTS
     for (; count > 0; count -= width, dy += width, x += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            sums[j] += GRADIENT(0);
-            products[j] += PRODUCT(0);
-        }
+        ONE_PRODUCT
 }
+#undef GRADIENT
+
+/* The same with dy where y = relu((x - mean) * scale + shift) is not 0. */
+#define GRADIENT(i) (NORMAL(i) <= 0 ? 0 : dy[(i) * width + j])
+TARGET static void NAME(relu_products)(
+    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
+    const REAL *restrict shift, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
+        EIGHT_PRODUCTS
+    for (; count > 0; count -= width, dy += width, x += width)
+        ONE_PRODUCT
+}
+#undef GRADIENT
+
+/* The same with dy where y is not 0, which is written to `gated`. */
+#define GRADIENT(i) (gated[(i) * width + j])
+TARGET static void NAME(gated_products)(
+    const REAL *restrict dy, const REAL *restrict y, const REAL *restrict x, const REAL *restrict mean,
+    REAL *restrict gated, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, y += 8 * width, x += 8 * width, gated += 8 * width) {
+        for (ptrdiff_t j = 0; j < 8 * width; j++)
+            gated[j] = y[j] <= 0 ? 0 : dy[j];
+        EIGHT_PRODUCTS
+    }
+    for (; count > 0; count -= width, dy += width, y += width, x += width, gated += width) {
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
+            gated[j] = y[j] <= 0 ? 0 : dy[j];
+        ONE_PRODUCT
+    }
+}
+#undef GRADIENT
 
 /* Whether y can go past the caches: rows of whole vectors, to addresses that these divide. */
 TARGET INLINE int NAME(streams)(const REAL *y, ptrdiff_t width)
@@ -113,65 +113,93 @@ TARGET INLINE int NAME(streams)(const REAL *y, ptrdiff_t width)
     return BYTES > 16 && ((uintptr_t)y | (width * sizeof(REAL))) % BYTES == 0;
 }
 
-TARGET static void NAME(scale_shift)(
-    const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict shift,
-    REAL *restrict y, ptrdiff_t count, ptrdiff_t width, int far)
-{
-    if (far && NAME(streams)(y, width)) {
-        for (; count >= width; count -= width, x += width, y += width)
-            for (ptrdiff_t j = 0; j < width; j += LANES)
-                STREAM((float *)(y + j), (Floats)((AT(x) - AT(mean)) * AT(scale) + AT(shift)));
-        fence();
+/* Vectors v where they are not below 0, else 0. */
+#define NOT_BELOW(v) ((Reals)(~((v) < 0) & (__typeof__((v) < 0))(v)))
+
+/* y = (x - mean) * scale + shift; with an addend, if ADDS; relu of that, if RECTIFIES. */
+#define SCALE_SHIFT(name, ADDS, RECTIFIES)                                                                             \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict shift,     \
+        const REAL *restrict addend, REAL *restrict y, ptrdiff_t count, ptrdiff_t width, int far)                      \
+    {                                                                                                                  \
+        if (far && NAME(streams)(y, width)) {                                                                          \
+            for (; count >= width; count -= width, x += width, y += width, addend += ADDS ? width : 0)                 \
+                for (ptrdiff_t j = 0; j < width; j += LANES) {                                                         \
+                    Reals v = (AT(x) - AT(mean)) * AT(scale) + AT(shift);                                              \
+                    if (ADDS)                                                                                          \
+                        v += AT(addend);                                                                               \
+                    if (RECTIFIES)                                                                                     \
+                        v = NOT_BELOW(v);                                                                              \
+                    STREAM((float *)(y + j), (Floats)v);                                                               \
+                }                                                                                                      \
+            fence();                                                                                                   \
+        }                                                                                                              \
+        for (; count > 0; count -= width, x += width, y += width, addend += ADDS ? width : 0)                          \
+            for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                      \
+                REAL v = NORMAL(0);                                                                                    \
+                if (ADDS)                                                                                              \
+                    v += addend[j];                                                                                    \
+                y[j] = RECTIFIES && v < 0 ? 0 : v;                                                                     \
+            }                                                                                                          \
     }
-    for (; count > 0; count -= width, x += width, y += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
-            y[j] = CENTRED(0) * scale[j] + shift[j];
+
+SCALE_SHIFT(scale_shift_alone, 0, 0)
+SCALE_SHIFT(scale_shift_relu, 0, 1)
+SCALE_SHIFT(scale_shift_add_relu, 1, 1)
+
+TARGET static void NAME(scale_shift)(
+    const REAL *x, const REAL *mean, const REAL *scale, const REAL *shift, const REAL *addend, int relu, REAL *y,
+    ptrdiff_t count, ptrdiff_t width, int far)
+{
+    if (addend)
+        NAME(scale_shift_add_relu)(x, mean, scale, shift, addend, y, count, width, far);
+    else if (relu)
+        NAME(scale_shift_relu)(x, mean, scale, shift, addend, y, count, width, far);
+    else
+        NAME(scale_shift_alone)(x, mean, scale, shift, addend, y, count, width, far);
 }
+
+/* dx = dy * scale + (x - mean) * slope + shift; with dy where (x - mean) * scale + before, which relu was applied to, is
+   above 0, if RECTIFIED. */
+#define SCALE_SHIFT_BACKWARD(name, RECTIFIED)                                                                          \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,        \
+        const REAL *restrict slope, const REAL *restrict shift, const REAL *restrict before, REAL *restrict dx,        \
+        ptrdiff_t count, ptrdiff_t width, int far)                                                                     \
+    {                                                                                                                  \
+        if (far && NAME(streams)(dx, width)) {                                                                         \
+            for (; count >= width; count -= width, dy += width, x += width, dx += width)                               \
+                for (ptrdiff_t j = 0; j < width; j += LANES) {                                                         \
+                    const Reals centred = AT(x) - AT(mean);                                                            \
+                    Reals d = AT(dy);                                                                                  \
+                    if (RECTIFIED) {                                                                                   \
+                        const Reals v = centred * AT(scale) + AT(before);                                              \
+                        d = (Reals)(~(v <= 0) & (__typeof__(v <= 0))d);                                                \
+                    }                                                                                                  \
+                    STREAM((float *)(dx + j), (Floats)(d * AT(scale) + centred * AT(slope) + AT(shift)));              \
+                }                                                                                                      \
+            fence();                                                                                                   \
+        }                                                                                                              \
+        for (; count > 0; count -= width, dy += width, x += width, dx += width)                                        \
+            for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                      \
+                REAL d = dy[j];                                                                                        \
+                if (RECTIFIED)                                                                                         \
+                    d = CENTRED(0) * scale[j] + before[j] <= 0 ? 0 : d;                                                \
+                dx[j] = d * scale[j] + CENTRED(0) * slope[j] + shift[j];                                               \
+            }                                                                                                          \
+    }
+
+SCALE_SHIFT_BACKWARD(scale_shift_alone_backward, 0)
+SCALE_SHIFT_BACKWARD(scale_shift_relu_backward, 1)
 
 TARGET static void NAME(scale_shift_backward)(
-    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-    const REAL *restrict slope, const REAL *restrict shift, REAL *restrict dx, ptrdiff_t count, ptrdiff_t width,
-    int far)
+    const REAL *dy, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
+    const REAL *before, REAL *dx, ptrdiff_t count, ptrdiff_t width, int far)
 {
-    if (far && NAME(streams)(dx, width)) {
-        for (; count >= width; count -= width, dy += width, x += width, dx += width)
-            for (ptrdiff_t j = 0; j < width; j += LANES) {
-                const Reals value = AT(dy) * AT(scale) + (AT(x) - AT(mean)) * AT(slope) + AT(shift);
-                STREAM((float *)(dx + j), (Floats)value);
-            }
-        fence();
-    }
-    for (; count > 0; count -= width, dy += width, x += width, dx += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
-            dx[j] = dy[j] * scale[j] + CENTRED(0) * slope[j] + shift[j];
-}
-
-TARGET static void NAME(prelu)(
-    const REAL *restrict x, const REAL *restrict weight, REAL *restrict y, ptrdiff_t count, ptrdiff_t width)
-{
-    for (; count > 0; count -= width, x += width, y += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            const REAL below = x[j] * weight[j];
-            y[j] = x[j] > 0 ? x[j] : below;
-        }
-}
-
-TARGET static void NAME(prelu_backward)(
-    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict weight, REAL *restrict dx,
-    double *restrict sums, ptrdiff_t count, ptrdiff_t width)
-{
-    for (ptrdiff_t j = 0; j < width; j++)
-        sums[j] = 0;
-    for (; count > 0; count -= width, dy += width, x += width, dx += width) {
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            const REAL below = dy[j] * weight[j];
-            dx[j] = x[j] > 0 ? dy[j] : below;
-        }
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) { /* apart: both choices at once would not be vectorised */
-            const REAL product = dy[j] * x[j];
-            sums[j] += x[j] > 0 ? 0 : product;
-        }
-    }
+    if (before)
+        NAME(scale_shift_relu_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
+    else
+        NAME(scale_shift_alone_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
 }
 
 #undef Reals
@@ -180,6 +208,11 @@ TARGET static void NAME(prelu_backward)(
 #undef AT
 #undef CENTRED
 #undef SQUARE
-#undef GRADIENT
+#undef NORMAL
 #undef PRODUCT
+#undef EIGHT_PRODUCTS
+#undef ONE_PRODUCT
+#undef NOT_BELOW
+#undef SCALE_SHIFT
+#undef SCALE_SHIFT_BACKWARD
 #undef BYTES

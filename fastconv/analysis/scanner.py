@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from fastconv.analysis.reach import POINTWISE, Adaptive, Sliding, reach_of
-from fastconv.analysis.trace import Shape
+from fastconv.analysis.steps import Shape
 from fastconv.errors import ShapeError
 from fastconv.layers import conv, norm, pool
 from fastconv.layers.base import Context, Layer, OpLayer
-from fastconv.layers.containers import Concat, Residual, Sequential, named_forward
+from fastconv.layers.containers import Concat, Residual, Sequential
+from fastconv.plan.steps import named_forward
 from fastconv.window import integers
 
 __all__ = ["to_scanner"]

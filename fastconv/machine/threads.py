@@ -15,6 +15,7 @@ from typing import Any
 from fastconv._ext import team as _team
 from fastconv.errors import integer
 from fastconv.machine import cgroup
+from fastconv.version import __version__
 
 __all__ = [
     "get_num_threads", "register_with_threadpoolctl", "set_num_threads", "team_size", "threadpool_controller",
@@ -134,8 +135,6 @@ class _Controller:
         set_num_threads(num_threads)
 
     def get_version(self) -> str:
-        from fastconv import __version__
-
         return __version__
 
 
