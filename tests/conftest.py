@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mutations", type=int, default=8, help="damaged versions of each file of a run's folder (default 8)"
     )
     parser.addoption(
+        "--weights-fuzz", type=int, default=400, help="damaged files of PyTorch's that are read (default 400)"
+    )
+    parser.addoption(
         "--opinfo-all", action="store_true", help="PyTorch's samples with gaps in memory too, and in naive loops"
     )
 
