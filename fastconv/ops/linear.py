@@ -20,15 +20,13 @@ from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import contiguous, copied, need_entries
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Gradients, add
 
 TASKS = 16  # blocks that a product is cut into where its size allows
 LONGEST = 1 << 32  # products of one task, at most: a tenth of a second
 NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
 SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
-
-Gradients = tuple["np.ndarray | None", ...]
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 

@@ -26,12 +26,11 @@ from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import planes, windows
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Gradients, add
 from fastconv.window import Window, fitting
 
 OP = "locally_connected2d"
 
-Gradients = tuple["np.ndarray | None", ...]
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 

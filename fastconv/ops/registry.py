@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPS", "Backward", "Forward", "Op", "add", "register"]
+__all__ = ["OPS", "Backward", "Forward", "Gradients", "Op", "add", "register"]
 
 Forward = Callable[..., tuple[np.ndarray, Any]]
-Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], tuple["np.ndarray | None", ...]]
+Gradients = tuple["np.ndarray | None", ...]  # one per positional argument
+Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], Gradients]
 
 
 @dataclass(frozen=True)

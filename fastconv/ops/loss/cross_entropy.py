@@ -1,19 +1,13 @@
-"""Losses: PyTorch's, with a reduction over all elements ("mean", "sum") or none.
+"""Losses of class targets.
 
     cross_entropy     -log softmax(x)[target], or -(sum over c of target[c] * log softmax(x)[c])
     nll_loss          -x[target]                                    x: log-probabilities
-    mse_loss          (x - target)^2
-    l1_loss           |x - target|
-    bce_with_logits   -(pos_weight * target * log s + (1 - target) * log(1 - s)) * weight,     s = sigmoid(x)
 
-cross_entropy and nll_loss:
     x         (N, C) or (N, C, d1, ...)
     target    class indices (N,) or (N, d1, ...); for cross_entropy also probabilities of x's shape
     weight    (C,) or None: a factor for every class, constant (no gradient)
-    "mean" divides by the sum of the targets' weights, for probabilities by N * d1 * ...
-the others:
-    x, target any shape, the same
-    "mean" divides by x.size
+
+"mean" divides by the sum of the targets' weights, for probabilities by N * d1 * ...
 """
 
 from __future__ import annotations
@@ -24,36 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise, rows
+from fastconv._ext import rows
 from fastconv.arrays import as_array, as_floats
-from fastconv.errors import ShapeError, integer, nearest
+from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
-from fastconv.ops.activation import WORK, naive_log_softmax, naive_sigmoid, naive_softplus, row_log_sums
-from fastconv.ops.common import (
-    Order,
-    as_rows,
-    from_rows,
-    in_memory_order,
-    need_channels,
-    need_entries,
-    number,
-    ordered,
-    restored,
-)
-from fastconv.ops.registry import Forward, add
-
-REDUCTIONS = ("mean", "sum", "none")
-
-Gradients = tuple["np.ndarray | None", ...]
+from fastconv.ops.common import as_rows, from_rows, need_channels, need_entries, number
+from fastconv.ops.loss.common import naive_reduce, naive_shares, need_reduction, reduced, reshaped
+from fastconv.ops.registry import Forward, Gradients, add
+from fastconv.ops.softmax import WORK, naive_log_softmax, row_log_sums
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
-
-
-def need_reduction(op: str, reduction: Any) -> None:
-    if reduction not in REDUCTIONS:
-        names, meant = ", ".join(REDUCTIONS), nearest(reduction, REDUCTIONS)
-        raise ValueError(f"{op}: reduction must be one of {names}, got {reduction!r}{meant}")
 
 
 class Arguments(NamedTuple):
@@ -126,66 +101,13 @@ def _target_hint(target: np.ndarray, shape: tuple[int, ...]) -> str:
         return "; write numpy.unique(target, return_inverse=True)[1]" if target.shape == goal else ""
     if target.shape == shape:
         return "; write target.argmax(axis=1)"
-    write = _reshaped(target, goal) if target.shape != goal else "target"
+    write = reshaped(target, goal) if target.shape != goal else "target"
     if write and target.dtype.kind in "fb":
         write += ".astype(int)"
     return write and f"; write {write}"
 
 
-def _reshaped(target: np.ndarray, shape: tuple[int, ...]) -> str:
-    """What brings target to `shape`, where only axes of length 1 differ; else nothing."""
-    if [n for n in target.shape if n != 1] != [n for n in shape if n != 1]:
-        return ""
-    return "target.ravel()" if len(shape) == 1 else f"target.reshape({', '.join(map(str, (-1, *shape[1:])))})"
-
-
-def prepare_errors(op: str, x: Any, target: Any, reduction: Any) -> tuple[np.ndarray, np.ndarray]:
-    need_reduction(op, reduction)
-    x, target = as_floats(op, x=x, target=target)
-    if target is None:
-        raise TypeError(f"{op}: target must hold real numbers, got None")
-    if x.shape != target.shape:
-        write = _reshaped(target, x.shape)
-        hint = write and f"; write {write}"
-        raise ShapeError(f"{op}: target must have x's shape {x.shape}, got {target.shape}{hint}")
-    return x, target
-
-
-def prepare_bce(
-    x: Any, target: Any, weight: Any, pos_weight: Any, reduction: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """x, target, and weight and pos_weight in x's shape."""
-    op = "bce_with_logits"
-    x, target, weight, pos_weight = as_floats(op, x=x, target=target, weight=weight, pos_weight=pos_weight)
-    x, target = prepare_errors(op, x, target, reduction)
-    weights = []
-    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
-        try:
-            weights.append(None if factor is None else np.broadcast_to(factor, x.shape))
-        except ValueError:
-            raise ShapeError(f"{op}: {name} must broadcast to x's shape {x.shape}, got {factor.shape}") from None
-    return x, target, *weights
-
-
 # --- reference -------------------------------------------------------------------------------------------------------
-
-
-def naive_reduce(losses: list[float], reduction: str, denominator: float, like: np.ndarray, shape: Any) -> np.ndarray:
-    if reduction == "none":
-        return np.array(losses, like.dtype).reshape(shape)
-    total = sum(losses)
-    if reduction == "mean":
-        total = total / denominator if denominator else math.nan
-    return np.array(total, like.dtype)
-
-
-def naive_shares(dy: np.ndarray, reduction: str, denominator: float, count: int) -> list[float]:
-    """The gradient to every single loss."""
-    if reduction == "none":
-        return dy.ravel().tolist()
-    if reduction == "sum":
-        return [float(dy)] * count
-    return [float(dy) / denominator if denominator else math.nan] * count
 
 
 def reference(
@@ -249,56 +171,7 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> G
     return dx, dtarget if a.probabilities else None
 
 
-def errors_reference(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[np.ndarray, Any]:
-    x, target = prepare_errors(op, x, target, reduction)
-    differences = [a - b for a, b in zip(x.ravel().tolist(), target.ravel().tolist(), strict=True)]
-    losses = [d * d if op == "mse_loss" else abs(d) for d in differences]
-    return naive_reduce(losses, reduction, x.size, x, x.shape), (differences, x.shape, reduction)
-
-
-def errors_reference_backward(op: str, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
-    differences, shape, reduction = saved
-    dxs = []
-    for d, share in zip(differences, naive_shares(dy, reduction, len(differences), len(differences)), strict=True):
-        dxs.append(share * (2 * d if op == "mse_loss" else (d > 0) - (d < 0)))
-    dx, dtarget = (np.array(ds, dy.dtype).reshape(shape) for ds in (dxs, [-d for d in dxs]))
-    return dx, dtarget
-
-
-def bce_reference(
-    x: Any, target: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
-) -> tuple[np.ndarray, Any]:
-    x, target, weight, pos_weight = prepare_bce(x, target, weight, pos_weight, reduction)
-    ones = [1.0] * x.size
-    elements = list(
-        zip(
-            x.ravel().tolist(),
-            target.ravel().tolist(),
-            ones if weight is None else weight.ravel().tolist(),
-            ones if pos_weight is None else pos_weight.ravel().tolist(),
-            strict=True,
-        )
-    )
-    losses = [
-        w * ((-p * t * v if v < 0 else (1 - t) * v) + (1 + (p - 1) * t) * naive_softplus(-abs(v)))
-        for v, t, w, p in elements
-    ]
-    return naive_reduce(losses, reduction, x.size, x, x.shape), (elements, x.shape, reduction)
-
-
-def bce_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
-    elements, shape, reduction = saved
-    dxs, dtargets = [], []
-    for (v, t, w, p), share in zip(
-        elements, naive_shares(dy, reduction, len(elements), len(elements)), strict=True
-    ):  # fmt: skip
-        dxs.append(share * w * ((1 - t) * naive_sigmoid(v) - p * t * naive_sigmoid(-v)))
-        dtargets.append(share * w * (p * naive_softplus(-v) - naive_softplus(v) if p != 1 else -v))
-    dx, dtarget = (np.array(ds, dy.dtype).reshape(shape) for ds in (dxs, dtargets))
-    return dx, dtarget
-
-
-# --- fast: class targets ---------------------------------------------------------------------------------------------
+# --- fast ------------------------------------------------------------------------------------------------------------
 
 
 class Saved(NamedTuple):
@@ -325,14 +198,8 @@ def forward(
         if reduction == "none":
             y = losses.astype(table.dtype).reshape(a.x.shape[0], *a.x.shape[2:])
         else:
-            y = _total(float(losses.sum()), reduction, denominator, table.dtype)
+            y = reduced(float(losses.sum()), reduction, denominator, table.dtype)
     return y, Saved(table, log_sums, a, reduction, denominator)
-
-
-def _total(total: float, reduction: str, denominator: float, dtype: np.dtype) -> np.ndarray:
-    if reduction == "mean":
-        total = total / denominator if denominator else math.nan
-    return np.array(total, dtype)
 
 
 def _hard_losses(a: Arguments, table: np.ndarray, log_sums: np.ndarray | None) -> tuple[np.ndarray, float]:
@@ -416,101 +283,9 @@ def nll(
     return forward("nll_loss", x, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
-# --- fast: errors, over memory as it lies ----------------------------------------------------------------------------
-
-
-class SavedErrors(NamedTuple):
-    x: np.ndarray  # axes in memory order, as in the others
-    target: np.ndarray
-    order: Order
-    reduction: str
-    weight: np.ndarray | None = None
-    pos_weight: np.ndarray | None = None
-
-
-def errors(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[np.ndarray, SavedErrors]:
-    x, target = prepare_errors(op, x, target, reduction)
-    x, order = in_memory_order(op, x)
-    target = ordered(op, target, order)
-    threads = threads_for(_traffic(op, 2 * x.nbytes))
-    if reduction == "none":
-        y = allocate(op, x.shape, x.dtype)
-        elementwise.errors(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
-        y = restored(y, order)
-    else:
-        sums = np.empty(-(-x.size // elementwise.ERRORS_OF_ONE_SUM))
-        elementwise.error_sums(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
-        with np.errstate(all="ignore"):
-            y = _total(float(sums.sum()), reduction, x.size, x.dtype)
-    return y, SavedErrors(x, target, order, reduction)
-
-
-def _traffic(op: str, nbytes: int) -> int:
-    return WORK * nbytes if op == "bce_with_logits" else nbytes
-
-
-def errors_backward(op: str, dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) -> Gradients:
-    x, target, order, reduction, *_ = saved
-    if reduction == "none":
-        dy = ordered(op, dy, order)
-    scale = 1 / x.size if reduction == "mean" and x.size else 1.0
-    threads = threads_for(_traffic(op, 3 * x.nbytes))
-    gradients: list[np.ndarray | None] = [None, None]
-    for position in (0, 1):
-        if position < len(needs) and needs[position]:
-            gradient = allocate(op, x.shape, x.dtype)
-            elementwise.errors_backward(
-                elementwise.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
-                gradient.reshape(-1), scale, threads,
-            )  # fmt: skip
-            gradients[position] = restored(gradient, order)
-    return tuple(gradients)
-
-
-def bce(
-    x: Any, target: Any, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
-) -> tuple[np.ndarray, SavedErrors]:
-    if weight is None and pos_weight is None:
-        return errors("bce_with_logits", x, target, reduction=reduction)
-    x, target, weight, pos_weight = prepare_bce(x, target, weight, pos_weight, reduction)
-    with np.errstate(all="ignore"):
-        positive = target if pos_weight is None else pos_weight * target
-        negative = 1 - target
-        losses = np.where(x < 0, -positive, negative) * x + (positive + negative) * _softplus(-np.abs(x))
-        if weight is not None:
-            losses *= weight
-        if reduction != "none":
-            losses = _total(float(losses.sum(dtype=np.float64)), reduction, x.size, x.dtype)
-    return np.asarray(losses), SavedErrors(x, target, None, reduction, weight, pos_weight)
-
-
-def _softplus(x: np.ndarray) -> np.ndarray:
-    y: np.ndarray = np.logaddexp(x, 0)
-    return y
-
-
-def bce_backward(dy: np.ndarray, saved: SavedErrors, needs: tuple[bool, ...]) -> Gradients:
-    x, target, _, reduction, weight, pos_weight = saved
-    if weight is None and pos_weight is None:
-        return errors_backward("bce_with_logits", dy, saved, needs)
-    with np.errstate(all="ignore"):
-        shares = dy / max(1, x.size) if reduction == "mean" else dy
-        if weight is not None:
-            shares = shares * weight
-        positive = target if pos_weight is None else pos_weight * target
-        e = np.exp(-np.abs(x))
-        lower, upper = e / (1 + e), 1 / (1 + e)  # of sigmoid(x) and sigmoid(-x) the smaller one, and the other
-        dx = shares * np.where(x < 0, (1 - target) * lower - positive * upper, (1 - target) * upper - positive * lower)
-        dtarget = None
-        if len(needs) > 1 and needs[1]:
-            inner = -x if pos_weight is None else pos_weight * _softplus(-x) - _softplus(x)
-            dtarget = np.asarray(shares * inner, x.dtype)
-    return np.asarray(dx, x.dtype), dtarget
-
-
-def denominator_of(saved: Saved | SavedErrors) -> float:
+def denominator_of(saved: Saved) -> float:
     """What "mean" divides by."""
-    return saved.denominator if isinstance(saved, Saved) else float(saved.x.size)
+    return saved.denominator
 
 
 add(
@@ -529,13 +304,3 @@ add(
     reference_backward=reference_backward,
     denominator=denominator_of,
 )
-for _name in ("mse_loss", "l1_loss"):
-    add(
-        _name,
-        forward=partial(errors, _name),
-        backward=partial(errors_backward, _name),
-        reference=partial(errors_reference, _name),
-        reference_backward=partial(errors_reference_backward, _name),
-        denominator=denominator_of,
-    )
-add("bce_with_logits", bce, bce_backward, bce_reference, bce_reference_backward, denominator=denominator_of)

@@ -21,21 +21,8 @@ import numpy as np
 from fastconv.arrays import channels_last, lift
 from fastconv.machine.memory import require, require_array
 from fastconv.ops.naive import LIST, PAIR
-from fastconv.ops.pool import (
-    INNER_TAPS,
-    MaxSaved,
-    Plan,
-    max_backward,
-    max_by_plan,
-    max_of_windows,
-    max_reference_backward,
-    mean_of_windows,
-    mean_reference_backward,
-    planned,
-    pool_sums,
-    sliding,
-    sum_backward,
-)
+from fastconv.ops.pool import average, maximum
+from fastconv.ops.pool.windows import INNER_TAPS, Plan, planned, sliding
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
 from fastconv.window import Window, integers, per_axis
@@ -85,13 +72,13 @@ def windows(spatial: Ints, output: Ints) -> list[list[tuple[int, int]]]:
 def avg_reference(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Any]:
     x, output = prepare(op, x, output_size)
     taps = windows(x.shape[2:], output)
-    return mean_of_windows(x, taps, [len(inside) for inside in taps], output)
+    return average.of_windows(x, taps, [len(inside) for inside in taps], output)
 
 
 def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, Any]:
     x, output = prepare(op, x, output_size)
     flag(op, "return_indices", return_indices)
-    return max_of_windows(x, windows(x.shape[2:], output), output, return_indices)
+    return maximum.of_windows(x, windows(x.shape[2:], output), output, return_indices)
 
 
 # --- fast ------------------------------------------------------------------------------------------------------------
@@ -113,19 +100,19 @@ def adapting(x_shape: Ints, output: Ints) -> Plan:
 def avg_forward(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Plan]:
     x, output = prepare(op, x, output_size)
     plan = adapting(x.shape, output)
-    return unlift(pool_sums(op, lift(channels_last(op, x)), plan), output), plan
+    return unlift(average.pool_sums(op, lift(channels_last(op, x)), plan), output), plan
 
 
-def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, MaxSaved]:
+def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, maximum.Saved]:
     x, output = prepare(op, x, output_size)
     flag(op, "return_indices", return_indices)
-    return max_by_plan(op, x, adapting(x.shape, output), return_indices)
+    return maximum.by_plan(op, x, adapting(x.shape, output), return_indices)
 
 
 for _axes in ("1d", "2d", "3d"):
     for _name, _forward, _backward, _reference, _reference_backward in (
-        (f"adaptive_avg_pool{_axes}", avg_forward, sum_backward, avg_reference, mean_reference_backward),
-        (f"adaptive_max_pool{_axes}", max_forward, max_backward, max_reference, max_reference_backward),
+        (f"adaptive_avg_pool{_axes}", avg_forward, average.backward, avg_reference, average.reference_backward),
+        (f"adaptive_max_pool{_axes}", max_forward, maximum.backward, max_reference, maximum.reference_backward),
     ):
         add(
             _name,

@@ -19,8 +19,10 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require_array
-from fastconv.ops import pool
 from fastconv.ops.naive import windows
+from fastconv.ops.pool.windows import Arguments as Windows
+from fastconv.ops.pool.windows import check as check_window
+from fastconv.ops.pool.windows import prepare as prepare_window
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes
 from fastconv.window import Window
@@ -44,7 +46,7 @@ class Arguments(NamedTuple):
 
 
 def prepare_call(x: Any, function: Any, kernel_size: Any, stride: Any, padding: Any, vjp: Any) -> Arguments:
-    a = pool.prepare(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
+    a = prepare_window(OP, x, kernel_size, stride, padding, 1, ceil_mode=False)
     need_functions(function, vjp)
     require_array(OP, (*a.x.shape[:2], *a.output, *a.window.kernel), a.x.itemsize)
     return Arguments(a.x, function, a.window, a.output, vjp)
@@ -59,7 +61,7 @@ def need_functions(function: Any, vjp: Any) -> None:
 
 def check(function: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, vjp: Any = None) -> None:
     need_functions(function, vjp)
-    pool.check(OP, kernel_size, stride=stride, padding=padding)
+    check_window(OP, kernel_size, stride=stride, padding=padding)
 
 
 def apply(function: Function, values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -156,7 +158,7 @@ def backward(dy: np.ndarray, a: Arguments) -> np.ndarray:
     return add_windows(gradient(a, all_windows(a), dy), a)
 
 
-def all_windows(a: Arguments | pool.Arguments) -> np.ndarray:
+def all_windows(a: Arguments | Windows) -> np.ndarray:
     """(N, C, H', W', R * S)"""
     (top, _), (left, _) = a.window.padding
     padded = a.x
@@ -169,7 +171,7 @@ def all_windows(a: Arguments | pool.Arguments) -> np.ndarray:
     return result
 
 
-def add_windows(shares: np.ndarray, a: Arguments | pool.Arguments) -> np.ndarray:
+def add_windows(shares: np.ndarray, a: Arguments | Windows) -> np.ndarray:
     """The adjoint of `all_windows`: shares (N, C, H', W', R * S) added up where the taps lie in x."""
     (top, _), (left, _) = a.window.padding
     dx = np.zeros(padded_shape(a), shares.dtype)
@@ -179,11 +181,11 @@ def add_windows(shares: np.ndarray, a: Arguments | pool.Arguments) -> np.ndarray
     return np.ascontiguousarray(dx[:, :, top : top + h, left : left + w])
 
 
-def padded_shape(a: Arguments | pool.Arguments) -> tuple[int, ...]:
+def padded_shape(a: Arguments | Windows) -> tuple[int, ...]:
     return (*a.x.shape[:2], *(n + sum(around) for n, around in zip(a.x.shape[2:], a.window.padding, strict=True)))
 
 
-def taps_of(a: Arguments | pool.Arguments) -> list[tuple[int, tuple[Any, ...]]]:
+def taps_of(a: Arguments | Windows) -> list[tuple[int, tuple[Any, ...]]]:
     """Every tap with the slice of the padded input that the windows have under it."""
     (rows, columns), (down, right) = a.window.kernel, a.window.stride
     height, width = ((m - 1) * s + 1 for m, s in zip(a.output, a.window.stride, strict=True))

@@ -1,19 +1,15 @@
-"""Normalisation: subtract a mean, divide by a standard deviation, scale and shift.
+"""Norms whose mean and variance belong to channels.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias
+    y = (x - mean) / sqrt(var + eps) * weight + bias        x (N, C, *spatial); weight, bias (C,) or None: 1 and 0
 
-    batch_norm      x (N, C, *spatial); mean and var of every channel, over N and the spatial axes
-    instance_norm   x (N, C, *spatial); of every channel of every item, over the spatial axes
-    group_norm      x (N, C, *spatial); of C / num_groups neighbouring channels of every item, and the spatial axes
-    layer_norm      x (..., *normalized_shape); over the last axes
+    batch_norm      mean and var of every channel, over N and the spatial axes
+    instance_norm   of every channel of every item, over the spatial axes
+    group_norm      of C / num_groups neighbouring channels of every item, and the spatial axes
 
-    weight, bias    (C,), layer_norm: normalized_shape; None: 1 and 0
     running_mean, running_var   (C,): used in place of x's where x's are not, and updated where they are:
                     running = (1 - momentum) * running + momentum * x's
 
 var is the biased variance; the running variance takes the unbiased one (PyTorch's rule).
-
-    local_response_norm   y = x / (k + alpha / size * the sum of x^2 over `size` neighbouring channels)^beta
 """
 
 from __future__ import annotations
@@ -27,29 +23,24 @@ import numpy as np
 from fastconv._ext import rows
 from fastconv.arrays import as_floats, channels_last, logical
 from fastconv.errors import ShapeError
-from fastconv.machine.memory import allocate, get_workspace_limit
+from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import Rows, contiguous, need_channels, need_entries, number
-from fastconv.ops.registry import add
-from fastconv.window import LARGEST, integers, is_sequence
+from fastconv.ops.common import Rows, need_channels, need_entries, number
+from fastconv.ops.norm.common import (
+    Arguments,
+    Naive,
+    in_places,
+    naive,
+    naive_backward,
+    need_eps,
+    reference_backward,
+)
+from fastconv.ops.registry import Gradients, add
+from fastconv.window import integers
 
 SAMPLE = 32  # rows whose mean is the pivot
-BLOCK = 1 << 16  # elements of the rows that one partial sum of layer_norm's weight gradient covers
-WORK = 8  # what an element of local_response_norm costs, in elements of the others
-
-Gradients = tuple["np.ndarray | None", ...]
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
-
-
-class Arguments(NamedTuple):
-    x: np.ndarray
-    running_mean: np.ndarray | None
-    running_var: np.ndarray | None
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-    momentum: float
-    eps: float
 
 
 def prepare(
@@ -77,21 +68,6 @@ def prepare(
     return Arguments(x, mean, var, weight, bias, number(op, "momentum", momentum), need_eps(op, eps))
 
 
-def need_eps(op: str, eps: Any) -> float:
-    return number(op, "eps", eps, 0)
-
-
-def check(op: str, *, momentum: Any = 0.1, eps: Any = 1e-5, **others: Any) -> None:
-    """For batch_norm and instance_norm."""
-    number(op, "momentum", momentum)
-    need_eps(op, eps)
-
-
-def need_several(op: str, count: int, x: np.ndarray) -> None:
-    if count == 1:
-        raise ShapeError(f"{op}: x must have more than 1 value per mean, got shape {x.shape}")
-
-
 def prepare_group(op: str, x: Any, num_groups: Any, weight: Any, bias: Any, eps: Any) -> tuple[Arguments, int]:
     x, weight, bias = as_floats(op, x=x, weight=weight, bias=bias)
     channels = need_channels(op, x)
@@ -103,22 +79,15 @@ def prepare_group(op: str, x: Any, num_groups: Any, weight: Any, bias: Any, eps:
     return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), groups
 
 
-def prepare_layer(
-    op: str, x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any
-) -> tuple[Arguments, tuple[int, ...]]:
-    x, weight, bias = as_floats(op, x=x, weight=weight, bias=bias)
-    shape = normalized(op, normalized_shape)
-    if x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"{op}: x must end in the axes of normalized_shape {shape}, got shape {x.shape}")
-    need_entries(op, "element of normalized_shape", shape, weight=weight, bias=bias)
-    return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), shape
+def need_several(op: str, count: int, x: np.ndarray) -> None:
+    if count == 1:
+        raise ShapeError(f"{op}: x must have more than 1 value per mean, got shape {x.shape}")
 
 
-def normalized(op: str, normalized_shape: Any) -> tuple[int, ...]:
-    count = len(normalized_shape) if is_sequence(normalized_shape) else 1
-    if not count:
-        raise ShapeError(f"{op}: normalized_shape must have at least one axis, got {normalized_shape!r}")
-    return integers(op, "normalized_shape", normalized_shape, count, 1)
+def check(op: str, *, momentum: Any = 0.1, eps: Any = 1e-5, **others: Any) -> None:
+    """For batch_norm and instance_norm."""
+    number(op, "momentum", momentum)
+    need_eps(op, eps)
 
 
 def check_group(op: str, num_groups: Any, *, eps: Any = 1e-5) -> None:
@@ -126,108 +95,7 @@ def check_group(op: str, num_groups: Any, *, eps: Any = 1e-5) -> None:
     need_eps(op, eps)
 
 
-def check_layer(op: str, normalized_shape: Any, *, eps: Any = 1e-5) -> None:
-    normalized(op, normalized_shape)
-    need_eps(op, eps)
-
-
-def check_response(size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0) -> None:
-    prepare_response(np.empty((0, 1, 1), np.float32), size, alpha, beta, k)
-
-
-class Response(NamedTuple):
-    x: np.ndarray
-    before: int  # neighbours in front of a channel, at most all of them
-    after: int
-    alpha: float  # divided by size
-    beta: float
-    k: float
-
-
-def prepare_response(x: Any, size: Any, alpha: Any, beta: Any, k: Any) -> Response:
-    op = "local_response_norm"
-    (x,) = as_floats(op, x=x)
-    others = need_channels(op, x, 3) - 1
-    (size,) = integers(op, "size", size, 1, 1)
-    if size > LARGEST:
-        raise ShapeError(f"{op}: size must be at most {LARGEST}, got {size}")
-    alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)
-    return Response(x, min(size // 2, others), min((size - 1) // 2, others), alpha / size, beta, k)
-
-
 # --- reference -------------------------------------------------------------------------------------------------------
-#
-# A set is the positions (flat, in C order) of the elements that share a mean; entry[i] says which weight element i has.
-
-
-class Naive(NamedTuple):
-    xs: list[float]
-    sets: list[list[int]]
-    entry: list[int]
-    moments: list[tuple[float, float]]  # mean and 1 / sqrt(var + eps) of every set
-    weights: list[float]
-    from_x: bool
-    a: Arguments
-
-
-def naive(
-    a: Arguments, sets: list[list[int]], entry: list[int], given: list[tuple[float, float]] | None = None
-) -> tuple[np.ndarray, Naive, list[tuple[float, float]]]:
-    """y, what the backward needs, and mean and variance of every set (`given`, or the elements' own)."""
-    xs = a.x.ravel().tolist()
-    entries = max(entry, default=-1) + 1
-    weights = [1.0] * entries if a.weight is None else a.weight.ravel().tolist()
-    biases = [0.0] * entries if a.bias is None else a.bias.ravel().tolist()
-    moments = [naive_moments([xs[i] for i in positions]) for positions in sets] if given is None else given
-    scales = [(mean, naive_rstd(var, a.eps)) for mean, var in moments]
-    ys = [0.0] * len(xs)
-    for positions, (mean, rstd) in zip(sets, scales, strict=True):
-        for i in positions:
-            ys[i] = (xs[i] - mean) * rstd * weights[entry[i]] + biases[entry[i]]
-    return (
-        np.array(ys, a.x.dtype).reshape(a.x.shape),
-        Naive(xs, sets, entry, scales, weights, given is None, a),
-        moments,
-    )
-
-
-def naive_moments(values: list[float]) -> tuple[float, float]:
-    """Mean and biased variance; nan of nothing."""
-    if not values:
-        return math.nan, math.nan
-    mean = sum(values) / len(values)
-    return mean, sum((value - mean) * (value - mean) for value in values) / len(values)
-
-
-def naive_rstd(var: float, eps: float) -> float:
-    if not var + eps >= 0:
-        return math.nan
-    return 1 / math.sqrt(var + eps) if var + eps > 0 else math.inf
-
-
-def naive_backward(dy: np.ndarray, saved: Naive) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    xs, sets, entry, scales, weights, from_x, a = saved
-    dys, dxs = dy.ravel().tolist(), [0.0] * dy.size
-    dweights, dbiases = [0.0] * len(weights), [0.0] * len(weights)
-    for positions, (mean, rstd) in zip(sets, scales, strict=True):
-        along = level = 0.0
-        for i in positions:
-            normal = (xs[i] - mean) * rstd
-            dweights[entry[i]] += dys[i] * normal
-            dbiases[entry[i]] += dys[i]
-            along += dys[i] * weights[entry[i]] * normal / len(positions)
-            level += dys[i] * weights[entry[i]] / len(positions)
-        for i in positions:
-            d = dys[i] * weights[entry[i]]
-            dxs[i] = (d - level - (xs[i] - mean) * rstd * along) * rstd if from_x else d * rstd
-    dx = np.array(dxs, dy.dtype).reshape(dy.shape)
-    dweight = None if a.weight is None else np.array(dweights or np.zeros(a.weight.size), dy.dtype)
-    dbias = None if a.bias is None else np.array(dbiases or np.zeros(a.bias.size), dy.dtype)
-    return (
-        dx,
-        None if dweight is None or a.weight is None else dweight.reshape(a.weight.shape),
-        None if dbias is None or a.bias is None else dbias.reshape(a.bias.shape),
-    )
 
 
 def channel_entries(x: np.ndarray) -> list[int]:
@@ -273,7 +141,7 @@ def naive_update(a: Arguments, moments: list[tuple[float, float]], count: int) -
                 running[c] = (1 - a.momentum) * float(running[c]) + a.momentum * sum(values) / len(values)
 
 
-def reference(
+def batch_reference(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
@@ -309,72 +177,10 @@ def group_reference(
     return naive(a, group_sets(a.x, groups), channel_entries(a.x))[:2]
 
 
-def layer_reference(
-    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> tuple[np.ndarray, Any]:
-    a, shape = prepare_layer("layer_norm", x, normalized_shape, weight, bias, eps)
-    size = math.prod(shape)
-    sets = [list(range(first, first + size)) for first in range(0, a.x.size, size)]
-    return naive(a, sets, [i % size for i in range(a.x.size)])[:2]
-
-
-def shaped_reference_backward(dy: np.ndarray, saved: Naive, needs: tuple[bool, ...]) -> Gradients:
-    """For group_norm and layer_norm."""
-    dx, dweight, dbias = naive_backward(dy, saved)
-    return dx, None, dweight, dbias, None
-
-
-def response_reference(
-    x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> tuple[np.ndarray, Any]:
-    a = prepare_response(x, size, alpha, beta, k)
-    last = np.moveaxis(a.x, 1, -1)
-    ys = []
-    for row in last.reshape(-1, last.shape[-1]).tolist():
-        ys.append([value * naive_power(level, -a.beta) for value, level in zip(row, naive_levels(row, a), strict=True)])
-    return np.moveaxis(np.array(ys, a.x.dtype).reshape(last.shape), -1, 1), a
-
-
-def naive_levels(row: list[float], a: Response) -> list[float]:
-    levels = []
-    for c in range(len(row)):
-        near = row[max(0, c - a.before) : c + a.after + 1]
-        levels.append(a.k + sum(a.alpha * value * value for value in near))
-    return levels
-
-
-def naive_power(base: float, exponent: float) -> float:
-    """base^exponent; nan of a negative base, inf where it overflows."""
-    if not base >= 0:
-        return math.nan
-    try:
-        return math.pow(base, exponent)
-    except (OverflowError, ValueError):
-        return math.inf
-
-
-def response_reference_backward(dy: np.ndarray, saved: Response, needs: tuple[bool, ...]) -> Gradients:
-    a = saved
-    last, dlast = np.moveaxis(a.x, 1, -1), np.moveaxis(dy, 1, -1)
-    channels = last.shape[-1]
-    dxs = []
-    for row, ds in zip(last.reshape(-1, channels).tolist(), dlast.reshape(-1, channels).tolist(), strict=True):
-        levels = naive_levels(row, a)
-        powers = [naive_power(level, -a.beta) for level in levels]
-        drow = [d * power for d, power in zip(ds, powers, strict=True)]
-        for c in range(channels):
-            share = -2 * a.alpha * a.beta * (ds[c] * row[c] * powers[c] / levels[c] if levels[c] else math.nan)
-            for near in range(max(0, c - a.before), min(channels, c + a.after + 1)):
-                drow[near] += share * row[near]
-        dxs.append(drow)
-    return np.moveaxis(np.array(dxs, dy.dtype).reshape(last.shape), -1, 1), None, None, None, None
-
-
 # --- fast: images of rows of channels --------------------------------------------------------------------------------
 #
-# One body for every norm whose statistics belong to channels: x is (I, P, C) in memory, the statistics are over P
-# and the C / G neighbouring channels of a group, repeated to (I, C). batch_norm is I = 1, P = all pixels of the batch,
-# G = C.
+# One body for all of them: x is (I, P, C) in memory, the statistics are over P and the C / G neighbouring channels of a
+# group, repeated to (I, C). batch_norm is I = 1, P = all pixels of the batch, G = C.
 
 
 class Saved(NamedTuple):
@@ -498,7 +304,7 @@ def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
 # --- fast: the norms -------------------------------------------------------------------------------------------------
 
 
-def forward(
+def batch_forward(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
@@ -509,7 +315,7 @@ def forward(
     return y, saved
 
 
-def instance_norm(
+def instance_forward(
     x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
@@ -522,7 +328,7 @@ def instance_norm(
     return y, saved
 
 
-def group_norm(
+def group_forward(
     x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> tuple[np.ndarray, Saved]:
     a, groups = prepare_group("group_norm", x, num_groups, weight, bias, eps)
@@ -537,99 +343,18 @@ def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, 
     return in_places(positions, found, len(needs))
 
 
-def in_places(positions: tuple[int, ...], found: tuple[np.ndarray | None, ...], count: int) -> Gradients:
-    """A gradient per argument: those found, in their places, None elsewhere."""
-    gradients: list[np.ndarray | None] = [None] * max(count, positions[-1] + 1)
-    for position, gradient in zip(positions, found, strict=True):
-        gradients[position] = gradient
-    return tuple(gradients)
-
-
-# --- fast: layer_norm, over rows in C order --------------------------------------------------------------------------
-
-
-class SavedLayer(NamedTuple):
-    table: np.ndarray  # x (rows, D)
-    weight: np.ndarray  # (D,)
-    statistics: np.ndarray  # (rows, 2) float64: mean, 1 / sqrt(var + eps)
-    x_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    has_weight: bool
-    has_bias: bool
-
-
-def layer_norm(
-    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> tuple[np.ndarray, SavedLayer]:
-    op = "layer_norm"
-    a, shape = prepare_layer(op, x, normalized_shape, weight, bias, eps)
-    size = math.prod(shape)
-    table = contiguous(op, a.x).reshape(-1, size)
-    w = np.ones(size, table.dtype) if a.weight is None else contiguous(op, a.weight).reshape(-1)
-    b = np.zeros(size, table.dtype) if a.bias is None else contiguous(op, a.bias).reshape(-1)
-    y = allocate(op, table.shape, table.dtype)
-    statistics = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
-    saved = SavedLayer(table, w, statistics, a.x.shape, shape, a.weight is not None, a.bias is not None)
-    return y.reshape(a.x.shape), saved
-
-
-def layer_backward(dy: np.ndarray, saved: SavedLayer, needs: tuple[bool, ...]) -> Gradients:
-    op = "layer_norm"
-    table, weight, statistics, x_shape, shape, has_weight, has_bias = saved
-    dy_table = contiguous(op, dy).reshape(table.shape)
-    dx = allocate(op, table.shape, table.dtype)
-    block_rows = max(16, BLOCK // table.shape[1])
-    sums = allocate(op, (-(-len(table) // block_rows), 2, table.shape[1]), np.dtype(np.float64))
-    rows.layer_norm_backward(
-        dy_table, table, weight, statistics, dx, sums, block_rows, threads_for(3 * dx.nbytes)
-    )  # fmt: skip
-    with np.errstate(all="ignore"):
-        dweight, dbias = (total.astype(dx.dtype).reshape(shape) for total in sums.sum(axis=0))
-    found = dx.reshape(x_shape), dweight if has_weight else None, dbias if has_bias else None
-    return in_places((0, 2, 3), found, len(needs))
-
-
-# --- fast: local_response_norm, over rows of channels ----------------------------------------------------------------
-
-
-def response_scratch(last: np.ndarray) -> np.ndarray:
-    """A level and a power per channel for every thread."""
-    bytes_each = 2 * last.shape[-1] * last.itemsize
-    threads = max(1, min(threads_for(WORK * last.nbytes), get_workspace_limit() // bytes_each))
-    return allocate("local_response_norm", (threads, 2 * last.shape[-1]), last.dtype)
-
-
-def response(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[np.ndarray, Response]:
-    a = prepare_response(x, size, alpha, beta, k)
-    last = channels_last("local_response_norm", a.x)
-    y = allocate("local_response_norm", last.shape, last.dtype)
-    channels = last.shape[-1]
-    rows.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], response_scratch(last))
-    return logical(y), a._replace(x=last)
-
-
-def response_backward(dy: np.ndarray, saved: Response, needs: tuple[bool, ...]) -> Gradients:
-    last = saved.x  # channels last
-    dy_last = channels_last("local_response_norm", dy)
-    dx = allocate("local_response_norm", last.shape, last.dtype)
-    dy_rows, x_rows, dx_rows = (array.reshape(-1, last.shape[-1]) for array in (dy_last, last, dx))
-    rows.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], response_scratch(last))
-    return logical(dx), None, None, None, None
-
-
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand
 add(
     "batch_norm",
-    forward=forward,
+    forward=batch_forward,
     backward=partial(backward, "batch_norm", _RUNNING),
-    reference=reference,
+    reference=batch_reference,
     reference_backward=running_reference_backward,
     check=partial(check, "batch_norm"),
 )
 add(
     "instance_norm",
-    forward=instance_norm,
+    forward=instance_forward,
     backward=partial(backward, "instance_norm", _RUNNING),
     reference=instance_reference,
     reference_backward=running_reference_backward,
@@ -637,25 +362,9 @@ add(
 )
 add(
     "group_norm",
-    forward=group_norm,
+    forward=group_forward,
     backward=partial(backward, "group_norm", _SHAPED),
     reference=group_reference,
-    reference_backward=shaped_reference_backward,
+    reference_backward=reference_backward,
     check=partial(check_group, "group_norm"),
-)
-add(
-    "layer_norm",
-    forward=layer_norm,
-    backward=layer_backward,
-    reference=layer_reference,
-    reference_backward=shaped_reference_backward,
-    check=partial(check_layer, "layer_norm"),
-)
-add(
-    "local_response_norm",
-    forward=response,
-    backward=response_backward,
-    reference=response_reference,
-    reference_backward=response_reference_backward,
-    check=check_response,
 )
