@@ -162,8 +162,8 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
         return moved
     last = allocate(op, moved.shape, x.dtype)
     if x.flags.c_contiguous and x.size:
-        n, c = x.shape[:2]
-        layout.swap_axes(x.reshape(n, c, -1), last.reshape(n, -1, c), threads_for(2 * x.nbytes))
+        channels = x.shape[1]
+        layout.swap_axes(x, last, channels, x.size // (x.shape[0] * channels), threads_for(2 * x.nbytes))
     else:
         np.copyto(last, moved)
     return last

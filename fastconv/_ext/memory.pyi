@@ -1,6 +1,19 @@
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
 class Block:
     def __init__(self, nbytes: int) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Allocator:
+    unchecked: float
+    pooled: float
+    borrowed: int
+    def __init__(
+        self, require: Callable[[str, Sequence[int], int], None], unchecked: float, pooled: float
+    ) -> None: ...
+    def __call__(self, op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray: ...
 
 def trim() -> None: ...
 def set_limit(nbytes: int) -> None: ...
