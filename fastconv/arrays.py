@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import calls, layout, rows
+from fastconv._ext import calls, layout, reduce
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require_array
 from fastconv.machine.threads import threads_for
@@ -38,6 +38,7 @@ __all__ = [
     "need_shape",
 ]
 
+MOST_KEPT = 1024  # calls of a function that are kept in mind
 SUM_ROWS = 1024  # rows that one partial sum covers
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 MOST_AXES = 64  # NumPy's
@@ -80,14 +81,14 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
     return [None if array is None else array.astype(dtype, copy=not array.flags.aligned) for array in result]
 
 
-def memoised(*names: str) -> Callable[[Callable[..., Any]], Callable[..., tuple[Any, ...]]]:
+def memoised(*names: str, most: int = MOST_KEPT) -> Callable[[Callable[..., Any]], Callable[..., tuple[Any, ...]]]:
     """Decorate a function (op, *arrays, *options) whose answer follows from the layout of the arrays (float type, shape,
     strides; their `names` are for messages) and from the options, so that a call like one seen before is one look-up.
 
     What is then called gives (*arrays, answer), the arrays as `as_floats` makes them: the door and the shape rule at
-    once. What it raises for a call, every such call raises.
+    once. What it raises for a call, every such call raises. At most so many answers are kept, the latest.
     """
-    return lambda function: calls.Memoised(function, names, as_floats)
+    return lambda function: calls.Memoised(function, names, as_floats, most)
 
 
 _AXES, _SCALAR, _WEAK = range(3)  # whose float type decides: the first's that has one, never the last's
@@ -221,7 +222,7 @@ def dense(op: str, x: np.ndarray) -> np.ndarray:
 def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
     """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
     table = last.reshape(-1, last.shape[-1])
-    rows.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
+    reduce.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:
@@ -229,6 +230,6 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     table = last.reshape(-1, last.shape[-1])
     sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
-        rows.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
+        reduce.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
     total: np.ndarray = sums[0] if len(sums) == 1 else sums.sum(axis=0)
     return total.astype(last.dtype)

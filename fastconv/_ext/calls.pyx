@@ -10,14 +10,12 @@ from fractions import Fraction
 
 from numpy import ndarray
 
-cdef extern from "Python.h":
+cdef extern from *:
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 cdef enum:
     LONGEST = 1024  # bytes of a description: longer ones are not kept
-
-MOST_KEPT = 1024  # answers of one function, the latest
 
 
 cdef struct Description:
@@ -38,7 +36,8 @@ cdef inline bint put(Description *d, char kind, const void *data, Py_ssize_t siz
 cdef bint describe(Description *d, object value) except -1:
     """Append what tells a value from all others; False where there is no telling: it is no array and no plain data.
 
-    Types count: 2.0 is not 2. An array is its type, whether it is aligned, shape and strides; never its elements.
+    Types count: 2.0 is not 2. An array is its type, whether it is aligned and writable, shape and strides; never
+    its elements.
     """
     cdef int overflow
     cdef long long number
@@ -80,13 +79,13 @@ cdef bint describe(Description *d, object value) except -1:
 cdef bint describe_array(Description *d, object array) except -1:
     """By its buffer, whose format says more than one letter of what is not aligned or in another byte order."""
     cdef Py_buffer view
-    cdef char about[2]
+    cdef char about[3]
     cdef bint told
     try:
         PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_STRIDES)
     except (ValueError, BufferError):  # elements that have no format
         return False
-    about[0], about[1] = view.format[0], <char> view.ndim
+    about[0], about[1], about[2] = view.format[0], <char> view.ndim, <char> view.readonly
     told = (
         view.format[0] != 0 and view.format[1] == 0
         and put(d, b"a", about, sizeof(about))
@@ -111,17 +110,19 @@ cdef class Memoised:
     """`function(op, *arrays, *options)` with its answers kept, by the layout of the arrays and by the options.
 
     A call gives (*arrays, answer), the arrays as `door(op, **arrays)` makes them; `names` are theirs. No answer is None.
-    What the function or the door raises, every such call raises.
+    What the function or the door raises, every such call raises. The latest `most` answers are kept.
     """
 
     cdef readonly object __wrapped__
     cdef readonly object __doc__
     cdef object door
     cdef tuple names
+    cdef Py_ssize_t most
     cdef dict answers
 
-    def __init__(self, function, tuple names, door):
+    def __init__(self, function, tuple names, door, Py_ssize_t most):
         self.__wrapped__, self.__doc__, self.names, self.door = function, function.__doc__, names, door
+        self.most = most
         self.answers = {}
 
     def __call__(self, *call):
@@ -153,7 +154,7 @@ cdef class Memoised:
         if answer is None:
             answer = self.__wrapped__(*call)
             if key is not None:
-                if len(self.answers) >= MOST_KEPT:
+                if len(self.answers) >= self.most:
                     self.answers.pop(next(iter(self.answers)))
                 self.answers[key] = answer
         return call, answer

@@ -3,9 +3,9 @@
    Written once, with GCC's and Clang's vector types (layout_typed.h), and compiled for vectors of 16, 32 and 64
    bytes. */
 
-#include "simd.h"
-#include "streams.h"
-#include "vectors.h"
+#include "simd/cpu.h"
+#include "simd/streams.h"
+#include "simd/vectors.h"
 
 #define TILE (1 << 16) /* bytes: of L2, and of a thread's stack */
 
@@ -14,13 +14,13 @@
 
 #define REAL float
 #define PIECE 4 /* elements of 16 bytes */
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef REAL
 #undef PIECE
 
 #define REAL double
 #define PIECE 2
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef TYPED
 #undef REAL
 #undef PIECE

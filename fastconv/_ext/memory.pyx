@@ -10,7 +10,7 @@ from libc.stdlib cimport free
 
 from numpy import empty, ndarray
 
-cdef extern from "pages.h" nogil:
+cdef extern from "memory.h" nogil:
     void *pages_allocate(size_t bytes)
 
 cdef dict _free_lists = {}  # size class in bytes -> list of addresses

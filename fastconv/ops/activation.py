@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import elementwise
+from fastconv._ext import activation as kernels
 from fastconv.arrays import as_floats
 from fastconv.errors import nearest
 from fastconv.machine.memory import allocate
@@ -34,7 +34,7 @@ from fastconv.ops.common import Layout, copied, layout_of, number, ordered
 from fastconv.ops.registry import Gradients, add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
-    elementwise.ACTIVATIONS[name]
+    kernels.ACTIVATIONS[name]
     for name in (
         "RELU", "LEAKY_RELU", "ELU", "GELU", "GELU_TANH", "SILU", "SIGMOID", "TANH", "SOFTPLUS", "HARDSWISH",
     )
@@ -139,7 +139,7 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     if not lies.is_dense:
         x = copied(op, x)
     y = allocate(op, lies.shape, x.dtype)
-    elementwise.activate(kind, x, y, a, b, threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes))
+    kernels.activate(kind, x, y, a, b, threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes))
     return y if lies.back is None else y.transpose(lies.back), (x, (kind, lies, a, b))
 
 
@@ -147,7 +147,7 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
     x, (kind, lies, a, b) = saved
     dy = ordered(op, dy, lies.order)
     dx = allocate(op, lies.shape, x.dtype)
-    elementwise.activate_backward(kind, dy, x, dx, a, b, threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes))
+    kernels.activate_backward(kind, dy, x, dx, a, b, threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes))
     return dx if lies.back is None else dx.transpose(lies.back), None, None
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
-from fastconv.arrays import as_floats
+from fastconv._ext import softmax as kernels
+from fastconv.arrays import as_floats, memoised
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -84,25 +84,30 @@ class Saved(NamedTuple):
     axis: int
 
 
+@memoised("x")
+def axis_for(op: str, x: np.ndarray, dim: Any) -> int:
+    return prepare(op, x, dim)[1]
+
+
 def forward(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, Saved]:
-    x, axis = prepare(op, x, dim)
+    x, axis = axis_for(op, x, dim)
     table = as_rows(op, x, axis)
     if not x.size:
         return np.empty(x.shape, x.dtype), Saved(table, np.empty(0), x.shape, axis)
     y = allocate(op, table.shape, x.dtype)
     if op == "log_softmax":
         log_sums = row_log_sums(op, table)
-        rows.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
+        kernels.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
     else:
         log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-        rows.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
+        kernels.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
     return from_rows(y, x.shape, axis), Saved(table, log_sums, x.shape, axis)
 
 
 def row_log_sums(op: str, table: np.ndarray) -> np.ndarray:
     """(rows, 2) float64: every row's largest element, and the log of the sum of exp(row - largest)."""
     log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
+    kernels.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
     return log_sums
 
 
@@ -111,7 +116,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     dy_rows = as_rows(op, dy, axis)
     dx = allocate(op, table.shape, table.dtype)
     if dx.size:
-        rows.softmax_backward(
+        kernels.softmax_backward(
             dy_rows, table, log_sums, dx, op == "log_softmax", threads_for(WORK * dx.nbytes)
         )  # fmt: skip
     return (from_rows(dx, shape, axis),)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
+from fastconv._ext import softmax as kernels
 from fastconv.arrays import as_array, as_floats
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate, require
@@ -270,7 +270,7 @@ def _hard_backward(
     w = np.ones(dx.shape[1], dx.dtype) if a.weight is None else np.ascontiguousarray(a.weight)
     smooth = (shares * (a.smoothing / len(w))).astype(dx.dtype)
     direct = (direct * (1 - a.smoothing)).astype(dx.dtype)
-    rows.cross_entropy_backward(
+    kernels.cross_entropy_backward(
         table, log_sums, a.target, w, direct, smooth, float(w.sum(dtype=np.float64)), dx,
         threads_for(WORK * dx.nbytes),
     )  # fmt: skip

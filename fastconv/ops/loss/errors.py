@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise
+from fastconv._ext import loss as kernels
 from fastconv.arrays import as_floats
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
@@ -77,11 +77,11 @@ def forward(op: str, x: Any, target: Any, *, reduction: str = "mean") -> tuple[n
     threads = threads_for(_traffic(op, 2 * x.nbytes))
     if reduction == "none":
         y = allocate(op, x.shape, x.dtype)
-        elementwise.errors(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
+        kernels.errors(kernels.LOSSES[op], x.reshape(-1), target.reshape(-1), y.reshape(-1), threads)
         y = restored(y, order)
     else:
-        sums = np.empty(-(-x.size // elementwise.ERRORS_OF_ONE_SUM))
-        elementwise.error_sums(elementwise.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
+        sums = np.empty(-(-x.size // kernels.ERRORS_OF_ONE_SUM))
+        kernels.error_sums(kernels.LOSSES[op], x.reshape(-1), target.reshape(-1), sums, threads)
         with np.errstate(all="ignore"):
             y = reduced(float(sums.sum()), reduction, x.size, x.dtype)
     return y, Saved(x, target, order, reduction)
@@ -101,8 +101,8 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     for position in (0, 1):
         if position < len(needs) and needs[position]:
             gradient = allocate(op, x.shape, x.dtype)
-            elementwise.errors_backward(
-                elementwise.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
+            kernels.errors_backward(
+                kernels.LOSSES[op], position == 1, dy.reshape(-1), x.reshape(-1), target.reshape(-1),
                 gradient.reshape(-1), scale, threads,
             )  # fmt: skip
             gradients[position] = restored(gradient, order)

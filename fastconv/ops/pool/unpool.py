@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import pooling
+from fastconv._ext.pool import pooling
 from fastconv.arrays import as_array, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require_array
