@@ -82,8 +82,8 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
 
 
 def memoised(*names: str, most: int = MOST_KEPT) -> Callable[[Callable[..., Any]], Callable[..., tuple[Any, ...]]]:
-    """Decorate a function (op, *arrays, *options) whose answer follows from the layout of the arrays (float type, shape,
-    strides; their `names` are for messages) and from the options, so that a call like one seen before is one look-up.
+    """Decorate a function (op, *arrays, *options) whose answer follows from the options and from the layout of the
+    arrays (float type, shape, strides): then a call like one seen before is one look-up. `names` are the arrays'.
 
     What is then called gives (*arrays, answer), the arrays as `as_floats` makes them: the door and the shape rule at
     once. What it raises for a call, every such call raises. At most so many answers are kept, the latest.

@@ -34,11 +34,8 @@ cdef inline bint put(Description *d, char kind, const void *data, Py_ssize_t siz
 
 
 cdef bint describe(Description *d, object value) except -1:
-    """Append what tells a value from all others; False where there is no telling: it is no array and no plain data.
-
-    Types count: 2.0 is not 2. An array is its type, whether it is aligned and writable, shape and strides; never
-    its elements.
-    """
+    """Append what tells a value from all others; False where there is no telling: it is no plain data. Types count: 2.0
+    is not 2."""
     cdef int overflow
     cdef long long number
     cdef double real
@@ -50,8 +47,6 @@ cdef bint describe(Description *d, object value) except -1:
     if kind is int:
         number = PyLong_AsLongLongAndOverflow(value, &overflow)
         return not overflow and put(d, b"i", &number, sizeof(number))
-    if kind is ndarray:
-        return describe_array(d, value)
     if kind is bool:
         return put(d, b"t" if value else b"f", NULL, 0)
     if kind is str:
@@ -77,7 +72,10 @@ cdef bint describe(Description *d, object value) except -1:
 
 
 cdef bint describe_array(Description *d, object array) except -1:
-    """By its buffer, whose format says more than one letter of what is not aligned or in another byte order."""
+    """The same of an array's layout: its type, whether it is aligned and writable, shape and strides; not its elements.
+
+    All this says its buffer, whose format has more than one letter where it is not aligned or in another byte order.
+    """
     cdef Py_buffer view
     cdef char about[3]
     cdef bint told
@@ -96,13 +94,16 @@ cdef bint describe_array(Description *d, object array) except -1:
     return told
 
 
-cdef bytes description(tuple call):
-    """What tells a call from all others; None where there is no telling."""
+cdef bytes description(tuple call, Py_ssize_t arrays):
+    """What tells a call (op, *arrays, *options) from all others, the arrays by their layout; None where there is no
+    telling."""
     cdef Description d
+    cdef Py_ssize_t i = 0
     d.length = 0
     for value in call:
-        if not describe(&d, value):
+        if not (describe_array(&d, value) if 0 < i <= arrays and type(value) is ndarray else describe(&d, value)):
             return None
+        i += 1
     return PyBytes_FromStringAndSize(d.text, d.length)
 
 
@@ -127,7 +128,7 @@ cdef class Memoised:
 
     def __call__(self, *call):
         cdef Py_ssize_t count = len(self.names), i
-        cdef bytes key = description(call)
+        cdef bytes key = description(call, count)
         answer = None
         if key is not None:
             answer = self.answers.get(key)
@@ -147,7 +148,7 @@ cdef class Memoised:
         cdef Py_ssize_t count = len(self.names)
         arrays = self.door(call[0], **dict(zip(self.names, call[1:1 + count], strict=True)))
         call = (call[0], *arrays, *call[1 + count:])
-        cdef bytes key = description(call)
+        cdef bytes key = description(call, count)
         answer = None
         if key is not None:
             answer = self.answers.get(key)

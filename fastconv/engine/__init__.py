@@ -150,9 +150,11 @@ class Convolution:
 
         dw is None where nobody asks for it; db has the same bits.
         """
-        if x.size and dy.size and not self.exact and "sums" in self._plans["gradient_weights", get_workspace_limit()].takes:
-            db = np.empty(dy.shape[4], dy.dtype)
-            return self.gradient_weights(op, x, dy, db), db
+        if x.size and dy.size and not self.exact:
+            chosen = self._plans["gradient_weights", get_workspace_limit()]
+            if "sums" in chosen.takes:
+                db = np.empty(dy.shape[4], dy.dtype)
+                return self.gradient_weights(op, x, dy, db), db
         return self.gradient_weights(op, x, dy) if needs_weights else None, channel_sums(dy)
 
 

@@ -8,8 +8,6 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fastconv._ext import memory
 from fastconv.errors import integer
 from fastconv.machine import cgroup

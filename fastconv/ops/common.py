@@ -97,7 +97,8 @@ def copied(op: str, x: np.ndarray) -> np.ndarray:
         for k in range(2, x.ndim):
             moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
             if moved.flags.c_contiguous:
-                layout.swap_axes(moved, copy, math.prod(x.shape[k:]), math.prod(x.shape[1:k]), threads_for(2 * x.nbytes))
+                rows, columns = math.prod(x.shape[k:]), math.prod(x.shape[1:k])  # of what is moved
+                layout.swap_axes(moved, copy, rows, columns, threads_for(2 * x.nbytes))
                 return copy
     np.copyto(copy, x)
     return copy

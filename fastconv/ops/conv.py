@@ -219,8 +219,8 @@ def plan(
         other_way = engine.Convolution(problem, policy)
     return Call(
         (batch, *inputs, channels), (filters, *ones, *kernel, per_group), (batch, *outputs, filters),
-        (batch, *spatial, channels), (filters, *kernel, per_group), (batch, *output, filters), (batch or 1) * size, groups,
-        b is not None, parts[0].convolution if window.up == ONES else None, other_way, parts,
+        (batch, *spatial, channels), (filters, *kernel, per_group), (batch, *output, filters), (batch or 1) * size,
+        groups, b is not None, parts[0].convolution if window.up == ONES else None, other_way, parts,
     )  # fmt: skip
 
 

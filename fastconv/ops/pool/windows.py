@@ -197,7 +197,8 @@ def plan(
 ) -> Plan:  # fmt: skip
     """Of a sliding window. option: a flag that only this operation has; "count_include_pad" says what sums are divided
     by."""
-    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, **({option: value} if option else {}))
+    own = {option: value} if option else {}
+    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, **own)
     divisor = (PADDED_TAPS if value else INNER_TAPS) if option == "count_include_pad" else 1
     return sliding(x.shape, a.window, a.output, divisor)
 
