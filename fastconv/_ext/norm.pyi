@@ -20,10 +20,28 @@ def normalise(
     coefficients: ndarray,
     block_rows: int,
     num_threads: int,
+    relu: bool = False,
+    addend: ndarray | None = None,
 ) -> None: ...
-def products(dy: ndarray, x: ndarray, mean: ndarray, sums: ndarray, block_rows: int, num_threads: int) -> None: ...
+def products(
+    dy: ndarray,
+    x: ndarray,
+    coefficients: ndarray,
+    sums: ndarray,
+    block_rows: int,
+    num_threads: int,
+    relu: bool = False,
+    y: ndarray | None = None,
+    gated: ndarray | None = None,
+) -> None: ...
 def scale_shift_backward(
-    dy: ndarray, x: ndarray, coefficients: ndarray, dx: ndarray, block_rows: int, num_threads: int
+    dy: ndarray,
+    x: ndarray,
+    coefficients: ndarray,
+    dx: ndarray,
+    block_rows: int,
+    num_threads: int,
+    before: ndarray | None = None,
 ) -> None: ...
 def layer_norm(
     x: ndarray,

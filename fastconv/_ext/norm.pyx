@@ -26,21 +26,37 @@ cdef extern from "norm.h" nogil:
         const double *dy, const double *x, const double *mean, double *sums, double *products, Py_ssize_t count,
         Py_ssize_t width
     )
+    void relu_products_float(
+        const float *dy, const float *x, const float *mean, const float *scale, const float *shift, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void relu_products_double(
+        const double *dy, const double *x, const double *mean, const double *scale, const double *shift, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void gated_products_float(
+        const float *dy, const float *y, const float *x, const float *mean, float *gated, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void gated_products_double(
+        const double *dy, const double *y, const double *x, const double *mean, double *gated, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
     void scale_shift_float(
-        const float *x, const float *mean, const float *scale, const float *shift, float *y, Py_ssize_t count,
-        Py_ssize_t width, int far
+        const float *x, const float *mean, const float *scale, const float *shift, const float *addend,
+        int relu, float *y, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_double(
-        const double *x, const double *mean, const double *scale, const double *shift, double *y, Py_ssize_t count,
-        Py_ssize_t width, int far
+        const double *x, const double *mean, const double *scale, const double *shift, const double *addend,
+        int relu, double *y, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_backward_float(
-        const float *dy, const float *x, const float *mean, const float *scale, const float *slope, const float *shift,
-        float *dx, Py_ssize_t count, Py_ssize_t width, int far
+        const float *dy, const float *x, const float *mean, const float *scale, const float *slope,
+        const float *shift, const float *before, float *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_backward_double(
         const double *dy, const double *x, const double *mean, const double *scale, const double *slope,
-        const double *shift, double *dx, Py_ssize_t count, Py_ssize_t width, int far
+        const double *shift, const double *before, double *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
 
 cdef enum:
@@ -149,22 +165,33 @@ cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int
 
 cdef struct Products:
     const void *x
-    const void *mean
+    const void *y  # NULL where dy is taken as it is
+    void *gated
+    const void *coefficients  # of `normalise`: mean, scale, shift
     double *sums
-    Py_ssize_t size, width, block, blocks
+    Py_ssize_t size, width, block, blocks, images
+    bint relu
 
 
 def products(
-    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, ::1] mean, double[:, :, :, ::1] sums,
-    Py_ssize_t block_rows, int num_threads,
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients,
+    double[:, :, :, ::1] sums, Py_ssize_t block_rows, int num_threads, bint relu=False, const floating[:, ::1] y=None,
+    floating[:, ::1] gated=None,
 ):
-    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows."""
+    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows.
+
+    relu: with dy only where what `normalise` made of x with these coefficients (3, images, width) is above 0. y: with
+    dy only where y is above 0, which is also written to `gated`.
+    """
     cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1], count = sums.shape[0] * blocks
     if count == 0:
         return
     cdef Products c = Products(
-        &x[0, 0], &mean[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks
+        &x[0, 0], NULL, NULL, &coefficients[0, 0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks,
+        sums.shape[0], relu,
     )
+    if y is not None:
+        c.y, c.gated = &y[0, 0], &gated[0, 0]
     with nogil:
         run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
 
@@ -173,10 +200,25 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
     cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
     cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
     cdef const floating *x = <const floating *> c.x + at
-    cdef const floating *mean = <const floating *> c.mean + image * width
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *shift = scale + c.images * width
     cdef double *sums = c.sums + 2 * task * width
+    cdef const floating *y
+    cdef floating *gated
     dy += at
-    if floating is float:
+    if c.y != NULL:
+        y, gated = <const floating *> c.y + at, <floating *> c.gated + at
+        if floating is float:
+            gated_products_float(dy, y, x, mean, gated, sums, sums + width, count, width)
+        else:
+            gated_products_double(dy, y, x, mean, gated, sums, sums + width, count, width)
+    elif c.relu:
+        if floating is float:
+            relu_products_float(dy, x, mean, scale, shift, sums, sums + width, count, width)
+        else:
+            relu_products_double(dy, x, mean, scale, shift, sums, sums + width, count, width)
+    elif floating is float:
         products_float(dy, x, mean, sums, sums + width, count, width)
     else:
         products_double(dy, x, mean, sums, sums + width, count, width)
@@ -209,17 +251,21 @@ cdef struct ScaleShift:
     const void *dy  # NULL on the way forward
     const void *x
     const void *coefficients
+    const void *addend  # NULL: none
+    const void *before  # NULL: no relu came after
     Py_ssize_t size, width, block, blocks, images
     bint far  # what is written does not fit into a cache
+    bint relu
 
 
 def normalise(
-    x, y, statistics, double eps, weight, bias, coefficients, Py_ssize_t block_rows, int num_threads,
+    x, y, statistics, double eps, weight, bias, coefficients, Py_ssize_t block_rows, int num_threads, bint relu=False,
+    addend=None,
 ):
-    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps).
+    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps); relu of that, or of that and an addend.
 
     statistics (3, images, channels) are mean, rstd, which is written, and var; weight and bias (channels,) may be
-    None; coefficients (3, images, width) is scratch.
+    None; coefficients (3, images, width) are written: mean, scale and shift.
     """
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
     if y.size == 0:
@@ -228,7 +274,9 @@ def normalise(
     cdef void *room = write_to(coefficients)
     cdef double *values = <double *> write_to(statistics)
     cdef bint far = y.nbytes > FAR
-    cdef ScaleShift c = ScaleShift(NULL, read_from(x), room, size, width, block, tasks(size, block), images, far)
+    cdef ScaleShift c = ScaleShift(
+        NULL, read_from(x), room, read_from(addend), NULL, size, width, block, tasks(size, block), images, far, relu
+    )
     if y.itemsize == sizeof(float):
         scale_shift[float](
             <float *> write_to(y), &c, values, eps, <const float *> read_from(weight), <const float *> read_from(bias),
@@ -282,25 +330,31 @@ cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, in
     cdef const floating *mean = <const floating *> c.coefficients + image * width
     cdef const floating *scale = mean + c.images * width
     cdef const floating *shift = scale + c.images * width
+    cdef const floating *addend = NULL if c.addend == NULL else <const floating *> c.addend + at
     y += at
     if floating is float:
-        scale_shift_float(x, mean, scale, shift, y, count, width, c.far)
+        scale_shift_float(x, mean, scale, shift, addend, c.relu, y, count, width, c.far)
     else:
-        scale_shift_double(x, mean, scale, shift, y, count, width, c.far)
+        scale_shift_double(x, mean, scale, shift, addend, c.relu, y, count, width, c.far)
 
 
 def scale_shift_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
-    Py_ssize_t block_rows, int num_threads,
+    Py_ssize_t block_rows, int num_threads, const floating[:, ::1] before=None,
 ):
-    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width)."""
+    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width).
+
+    before (images, width): with dy only where (x - mean) * scale + before is above 0.
+    """
     cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
     if images * size == 0:
         return
     cdef ScaleShift c = ScaleShift(
-        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
-        images * size * <Py_ssize_t> sizeof(floating) > FAR,
+        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], NULL, NULL, size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR, False,
     )
+    if before is not None:
+        c.before = &before[0, 0]
     with nogil:
         run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
 
@@ -314,11 +368,12 @@ cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_
     cdef const floating *scale = mean + c.images * width
     cdef const floating *slope = scale + c.images * width
     cdef const floating *shift = slope + c.images * width
+    cdef const floating *before = NULL if c.before == NULL else <const floating *> c.before + image * width
     dx += at
     if floating is float:
-        scale_shift_backward_float(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+        scale_shift_backward_float(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
     else:
-        scale_shift_backward_double(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+        scale_shift_backward_double(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
 
 
 # --- layer norm ------------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
 from fastconv.analysis.steps import INPUT, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import add, concat, split
 from fastconv.machine.memory import require
+from fastconv.plan.steps import add, concat, split
 from fastconv.random import as_generator
 from fastconv.window import integers
 

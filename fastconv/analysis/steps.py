@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import add, concat, named_forward
+from fastconv.plan.steps import add, concat, named_forward
 from fastconv.window import integers
 
 __all__ = ["INPUT", "Shape", "Step", "Trace", "output_shape", "parse_input_shape", "trace"]

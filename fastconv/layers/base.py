@@ -44,16 +44,18 @@ HANDED_IN: dict[str, Callable[..., Any]] = {}  # what layers offer and rooms abo
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
-    weights as they are now."""
+    weights as they are now; `keep`: whether there will be a backward, `once`: and only one."""
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
+    keep: bool = True
+    once: bool = False
 
     @classmethod
     def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng)
+        return cls(training=None if net.training else True, rng=rng, once=True)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""
@@ -69,7 +71,8 @@ class Context:
         return self.rng or random.default_generator()
 
 
-CALL = Context()  # net(x)
+_OWN = frozenset(("forward", "backward", "flow", "options"))  # what a layer computes with
+CALL = Context(keep=False)  # net(x)
 
 
 class LoadedKeys(NamedTuple):
@@ -85,6 +88,9 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    is_container: ClassVar[bool] = False
+    forks: ClassVar[bool] = False  # whether a container reads its input more than once
+
     elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments that others' layer of this name takes: what to write here
 
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
@@ -93,6 +99,7 @@ class Layer:
     _frozen: set[str]  # parameters that are not trained
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
+    _methods: ClassVar[tuple[Any, ...]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
@@ -125,6 +132,16 @@ class Layer:
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
+            cls._methods = cls._computing()
+
+    @classmethod
+    def _computing(cls) -> tuple[Any, ...]:
+        return cls.forward, cls.backward, cls.flow, getattr(cls, "options", None)
+
+    def is_plain(self) -> bool:
+        """Whether the layer is fastconv's own and computes as its class was written: with nobody's methods."""
+        cls = type(self)
+        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing() and _OWN.isdisjoint(self.__dict__)
 
     # --- to be written by each layer
 
@@ -160,7 +177,7 @@ class Layer:
         batch_size = integer("predict", "batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
-        inference = Context(training=False)
+        inference = Context(training=False, keep=False)
         x = x if hasattr(x, "shape") else np.asarray(x)
         first = self.forward(self.cast(x[:batch_size]), inference)[0]
         if len(x) <= batch_size:
@@ -405,16 +422,24 @@ class OpLayer(Layer):
         return self._options
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        arrays = self._fetch(self) if self.positional else ()
+        return OPS[self.op].forward(x, *self.arrays(context), **self.options(context))
+
+    def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
+        """What the operation takes behind x."""
+        arrays: tuple[np.ndarray | None, ...] = self._fetch(self) if self.positional else ()
         if context.snapshot:
             arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
                 for name, array in zip(self.positional, arrays, strict=True)
             )
-        return OPS[self.op].forward(x, *arrays, **self.options(context))
+        return arrays
+
+    def wanted(self) -> list[bool]:
+        """Which of them are trained."""
+        return [name in self.parameter_names and name not in self._frozen for name in self.positional]
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        wanted = [name in self.parameter_names and name not in self._frozen for name in self.positional]
+        wanted = self.wanted()
         dx, *others = OPS[self.op].backward(dy, saved, (need_dx, *wanted))
         gradients = {
             name: gradient

@@ -11,13 +11,13 @@ import numpy as np
 from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
-from fastconv.layers.containers import gather, named_forward
 from fastconv.machine.memory import require
 from fastconv.ops import OPS
 from fastconv.ops.pool.function import add_windows, all_windows
 from fastconv.ops.pool.windows import check as check_window
 from fastconv.ops.pool.windows import prepare as prepare_window
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.plan.steps import named_forward
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -269,9 +269,8 @@ class NetworkPool2d(Layer):
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         a, kept = saved
-        gradients: Gradients = {}
         shares, inside = self.network.backward(np.ascontiguousarray(dy).reshape(-1, 1), kept, need_dx)
-        gather(gradients, "network", inside)
+        gradients = {f"network.{name}": gradient for name, gradient in inside.items()}
         if shares is None:
             return None, gradients
         return add_windows(shares.reshape(*dy.shape, shares.shape[1]), a), gradients

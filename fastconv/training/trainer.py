@@ -448,7 +448,7 @@ class Trainer:
 
     def _evaluate(self, source: Batches) -> Evaluation:
         sums = _Sums()
-        inference = Context(training=False)
+        inference = Context(training=False, keep=False)
         for x, y in source.epoch(0):
             with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]

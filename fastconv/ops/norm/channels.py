@@ -245,8 +245,14 @@ def call_of(
     return Call(cut, groups, count, eps, from_x, weight is not None, bias is not None)
 
 
-# x, channels last; (3, I, C) float64: mean, rstd = 1 / sqrt(var + eps), var; weight (C,)
-Saved = tuple[np.ndarray, np.ndarray, "np.ndarray | None", Call]
+class Saved(NamedTuple):
+    last: np.ndarray  # x, channels last
+    statistics: np.ndarray  # (3, I, C) float64: mean, rstd = 1 / sqrt(var + eps), var
+    coefficients: np.ndarray  # (3, I, width): y = (x - [0]) * [1] + [2]
+    weight: np.ndarray | None  # (C,)
+    call: Call
+    relu: bool = False  # of y; not for a mean and var that are given
+    y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -259,34 +265,40 @@ def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
 
 def normalise(
     op: str, last: np.ndarray, call: Call, statistics: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
-    coefficients: np.ndarray,
+    coefficients: np.ndarray, relu: bool = False, addend: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """y = (x - mean) * rstd * weight + bias, channels last; rstd is written into the statistics."""
+    """y = (x - mean) * rstd * weight + bias, channels last; rstd and the coefficients are written. relu: that of y, or
+    of y + addend."""
     y = allocate(op, last.shape, last.dtype)
     kernels.normalise(
-        last, y, statistics, call.eps, weight, bias, coefficients, call.cut.block_rows, threads_for(2 * y.nbytes)
+        last, y, statistics, call.eps, weight, bias, coefficients, call.cut.block_rows, threads_for(2 * y.nbytes),
+        relu, addend,
     )  # fmt: skip
     return y
 
 
 def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Gradients to x, weight and bias; in one pass for the sums of dy and dy * (x - mean), one for dx."""
-    last, statistics, own_weight, call = saved
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx."""
+    last, statistics, before, own_weight, call, relu, y = saved
     cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
     needs_x, needs_weight, needs_bias = needs[0], needs[1] and call.has_weight, needs[2] and call.has_bias
     dy_last = channels_last(op, dy)
     rounded = mean.astype(last.dtype)
-    dx = dweight = dbias = None
-    if (needs_x and from_x) or needs_weight or needs_bias:
+    dx = dweight = dbias = gated = None
+    if (needs_x and from_x) or needs_weight or needs_bias or y is not None:
         sums = cut.sums(op, 2)
+        if y is not None:
+            gated = allocate(op, last.shape, last.dtype)
         kernels.products(
-            cut.table(dy_last), cut.table(last), cut.widen(rounded, last.dtype), sums, cut.block_rows,
-            threads_for(2 * dy_last.nbytes),
+            cut.table(dy_last), cut.table(last), before, sums, cut.block_rows, threads_for(2 * dy_last.nbytes), relu,
+            None if y is None else cut.table(y), None if gated is None else cut.table(gated),
         )  # fmt: skip
+        if gated is not None:
+            dy_last, relu = gated, False
         total, product = cut.add_up(sums)
         product = product + (rounded - mean) * total
         dweight = (product * rstd).sum(axis=0).astype(dy.dtype) if needs_weight else None
@@ -307,15 +319,15 @@ def normalise_backward(
         dx_last = allocate(op, last.shape, last.dtype)
         kernels.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
-            cut.block_rows, threads_for(3 * dx_last.nbytes),
+            cut.block_rows, threads_for(3 * dx_last.nbytes), before[2] if relu else None,
         )  # fmt: skip
         dx = logical(dx_last)
-    return dx, dweight, dbias
+    return dx, dweight, dbias, None if gated is None else logical(gated)
 
 
 def channel_norm(
     op: str, call: Call, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
-    given: tuple[np.ndarray, np.ndarray] | None = None,
+    given: tuple[np.ndarray, np.ndarray] | None = None, relu: bool = False, addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """y, and what the backward needs; given: mean and var, where the statistics are not x's own."""
     cut, groups = call.cut, call.groups
@@ -337,8 +349,11 @@ def channel_norm(
                 mean[...] = whole
     weight = None if weight is None else weight.copy()
     bias = bias if bias is None or bias.flags.c_contiguous else bias.copy()
-    y = normalise(op, last, call, statistics, weight, bias, coefficients)
-    return logical(y), (last, statistics, weight, call)
+    if addend is not None:
+        addend = channels_last(op, addend)
+    y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
+    gate = None if addend is None else y
+    return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate)
 
 
 def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float, *running: np.ndarray | None) -> None:
@@ -361,25 +376,27 @@ def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float,
 
 
 def running_forward(
-    op: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, from_x: bool, momentum: Any, eps: Any
-) -> tuple[np.ndarray, Saved]:
+    op: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, from_x: bool, momentum: Any, eps: Any,
+    relu: bool = False, addend: np.ndarray | None = None,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """batch_norm and instance_norm."""
     x, mean, var, weight, bias, call = plan(op, x, running_mean, running_var, weight, bias, from_x, eps)
     if from_x and not (mean is running_mean and var is running_var):
         need_updatable(op, running_mean=running_mean, running_var=running_var)
     momentum = number(op, "momentum", momentum)
-    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var))
+    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend)
     if from_x:
-        update(call, x.dtype, saved[1], momentum, running_mean, running_var)
+        update(call, x.dtype, saved.statistics, momentum, running_mean, running_var)
     return y, saved
 
 
 def batch_forward(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5,
+    momentum: float = 0.1, eps: float = 1e-5, relu: bool = False, addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """relu: that of y, or of y + addend, in the same pass (fastconv.plan); its backward is `batch_relu_backward`."""
     return running_forward(
-        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, relu, addend
     )  # fmt: skip
 
 
@@ -403,8 +420,14 @@ def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, 
     """positions: of x, weight and bias among the arguments."""
     wanted = [position < len(needs) and needs[position] for position in positions]
     with np.errstate(all="ignore"):
-        found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))
+        found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))[:3]
     return in_places(positions, found, len(needs))
+
+
+def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]) -> Gradients:
+    """To x, weight, bias and addend."""
+    with np.errstate(all="ignore"):
+        return normalise_backward("batch_norm", dy, saved, needs)
 
 
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand
