@@ -185,7 +185,8 @@ class Call(NamedTuple):
     has_bias: bool
     whole: engine.Convolution | None  # the call, where the stride is an integer
     across: engine.Convolution | None  # whose gradient to the input is the call
-    parts: tuple[Part, ...]  # the phases, where neither is
+    parts: tuple[Part, ...]  # the phases
+    images: int  # whose phases are put together at a time
 
 
 @memoised("x", "w", "b")
@@ -220,7 +221,7 @@ def plan(
     return Call(
         (batch, *inputs, channels), (filters, *ones, *kernel, per_group), (batch, *outputs, filters),
         (batch, *spatial, channels), (filters, *kernel, per_group), (batch, *output, filters), (batch or 1) * size,
-        groups, b is not None, parts[0].convolution if window.up == ONES else None, other_way, parts,
+        groups, b is not None, parts[0].convolution if window.up == ONES else None, other_way, parts, images,
     )  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def forward(
         if call.whole is not None:
             w_last = call.whole.forward(op, x_last, w_last, bias, y)
         else:
-            interleave(op, x_last, w_last, bias, y, call.parts)
+            interleave(op, x_last, w_last, bias, y, call)
     return logical(y.reshape(call.output)), (x_last, w_last, call)
 
 
@@ -256,16 +257,16 @@ def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
 
 
 def interleave(
-    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, parts: tuple[Part, ...]
-) -> None:
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, call: Call
+) -> None:  # fmt: skip
     """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
-    if sum(math.prod(part.convolution.problem.y_shape) for part in parts) < y.size:  # others see inserted zeros only
+    filled = sum(math.prod(part.convolution.problem.y_shape) for part in call.parts)
+    if filled < y.size:  # the others see inserted zeros only
         y[...] = 0 if bias is None else bias
-    ws = [np.ascontiguousarray(w[part.phase.taps]) for part in parts]
-    images = max((count for part in parts for count in part.some), default=1)
-    for start in range(0, len(y), images):
-        x_some, y_some = x[start : start + images], y[start : start + images]
-        for part, w_part in zip(parts, ws, strict=True):
+    ws = [np.ascontiguousarray(w[part.phase.taps]) for part in call.parts]
+    for start in range(0, len(y), call.images):
+        x_some, y_some = x[start : start + call.images], y[start : start + call.images]
+        for part, w_part in zip(call.parts, ws, strict=True):
             convolution = part.some[len(x_some)]
             y_part = allocate(op, convolution.problem.y_shape, y.dtype)
             convolution.forward(op, x_some, w_part, bias, y_part)
