@@ -110,8 +110,8 @@ cdef bytes description(tuple call, Py_ssize_t arrays):
 cdef class Memoised:
     """`function(op, *arrays, *options)` with its answers kept, by the layout of the arrays and by the options.
 
-    A call gives (*arrays, answer), the arrays as `door(op, **arrays)` makes them; `names` are theirs. No answer is None.
-    What the function or the door raises, every such call raises. The latest `most` answers are kept.
+    A call gives (*arrays, answer), the arrays as `door(op, **arrays)` makes them; `names` are theirs. No answer is
+    None. What the function or the door raises, every such call raises. The latest `most` answers are kept.
     """
 
     cdef readonly object __wrapped__

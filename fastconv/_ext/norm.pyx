@@ -78,18 +78,20 @@ cdef struct Moments:
 
 
 def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block_rows, int num_threads):
-    """Mean and biased variance of every image's channels, the first and the last of statistics (3, images, channels), in
-    one pass over x.
+    """Mean and biased variance of every image's channels, the first and the last of statistics (3, images, channels),
+    in one pass over x.
 
-    They come from the sums of x - pivot and of its square; the pivot, the mean of every `step`-th row of channels, keeps
-    the squares small. sums (images, blocks, 2, width) and the first of coefficients (…, images, width) are scratch.
+    They come from the sums of x - pivot and of its square; the pivot, the mean of every `step`-th row of channels,
+    keeps the squares small. sums (images, blocks, 2, width) and the first of coefficients (…, images, width) are
+    scratch.
     """
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], blocks = sums.shape[1]
     cdef Py_ssize_t size = x.size // images, width = sums.shape[3]
     cdef double *mean = <double *> write_to(statistics)
     cdef double *var = mean + 2 * images * channels
     cdef Moments c = Moments(
-        write_to(coefficients), <double *> write_to(sums), size, width, block_rows * width, blocks, images, channels, step
+        write_to(coefficients), <double *> write_to(sums), size, width, block_rows * width, blocks, images, channels,
+        step,
     )
     if x.itemsize == sizeof(float):
         find_moments[float](<const float *> read_from(x), &c, mean, var, num_threads)
@@ -291,18 +293,22 @@ def normalise(
 
 cdef int scale_shift(
     floating *y, const ScaleShift *c, double *statistics, double eps, const floating *weight, const floating *bias,
-    floating *mean, Py_ssize_t channels, int num_threads,
+    floating *coefficients, Py_ssize_t channels, int num_threads,
 ) except -1:
-    """mean: of the first image; the scales of all images stand behind the means, the shifts behind those."""
-    cdef Py_ssize_t image, j, all = c.images * channels
-    cdef floating *scale = mean + c.images * c.width
-    cdef floating *shift = scale + c.images * c.width
+    cdef Py_ssize_t image, j, all = c.images * channels, at
+    cdef floating *mean
+    cdef floating *scale
+    cdef floating *shift
     cdef double factor, exact
     with nogil:
         for image in range(c.images):
+            mean = coefficients + image * c.width
+            scale = mean + c.images * c.width
+            shift = scale + c.images * c.width
             for j in range(channels):
-                exact = statistics[j]
-                factor = statistics[all + j] = 1 / sqrt(statistics[2 * all + j] + eps)
+                at = image * channels + j
+                exact = statistics[at]
+                factor = statistics[all + at] = 1 / sqrt(statistics[2 * all + at] + eps)
                 if weight != NULL:
                     factor *= weight[j]
                 mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
@@ -315,10 +321,6 @@ cdef int scale_shift(
                 mean[j] = mean[j - channels]
                 scale[j] = scale[j - channels]
                 shift[j] = shift[j - channels]
-            statistics += channels
-            mean += c.width
-            scale += c.width
-            shift += c.width
         run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
     return 0
 

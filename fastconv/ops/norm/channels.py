@@ -208,7 +208,7 @@ class Call(NamedTuple):
 
     cut: Rows
     groups: int
-    count: int  # elements that share a mean
+    averaged: int  # elements that share a mean
     eps: float
     from_x: bool  # mean and var are functions of x
     has_weight: bool
@@ -357,10 +357,10 @@ def channel_norm(
 
 
 def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float, *running: np.ndarray | None) -> None:
-    """The running mean and variance from (3, I, C) ones of `count` elements each."""
-    if not statistics.size or not call.count:
+    """The running mean and variance from (3, I, C) ones of so many elements each."""
+    if not statistics.size or not call.averaged:
         return
-    factors = 1.0, 0.0, call.count / (call.count - 1)
+    factors = 1.0, 0.0, call.averaged / (call.averaged - 1)
     for array, which in zip(running, (0, 2), strict=True):
         if array is None:
             continue

@@ -116,6 +116,7 @@ def plan(op: str, x: np.ndarray, *options: Any) -> Numbers:
 
 def forward(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[np.ndarray, Saved]:
     op = "local_response_norm"
+    numbers: Numbers
     x, numbers = plan(op, x, size, alpha, beta, k)
     last = channels_last(op, x)
     y = allocate(op, last.shape, last.dtype)

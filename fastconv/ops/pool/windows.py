@@ -171,7 +171,8 @@ class Plan:
 
     @kept
     def element_offsets(self) -> np.ndarray:
-        return self.offsets * self.x_shape[1]
+        offsets: np.ndarray = self.offsets
+        return offsets * self.x_shape[1]
 
     @cached_property
     def bands(self) -> tuple[int, np.ndarray]:
