@@ -392,11 +392,20 @@ def running_forward(
 
 def batch_forward(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5, relu: bool = False, addend: np.ndarray | None = None,
+    momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    """relu: that of y, or of y + addend, in the same pass (fastconv.plan); its backward is `batch_relu_backward`."""
     return running_forward(
-        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, relu, addend
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps
+    )  # fmt: skip
+
+
+def batch_relu_forward(
+    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, addend: np.ndarray | None, *, training: bool,
+    momentum: float, eps: float,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """relu of what batch_norm gives, or of that and an addend, in the same pass (fastconv.plan)."""
+    return running_forward(
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, True, addend
     )  # fmt: skip
 
 
