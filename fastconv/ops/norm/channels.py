@@ -400,7 +400,7 @@ def batch_forward(
 
 
 def batch_relu_forward(
-    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, addend: np.ndarray | None, *, training: bool,
+    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, *, addend: np.ndarray | None, training: bool,
     momentum: float, eps: float,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """relu of what batch_norm gives, or of that and an addend, in the same pass (fastconv.plan)."""
