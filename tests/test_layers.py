@@ -1072,7 +1072,7 @@ def test_relu_keeps_what_the_next_layer_keeps_too():
         dy = rng.standard_normal(given.shape).astype(np.float32)
         y, saved = layer.forward(given, Context())
         kept = layer.forward(given, Context(snapshot=True))[1]
-        assert np.shares_memory(saved.x, y) and not np.shares_memory(kept.x, y)
+        assert np.shares_memory(saved[0], y) and not np.shares_memory(kept[0], y)
         np.testing.assert_array_equal(layer.backward(dy, saved, True)[0], layer.backward(dy, kept, True)[0])
     y, pullback = fc.vjp(layer, x)
     expected = pullback(np.ones_like(y))[0].copy()

@@ -3,6 +3,7 @@
 
 from cython cimport floating
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "layout.h" nogil:
@@ -29,19 +30,31 @@ cdef struct Swap:
     bint far
 
 
-def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_threads):
-    """out[n, j, i] = x[n, i, j]; one task is a tile of one image."""
-    cdef Swap c
-    cdef Py_ssize_t n = x.shape[0], rows = x.shape[1], columns = x.shape[2]
-    cdef Py_ssize_t half = TILE // 2 // <Py_ssize_t> sizeof(floating)
-    if n * rows * columns == 0:
+def swap_axes(x, out, Py_ssize_t rows, Py_ssize_t columns, int num_threads):
+    """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, float32 or float64 in C
+    order, whatever their shapes; one task is a tile of one image."""
+    cdef Py_ssize_t nbytes = x.nbytes
+    if nbytes == 0:
         return
-    c.x, c.rows, c.columns = &x[0, 0, 0], rows, columns
+    if x.itemsize == sizeof(float):
+        swap[float](<const float *> read_from(x), <float *> write_to(out), nbytes, rows, columns, num_threads)
+    else:
+        swap[double](<const double *> read_from(x), <double *> write_to(out), nbytes, rows, columns, num_threads)
+
+
+cdef int swap(
+    const floating *x, floating *out, Py_ssize_t nbytes, Py_ssize_t rows, Py_ssize_t columns, int num_threads
+) except -1:
+    cdef Swap c
+    cdef Py_ssize_t half = TILE // 2 // <Py_ssize_t> sizeof(floating)
+    cdef Py_ssize_t images = nbytes // (rows * columns * <Py_ssize_t> sizeof(floating))
+    c.x, c.rows, c.columns = x, rows, columns
     c.bands = max(<Py_ssize_t> 1, rows // max(<Py_ssize_t> SIDE, half // columns))
     c.parts = max(<Py_ssize_t> 1, columns // max(<Py_ssize_t> SIDE, half // rows))
-    c.far = n * rows * columns * <Py_ssize_t> sizeof(floating) >= FAR
+    c.far = nbytes >= FAR
     with nogil:
-        run(<Task> swap_task[floating], &out[0, 0, 0], &c, n * c.bands * c.parts, num_threads)
+        run(<Task> swap_task[floating], out, &c, images * c.bands * c.parts, num_threads)
+    return 0
 
 
 cdef inline Py_ssize_t cut(Py_ssize_t size, Py_ssize_t pieces, Py_ssize_t piece) noexcept nogil:
