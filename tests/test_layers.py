@@ -14,7 +14,8 @@ from gradient_check import check_gradients
 import fastconv as fc
 from fastconv.layers import LAYERS, from_config
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import Concat, Graph, Residual
+from fastconv.layers.containers import Concat, Residual
+from fastconv.layers.graph import Graph
 from fastconv.training.checkpoint import load_net, save_net
 
 RNG = np.random.default_rng(0)
