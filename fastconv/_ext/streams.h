@@ -10,6 +10,18 @@
 #include "vectors.h"
 
 #define FAR ((ptrdiff_t)8 << 20) /* bytes of a result from which that pays */
+/* A vector to an address that it divides, past the caches: unlike STREAM one of 16 bytes too. `fence` follows the last. */
+#define STREAM_WHOLE(y, value) JOIN(STREAM_WHOLE, BYTES)(y, value)
+#if defined(__clang__) && defined(__x86_64__)
+#define STREAM_WHOLE_16(y, value) __asm__ volatile("movntps %1, %0" : "=m"(*(__m128 *)(y)) : "x"(value))
+#elif defined(__x86_64__)
+#define STREAM_WHOLE_16(y, value) _mm_stream_ps((float *)(y), (__m128)(value))
+#else
+#define STREAM_WHOLE_16(y, value) memcpy(y, &(value), 16)
+#endif
+#define STREAM_WHOLE_32(y, value) STREAM_32((float *)(y), value)
+#define STREAM_WHOLE_64(y, value) STREAM_64((float *)(y), value)
+
 #define BUFFER 1024               /* elements that are put together in L1 before they go */
 
 /* y = x: whole lines go past the caches, what is left at both ends takes the common way. `fence` follows the last. */
