@@ -26,4 +26,5 @@ wheels:           ## a wheel for every CPython found here, repaired and tested w
 	python tools/wheels.py $(ARGS)
 
 clean:
-	rm -rf build dist *.egg-info fastconv/_ext/*.c fastconv/_ext/*.so
+	rm -rf build dist *.egg-info
+	find fastconv/_ext -name '*.so' -delete -o -name '*.c' ! -path '*/team/team.c' -delete

@@ -18,7 +18,7 @@ COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 KERNELS = Path("fastconv/_ext")
-LONGEST = ["winograd", "depthwise", "direct", "pooling", "rows", "grouped"]  # to compile: they begin first
+LONGEST = ["winograd", "depthwise", "direct", "pooling", "activation", "grouped"]  # to compile: they begin first
 MEMORYVIEWS = "fastconv._ext.memoryviews"  # Cython's code for them, which else is part of every extension
 THREADS = ["-pthread"]
 COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
@@ -67,17 +67,20 @@ from setuptools.modified import newer_group  # noqa: E402
 
 
 def headers_of(source: Path) -> set[Path]:
-    """The headers that a file includes, and theirs."""
+    """The headers that a file includes, by their paths from KERNELS, and theirs."""
     found = {KERNELS / name for name in re.findall(r'"([\w/]+\.h)"', source.read_text())}
     return found.union(*map(headers_of, found))
 
 
 def extensions() -> list[Extension]:
-    sources = sorted(KERNELS.glob("*.pyx"), key=lambda path: (*(path.stem != name for name in LONGEST), path))
+    sources = sorted(KERNELS.rglob("*.pyx"), key=lambda path: (*(path.stem != name for name in LONGEST), path))
     kernels = [
-        Extension(f"fastconv._ext.{source.stem}", [str(source)], depends=sorted(map(str, headers_of(source))))
+        Extension(
+            ".".join(source.with_suffix("").parts), [str(source)], depends=sorted(map(str, headers_of(source))),
+            include_dirs=[str(KERNELS)],
+        )
         for source in sources
-    ]
+    ]  # fmt: skip
     return [*kernels, Extension(MEMORYVIEWS, [f"{KERNELS}/memoryviews.c"])]
 
 

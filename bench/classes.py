@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.shapes import CONVOLUTIONS, TRANSPOSED, ConvShape
+from fastconv.lab.shapes import CONVOLUTIONS, TRANSPOSED, ConvShape
 
 __all__ = ["CLASSES", "SHAPES", "Class"]
 

@@ -32,8 +32,8 @@ import numpy as np
 from fastconv import Trainer, augment, functional, get_num_threads, models, optim, set_num_threads
 from fastconv.cli.data import SETS, load
 from fastconv.files import replace_text
-from fastconv.recipes import RECIPES
 from fastconv.training.data import STEP, batches, generator
+from fastconv.training.recipes import RECIPES
 
 PAUSE = 0.05  # seconds between turns, in which the other's threads stop spinning
 LR = 0.02

@@ -29,7 +29,7 @@ import fastconv
 from fastconv import functional, plots
 from fastconv.arrays import logical
 from fastconv.files import replace_text
-from fastconv.shapes import ConvShape
+from fastconv.lab.shapes import ConvShape
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

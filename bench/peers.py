@@ -53,7 +53,7 @@ import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, functional, models, optim, plots
 from fastconv.arrays import logical
 from fastconv.files import replace_text
-from fastconv.shapes import ConvShape, conv_case
+from fastconv.lab.shapes import ConvShape, conv_case
 
 PAUSE = 0.03  # seconds between turns, in which the other's threads stop spinning
 AGREEMENT = 1e-9  # relative, of what tells whether two float64 steps computed the same

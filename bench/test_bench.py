@@ -1,9 +1,9 @@
-"""Every operation's calls of fastconv/plain.py, timed; `fastconv bench` shows them.
+"""Every operation's calls of fastconv/lab/numpy_baseline.py, timed; `fastconv bench` shows them.
 
 A pytest-benchmark group is one case in one direction, with its versions beside each other:
 
     naive          fastconv.reference, on the small cases only, one round
-    numpy          fastconv.plain
+    numpy          fastconv.lab.numpy_baseline
     fastconv       on C-contiguous arrays, as they come from a user
     channels_last  fastconv on the memory order that its layers hand to each other (large cases with spatial axes)
 
@@ -27,9 +27,9 @@ import pytest
 
 import fastconv
 from fastconv.arrays import logical
-from fastconv.compare import Versions, verify
-from fastconv.plain import CASES
-from fastconv.shapes import Case
+from fastconv.lab.compare import Versions, verify
+from fastconv.lab.numpy_baseline import CASES
+from fastconv.lab.shapes import Case
 
 SMOKE_BATCH = 1  # where benchmarks are disabled, every case runs once, on this many items
 SECONDS, ROUNDS = 0.25, (5, 50)  # a benchmark takes about so long, in at least and at most so many rounds

@@ -39,8 +39,7 @@ from fastconv.machine.threads import set_num_threads as set_num_threads
 from fastconv.ops import register as register
 from fastconv.random import manual_seed as manual_seed
 from fastconv.training.step import value_and_grad as value_and_grad
-
-__version__ = "0.1.0"
+from fastconv.version import __version__ as __version__
 
 _LATE = {  # imported when first used: they cost time that `import fastconv` need not spend
     "Trainer": ("fastconv.training.trainer", "Trainer"),
@@ -49,7 +48,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
     "analysis": ("fastconv.analysis", None),
-    "explain": ("fastconv.explanation", "explain"),
+    "explain": ("fastconv.analysis.explain", "explain"),
 }
 
 
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from fastconv import datasets as datasets
     from fastconv import models as models
     from fastconv import optim as optim
-    from fastconv.explanation import explain as explain
+    from fastconv.analysis.explain import explain as explain
     from fastconv.training.trainer import Trainer as Trainer
 
 
@@ -80,6 +79,14 @@ def _late(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATE})
 
+
+def _summary(net: layers.Layer, input_shape: Any) -> Any:
+    from fastconv.analysis import summary
+
+    return summary(net, input_shape)
+
+
+layers.base.HANDED_IN["summary"] = _summary
 
 _NAMES = [
     "FormatError",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import layout, rows
+from fastconv._ext import layout, reduce
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require_array
 from fastconv.machine.threads import threads_for
@@ -204,7 +204,7 @@ def dense(op: str, x: np.ndarray) -> np.ndarray:
 def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
     """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
     table = last.reshape(-1, last.shape[-1])
-    rows.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
+    reduce.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:
@@ -212,6 +212,6 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     table = last.reshape(-1, last.shape[-1])
     sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
-        rows.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
+        reduce.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
     total: np.ndarray = sums[0] if len(sums) == 1 else sums.sum(axis=0)
     return total.astype(last.dtype)

@@ -6,6 +6,8 @@ x's type; NumPy's scalars give way to arrays. Any strides are accepted and input
 spatial axis is one number, or a sequence of one or of as many as there are axes. Each function has a naive twin of the
 same name and signature in `fastconv.reference`, and `fastconv.vjp` gives its gradients.
 
+What stands here is what callers see of the operations: `face` binds each to its own in `fastconv/ops/`.
+
 All of them raise ShapeError (a ValueError) for shapes and window parameters that do not fit, TypeError for arrays that
 hold no real numbers or for float32 beside float64, and MemoryError for what this process's memory could not hold.
 """
@@ -21,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from fastconv.errors import nearest
 from fastconv.ops import OPS
-from fastconv.ops.registry import FUNCTIONS
+from fastconv.ops.registry import FUNCTIONS, face, reserve
 
 TORCHS = {"interpolate": "resize", "binary_cross_entropy_with_logits": "bce_with_logits"}  # torch's names that differ
 
@@ -32,6 +34,7 @@ AdaptiveSizes = int | tuple[int | None, ...] | None
 Padding = int | str | tuple[Any, ...]
 
 
+@face
 def conv1d(
     x: ArrayLike,
     w: ArrayLike,
@@ -44,11 +47,9 @@ def conv1d(
     algorithm: str = "auto",
 ) -> Array:
     """Convolution along one axis: x (N, C, L), w (K, C / groups, R), b (K,) -> (N, K, L'). See `conv2d`."""
-    return OPS["conv1d"].forward(
-        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm
-    )[0]
 
 
+@face
 def conv2d(
     x: ArrayLike,
     w: ArrayLike,
@@ -78,11 +79,9 @@ def conv2d(
     Returns (N, K, H', W') with H' = floor((H + before + after - dilation * (R - 1) - 1) / stride) + 1.
     Source: the chapter's convolutional layer; torch.nn.functional.conv2d; ONNX Conv.
     """
-    return OPS["conv2d"].forward(
-        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm
-    )[0]
 
 
+@face
 def conv3d(
     x: ArrayLike,
     w: ArrayLike,
@@ -95,11 +94,9 @@ def conv3d(
     algorithm: str = "auto",
 ) -> Array:
     """Convolution over volumes: x (N, C, D, H, W), w (K, C / groups, Q, R, S) -> (N, K, D', H', W'). See `conv2d`."""
-    return OPS["conv3d"].forward(
-        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm
-    )[0]
 
 
+@face
 def conv_transpose1d(
     x: ArrayLike,
     w: ArrayLike,
@@ -113,19 +110,9 @@ def conv_transpose1d(
     groups: int = 1,
 ) -> Array:
     """Transposed convolution: x (N, C, L), w (C, K / groups, R) -> (N, K, L'). See `conv_transpose2d`."""
-    return OPS["conv_transpose1d"].forward(
-        x,
-        w,
-        b,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        output_size=output_size,
-        dilation=dilation,
-        groups=groups,
-    )[0]
 
 
+@face
 def conv_transpose2d(
     x: ArrayLike,
     w: ArrayLike,
@@ -151,19 +138,9 @@ def conv_transpose2d(
     Returns (N, K, H', W') with H' = (H - 1) * stride - before - after + dilation * (R - 1) + 1 + output_padding.
     Source: the chapter's upsampling layers; torch.nn.functional.conv_transpose2d; ONNX ConvTranspose.
     """
-    return OPS["conv_transpose2d"].forward(
-        x,
-        w,
-        b,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        output_size=output_size,
-        dilation=dilation,
-        groups=groups,
-    )[0]
 
 
+@face
 def conv_transpose3d(
     x: ArrayLike,
     w: ArrayLike,
@@ -177,19 +154,9 @@ def conv_transpose3d(
     groups: int = 1,
 ) -> Array:
     """Transposed convolution: x (N, C, D, H, W), w (C, K / groups, Q, R, S). See `conv_transpose2d`."""
-    return OPS["conv_transpose3d"].forward(
-        x,
-        w,
-        b,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        output_size=output_size,
-        dilation=dilation,
-        groups=groups,
-    )[0]
 
 
+@face
 def locally_connected2d(
     x: ArrayLike,
     w: ArrayLike,
@@ -212,9 +179,9 @@ def locally_connected2d(
     ShapeError where w has filters for other positions than the window makes of x. Source: the chapter, with which it
     explains weight sharing; Keras's LocallyConnected2D.
     """
-    return OPS["locally_connected2d"].forward(x, w, b, stride=stride, padding=padding, dilation=dilation)[0]
 
 
+@face
 def max_pool1d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -226,17 +193,9 @@ def max_pool1d(
     return_indices: bool = False,
 ) -> Any:
     """The maximum of every window along one axis: x (N, C, L) -> (N, C, L'). See `max_pool2d`."""
-    return OPS["max_pool1d"].forward(
-        x,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        return_indices=return_indices,
-    )[0]
 
 
+@face
 def max_pool2d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -261,17 +220,9 @@ def max_pool2d(
     first one; the gradient goes to the winner. A window without any tap inside the input (dilation and padding only)
     gives -inf and index -1. Source: torch.nn.functional.max_pool2d.
     """
-    return OPS["max_pool2d"].forward(
-        x,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        return_indices=return_indices,
-    )[0]
 
 
+@face
 def max_pool3d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -283,17 +234,9 @@ def max_pool3d(
     return_indices: bool = False,
 ) -> Any:
     """The maximum of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_pool2d`."""
-    return OPS["max_pool3d"].forward(
-        x,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        return_indices=return_indices,
-    )[0]
 
 
+@face
 def avg_pool1d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -304,11 +247,9 @@ def avg_pool1d(
     count_include_pad: bool = True,
 ) -> Array:
     """The average of every window along one axis: x (N, C, L) -> (N, C, L'). See `avg_pool2d`."""
-    return OPS["avg_pool1d"].forward(
-        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
-    )[0]
 
 
+@face
 def avg_pool2d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -330,11 +271,9 @@ def avg_pool2d(
     Returns (N, C, H', W') with H' = floor((H + before + after - R) / stride) + 1.
     Source: torch.nn.functional.avg_pool2d.
     """
-    return OPS["avg_pool2d"].forward(
-        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
-    )[0]
 
 
+@face
 def avg_pool3d(
     x: ArrayLike,
     kernel_size: Sizes,
@@ -345,11 +284,9 @@ def avg_pool3d(
     count_include_pad: bool = True,
 ) -> Array:
     """The average of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `avg_pool2d`."""
-    return OPS["avg_pool3d"].forward(
-        x, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad
-    )[0]
 
 
+@face
 def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     """Keep the first of every `factor` positions along each spatial axis.
 
@@ -360,9 +297,9 @@ def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     Returns (N, C, *output) with ceil((n - phase) / factor) positions an axis.
     Source: the chapter, strides as resampling.
     """
-    return OPS["downsample"].forward(x, factor, phase=phase)[0]
 
 
+@face
 def upsample(x: ArrayLike, factor: Sizes, *, output_size: Sizes | None = None) -> Array:
     """Put factor - 1 zeros between neighbours along each spatial axis; the adjoint of `downsample`.
 
@@ -372,9 +309,9 @@ def upsample(x: ArrayLike, factor: Sizes, *, output_size: Sizes | None = None) -
 
     Returns (N, C, *output). Source: the chapter, strides as resampling. (`resize` interpolates.)
     """
-    return OPS["upsample"].forward(x, factor, output_size=output_size)[0]
 
 
+@face
 def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
     """The fully-connected layer: x @ w.T + b.
 
@@ -384,29 +321,29 @@ def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
 
     Returns (..., K). Source: torch.nn.functional.linear; ONNX Gemm.
     """
-    return OPS["linear"].forward(x, w, b)[0]
 
 
+@face
 def flatten(x: ArrayLike) -> Array:
     """(N, ...) -> (N, F): every item's elements in logical order (C, then the spatial axes); always a copy."""
-    return OPS["flatten"].forward(x)[0]
 
 
+@face
 def relu(x: ArrayLike) -> Array:
     """max(x, 0) elementwise; NaN stays NaN. The gradient at 0 is 0. Source: torch.nn.functional.relu."""
-    return OPS["relu"].forward(x)[0]
 
 
+@face
 def softmax(x: ArrayLike, *, dim: int = 1) -> Array:
     """exp(x) / sum(exp(x)), the sum over the axis `dim` (1: the classes). Source: torch.nn.functional.softmax."""
-    return OPS["softmax"].forward(x, dim=dim)[0]
 
 
+@face
 def log_softmax(x: ArrayLike, *, dim: int = 1) -> Array:
     """x - log(sum(exp(x))), the sum over the axis `dim`. Source: torch.nn.functional.log_softmax."""
-    return OPS["log_softmax"].forward(x, dim=dim)[0]
 
 
+@face
 def batch_norm(
     x: ArrayLike,
     running_mean: Array | None,
@@ -430,11 +367,9 @@ def batch_norm(
 
     Returns an array of x's shape. Source: torch.nn.functional.batch_norm.
     """
-    return OPS["batch_norm"].forward(
-        x, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps
-    )[0]
 
 
+@face
 def dropout(x: ArrayLike, p: float, *, training: bool, rng: np.random.Generator | None) -> Array:
     """In training every element is zeroed with probability p, the others are scaled by 1 / (1 - p); else a copy of x.
 
@@ -444,9 +379,9 @@ def dropout(x: ArrayLike, p: float, *, training: bool, rng: np.random.Generator 
 
     Source: torch.nn.functional.dropout (there, training defaults to True and the generator is global).
     """
-    return OPS["dropout"].forward(x, p, training=training, rng=rng)[0]
 
 
+@face
 def cross_entropy(
     x: ArrayLike,
     target: ArrayLike,
@@ -468,11 +403,9 @@ def cross_entropy(
     Returns a 0-d array, or (N, d1, ...) for "none". Raises ValueError for an index out of range. The mean of no rows is
     NaN. Source: torch.nn.functional.cross_entropy.
     """
-    return OPS["cross_entropy"].forward(
-        x, target, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
-    )[0]
 
 
+@face
 def nll_loss(
     x: ArrayLike,
     target: ArrayLike,
@@ -485,48 +418,48 @@ def nll_loss(
 
     Source: torch.nn.functional.nll_loss.
     """
-    return OPS["nll_loss"].forward(x, target, weight=weight, ignore_index=ignore_index, reduction=reduction)[0]
 
 
+@face
 def mse_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Array:
     """(x - target)^2 for arrays of one shape; reduction "mean" (over all elements), "sum" or "none".
 
     Returns a 0-d array, or x's shape for "none". Source: torch.nn.functional.mse_loss.
     """
-    return OPS["mse_loss"].forward(x, target, reduction=reduction)[0]
 
 
+@face
 def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Array:
     """|x - target|; the gradient is 0 where they are equal. Otherwise as `mse_loss`.
 
     Source: torch.nn.functional.l1_loss.
     """
-    return OPS["l1_loss"].forward(x, target, reduction=reduction)[0]
 
 
+@face
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Array:
     """x where x > 0, else negative_slope * x. Source: torch.nn.functional.leaky_relu."""
-    return OPS["leaky_relu"].forward(x, negative_slope)[0]
 
 
+@face
 def prelu(x: ArrayLike, weight: ArrayLike) -> Array:
     """x where x > 0, else weight[c] * x: x (N, C, *spatial), weight (C,), or (1,) for all channels.
 
     Source: torch.nn.functional.prelu.
     """
-    return OPS["prelu"].forward(x, weight)[0]
 
 
+@face
 def elu(x: ArrayLike, alpha: float = 1.0) -> Array:
     """x where x > 0, else alpha * (exp(x) - 1). Source: torch.nn.functional.elu."""
-    return OPS["elu"].forward(x, alpha)[0]
 
 
+@face
 def selu(x: ArrayLike) -> Array:
     """scale * elu(x, alpha) with the constants of self-normalising nets. Source: torch.nn.functional.selu."""
-    return OPS["selu"].forward(x)[0]
 
 
+@face
 def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """x * Phi(x), Phi the normal distribution function.
 
@@ -534,34 +467,34 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
 
     Source: torch.nn.functional.gelu.
     """
-    return OPS["gelu"].forward(x, approximate=approximate)[0]
 
 
+@face
 def silu(x: ArrayLike) -> Array:
     """x * sigmoid(x), also called swish. Source: torch.nn.functional.silu."""
-    return OPS["silu"].forward(x)[0]
 
 
+@face
 def sigmoid(x: ArrayLike) -> Array:
     """1 / (1 + exp(-x)). Source: torch.nn.functional.sigmoid."""
-    return OPS["sigmoid"].forward(x)[0]
 
 
+@face
 def tanh(x: ArrayLike) -> Array:
     """The hyperbolic tangent, elementwise. Source: torch.nn.functional.tanh."""
-    return OPS["tanh"].forward(x)[0]
 
 
+@face
 def softplus(x: ArrayLike, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """log(1 + exp(beta * x)) / beta where beta * x <= threshold, else x. Source: torch.nn.functional.softplus."""
-    return OPS["softplus"].forward(x, beta, threshold)[0]
 
 
+@face
 def hardswish(x: ArrayLike) -> Array:
     """x * min(max(x + 3, 0), 6) / 6. Source: torch.nn.functional.hardswish."""
-    return OPS["hardswish"].forward(x)[0]
 
 
+@face
 def instance_norm(
     x: ArrayLike,
     running_mean: Array | None = None,
@@ -581,9 +514,9 @@ def instance_norm(
 
     Returns an array of x's shape. Source: torch.nn.functional.instance_norm.
     """
-    return OPS["instance_norm"].forward(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)[0]
 
 
+@face
 def group_norm(
     x: ArrayLike, num_groups: int, weight: ArrayLike | None = None, bias: ArrayLike | None = None, eps: float = 1e-5
 ) -> Array:
@@ -595,9 +528,9 @@ def group_norm(
 
     Returns an array of x's shape. Source: torch.nn.functional.group_norm.
     """
-    return OPS["group_norm"].forward(x, num_groups, weight, bias, eps)[0]
 
 
+@face
 def layer_norm(
     x: ArrayLike,
     normalized_shape: Sizes,
@@ -613,9 +546,9 @@ def layer_norm(
 
     Returns an array of x's shape. Source: torch.nn.functional.layer_norm.
     """
-    return OPS["layer_norm"].forward(x, normalized_shape, weight, bias, eps)[0]
 
 
+@face
 def local_response_norm(x: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
     """x / (k + alpha / size * s)^beta, s the sum of x^2 over `size` neighbouring channels at the same position.
 
@@ -623,9 +556,9 @@ def local_response_norm(x: ArrayLike, size: int, alpha: float = 1e-4, beta: floa
 
     Returns an array of x's shape. Source: torch.nn.functional.local_response_norm (alpha is divided by size).
     """
-    return OPS["local_response_norm"].forward(x, size, alpha, beta, k)[0]
 
 
+@face
 def bce_with_logits(
     x: ArrayLike,
     target: ArrayLike,
@@ -643,9 +576,9 @@ def bce_with_logits(
 
     Returns a 0-d array, or x's shape for "none". Source: torch.nn.functional.binary_cross_entropy_with_logits.
     """
-    return OPS["bce_with_logits"].forward(x, target, weight=weight, pos_weight=pos_weight, reduction=reduction)[0]
 
 
+@face
 def lp_pool1d(
     x: ArrayLike,
     norm_type: float,
@@ -656,9 +589,9 @@ def lp_pool1d(
     ceil_mode: bool = False,
 ) -> Array:
     """The p-norm of every window along one axis: x (N, C, L) -> (N, C, L'). See `lp_pool2d`."""
-    return OPS["lp_pool1d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
 
 
+@face
 def lp_pool2d(
     x: ArrayLike,
     norm_type: float,
@@ -680,9 +613,9 @@ def lp_pool2d(
     Returns (N, C, H', W'), as `avg_pool2d`. The gradient of a window of zeros is 0. Source: ONNX LpPool (PyTorch sums
     x ** p without the absolute value and rescales windows that ceil_mode cuts off).
     """
-    return OPS["lp_pool2d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
 
 
+@face
 def lp_pool3d(
     x: ArrayLike,
     norm_type: float,
@@ -693,14 +626,14 @@ def lp_pool3d(
     ceil_mode: bool = False,
 ) -> Array:
     """The p-norm of every window of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `lp_pool2d`."""
-    return OPS["lp_pool3d"].forward(x, norm_type, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)[0]
 
 
+@face
 def adaptive_avg_pool1d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
     """Average pooling along one axis: x (N, C, L) -> (N, C, output_size). See `adaptive_avg_pool2d`."""
-    return OPS["adaptive_avg_pool1d"].forward(x, output_size)[0]
 
 
+@face
 def adaptive_avg_pool2d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
     """The average of as many windows as are asked for: window o of m covers floor(o n / m) .. ceil((o + 1) n / m) - 1.
 
@@ -709,19 +642,19 @@ def adaptive_avg_pool2d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
 
     Returns (N, C, *output_size). Source: torch.nn.functional.adaptive_avg_pool2d.
     """
-    return OPS["adaptive_avg_pool2d"].forward(x, output_size)[0]
 
 
+@face
 def adaptive_avg_pool3d(x: ArrayLike, output_size: AdaptiveSizes) -> Array:
     """Average pooling of volumes: x (N, C, D, H, W) -> (N, C, *output_size). See `adaptive_avg_pool2d`."""
-    return OPS["adaptive_avg_pool3d"].forward(x, output_size)[0]
 
 
+@face
 def adaptive_max_pool1d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
     """Max pooling along one axis: x (N, C, L) -> (N, C, output_size). See `adaptive_max_pool2d`."""
-    return OPS["adaptive_max_pool1d"].forward(x, output_size, return_indices=return_indices)[0]
 
 
+@face
 def adaptive_max_pool2d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
     """The maximum of as many windows as are asked for, the windows of `adaptive_avg_pool2d`.
 
@@ -731,14 +664,14 @@ def adaptive_max_pool2d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indi
 
     Returns (N, C, *output_size). Source: torch.nn.functional.adaptive_max_pool2d.
     """
-    return OPS["adaptive_max_pool2d"].forward(x, output_size, return_indices=return_indices)[0]
 
 
+@face
 def adaptive_max_pool3d(x: ArrayLike, output_size: AdaptiveSizes, *, return_indices: bool = False) -> Any:
     """Max pooling of volumes: x (N, C, D, H, W) -> (N, C, *output_size). See `adaptive_max_pool2d`."""
-    return OPS["adaptive_max_pool3d"].forward(x, output_size, return_indices=return_indices)[0]
 
 
+@face
 def max_unpool1d(
     x: ArrayLike,
     indices: ArrayLike,
@@ -749,11 +682,9 @@ def max_unpool1d(
     output_size: Sizes | None = None,
 ) -> Array:
     """Unpooling along one axis: x (N, C, L) -> (N, C, L'). See `max_unpool2d`."""
-    return OPS["max_unpool1d"].forward(
-        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
-    )[0]
 
 
+@face
 def max_unpool2d(
     x: ArrayLike,
     indices: ArrayLike,
@@ -772,11 +703,9 @@ def max_unpool2d(
     Returns (N, C, H, W), by default H = (H' - 1) * stride - before - after + R. Where an index occurs more than once,
     the last value stays; the gradient is dy at the indices. Source: torch.nn.functional.max_unpool2d.
     """
-    return OPS["max_unpool2d"].forward(
-        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
-    )[0]
 
 
+@face
 def max_unpool3d(
     x: ArrayLike,
     indices: ArrayLike,
@@ -787,11 +716,9 @@ def max_unpool3d(
     output_size: Sizes | None = None,
 ) -> Array:
     """Unpooling of volumes: x (N, C, D, H, W) -> (N, C, D', H', W'). See `max_unpool2d`."""
-    return OPS["max_unpool3d"].forward(
-        x, indices, kernel_size, stride=stride, padding=padding, output_size=output_size
-    )[0]
 
 
+@face
 def function_pool2d(
     x: ArrayLike,
     function: Callable[[Array], ArrayLike],
@@ -815,9 +742,9 @@ def function_pool2d(
     Returns (N, C, H', W'), as `avg_pool2d`. Raises ShapeError and TypeError for what `function` and `vjp` return, too.
     Source: the chapter, pooling by a learnable function.
     """
-    return OPS["function_pool2d"].forward(x, function, kernel_size, stride=stride, padding=padding, vjp=vjp)[0]
 
 
+@face
 def resize(
     x: ArrayLike,
     *,
@@ -836,7 +763,9 @@ def resize(
 
     Returns (N, C, *size). Source: torch.nn.functional.interpolate with antialias=False and recompute_scale_factor=None.
     """
-    return OPS["resize"].forward(x, size=size, scale=scale, mode=mode, align_corners=align_corners)[0]
+
+
+reserve(globals())
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv import functional
 from fastconv.ops import OPS
+from fastconv.ops.registry import bound
 
 if TYPE_CHECKING:
     from fastconv.functional import *  # noqa: F403
@@ -21,18 +22,12 @@ if TYPE_CHECKING:
 def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
     reference = OPS[name].reference
     assert reference is not None, name
-    signature = inspect.signature(twin)
-
-    @functools.wraps(twin)
-    def function(*arrays: Any, **options: Any) -> Any:
-        try:
-            signature.bind(*arrays, **options)
-        except TypeError as error:
-            raise TypeError(f"{name}() {error}") from None
-        return reference(*arrays, **options)[0]
-
+    function = bound(twin, reference)
     function.__module__ = __name__
     function.__doc__ = f"`fastconv.functional.{name}` in naive loops.\n\n    {twin.__doc__}"
+    function.__signature__ = inspect.signature(twin)  # type: ignore[attr-defined]
+    loops = reference.func if isinstance(reference, functools.partial) else reference
+    function.__wrapped__ = loops  # type: ignore[attr-defined]  # what inspect.getsource shows
     return function
 
 

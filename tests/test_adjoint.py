@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv._ext import lowering
+from fastconv._ext.conv import lowering
 from fastconv.arrays import channels_last, lift
 from fastconv.ops.naive import windows
 from fastconv.window import Window

@@ -8,18 +8,18 @@ from support import own_ops
 
 import fastconv
 from fastconv import functional
-from fastconv.compare import KERNELS, Versions, verify
-from fastconv.plain import CASES, PLAIN
-from fastconv.shapes import CONVOLUTIONS, TRANSPOSED, Case, ConvShape, conv_case
+from fastconv.lab.compare import KERNELS, Versions, verify
+from fastconv.lab.numpy_baseline import CASES, PLAIN
+from fastconv.lab.shapes import CONVOLUTIONS, TRANSPOSED, Case, ConvShape, conv_case
 
 ALL = [case for op in CASES for case in CASES[op]]
 
 
 def test_every_operation_has_a_case_that_is_timed_and_one_for_the_naive_loops():
     for op in own_ops():
-        assert CASES.get(op), f"{op}: time a call of it in fastconv/plain.py"
+        assert CASES.get(op), f"{op}: time a call of it in fastconv/lab/numpy_baseline.py"
         assert any(case.naive for case in CASES[op]), op
-        assert op in PLAIN, f"{op}: add it to fastconv/plain.py"
+        assert op in PLAIN, f"{op}: add it to fastconv/lab/numpy_baseline.py"
 
 
 def test_cases_name_operations_and_have_names_of_their_own():

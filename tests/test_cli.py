@@ -15,8 +15,8 @@ import pytest
 import fastconv
 from fastconv import augment, datasets, models, optim
 from fastconv.cli import data, main, rundir
-from fastconv.recipes import RECIPES
 from fastconv.training.checkpoint import load_net
+from fastconv.training.recipes import RECIPES
 
 ALWAYS = {"config.json", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json", "result.json"}
 PICTURES = {"curve.png", "confusion.png", "mistakes.png"}

@@ -1,4 +1,4 @@
-"""`fastconv.compare`: three versions of a kernel, verified, timed in turn, reported."""
+"""`fastconv.lab.compare`: three versions of a kernel, verified, timed in turn, reported."""
 
 import itertools
 import json
@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from fastconv import compare as module
-from fastconv.compare import KERNELS, Report, Row, Versions, compare, numpy_blas, race, verify
-from fastconv.plain import CASES, PLAIN
+from fastconv.lab import compare as module
+from fastconv.lab.compare import KERNELS, Report, Row, Versions, compare, numpy_blas, race, verify
+from fastconv.lab.numpy_baseline import CASES, PLAIN
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import ShapeError, functional, trace, vjp
-from fastconv.engine import ALGORITHMS
-from fastconv.plain import PLAIN
-from fastconv.shapes import ConvShape
+from fastconv import ShapeError, functional, vjp
+from fastconv.engine import ALGORITHMS, trace
+from fastconv.lab.numpy_baseline import PLAIN
+from fastconv.lab.shapes import ConvShape
 
 TOLERANCE = 3e-5  # of the largest value, float32: what "auto" may choose
 TOLERANCE64 = 1e-12

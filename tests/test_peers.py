@@ -11,7 +11,7 @@ import pytest
 
 import fastconv
 from fastconv import functional
-from fastconv.shapes import CONVOLUTIONS, TRANSPOSED, conv_case
+from fastconv.lab.shapes import CONVOLUTIONS, TRANSPOSED, conv_case
 
 BENCH = Path(__file__).parent.parent / "bench"
 if not BENCH.is_dir():

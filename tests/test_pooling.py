@@ -160,7 +160,7 @@ def test_downsample_and_upsample_are_adjoint(channels):
 @pytest.mark.parametrize("channels", [1, 2, 5, 16, 33])
 def test_the_cut_into_tasks_changes_nothing(name, channels, monkeypatch):
     """Bands of one image, overlapping or not, give what one task gives."""
-    from fastconv.ops import pool
+    from fastconv.ops.pool import windows
 
     x = np.random.default_rng(5).standard_normal((1, channels, 61, 7)).astype(np.float32)
     function = getattr(functional, name)
@@ -169,9 +169,9 @@ def test_the_cut_into_tasks_changes_nothing(name, channels, monkeypatch):
         dy = np.random.default_rng(6).integers(-4, 5, y.shape)
         dx = pullback(dy)[0]
         with monkeypatch.context() as patch:
-            patch.setattr(pool, "TASK_ELEMENTS", 1)
-            patch.setattr(pool, "HALO", 1)
-            patch.setattr(pool, "KEPT_PLANE", 0)
+            patch.setattr(windows, "TASK_ELEMENTS", 1)
+            patch.setattr(windows, "HALO", 1)
+            patch.setattr(windows, "KEPT_PLANE", 0)
             fastconv.set_num_threads(2)
             patch.setattr(fastconv.machine.threads, "BYTES_PER_THREAD", 1)
             again, pull = vjp(function, x, **options)

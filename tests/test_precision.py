@@ -12,7 +12,8 @@ import pytest
 from test_engine_fuzz import arrays_of, random_shape
 
 import fastconv
-from fastconv import engine, functional, get_precision, precision, reference, set_precision, trace, vjp
+from fastconv import engine, functional, get_precision, precision, reference, set_precision, vjp
+from fastconv.engine import trace
 from fastconv.engine.borders import boxes
 from fastconv.layers import Conv2d, ReLU, Sequential
 

@@ -14,7 +14,7 @@ from fastconv import analysis
 from fastconv.analysis import reach
 from fastconv.analysis.reach import RULES
 from fastconv.analysis.receptive import Reader, Region
-from fastconv.analysis.trace import trace
+from fastconv.analysis.steps import trace
 from fastconv.layers import LAYERS, Context
 
 NUDGES = (10.0, -10.0, 1.0)  # what a position is changed by: a maximum's winner, either side of a kink

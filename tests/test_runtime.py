@@ -14,7 +14,7 @@ import pytest
 
 import fastconv
 from fastconv import functional, machine, vjp
-from fastconv._ext import lowering
+from fastconv._ext.conv import lowering
 from fastconv.machine import cgroup
 
 TIMEOUT = 60  # seconds after which a process counts as hanging

@@ -52,7 +52,7 @@ BITS = """
 import hashlib
 import numpy as np
 from fastconv import functional, vjp
-from fastconv._ext import update
+from fastconv._ext import optim
 rng = np.random.default_rng(0)
 found = hashlib.sha256()
 for dtype in (np.float32, np.float64):
@@ -74,9 +74,9 @@ for dtype in (np.float32, np.float64):
                     found.update(np.ascontiguousarray(array).tobytes())
     for size in (1, 7, 1000, 40_001):
         p, g, m, v, t = draw(size), draw(size), draw(size), draw(size) ** 2, draw(size) ** 2
-        update.sgd(p, g, m, 0.9, 0.01, 0.1, 0.9, True, 1)
-        update.adam(p, g, m, v, t, 0.9, 0.01, 0.99, 0.9, 0.999, 0.01, 0.7, 1e-8, 1)
-        update.rmsprop(p, g, v, m, t, 0.9, 0.01, 0.1, 0.9, 1e-8, 0.5, 1)
+        optim.sgd(p, g, m, 0.9, 0.01, 0.1, 0.9, True, 1)
+        optim.adam(p, g, m, v, t, 0.9, 0.01, 0.99, 0.9, 0.999, 0.01, 0.7, 1e-8, 1)
+        optim.rmsprop(p, g, v, m, t, 0.9, 0.01, 0.1, 0.9, 1e-8, 0.5, 1)
         for array in (p, m, v, t):
             found.update(array.tobytes())
 print(found.hexdigest())
@@ -84,7 +84,7 @@ print(found.hexdigest())
 
 
 def test_what_passes_over_memory_has_the_same_bits_at_every_level():
-    """No fused multiply-adds: update.pyx, rows.pyx and resampling.pyx are compiled with -ffp-contract=off."""
+    """No fused multiply-adds: optim.pyx, norm.pyx and resampling.pyx are compiled with -ffp-contract=off."""
     found = {}
     for level in simd.simd_levels():
         done = python("-c", BITS, level=level)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import explanation, functional, models, trace, vjp
-from fastconv.engine import ALGORITHMS
+from fastconv import functional, models, vjp
+from fastconv.analysis import explain as explanation
+from fastconv.engine import ALGORITHMS, trace
+from fastconv.lab.shapes import ConvShape, conv_case
 from fastconv.machine import memory
-from fastconv.shapes import ConvShape, conv_case
 
 NAMES = set(ALGORITHMS) - {"auto"}
 SHAPES = [

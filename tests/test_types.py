@@ -17,7 +17,8 @@ from fastconv import _ext
 
 PACKAGE = Path(fastconv.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
-STUBS = sorted(Path(_ext.__path__[0]).glob("*.pyi"))
+KERNELS = Path(_ext.__path__[0])
+STUBS = sorted(KERNELS.rglob("*.pyi"))
 CONSTRUCTOR = re.compile(r"^cdef class (\w+).*?def __cinit__\(self,?(.*?)\)", re.M | re.S)
 
 # --- as a user's mypy has it -----------------------------------------------------------------------------------------
@@ -167,21 +168,33 @@ def differences(stub, module, source):
 
 @pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.stem)
 def test_a_stub_says_what_the_module_has(stub):
-    module = importlib.import_module(f"fastconv._ext.{stub.stem}")
+    module = importlib.import_module(".".join(["fastconv._ext", *stub.relative_to(KERNELS).with_suffix("").parts]))
     assert differences(stub.read_text(), module, stub.with_suffix(".pyx").read_text()) == []
 
 
 def test_every_kernel_module_has_a_stub():
-    sources = {path.stem for path in Path(_ext.__path__[0]).glob("*.pyx")}
-    assert sources == {path.stem for path in STUBS}
+    sources = {path.with_suffix("") for path in KERNELS.rglob("*.pyx")}
+    assert sources == {path.with_suffix("") for path in STUBS}
     assert len(sources) > 10
+
+
+def test_every_header_has_a_module_of_its_name_in_its_room():
+    """But for simd/, which all use: NAME.h and NAME_typed.h belong to NAME.pyx (or .pxd, which is included itself)."""
+    strays = []
+    for header in KERNELS.rglob("*.h"):
+        room, name = header.parent, header.stem.removesuffix("_typed")
+        if room.name == name:  # team/, the C library of team.pyx
+            room = room.parent
+        if room.name != "simd" and not any(Path(room, name + end).exists() for end in (".pyx", ".pxd")):
+            strays.append(str(header.relative_to(KERNELS)))
+    assert strays == []
 
 
 def test_a_wrong_stub_is_caught():
     from fastconv._ext import layout, memory
 
-    source = Path(_ext.__path__[0], "memory.pyx").read_text()
-    stub = Path(_ext.__path__[0], "memory.pyi").read_text()
+    source = Path(KERNELS, "memory.pyx").read_text()
+    stub = Path(KERNELS, "memory.pyi").read_text()
     for right, wrong, complaint in (
         ("def trim()", "def prune()", ["prune is not in the module", "trim is not in the stub"]),
         ("nbytes: int) -> None: ...\ndef cached", "size: int) -> None: ...\ndef cached", ["set_limit(size) is "]),

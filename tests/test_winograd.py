@@ -8,7 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import engine, functional
-from fastconv._ext import winograd as kernels
+from fastconv._ext.conv import winograd as kernels
 from fastconv.engine import Problem, im2col, winograd
 from fastconv.machine import simd
 from fastconv.window import Window

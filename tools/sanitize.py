@@ -29,7 +29,7 @@ RUN = """
 import sys, pytest
 from fastconv import _ext
 from fastconv.machine import memory
-from fastconv._ext import lowering
+from fastconv._ext.conv import lowering
 assert lowering.__file__.startswith({library!r}), lowering.__file__
 memory.POOLED = 1 << 62
 sys.exit(pytest.main(sys.argv[1:]))

@@ -1,5 +1,8 @@
 """Cython kernels: loops only. Python decides, Cython loops.
 
+`conv/` holds the convolutions' kernels, `pool/` pooling's, `team/` the thread team, `simd/` what knows an instruction
+set; the modules beside them are named by their task.
+
 Kernels allocate nothing, validate nothing, take `const` views and an `out`, and release the GIL; every index was proven
 in range by the operation that calls them.
 """

@@ -6,9 +6,9 @@
 
 #include <stdint.h>
 
-#include "simd.h"
-#include "streams.h"
-#include "vectors.h"
+#include "simd/cpu.h"
+#include "simd/streams.h"
+#include "simd/vectors.h"
 
 #define RECORDS (1 << 16) /* bytes of a line of records, at most */
 #define ALIASED 1024      /* bytes: rows that such a number lies between share the sets of L1 */
@@ -23,13 +23,13 @@
 
 #define REAL float
 #define PIECE 4 /* elements of 16 bytes */
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef REAL
 #undef PIECE
 
 #define REAL double
 #define PIECE 2
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef TYPED
 #undef REAL
 #undef PIECE

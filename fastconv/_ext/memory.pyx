@@ -8,7 +8,7 @@ it.
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free
 
-cdef extern from "pages.h" nogil:
+cdef extern from "memory.h" nogil:
     void *pages_allocate(size_t bytes)
 
 cdef dict _free_lists = {}  # size class in bytes -> list of addresses

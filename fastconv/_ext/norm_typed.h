@@ -9,50 +9,6 @@
 typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 typedef float Floats __attribute__((vector_size(BYTES)));
 
-/* The lines AHEAD of x[0 .. count - 1] are fetched: wide vectors take lines faster than the hardware brings them of its
-   own accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
-TARGET INLINE void NAME(fetch)(const REAL *x, ptrdiff_t count)
-{
-    for (ptrdiff_t i = 0; BYTES > 16 && i < count; i += CACHE_LINE / sizeof(REAL))
-        __builtin_prefetch((const char *)(x + i) + AHEAD);
-}
-
-TARGET static void NAME(column_sums)(const REAL *restrict x, double *restrict sums, ptrdiff_t rows, ptrdiff_t width)
-{
-    for (ptrdiff_t j = 0; j < width; j++)
-        sums[j] = 0;
-    for (; rows >= 4 && width <= NARROW; rows -= 4, x += 4 * width) {
-        NAME(fetch)(x, 4 * width);
-        for (ptrdiff_t j = 0; j < width; j++) /* one by one, but kept in a register meanwhile */
-            sums[j] = sums[j] + x[j] + x[width + j] + x[2 * width + j] + x[3 * width + j];
-    }
-    for (; rows > 0; rows--, x += width) {
-        NAME(fetch)(x, width);
-        for (ptrdiff_t j = 0; j < width; j++)
-            sums[j] += x[j];
-    }
-}
-
-TARGET static void NAME(add_in_order)(
-    const REAL *restrict partial, REAL *restrict y, ptrdiff_t terms, ptrdiff_t size, ptrdiff_t count)
-{
-    memcpy(y, partial, count * sizeof(REAL));
-    partial += size;
-    for (terms -= 1; terms >= 4; terms -= 4, partial += 4 * size)
-        for (ptrdiff_t j = 0; j < count; j++)
-            y[j] = y[j] + partial[j] + partial[size + j] + partial[2 * size + j] + partial[3 * size + j];
-    for (; terms > 0; terms--, partial += size)
-        for (ptrdiff_t j = 0; j < count; j++)
-            y[j] += partial[j];
-}
-
-TARGET static void NAME(add_row)(REAL *restrict x, const REAL *restrict row, ptrdiff_t rows, ptrdiff_t width)
-{
-    for (; rows > 0; rows--, x += width)
-        for (ptrdiff_t j = 0; j < width; j++)
-            x[j] += row[j];
-}
-
 /* --- statistics of channels: `count` elements in rows of `width`, the last of which may be cut short -------------- */
 
 /* Eight rows' terms are added in REAL before they join the sums; two at a time, so that registers suffice. */
@@ -68,7 +24,7 @@ TARGET static void NAME(moments)(
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = squares[j] = 0;
     for (; count >= 8 * width; count -= 8 * width, x += 8 * width) {
-        NAME(fetch)(x, 8 * width);
+        FETCH(x, 8 * width * sizeof(REAL));
         for (ptrdiff_t j = 0; j < width; j++) {
             const REAL a = CENTRED(0) + CENTRED(1), a2 = SQUARE(0) + SQUARE(1);
             const REAL b = CENTRED(2) + CENTRED(3), b2 = SQUARE(2) + SQUARE(3);
@@ -144,34 +100,6 @@ TARGET static void NAME(scale_shift_backward)(
     for (; count > 0; count -= width, dy += width, x += width, dx += width)
         for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
             dx[j] = dy[j] * scale[j] + CENTRED(0) * slope[j] + shift[j];
-}
-
-TARGET static void NAME(prelu)(
-    const REAL *restrict x, const REAL *restrict weight, REAL *restrict y, ptrdiff_t count, ptrdiff_t width)
-{
-    for (; count > 0; count -= width, x += width, y += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            const REAL below = x[j] * weight[j];
-            y[j] = x[j] > 0 ? x[j] : below;
-        }
-}
-
-TARGET static void NAME(prelu_backward)(
-    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict weight, REAL *restrict dx,
-    double *restrict sums, ptrdiff_t count, ptrdiff_t width)
-{
-    for (ptrdiff_t j = 0; j < width; j++)
-        sums[j] = 0;
-    for (; count > 0; count -= width, dy += width, x += width, dx += width) {
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            const REAL below = dy[j] * weight[j];
-            dx[j] = x[j] > 0 ? dy[j] : below;
-        }
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) { /* apart: both choices at once would not be vectorised */
-            const REAL product = dy[j] * x[j];
-            sums[j] += x[j] > 0 ? 0 : product;
-        }
-    }
 }
 
 #undef Reals

@@ -4,9 +4,9 @@
    vectors of 16, 32 and 64 bytes: the widest that the CPU has and a run fills. All give
    the same bits. */
 
-#include "simd.h"
-#include "streams.h"
-#include "vectors.h"
+#include "simd/cpu.h"
+#include "simd/streams.h"
+#include "simd/vectors.h"
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
 #define TYPED "resampling_typed.h"
@@ -14,13 +14,13 @@
 #define REAL float
 #define BYTES 4
 #include TYPED
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef REAL
 
 #define REAL double
 #define BYTES 8
 #include TYPED
-#include "every_width.h"
+#include "simd/every_width.h"
 #undef TYPED
 #undef REAL
 

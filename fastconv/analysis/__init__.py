@@ -8,7 +8,8 @@
     to_scanner                               a trained classifier that slides over larger images
     window_indices                           which element of its window a maximum is, 1 … L * L
 
-`reach.py` says what every layer reads, `trace.py` follows a net without computing it.
+`steps.py` follows a net without computing it, `reach.py` says what every layer reads, `explain.py` what served it:
+`fastconv.explain`.
 """
 
 from fastconv.analysis.geometry import conv_matrix, infer_padding, window_indices
@@ -20,8 +21,8 @@ from fastconv.analysis.receptive import (
     receptive_field,
 )
 from fastconv.analysis.scanner import to_scanner
+from fastconv.analysis.steps import output_shape
 from fastconv.analysis.table import Row, Summary, summary
-from fastconv.analysis.trace import output_shape
 
 __all__ = [
     "ReceptiveField",

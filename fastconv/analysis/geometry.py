@@ -13,7 +13,7 @@ from fastconv import functional
 from fastconv.arrays import as_floats
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
-from fastconv.ops.pool import prepare
+from fastconv.ops.pool.windows import prepare
 from fastconv.window import Window, integers
 
 if TYPE_CHECKING:

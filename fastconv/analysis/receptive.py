@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
-from fastconv.analysis.trace import INPUT, Shape, Trace, trace
+from fastconv.analysis.steps import INPUT, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import add, concat, split

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.analysis.reach import POINTWISE, Adaptive, Sliding, reach_of
-from fastconv.analysis.trace import Shape
+from fastconv.analysis.steps import Shape
 from fastconv.errors import ShapeError
 from fastconv.layers import conv, norm, pool
 from fastconv.layers.base import Context, Layer, OpLayer

@@ -13,7 +13,7 @@ import numpy as np
 from fastconv import engine
 from fastconv.analysis.reach import Sliding, reach_of
 from fastconv.analysis.receptive import Reader, ReceptiveField
-from fastconv.analysis.trace import Shape, trace
+from fastconv.analysis.steps import Shape, trace
 from fastconv.engine.phases import across, phases
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.window import AXES, Window

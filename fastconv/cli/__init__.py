@@ -18,9 +18,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastconv import __version__, _command
+from fastconv import _command
 from fastconv.cli import bench, compare, export, info, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
+from fastconv.version import __version__
 
 __all__ = ["main"]
 

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastconv.compare import compare
-    from fastconv.plain import CASES, PLAIN
+    from fastconv.lab.compare import compare
+    from fastconv.lab.numpy_baseline import CASES, PLAIN
     from fastconv.plots import need_matplotlib
 
     known = sorted(CASES.keys() & PLAIN.keys())

@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import __version__
 from fastconv.cli.common import Failure, UsageError
 from fastconv.cli.data import SETS
 from fastconv.errors import FormatError
 from fastconv.files import replace_text
 from fastconv.layers.base import Layer
 from fastconv.machine.memory import require_array
-from fastconv.recipes import Recipe
 from fastconv.training.checkpoint import as_format_error, read_json
 from fastconv.training.history import History
+from fastconv.training.recipes import Recipe
+from fastconv.version import __version__
 
 __all__ = ["Config", "check_regular", "check_unused", "create", "locked", "need_fit", "write_history", "write_json"]
 

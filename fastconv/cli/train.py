@@ -1,8 +1,8 @@
 """Train a net on a data set and leave a run folder: weights, history, pictures.
 
-The recipe of the data set (fastconv/recipes.py) says how, unless options say otherwise. All training images are trained
-on, unless --validation is given, or there is neither a test nor a validation part; the test images are looked at once,
-at the end.
+The recipe of the data set (fastconv/training/recipes.py) says how, unless options say otherwise. All training images
+are trained on, unless --validation is given, or there is neither a test nor a validation part; the test images are
+looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastconv import plots
 from fastconv.cli import rundir
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
 from fastconv.errors import FormatError
-from fastconv.recipes import RECIPES, Recipe
+from fastconv.training.recipes import RECIPES, Recipe
 
 __all__ = ["NAME", "add_arguments", "run"]
 

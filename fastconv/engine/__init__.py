@@ -29,14 +29,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._ext import lowering
+from fastconv._ext.conv import lowering
 from fastconv.arrays import add_bias, channel_sums, channels_last
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
 from fastconv.engine.contract import Algorithm, Direction, Plan, Problem
 from fastconv.engine.precision import get_precision
+from fastconv.engine.trace import watched
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
-from fastconv.trace import watched
 
 __all__ = [
     "ALGORITHMS", "Direction", "Policy", "Problem", "forward", "gradient_input", "gradient_weights",

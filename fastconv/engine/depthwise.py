@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._ext import depthwise, rows
+from fastconv._ext import reduce
+from fastconv._ext.conv import depthwise
 from fastconv.engine import grouped
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.grouped import MOST_PER_GROUP
@@ -89,7 +90,7 @@ def _gradient_weights(p: Problem) -> Plan:
         partial = allocate(op, (tasks, *shape), x.dtype)
         depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, prefetches, threads)
         total = allocate(op, shape, x.dtype)
-        rows.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
+        reduce.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
         found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
         dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
 

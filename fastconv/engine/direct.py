@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from fastconv._ext import direct
+from fastconv._ext.conv import direct
 from fastconv.engine import planar
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._ext import grouped
+from fastconv._ext.conv import grouped
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastconv._ext import lowering, rows
+from fastconv._ext import reduce
+from fastconv._ext.conv import lowering
 from fastconv.engine.contract import Direction, Plan, Problem
 from fastconv.machine import blas
 from fastconv.machine.blas import blas_held
@@ -92,7 +93,7 @@ def _gradient_weights(p: Problem) -> Plan:
         with blas_held():
             lowering.gradient_weights(x, dy, partial, p.window, p.groups, tile, columns)
         if chunks > 1:
-            rows.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), threads_for(partial.nbytes))
+            reduce.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), threads_for(partial.nbytes))
 
     return _plan(p, run, column, chunks, chunks * nbytes if chunks > 1 else 0)
 

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from fastconv._ext import narrow
+from fastconv._ext.conv import narrow
 from fastconv.engine import direct
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._ext import direct as tiles
-from fastconv._ext import planar
+from fastconv._ext.conv import direct as tiles
+from fastconv._ext.conv import planar
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd

@@ -14,6 +14,8 @@ import os
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 
+from fastconv.machine.config import SETTINGS
+
 __all__ = ["get_precision", "need_precision", "precision", "set_precision"]
 
 PRECISIONS = ("fast", "strict")
@@ -46,6 +48,9 @@ def get_precision() -> str:
     """The precision that holds here: that of the innermost `with precision(…):`, else the process's."""
     held = _held.get()
     return held[-1] if held else _default
+
+
+SETTINGS["precision"] = get_precision
 
 
 class precision(ContextDecorator):

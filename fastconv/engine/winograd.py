@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import rows
-from fastconv._ext import winograd as kernels
+from fastconv._ext import reduce
+from fastconv._ext.conv import winograd as kernels
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -260,7 +260,7 @@ def _gradient_weights(p: Problem) -> Plan:
             )
             if len(partial) > 1:
                 flat = partial.reshape(len(partial), -1)
-                rows.add_in_order(flat, split.reshape(-1), threads_for(partial.nbytes))
+                reduce.add_in_order(flat, split.reshape(-1), threads_for(partial.nbytes))
         else:
             v, m, u = scratch
             kernels.gradient_weights_pieces(

@@ -13,7 +13,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.machine.memory import require
-from fastconv.ops.norm import normalized
+from fastconv.ops.norm.layer import normalized
 from fastconv.window import integers
 
 __all__ = [

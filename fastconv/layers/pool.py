@@ -13,8 +13,10 @@ from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.layers.containers import gather, named_forward
 from fastconv.machine.memory import require
-from fastconv.ops import OPS, pool
-from fastconv.ops.function_pool import add_windows, all_windows
+from fastconv.ops import OPS
+from fastconv.ops.pool.function import add_windows, all_windows
+from fastconv.ops.pool.windows import check as check_window
+from fastconv.ops.pool.windows import prepare as prepare_window
 from fastconv.ops.registry import FUNCTIONS
 
 __all__ = [
@@ -247,13 +249,13 @@ class NetworkPool2d(Layer):
             raise TypeError(f"NetworkPool2d: network must be a layer, got {network!r}")
         self.network = network
         self._window = (kernel_size, stride, padding)
-        pool.check("network_pool2d", kernel_size, stride=stride, padding=padding)
+        check_window("network_pool2d", kernel_size, stride=stride, padding=padding)
 
     def children(self) -> dict[str, Layer]:
         return {"network": self.network}
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        a = pool.prepare("network_pool2d", x, *self._window, 1, ceil_mode=False)
+        a = prepare_window("network_pool2d", x, *self._window, 1, ceil_mode=False)
         taps = a.window.kernel[0] * a.window.kernel[1]
         count = x.shape[0] * x.shape[1] * a.output[0] * a.output[1]
         require("network_pool2d", x.itemsize * count * taps)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from fastconv.machine import memory, simd
 from fastconv.machine.blas import _blas
 from fastconv.machine.threads import get_num_threads, team_size, usable_cpus
+from fastconv.version import __version__
 
-__all__ = ["show_config"]
+__all__ = ["SETTINGS", "show_config"]
+
+SETTINGS: dict[str, Callable[[], Any]] = {}  # that rooms above this one have, by name
 
 
 def show_config() -> dict[str, Any]:
@@ -17,9 +21,6 @@ def show_config() -> dict[str, Any]:
     precision."""
     import numpy
     import scipy
-
-    from fastconv import __version__
-    from fastconv.engine.precision import get_precision
 
     config: dict[str, Any] = {
         "fastconv": __version__,
@@ -34,7 +35,7 @@ def show_config() -> dict[str, Any]:
         "team": "{} threads at most, {} helpers now".format(*team_size()),
         "usable_cpus": usable_cpus(),
         "workspace_limit": memory.get_workspace_limit(),
-        "precision": get_precision(),
+        **{name: get() for name, get in SETTINGS.items()},
     }
     notes = []
     if not config["blas_threads_held"]:

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from fastconv._ext import cpu as _kernels
+from fastconv._ext.simd import cpu as _kernels
 
 __all__ = ["SIMD_BYTES", "cpu_info", "is_amd_with_avx512", "simd_level", "simd_levels"]
 

@@ -15,6 +15,7 @@ from typing import Any
 from fastconv._ext import team as _team
 from fastconv.errors import integer
 from fastconv.machine import cgroup
+from fastconv.version import __version__
 
 __all__ = ["get_num_threads", "set_num_threads", "team_size", "threadpool_controller", "threads_for", "usable_cpus"]
 
@@ -131,8 +132,6 @@ class _Controller:
         set_num_threads(num_threads)
 
     def get_version(self) -> str:
-        from fastconv import __version__
-
         return __version__
 
 

@@ -1,8 +1,7 @@
-"""Activation functions: elementwise, with a weight per channel (prelu), and along an axis (softmax).
+"""Activation functions of every element by itself.
 
     relu          max(x, 0)
     leaky_relu    x where x > 0, else negative_slope * x
-    prelu         x where x > 0, else weight[c] * x         weight (C,) or (1,), c the index along axis 1
     elu           x where x > 0, else alpha * (exp(x) - 1)
     selu          1.0507... * elu(x, 1.6732...)
     gelu          x * Phi(x), Phi the normal distribution function;
@@ -12,42 +11,36 @@
     tanh          tanh(x)
     softplus      log(1 + exp(beta * x)) / beta where beta * x <= threshold, else x
     hardswish     x * min(max(x + 3, 0), 6) / 6
-    softmax       exp(x) / sum(exp(x))                      the sum over the axis `dim`
-    log_softmax   x - log(sum(exp(x)))
 
-All of them keep x's shape, the elementwise ones its order in memory too; NaN stays NaN. Gradients at kinks are
+All of them keep x's shape and order in memory; NaN stays NaN. Gradients at kinks are
 PyTorch's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise, rows
-from fastconv.arrays import as_floats, channels_last, logical
-from fastconv.errors import ShapeError, integer, nearest
+from fastconv._ext import activation as kernels
+from fastconv.arrays import as_floats
+from fastconv.errors import nearest
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import (
     Order,
-    Rows,
-    as_rows,
-    axis_of,
-    from_rows,
     in_memory_order,
     number,
     ordered,
     restored,
 )
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Gradients, add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
-    elementwise.ACTIVATIONS[name]
+    kernels.ACTIVATIONS[name]
     for name in (
         "RELU", "LEAKY_RELU", "ELU", "GELU", "GELU_TANH", "SILU", "SIGMOID", "TANH", "SOFTPLUS", "HARDSWISH",
     )
@@ -55,36 +48,6 @@ RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH
 CHEAP = (RELU, LEAKY_RELU, HARDSWISH)
 WORK = 8  # what an element of the others costs, in elements of the cheap ones
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-
-Gradients = tuple["np.ndarray | None", ...]
-
-# --- shape rule ------------------------------------------------------------------------------------------------------
-
-
-def prepare_prelu(x: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, weight = as_floats("prelu", x=x, weight=weight)
-    if weight is None:
-        raise TypeError("prelu: weight must hold real numbers, got None")
-    if x.ndim < 2:
-        raise ShapeError(f"prelu: x must have at least 2 axes (N C), got {x.ndim}: shape {x.shape}")
-    if weight.ndim > 1 or weight.size not in (1, x.shape[1]):
-        raise ShapeError(
-            f"prelu: weight must have one entry, or one per channel, shape ({x.shape[1]},), got {weight.shape}"
-        )
-    return x, weight
-
-
-def prepare_rows(op: str, x: Any, dim: Any) -> tuple[np.ndarray, int]:
-    """x and `dim`, counted from the front."""
-    (x,) = as_floats(op, x=x)
-    axis = axis_of(op, x, dim)
-    if axis and x.shape[axis] == 0:
-        raise ShapeError(f"{op}: x must not be empty along dim {axis}, got shape {x.shape}")
-    return x, axis
-
-
-def check_rows(op: str, *, dim: Any = 1) -> None:
-    integer(op, "dim", dim)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -171,61 +134,6 @@ def naive_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradi
     return np.array(dxs, dy.dtype).reshape(dy.shape), None, None
 
 
-def prelu_reference(x: Any, weight: Any) -> tuple[np.ndarray, Any]:
-    x, weight = prepare_prelu(x, weight)
-    weights = _weight_of_each(x, weight)
-    ys = [value if value > 0 else w * value for value, w in zip(x.ravel().tolist(), weights, strict=True)]
-    return np.array(ys, x.dtype).reshape(x.shape), (x, weight)
-
-
-def _weight_of_each(x: np.ndarray, weight: np.ndarray) -> list[float]:
-    """The weight that belongs to every element of x, in C order."""
-    pixels, channels = math.prod(x.shape[2:]), x.shape[1]
-    weights = weight.ravel().tolist()
-    return [weights[i // pixels % channels] if weight.size > 1 else weights[0] for i in range(x.size)]
-
-
-def prelu_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
-    x, weight = saved
-    pixels = math.prod(x.shape[2:])
-    dxs, dweights = [], [0.0] * weight.size
-    elements = zip(dy.ravel().tolist(), x.ravel().tolist(), _weight_of_each(x, weight), strict=True)
-    for i, (d, value, w) in enumerate(elements):
-        dxs.append(d if value > 0 else w * d)
-        if not value > 0:
-            dweights[i // pixels % weight.size] += d * value
-    return np.array(dxs, dy.dtype).reshape(x.shape), np.array(dweights, dy.dtype).reshape(weight.shape)
-
-
-def softmax_reference(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, Any]:
-    x, axis = prepare_rows(op, x, dim)
-    logs = [naive_log_softmax(row) for row in as_rows(op, x, axis).tolist()] if x.size else []
-    ys = logs if op == "log_softmax" else [[math.exp(value) for value in row] for row in logs]
-    return from_rows(np.array(ys, x.dtype), x.shape, axis), (logs, axis)
-
-
-def naive_log_softmax(row: Sequence[float]) -> list[float]:
-    top = max(row)
-    if math.isnan(sum(row)) or math.isinf(top):
-        return [math.nan] * len(row)
-    log_sum = math.log(sum(math.exp(value - top) for value in row))
-    return [(value - top) - log_sum for value in row]
-
-
-def softmax_reference_backward(op: str, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
-    logs, axis = saved
-    dxs = []
-    for row, ds in zip(logs, as_rows(op, dy, axis).tolist() if dy.size else [], strict=True):
-        ps = [math.exp(value) for value in row]
-        if op == "log_softmax":
-            total = sum(ds)
-            dxs.append([d - p * total for d, p in zip(ds, ps, strict=True)])
-        else:
-            total = sum(d * p for d, p in zip(ds, ps, strict=True))
-            dxs.append([(d - total) * p for d, p in zip(ds, ps, strict=True)])
-    return (from_rows(np.array(dxs, dy.dtype), dy.shape, axis),)
-
-
 # --- fast: elementwise, over memory as it lies -----------------------------------------------------------------------
 
 
@@ -242,7 +150,7 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     x, order = in_memory_order(op, x)
     y = allocate(op, x.shape, x.dtype)
     threads = threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
-    elementwise.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
+    kernels.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
     return restored(y, order), Saved(kind, x, order, a, b)
 
 
@@ -251,7 +159,7 @@ def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]
     dy = ordered(op, dy, order)
     dx = allocate(op, x.shape, x.dtype)
     threads = threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
-    elementwise.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
+    kernels.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
     return restored(dx, order), None, None
 
 
@@ -310,82 +218,6 @@ def hardswish(run: Run, x: Any) -> tuple[np.ndarray, Any]:
     return run("hardswish", HARDSWISH, x)
 
 
-# --- fast: prelu, over rows of channels ------------------------------------------------------------------------------
-
-
-class SavedPrelu(NamedTuple):
-    last: np.ndarray  # x, channels last
-    weight: np.ndarray
-    cut: Rows
-
-
-def prelu(x: Any, weight: Any) -> tuple[np.ndarray, SavedPrelu]:
-    x, weight = prepare_prelu(x, weight)
-    last = channels_last("prelu", x)
-    cut = Rows.of(1, x.size // weight.size, weight.size)
-    y = allocate("prelu", last.shape, x.dtype)
-    wide = cut.widen(weight.reshape(-1).copy(), x.dtype)
-    rows.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
-    return logical(y), SavedPrelu(last, weight, cut)
-
-
-def prelu_backward(dy: np.ndarray, saved: SavedPrelu, needs: tuple[bool, ...]) -> Gradients:
-    last, weight, cut = saved
-    dy_last = channels_last("prelu", dy)
-    dx = allocate("prelu", last.shape, dy.dtype)
-    sums = cut.sums("prelu", 1)
-    rows.prelu_backward(
-        cut.table(dy_last), cut.table(last), cut.widen(weight.reshape(-1).copy(), dy.dtype), cut.table(dx), sums,
-        cut.block_rows, threads_for(3 * dx.nbytes),
-    )  # fmt: skip
-    with np.errstate(all="ignore"):
-        dweight = cut.add_up(sums)[0, 0].astype(dy.dtype).reshape(weight.shape)
-    return logical(dx), dweight
-
-
-# --- fast: softmax, the axis last ------------------------------------------------------------------------------------
-
-
-class SavedRows(NamedTuple):
-    table: np.ndarray  # x (rows, length)
-    log_sums: np.ndarray  # (rows, 2) float64: the largest x, log(sum(exp(x - largest)))
-    shape: tuple[int, ...]
-    axis: int
-
-
-def softmax(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, SavedRows]:
-    x, axis = prepare_rows(op, x, dim)
-    table = as_rows(op, x, axis)
-    if not x.size:
-        return np.empty(x.shape, x.dtype), SavedRows(table, np.empty(0), x.shape, axis)
-    y = allocate(op, table.shape, x.dtype)
-    if op == "log_softmax":
-        log_sums = row_log_sums(op, table)
-        rows.log_softmax(table, log_sums, y, threads_for(2 * y.nbytes))
-    else:
-        log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-        rows.softmax(table, y, log_sums, threads_for(WORK * y.nbytes))
-    return from_rows(y, x.shape, axis), SavedRows(table, log_sums, x.shape, axis)
-
-
-def row_log_sums(op: str, table: np.ndarray) -> np.ndarray:
-    """(rows, 2) float64: every row's largest element, and the log of the sum of exp(row - largest)."""
-    log_sums = allocate(op, (len(table), 2), np.dtype(np.float64))
-    rows.log_sums(table, log_sums, threads_for(WORK * table.nbytes))
-    return log_sums
-
-
-def softmax_backward(op: str, dy: np.ndarray, saved: SavedRows, needs: tuple[bool, ...]) -> Gradients:
-    table, log_sums, shape, axis = saved
-    dy_rows = as_rows(op, dy, axis)
-    dx = allocate(op, table.shape, table.dtype)
-    if dx.size:
-        rows.softmax_backward(
-            dy_rows, table, log_sums, dx, op == "log_softmax", threads_for(WORK * dx.nbytes)
-        )  # fmt: skip
-    return (from_rows(dx, shape, axis),)
-
-
 for _face in (relu, leaky_relu, elu, selu, gelu, silu, sigmoid, tanh, softplus, hardswish):
     add(
         _face.__name__,
@@ -394,14 +226,4 @@ for _face in (relu, leaky_relu, elu, selu, gelu, silu, sigmoid, tanh, softplus, 
         reference=partial(_face, naive),
         reference_backward=naive_backward,
         check=partial(check, _face),
-    )
-add("prelu", prelu, prelu_backward, prelu_reference, prelu_reference_backward)
-for _name in ("softmax", "log_softmax"):
-    add(
-        _name,
-        forward=partial(softmax, _name),
-        backward=partial(softmax_backward, _name),
-        reference=partial(softmax_reference, _name),
-        reference_backward=partial(softmax_reference_backward, _name),
-        check=partial(check_rows, _name),
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import elementwise
+from fastconv._ext import dropout as kernels
 from fastconv.arrays import as_floats
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -98,7 +98,7 @@ def multiply(x: np.ndarray, mask: Mask | None) -> np.ndarray:
         np.copyto(y, moved)
     elif y.size:
         shape = (1, y.size, 1) if order is None else (x.shape[0], pixels, x.shape[1])
-        elementwise.dropout(moved.reshape(shape), y.reshape(shape), *mask, threads_for(4 * y.nbytes))
+        kernels.dropout(moved.reshape(shape), y.reshape(shape), *mask, threads_for(4 * y.nbytes))
     return restored(y, order)
 
 

@@ -13,22 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import blas, rows
+from fastconv._ext import blas, reduce
 from fastconv.arrays import as_floats, channel_sums, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import contiguous, copied, need_entries
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Gradients, add
 
 TASKS = 16  # blocks that a product is cut into where its size allows
 LONGEST = 1 << 32  # products of one task, at most: a tenth of a second
 NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
 SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
-
-Gradients = tuple["np.ndarray | None", ...]
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -106,7 +104,7 @@ def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b = prepare(x, w, b)
     y = product(x.reshape(-1, x.shape[-1]), w.T)
     if b is not None and y.size:
-        rows.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
+        reduce.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
     return y.reshape(*x.shape[:-1], len(w)), Saved(x, w, b is not None)
 
 

@@ -19,19 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import unshared
+from fastconv._ext.conv import locally_connected as kernels
 from fastconv.arrays import as_floats, channels_last, logical, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import planes, windows
-from fastconv.ops.registry import add
+from fastconv.ops.registry import Gradients, add
 from fastconv.window import Window, fitting
 
 OP = "locally_connected2d"
 
-Gradients = tuple["np.ndarray | None", ...]
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ def forward(
     y[...] = 0 if b is None else b.transpose(1, 2, 0)
     if y.size:
         with blas_held():
-            unshared.forward(x_last, w_last, y, *steps(axes), threads(w, len(x)))
+            kernels.forward(x_last, w_last, y, *steps(axes), threads(w, len(x)))
     return logical(y), Saved(x_last, w_last, axes, window, x.shape, b is not None)
 
 
@@ -188,13 +187,13 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
         around[...] = 0
         if dy.size:
             with blas_held():
-                unshared.gradient_input(dy_last, w, around, stride, dilation, count)
+                kernels.gradient_input(dy_last, w, around, stride, dilation, count)
         dx = logical(sent_back(around, axes, x_shape))
     if needs[1]:
         dw_last = allocate(OP, w.shape, w.dtype)
         if dy.size:
             with blas_held():
-                unshared.gradient_weights(dy_last, x, dw_last, stride, dilation, count)
+                kernels.gradient_weights(dy_last, x, dw_last, stride, dilation, count)
             leave_padding_out(dw_last, x_shape[2:], window)
         else:
             dw_last[...] = 0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-__all__ = ["OPS", "Backward", "Forward", "Op", "add", "register"]
+__all__ = ["FUNCTIONS", "OPS", "Backward", "Forward", "Gradients", "Op", "add", "bound", "face", "register", "reserve"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Forward = Callable[..., tuple[np.ndarray, Any]]
-Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], tuple["np.ndarray | None", ...]]
+Gradients = tuple["np.ndarray | None", ...]  # one per positional argument
+Backward = Callable[[np.ndarray, Any, tuple[bool, ...]], Gradients]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what `register` made, by name
+RESERVED: set[str] = set()  # that `register` refuses
 
 
 def add(
@@ -52,6 +59,33 @@ def add(
 ) -> None:
     """List one of fastconv's own operations."""
     OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check)
+
+
+def face(declared: Function) -> Function:
+    """A public function's signature and docstring, bound to the operation of its name."""
+    return bound(declared, OPS[declared.__name__].forward)
+
+
+def bound(declared: Function, forward: Forward) -> Function:
+    """A function of `declared`'s name and signature that returns the output of `forward`, which has the same one."""
+
+    @functools.wraps(declared)
+    def function(*arrays: Any, **options: Any) -> Any:
+        try:
+            return forward(*arrays, **options)[0]
+        except TypeError:
+            try:
+                inspect.signature(declared).bind(*arrays, **options)
+            except TypeError as error:
+                raise TypeError(f"{declared.__name__}() {error}") from None
+            raise
+
+    return cast(Function, function)
+
+
+def reserve(names: Iterable[str]) -> None:
+    """Have `register` refuse these names, which mean something else beside the operations."""
+    RESERVED.update(names)
 
 
 def register(
@@ -74,8 +108,6 @@ def register(
     and a Trainer takes it as a loss. Raises ValueError for a name that is taken (fastconv's own operations cannot be
     replaced) or is no identifier, TypeError for what cannot be called.
     """
-    from fastconv import functional
-
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise ValueError(f"register: name must be a public Python identifier, got {name!r}")
     if name in FUNCTIONS:
@@ -86,7 +118,7 @@ def register(
             )
     elif name in OPS:
         raise ValueError(f"register: an operation of fastconv's own is already named {name!r} and cannot be replaced")
-    elif hasattr(functional, name):
+    elif name in RESERVED:
         raise ValueError(f"register: fastconv.functional has a {name!r} already")
     for role, function in (("forward", forward), ("backward", backward)):
         if not callable(function):
@@ -119,6 +151,3 @@ def register(
     function.__module__ = "fastconv.functional"
     function.__doc__ = forward.__doc__
     return function
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what `register` made, by name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 import numpy as np
 
 from fastconv import arrays
-from fastconv._ext import update
+from fastconv._ext import optim as kernels
 from fastconv.interrupts import uninterrupted
 from fastconv.layers.common import only_defaults
 from fastconv.machine.threads import threads_for
@@ -46,7 +46,7 @@ def global_norm(gradients: Mapping[str, np.ndarray | None]) -> float:
         if g.size:
             blocks = -(-g.size // BLOCK)
             flat = arrays.flat(arrays.dense("global_norm", g))
-            update.squares(flat, sums[at : at + blocks], BLOCK, threads_for(g.nbytes))
+            kernels.squares(flat, sums[at : at + blocks], BLOCK, threads_for(g.nbytes))
             at += blocks
     return math.sqrt(sums.sum())
 
@@ -397,7 +397,7 @@ class SGD(Optimizer):
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
         o = plan.options
         taken = 1 - o["dampening"] if o["momentum"] and updates > 1 else 1.0
-        update.sgd(
+        kernels.sgd(
             plan.flat, g, plan.flats.get("momentum"), taken * scale, taken * o["weight_decay"], lr, o["momentum"],
             o["nesterov"], self._threads(g),
         )  # fmt: skip
@@ -447,7 +447,7 @@ class Adam(Optimizer):
         keep = 1.0
         if self.decoupled:
             decay, keep = 0.0, 1 - lr * decay
-        update.adam(
+        kernels.adam(
             plan.flat, g, flats["mean"], flats["square"], flats.get("largest"), scale, decay, keep, beta1, beta2,
             lr / (1 - beta1**updates), math.sqrt(1 - beta2**updates), o["eps"], self._threads(g),
         )  # fmt: skip
@@ -516,7 +516,7 @@ class RMSprop(Optimizer):
 
     def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
         o, flats = plan.options, plan.flats
-        update.rmsprop(
+        kernels.rmsprop(
             plan.flat, g, flats["square"], flats.get("average"), flats.get("momentum"), scale, o["weight_decay"], lr,
             o["alpha"], o["eps"], o["momentum"], self._threads(g),
         )  # fmt: skip

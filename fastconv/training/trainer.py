@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import __version__, optim
 from fastconv import augment as augmentations
+from fastconv import optim
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts
@@ -39,6 +39,7 @@ from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, g
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, LossLike, resolve_loss
+from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
 

@@ -1,0 +1,1 @@
+"""The convolutions' kernels: a module for each algorithm of `fastconv.engine`, and locally connected layers'."""

@@ -1,0 +1,86 @@
+/* Register tiles of a convolution: pixels times filters, or taps times filters, with the filters in the lanes.
+
+   Written with GCC's and Clang's vector types, once (direct_typed.h), and compiled for vectors of 16, 32 and 64 bytes. A
+   panel is a run of filters, one or two vectors wide; its weights lie tap by tap, w[tap][lanes], zeros in the lanes that it
+   does not fill. A pixel is the offset of its window's first element in x, a tap the offset of an element from there, so
+   neither padding nor stride nor dilation is known here. */
+
+#ifndef FASTCONV_DIRECT_H
+#define FASTCONV_DIRECT_H
+
+#include "simd/vectors.h"
+
+typedef struct {
+    const ptrdiff_t *at; /* of every run of taps: its first tap */
+    ptrdiff_t count;     /* of runs */
+    ptrdiff_t length;    /* of a run: taps that lie one behind the other */
+} Runs;
+
+#define NAME(name) JOIN(name, BYTES)
+#define TYPED "conv/direct_typed.h"
+
+/* to[c * to_row + r] = from[r * from_row + c]: all columns of four rows before the next four. */
+static inline void turn(
+    const float *from, ptrdiff_t from_row, ptrdiff_t rows, ptrdiff_t columns, float *to, ptrdiff_t to_row)
+{
+    for (ptrdiff_t r = 0; r < rows; r += 4) {
+        ptrdiff_t c = 0;
+        if (r + 4 <= rows)
+            for (; c + 4 <= columns; c += 4) {
+                const float *row = from + r * from_row + c;
+                float *column = to + c * to_row + r;
+                const Four a = *(const Four *)row, b = *(const Four *)(row + from_row);
+                const Four d = *(const Four *)(row + 2 * from_row), e = *(const Four *)(row + 3 * from_row);
+                const Four low_ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+                const Four high_ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+                const Four low_de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
+                const Four high_de = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+                *(Four *)column = __builtin_shufflevector(low_ab, low_de, 0, 1, 4, 5);
+                *(Four *)(column + to_row) = __builtin_shufflevector(low_ab, low_de, 2, 3, 6, 7);
+                *(Four *)(column + 2 * to_row) = __builtin_shufflevector(high_ab, high_de, 0, 1, 4, 5);
+                *(Four *)(column + 3 * to_row) = __builtin_shufflevector(high_ab, high_de, 2, 3, 6, 7);
+            }
+        for (; c < columns; c++)
+            for (ptrdiff_t i = r; i < rows && i < r + 4; i++)
+                to[c * to_row + i] = from[i * from_row + c];
+    }
+}
+
+#include "simd/every_width.h"
+#undef TYPED
+
+/* Pixels (of `tile_outputs`) or taps (of `tile_weights`) that a tile of so many vectors holds in registers. */
+static inline ptrdiff_t tile_rows(int bytes, int vectors)
+{
+    if (bytes == 64)
+        return 14;
+    return vectors == 2 ? 6 : 13;
+}
+
+/* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
+   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. far: whole
+   vectors, which y is then aligned to, go past the caches; `fence` follows the last. */
+static inline void tile_outputs(
+    int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
+    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
+{
+    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters, far);
+}
+
+/* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes
+   k of a panel; dw is packed. A line at soon[soon_at[p]] is fetched for each p. */
+static inline void tile_weights(
+    int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
+{
+    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
+}
+
+/* to[r][lanes] = the `count` floats from from[at[r]] on, and zeros, for `rows` rows r of so many vectors. */
+static inline void copy_rows(
+    int bytes, int vectors, ptrdiff_t rows, const float *from, const ptrdiff_t *at, ptrdiff_t count, float *to)
+{
+    CHOOSE(copy_rows, bytes, vectors, rows, from, at, count, to);
+}
+
+#endif

@@ -1,0 +1,3 @@
+from numpy import ndarray
+
+def dropout(x: ndarray, y: ndarray, key: int, threshold: int, scale: float, num_threads: int) -> None: ...

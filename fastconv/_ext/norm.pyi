@@ -1,0 +1,47 @@
+from numpy import ndarray
+
+def moments(
+    x: ndarray,
+    pivot: ndarray,
+    sums: ndarray,
+    mean: ndarray,
+    var: ndarray,
+    step: int,
+    block_rows: int,
+    num_threads: int,
+) -> None: ...
+def update_running(running: ndarray, values: ndarray, factor: float, momentum: float) -> None: ...
+def normalise(
+    x: ndarray,
+    y: ndarray,
+    statistics: ndarray,
+    eps: float,
+    weight: ndarray | None,
+    bias: ndarray | None,
+    coefficients: ndarray,
+    block_rows: int,
+    num_threads: int,
+) -> None: ...
+def products(dy: ndarray, x: ndarray, mean: ndarray, sums: ndarray, block_rows: int, num_threads: int) -> None: ...
+def scale_shift_backward(
+    dy: ndarray, x: ndarray, coefficients: ndarray, dx: ndarray, block_rows: int, num_threads: int
+) -> None: ...
+def layer_norm(
+    x: ndarray,
+    weight: ndarray,
+    bias: ndarray,
+    y: ndarray,
+    statistics: ndarray,
+    eps: float,
+    num_threads: int,
+) -> None: ...
+def layer_norm_backward(
+    dy: ndarray,
+    x: ndarray,
+    weight: ndarray,
+    statistics: ndarray,
+    dx: ndarray,
+    sums: ndarray,
+    block_rows: int,
+    num_threads: int,
+) -> None: ...

@@ -1,0 +1,388 @@
+# distutils: extra_compile_args = -ffp-contract=off
+"""Normalisation: by the statistics of channels (batch, group and instance norm), and of rows (layer norm).
+
+Sums run in float64 over a block of rows at a time; the blocks' sums are added in order, whoever computed them.
+"""
+
+from cython cimport floating
+from libc.math cimport isfinite, sqrt
+
+from fastconv._ext.rows cimport row_dot, row_dot_3, row_mean, row_square, rows_together, tasks
+from fastconv._ext.team cimport Task, run
+
+cdef extern from "norm.h" nogil:
+    void moments_float(
+        const float *x, const float *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+    )
+    void moments_double(
+        const double *x, const double *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
+    )
+    void products_float(
+        const float *dy, const float *x, const float *mean, double *sums, double *products, Py_ssize_t count,
+        Py_ssize_t width
+    )
+    void products_double(
+        const double *dy, const double *x, const double *mean, double *sums, double *products, Py_ssize_t count,
+        Py_ssize_t width
+    )
+    void scale_shift_float(
+        const float *x, const float *mean, const float *scale, const float *shift, float *y, Py_ssize_t count,
+        Py_ssize_t width, int far
+    )
+    void scale_shift_double(
+        const double *x, const double *mean, const double *scale, const double *shift, double *y, Py_ssize_t count,
+        Py_ssize_t width, int far
+    )
+    void scale_shift_backward_float(
+        const float *dy, const float *x, const float *mean, const float *scale, const float *slope, const float *shift,
+        float *dx, Py_ssize_t count, Py_ssize_t width, int far
+    )
+    void scale_shift_backward_double(
+        const double *dy, const double *x, const double *mean, const double *scale, const double *slope,
+        const double *shift, double *dx, Py_ssize_t count, Py_ssize_t width, int far
+    )
+
+cdef enum:
+    FAR = 8 << 20  # bytes of y that no cache is asked to hold
+
+
+# --- statistics of channels ------------------------------------------------------------------------------------------
+#
+# x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple
+# of the channels (narrow rows are joined to fill the lanes); the last row may be cut short. Coefficients are (images,
+# width).
+
+
+cdef struct Moments:
+    const void *pivot
+    double *sums
+    Py_ssize_t size, width, block, blocks
+
+
+def moments(
+    const floating[:, ::1] x, floating[:, ::1] pivot, double[:, :, :, ::1] sums, double[:, ::1] mean,
+    double[:, ::1] var, Py_ssize_t step, Py_ssize_t block_rows, int num_threads,
+):
+    """Mean and biased variance (images, channels) of every image's channels, in one pass.
+
+    They come from the sums of x - pivot and of its square; the pivot (images, width), the mean of every `step`-th row
+    of channels, keeps the squares small. sums (images, blocks, 2, width) is scratch, as pivot is.
+    """
+    cdef Py_ssize_t images = mean.shape[0], channels = mean.shape[1], size = x.shape[1], width = sums.shape[3]
+    cdef Py_ssize_t image
+    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], size, width, block_rows * width, sums.shape[1])
+    with nogil:
+        for image in range(images):
+            find_pivot(&x[image, 0], &pivot[image, 0], size, channels, step, width)
+        run(<Task> moments_task[floating], &x[0, 0], &c, images * c.blocks, num_threads)
+        for image in range(images):
+            settle_moments(
+                &sums[image, 0, 0, 0], &pivot[image, 0], &mean[image, 0], &var[image, 0], c.blocks, width, channels,
+                size // channels,
+            )
+
+
+cdef void find_pivot(
+    const floating *x, floating *pivot, Py_ssize_t size, Py_ssize_t channels, Py_ssize_t step, Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t count = 0, at = 0, j
+    for j in range(channels):
+        pivot[j] = 0
+    while at < size:
+        for j in range(channels):
+            pivot[j] += x[at + j]
+        at += step * channels
+        count += 1
+    for j in range(channels):
+        pivot[j] /= count
+        if not isfinite(<double> pivot[j]):
+            pivot[j] = 0
+    for j in range(channels, width):
+        pivot[j] = pivot[j - channels]
+
+
+cdef void settle_moments(
+    double *sums, const floating *pivot, double *mean, double *var, Py_ssize_t blocks, Py_ssize_t width,
+    Py_ssize_t channels, Py_ssize_t pixels,
+) noexcept nogil:
+    """The blocks' sums are added in order, then those of joined rows: both into the first."""
+    cdef Py_ssize_t block, j
+    cdef double shift, variance
+    for block in range(1, blocks):
+        for j in range(2 * width):
+            sums[j] += sums[block * 2 * width + j]
+    for j in range(channels, width):
+        sums[j % channels] += sums[j]
+        sums[width + j % channels] += sums[width + j]
+    for j in range(channels):
+        shift = sums[j] / pixels
+        variance = sums[width + j] / pixels - shift * shift
+        mean[j] = pivot[j] + shift
+        var[j] = 0 if variance < 0 else variance
+
+
+cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, width = c.width
+    cdef Py_ssize_t count = min(c.block, c.size - first)
+    cdef const floating *pivot = <const floating *> c.pivot + image * width
+    cdef double *sums = c.sums + 2 * task * width
+    x += image * c.size + first
+    if floating is float:
+        moments_float(x, pivot, sums, sums + width, count, width)
+    else:
+        moments_double(x, pivot, sums, sums + width, count, width)
+
+
+cdef struct Products:
+    const void *x
+    const void *mean
+    double *sums
+    Py_ssize_t size, width, block, blocks
+
+
+def products(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, ::1] mean, double[:, :, :, ::1] sums,
+    Py_ssize_t block_rows, int num_threads,
+):
+    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows."""
+    cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1], count = sums.shape[0] * blocks
+    if count == 0:
+        return
+    cdef Products c = Products(
+        &x[0, 0], &mean[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks
+    )
+    with nogil:
+        run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
+
+
+cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.mean + image * width
+    cdef double *sums = c.sums + 2 * task * width
+    dy += at
+    if floating is float:
+        products_float(dy, x, mean, sums, sums + width, count, width)
+    else:
+        products_double(dy, x, mean, sums, sums + width, count, width)
+
+
+def update_running(
+    floating[:] running, const double[:, ::1] values, double factor, double momentum
+):
+    """running (channels,) = (1 - momentum) * running + momentum * the mean of values (images, channels) * factor."""
+    cdef Py_ssize_t images = values.shape[0], image, j
+    cdef double total
+    with nogil:
+        for j in range(running.shape[0]):
+            total = values[0, j] * factor
+            for image in range(1, images):
+                total += values[image, j] * factor
+            running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
+
+
+cdef struct ScaleShift:
+    const void *dy  # NULL on the way forward
+    const void *x
+    const void *coefficients
+    Py_ssize_t size, width, block, blocks, images
+    bint far  # what is written does not fit into a cache
+
+
+def normalise(
+    const floating[:, ::1] x, floating[:, ::1] y, double[:, :, ::1] statistics, double eps, const floating[:] weight,
+    const floating[:] bias, floating[:, :, ::1] coefficients, Py_ssize_t block_rows, int num_threads,
+):
+    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps).
+
+    statistics (3, images, channels) are mean, rstd, which is written, and var; weight and bias (channels,) may be
+    None; coefficients (3, images, width) is scratch.
+    """
+    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
+    cdef Py_ssize_t channels = statistics.shape[2], image, j
+    cdef bint weighted = weight is not None, shifted = bias is not None
+    cdef floating *mean
+    cdef floating *scale
+    cdef floating *shift
+    cdef double factor, exact
+    if images * size == 0:
+        return
+    cdef ScaleShift c = ScaleShift(
+        NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR,
+    )
+    with nogil:
+        for image in range(images):
+            mean = &coefficients[0, image, 0]
+            scale = &coefficients[1, image, 0]
+            shift = &coefficients[2, image, 0]
+            for j in range(channels):
+                exact = statistics[0, image, j]
+                factor = statistics[1, image, j] = 1 / sqrt(statistics[2, image, j] + eps)
+                if weighted:
+                    factor *= weight[j]
+                mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
+                scale[j] = <floating> factor
+                exact = (mean[j] - exact) * factor
+                if shifted:
+                    exact += bias[j]
+                shift[j] = <floating> exact
+            for j in range(channels, width):
+                mean[j] = mean[j - channels]
+                scale[j] = scale[j - channels]
+                shift[j] = shift[j - channels]
+        run(<Task> scale_shift_task[floating], &y[0, 0], &c, images * c.blocks, num_threads)
+
+
+cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *shift = scale + c.images * width
+    y += at
+    if floating is float:
+        scale_shift_float(x, mean, scale, shift, y, count, width, c.far)
+    else:
+        scale_shift_double(x, mean, scale, shift, y, count, width, c.far)
+
+
+def scale_shift_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
+    Py_ssize_t block_rows, int num_threads,
+):
+    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width)."""
+    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
+    if images * size == 0:
+        return
+    cdef ScaleShift c = ScaleShift(
+        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR,
+    )
+    with nogil:
+        run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
+
+
+cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
+    cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
+    cdef const floating *dy = <const floating *> c.dy + at
+    cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *slope = scale + c.images * width
+    cdef const floating *shift = slope + c.images * width
+    dx += at
+    if floating is float:
+        scale_shift_backward_float(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+    else:
+        scale_shift_backward_double(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+
+
+# --- layer norm ------------------------------------------------------------------------------------------------------
+
+
+cdef struct LayerNorm:
+    const void *x
+    const void *weight
+    const void *bias
+    double *statistics
+    double eps
+    Py_ssize_t rows, width, block
+
+
+def layer_norm(
+    const floating[:, ::1] x, const floating[::1] weight, const floating[::1] bias, floating[:, ::1] y,
+    double[:, ::1] statistics, double eps, int num_threads,
+):
+    """y = (x - mean) * rstd * weight + bias along each row; statistics (rows, 2) = mean, rstd."""
+    if x.shape[0] == 0:
+        return
+    cdef LayerNorm c = LayerNorm(
+        &x[0, 0], &weight[0], &bias[0], &statistics[0, 0], eps, x.shape[0], x.shape[1], rows_together(x.shape[1])
+    )
+    with nogil:
+        run(<Task> layer_norm_task[floating], &y[0, 0], &c, tasks(c.rows, c.block), num_threads)
+
+
+cdef void layer_norm_task(floating *y, const LayerNorm *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef const floating *weight = <const floating *> c.weight
+    cdef const floating *bias = <const floating *> c.bias
+    cdef double *statistics = c.statistics + 2 * first
+    cdef double mean, rstd
+    cdef floating m, r, rest
+    y += first * width
+    for _ in range(min(c.block, c.rows - first)):
+        mean = row_mean(x, width)
+        m = <floating> mean
+        rstd = mean - m  # what rounding the mean left over
+        rstd = 1 / sqrt(max(row_square(x, m, width) / width - rstd * rstd, <double> 0) + c.eps)
+        statistics[0] = mean
+        statistics[1] = rstd
+        r = <floating> rstd
+        rest = <floating> ((m - mean) * rstd)
+        for j in range(width):
+            y[j] = ((x[j] - m) * r + rest) * weight[j] + bias[j]
+        x += width
+        y += width
+        statistics += 2
+
+
+cdef struct LayerNormBackward:
+    const void *dy
+    const void *x
+    const void *weight
+    const double *statistics
+    double *sums
+    Py_ssize_t rows, width, block
+
+
+def layer_norm_backward(
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[::1] weight, const double[:, ::1] statistics,
+    floating[:, ::1] dx, double[:, :, ::1] sums, Py_ssize_t block_rows, int num_threads,
+):
+    """dx of `layer_norm`; sums[block] (2, c) = dy * normalised x and dy, summed over a block of rows."""
+    if x.shape[0] == 0:
+        return
+    cdef LayerNormBackward c = LayerNormBackward(
+        &dy[0, 0], &x[0, 0], &weight[0], &statistics[0, 0], &sums[0, 0, 0], x.shape[0], x.shape[1], block_rows
+    )
+    with nogil:
+        run(<Task> layer_norm_backward_task[floating], &dx[0, 0], &c, sums.shape[0], num_threads)
+
+
+cdef void layer_norm_backward_task(floating *dx, const LayerNormBackward *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * c.block, width = c.width, _, j
+    cdef const floating *dy = <const floating *> c.dy + first * width
+    cdef const floating *x = <const floating *> c.x + first * width
+    cdef const floating *weight = <const floating *> c.weight
+    cdef const double *statistics = c.statistics + 2 * first
+    cdef double *dweight = c.sums + 2 * task * width
+    cdef double *dbias = dweight + width
+    cdef double rstd
+    cdef floating m, r, rest, along, level
+    dx += first * width
+    for j in range(width):
+        dweight[j] = dbias[j] = 0
+    for _ in range(min(c.block, c.rows - first)):
+        rstd = statistics[1]
+        m = <floating> statistics[0]
+        r = <floating> rstd
+        rest = <floating> ((m - statistics[0]) * rstd)
+        for j in range(width):  # normalised x, for now
+            dx[j] = (x[j] - m) * r + rest
+        for j in range(width):
+            dweight[j] += dy[j] * dx[j]
+            dbias[j] += dy[j]
+        level = <floating> (row_dot(dy, weight, width) / width)
+        along = <floating> (row_dot_3(dy, weight, dx, width) / width)
+        for j in range(width):
+            dx[j] = (dy[j] * weight[j] - level - dx[j] * along) * r
+        dy += width
+        x += width
+        dx += width
+        statistics += 2

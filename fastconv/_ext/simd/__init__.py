@@ -1,0 +1,1 @@
+"""The CPU's vectors, and what the kernels' headers share of them."""

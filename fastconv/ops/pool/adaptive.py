@@ -1,0 +1,124 @@
+"""Adaptive pooling over one, two or three spatial axes: as many windows as outputs are asked for.
+
+    along an axis, output o of m pools positions floor(o * n / m) .. ceil((o + 1) * n / m) - 1 of n
+
+    x   (N, C, *spatial)
+    y   (N, C, *output_size)
+
+The average or the maximum of each window (torch.nn.functional.adaptive_avg_pool2d, adaptive_max_pool2d); output_size 1
+is global pooling.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastconv.arrays import channels_last, lift
+from fastconv.machine.memory import require, require_array
+from fastconv.ops.naive import LIST, PAIR
+from fastconv.ops.pool import average, maximum
+from fastconv.ops.pool.windows import INNER_TAPS, Plan, planned, sliding
+from fastconv.ops.registry import add
+from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
+from fastconv.window import Window, integers, per_axis
+
+# --- shape rule ------------------------------------------------------------------------------------------------------
+
+
+def prepare(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Ints]:
+    x = prepare_input(op, x, int(op[-2]))
+    output = sizes(op, x.shape[2:], output_size)
+    require_array(op, (*x.shape[:2], *output), x.itemsize)
+    return x, output
+
+
+def sizes(op: str, spatial: Ints, output_size: Any) -> Ints:
+    """The output's spatial shape; None keeps a length."""
+    wanted = per_axis(op, "output_size", output_size, len(spatial))
+    kept = [n if m is None else m for m, n in zip(wanted, spatial, strict=True)]
+    return integers(op, "output_size", kept, len(spatial), 1)
+
+
+def check(op: str, output_size: Any, *, return_indices: Any = False) -> None:
+    sizes(op, (1,) * int(op[-2]), output_size)
+    flag(op, "return_indices", return_indices)
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+def windows(spatial: Ints, output: Ints) -> list[list[tuple[int, int]]]:
+    """For every output position in C order: the flat input indices of its window, each with its number there."""
+    taps = math.prod(n // m + 2 for n, m in zip(spatial, output, strict=True))
+    require("naive loops", math.prod(output) * (LIST + PAIR * taps))
+    axes = [[range(o * n // m, -(-(o + 1) * n // m)) for o in range(m)] for n, m in zip(spatial, output, strict=True)]
+    result = []
+    for ranges in itertools.product(*axes):
+        inside: list[tuple[int, int]] = []
+        for position in itertools.product(*ranges):
+            index = 0
+            for i, n in zip(position, spatial, strict=True):
+                index = index * n + i
+            inside.append((index, len(inside)))
+        result.append(inside)
+    return result
+
+
+def avg_reference(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Any]:
+    x, output = prepare(op, x, output_size)
+    taps = windows(x.shape[2:], output)
+    return average.of_windows(x, taps, [len(inside) for inside in taps], output)
+
+
+def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, Any]:
+    x, output = prepare(op, x, output_size)
+    flag(op, "return_indices", return_indices)
+    return maximum.of_windows(x, windows(x.shape[2:], output), output, return_indices)
+
+
+# --- fast ------------------------------------------------------------------------------------------------------------
+
+
+@planned
+def adapting(x_shape: Ints, output: Ints) -> Plan:
+    """Windows that do not overlap where every length divides: sliding ones. Else at most one tap more than n / m."""
+    spatial = x_shape[2:]
+    axes = len(spatial)
+    ones, none = (1,) * axes, ((0, 0),) * axes
+    if all(n % m == 0 for n, m in zip(spatial, output, strict=True)):
+        kernel = tuple(n // m for n, m in zip(spatial, output, strict=True))
+        return sliding(x_shape, Window(kernel, kernel, none, ones, ones), output, INNER_TAPS)
+    kernel = tuple(n // m if n % m == 0 else min(n, -(-n // m) + 1) for n, m in zip(spatial, output, strict=True))
+    return Plan(x_shape, output, Window(kernel, ones, none, ones, ones).lift(), True, INNER_TAPS)
+
+
+def avg_forward(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Plan]:
+    x, output = prepare(op, x, output_size)
+    plan = adapting(x.shape, output)
+    return unlift(average.pool_sums(op, lift(channels_last(op, x)), plan), output), plan
+
+
+def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, maximum.Saved]:
+    x, output = prepare(op, x, output_size)
+    flag(op, "return_indices", return_indices)
+    return maximum.by_plan(op, x, adapting(x.shape, output), return_indices)
+
+
+for _axes in ("1d", "2d", "3d"):
+    for _name, _forward, _backward, _reference, _reference_backward in (
+        (f"adaptive_avg_pool{_axes}", avg_forward, average.backward, avg_reference, average.reference_backward),
+        (f"adaptive_max_pool{_axes}", max_forward, maximum.backward, max_reference, maximum.reference_backward),
+    ):
+        add(
+            _name,
+            forward=partial(_forward, _name),
+            backward=gradient_to_x(partial(_backward, _name)),
+            reference=partial(_reference, _name),
+            reference_backward=gradient_to_x(_reference_backward),
+            check=partial(check, _name),
+        )
