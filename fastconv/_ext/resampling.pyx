@@ -6,41 +6,54 @@ narrow is position o * factor + phase of wide along every axis.
 """
 
 from cython cimport floating
+from libc.string cimport memcpy, memset
 
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "resampling.h" nogil:
     const Py_ssize_t FAR
+    ctypedef struct Writer:
+        pass
     void fence()
+    void writer_begin(Writer *, void *y)
+    void writer_copy(Writer *, const void *x, size_t size)
+    void writer_end(Writer *)
     void gather_float(
-        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t run, Py_ssize_t count, bint far)
+        Writer *, const float *x, Py_ssize_t x_step, float *y, Py_ssize_t run, Py_ssize_t count, const float *next)
     void gather_double(
-        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t run, Py_ssize_t count, bint far)
+        Writer *, const double *x, Py_ssize_t x_step, double *y, Py_ssize_t run, Py_ssize_t count, const double *next)
+    void pick_float(
+        Writer *, const float *x, Py_ssize_t length, const Py_ssize_t *columns, float *y, Py_ssize_t run,
+        Py_ssize_t count, bint twice, const float *next)
+    void pick_double(
+        Writer *, const double *x, Py_ssize_t length, const Py_ssize_t *columns, double *y, Py_ssize_t run,
+        Py_ssize_t count, bint twice, const double *next)
     void scatter_float(
-        const float *x, float *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, bint far)
+        const float *x, float *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, bint far, const float *next)
     void scatter_double(
-        const double *x, double *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, bint far)
-    void clear_float(float *y, Py_ssize_t count, bint far)
-    void clear_double(double *y, Py_ssize_t count, bint far)
+        const double *x, double *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, bint far, const double *next)
     void spread_float(
-        const float *x, float *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, Py_ssize_t room, bint far)
+        Writer *, const float *x, float *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, Py_ssize_t room)
     void spread_double(
-        const double *x, double *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, Py_ssize_t room, bint far)
+        Writer *, const double *x, double *y, Py_ssize_t y_step, Py_ssize_t run, Py_ssize_t count, Py_ssize_t room)
     void combine_float(
-        const float *x, const Py_ssize_t *begins, const Py_ssize_t *columns, const double *weights, float *y,
-        Py_ssize_t width, Py_ssize_t count, bint far)
+        Writer *, const float *x, const Py_ssize_t *begins, const Py_ssize_t *columns, const double *weights, float *y,
+        Py_ssize_t width, Py_ssize_t count)
     void combine_double(
-        const double *x, const Py_ssize_t *begins, const Py_ssize_t *columns, const double *weights, double *y,
-        Py_ssize_t width, Py_ssize_t count, bint far)
+        Writer *, const double *x, const Py_ssize_t *begins, const Py_ssize_t *columns, const double *weights,
+        double *y, Py_ssize_t width, Py_ssize_t count)
 
 
 cdef enum:
-    WRITTEN = 1 << 14  # bytes that a task writes, at least: as many lines as that takes
+    WRITTEN = 1 << 14  # bytes that a task writes, at least: as many lines as that takes;
+    FAR_WRITTEN = 1 << 17  # past the caches, where its first and last lines cost most
+    AHEAD = 1 << 13  # bytes in front of what is read, that are fetched where the hardware foresees nothing
+    ROW = 1 << 12  # elements of a row that is kept to be written again
 
 
-cdef inline Py_ssize_t lines_of_task(Py_ssize_t line) noexcept nogil:
+cdef inline Py_ssize_t lines_of_task(Py_ssize_t line, bint far) noexcept nogil:
     """For lines of so many bytes."""
-    return max(<Py_ssize_t> 1, WRITTEN // max(<Py_ssize_t> 1, line))
+    return max(<Py_ssize_t> 1, (<Py_ssize_t> FAR_WRITTEN if far else <Py_ssize_t> WRITTEN) // max(<Py_ssize_t> 1, line))
 
 
 cdef inline bint is_far(const Py_ssize_t *shape, int axes, Py_ssize_t size) noexcept nogil:
@@ -59,6 +72,7 @@ cdef struct Resampling:
     Py_ssize_t factor[3]
     Py_ssize_t phase[3]
     Py_ssize_t lines, group  # all, and those of a task
+    Py_ssize_t ahead  # lines between the one that is read and the one that is fetched, 0 where none is
     bint far  # what is written is too large for the caches
 
 
@@ -95,21 +109,44 @@ def keep_every(
         is_far(narrow.shape, 5, sizeof(floating)),
     )
     with nogil:
-        c.lines, c.group = lines, lines_of_task(c.narrow[2] * c.channels * sizeof(floating))
+        lay_out(&c, lines, sizeof(floating))
         run(<Task> keep_task[floating], &narrow[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
+
+
+cdef inline void lay_out(Resampling *c, Py_ssize_t lines, Py_ssize_t size) noexcept nogil:
+    """Tasks are runs of lines of narrow; what is skipped of wide the hardware does not foresee."""
+    cdef Py_ssize_t line = c.narrow[2] * c.channels * size
+    c.lines, c.group, c.ahead = lines, lines_of_task(line, c.far), 0
+    if c.far and (c.factor[0] * c.factor[1] > 1 or (c.factor[2] - 1) * c.channels * size >= 64):
+        c.ahead = 1 + AHEAD // (line * c.factor[2])
+
+
+cdef inline const void *fetched(const Resampling *c, const void *wide, Py_ssize_t line, Py_ssize_t size) noexcept nogil:
+    if c.ahead == 0 or line + c.ahead >= c.lines:
+        return NULL
+    return <const char *> wide + in_wide(c, line + c.ahead) * size
 
 
 cdef void keep_task(floating *narrow, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, count = c.narrow[2], step = c.factor[2] * channels, line
-    cdef const floating *wide
-    for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
-        wide = <const floating *> c.source + in_wide(c, line)
-        if floating is float:
-            gather_float(wide, step, narrow + line * count * channels, channels, count, c.far)
-        else:
-            gather_double(wide, step, narrow + line * count * channels, channels, count, c.far)
+    cdef const floating *wide = <const floating *> c.source
+    cdef const floating *x
+    cdef const floating *next
+    cdef floating *y = narrow + task * c.group * count * channels
+    cdef Writer memory
+    cdef Writer *writer = &memory if c.far else NULL
     if c.far:
-        fence()
+        writer_begin(writer, y)
+    for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
+        x = wide + in_wide(c, line)
+        next = <const floating *> fetched(c, wide, line, sizeof(floating))
+        if floating is float:
+            gather_float(writer, x, step, y, channels, count, next)
+        else:
+            gather_double(writer, x, step, y, channels, count, next)
+        y += count * channels
+    if c.far:
+        writer_end(writer)
 
 
 def place_every(
@@ -125,19 +162,21 @@ def place_every(
         is_far(narrow.shape, 5, sizeof(floating)),
     )
     with nogil:
-        c.lines, c.group = lines, lines_of_task(c.narrow[2] * c.channels * sizeof(floating))
+        lay_out(&c, lines, sizeof(floating))
         run(<Task> place_task[floating], &wide[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
 
 
 cdef void place_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, count = c.narrow[2], step = c.factor[2] * channels, line
     cdef const floating *narrow
+    cdef const floating *next
     for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
         narrow = <const floating *> c.source + line * count * channels
+        next = <const floating *> fetched(c, wide, line, sizeof(floating))
         if floating is float:
-            scatter_float(narrow, wide + in_wide(c, line), step, channels, count, c.far)
+            scatter_float(narrow, wide + in_wide(c, line), step, channels, count, c.far, next)
         else:
-            scatter_double(narrow, wide + in_wide(c, line), step, channels, count, c.far)
+            scatter_double(narrow, wide + in_wide(c, line), step, channels, count, c.far, next)
     if c.far:
         fence()
 
@@ -152,19 +191,23 @@ def spread(
     )
     with nogil:
         c.lines = wide.shape[0] * c.wide[0] * c.wide[1]
-        c.group = lines_of_task(c.wide[2] * c.channels * sizeof(floating))
+        c.group = lines_of_task(c.wide[2] * c.channels * sizeof(floating), c.far)
         run(<Task> spread_task[floating], &wide[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
 
 
 cdef void spread_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t line
-    for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
-        spread_line(wide, c, line)
+    cdef Writer memory
+    cdef Writer *writer = &memory if c.far else NULL
     if c.far:
-        fence()
+        writer_begin(writer, wide + task * c.group * c.wide[2] * c.channels)
+    for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
+        spread_line(wide, c, line, writer)
+    if c.far:
+        writer_end(writer)
 
 
-cdef inline void spread_line(floating *wide, const Resampling *c, Py_ssize_t line) noexcept nogil:
+cdef inline void spread_line(floating *wide, const Resampling *c, Py_ssize_t line, Writer *writer) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, o0 = c.narrow[0], o1 = c.narrow[1], o2 = c.narrow[2]
     cdef Py_ssize_t f0 = c.factor[0], f1 = c.factor[1], step = c.factor[2] * channels
     cdef Py_ssize_t length = c.wide[2] * channels, before = c.phase[2] * channels
@@ -172,17 +215,94 @@ cdef inline void spread_line(floating *wide, const Resampling *c, Py_ssize_t lin
     cdef Py_ssize_t a = line // c.wide[1] % c.wide[0] - c.phase[0], b = line % c.wide[1] - c.phase[1]
     cdef bint filled = a >= 0 and b >= 0 and a % f0 == 0 and b % f1 == 0 and a // f0 < o0 and b // f1 < o1
     cdef const floating *narrow = <const floating *> c.source
+    cdef Py_ssize_t zeros = (before if filled else length) * <Py_ssize_t> sizeof(floating)
     wide += line * length
+    if writer != NULL:
+        writer_copy(writer, NULL, zeros)
+    else:
+        memset(wide, 0, zeros)
     if filled:
         narrow += ((image * o0 + a // f0) * o1 + b // f1) * o2 * channels
+        if floating is float:
+            spread_float(writer, narrow, wide + before, step, channels, o2, length - before)
+        else:
+            spread_double(writer, narrow, wide + before, step, channels, o2, length - before)
+
+
+cdef struct Picking:
+    const void *x
+    const Py_ssize_t *picked[3]  # positions of x, for each of y
+    Py_ssize_t inp[3]
+    Py_ssize_t out[3]
+    Py_ssize_t channels
+    Py_ssize_t lines, group, ahead
+    bint far, twice
+
+
+def pick(
+    const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, const Py_ssize_t[::1] picked0,
+    const Py_ssize_t[::1] picked1, const Py_ssize_t[::1] picked2, bint twice, int num_threads,
+):
+    """y[n, a, b, d] = x[n, picked0[a], picked1[b], picked2[d]], all of them ascending; twice: picked2[d] = d // 2."""
+    cdef Picking c
+    cdef int axis
+    cdef Py_ssize_t line = y.shape[3] * y.shape[4] * <Py_ssize_t> sizeof(floating)
+    c.x, c.channels, c.twice = &x[0, 0, 0, 0, 0], x.shape[4], twice
+    c.picked[0], c.picked[1], c.picked[2] = &picked0[0], &picked1[0], &picked2[0]
+    for axis in range(3):
+        c.inp[axis], c.out[axis] = x.shape[1 + axis], y.shape[1 + axis]
+    with nogil:
+        c.far = is_far(y.shape, 5, sizeof(floating))
+        c.lines, c.group = y.shape[0] * c.out[0] * c.out[1], lines_of_task(line, c.far)
+        c.ahead = 0
+        if c.far and c.inp[1] > c.out[1]:
+            c.ahead = 1 + AHEAD // (c.inp[2] * c.channels * <Py_ssize_t> sizeof(floating))
+        run(<Task> pick_task[floating], &y[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
+
+
+cdef inline Py_ssize_t picked_row(const Picking *c, Py_ssize_t line) noexcept nogil:
+    """The row of x that a row of y is picked from."""
+    cdef Py_ssize_t a = c.picked[0][line // c.out[1] % c.out[0]], b = c.picked[1][line % c.out[1]]
+    return (line // (c.out[0] * c.out[1]) * c.inp[0] + a) * c.inp[1] + b
+
+
+cdef void pick_task(floating *y, const Picking *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t channels = c.channels, count = c.out[2], length = c.inp[2] * channels, row, last = -1, line
+    cdef Py_ssize_t size = count * channels * <Py_ssize_t> sizeof(floating), stop = min((task + 1) * c.group, c.lines)
+    cdef floating kept[ROW]
+    cdef floating *to = y + task * c.group * count * channels
+    cdef const floating *x = <const floating *> c.x
+    cdef const floating *next
+    cdef Writer memory
+    cdef Writer *writer = &memory if c.far else NULL
+    if c.far:
+        writer_begin(writer, to)
+    for line in range(task * c.group, stop):
+        row = picked_row(c, line)
+        if row == last and not c.far:
+            memcpy(to, to - count * channels, size)
+        elif count * channels <= ROW and c.far and (row == last or line + 1 < stop and picked_row(c, line + 1) == row):
+            if row != last:
+                pick_row(NULL, x + row * length, length, c, kept, <const floating *> NULL)
+            writer_copy(writer, kept, size)
+        else:
+            next = NULL
+            if c.ahead and line + c.ahead < c.lines:
+                next = x + picked_row(c, line + c.ahead) * length
+            pick_row(writer, x + row * length, length, c, to, next)
+        last = row
+        to += count * channels
+    if c.far:
+        writer_end(writer)
+
+
+cdef inline void pick_row(
+    Writer *writer, const floating *x, Py_ssize_t length, const Picking *c, floating *y, const floating *next
+) noexcept nogil:
     if floating is float:
-        clear_float(wide, before if filled else length, c.far)
-        if filled:
-            spread_float(narrow, wide + before, step, channels, o2, length - before, c.far)
+        pick_float(writer, x, length, c.picked[2], y, c.channels, c.out[2], c.twice, next)
     else:
-        clear_double(wide, before if filled else length, c.far)
-        if filled:
-            spread_double(narrow, wide + before, step, channels, o2, length - before, c.far)
+        pick_double(writer, x, length, c.picked[2], y, c.channels, c.out[2], c.twice, next)
 
 
 cdef struct Combination:
@@ -200,28 +320,34 @@ def combine(
     const double[::1] weights, Py_ssize_t pieces, int num_threads,
 ):
     """y[a, o, :] = the sum over the o-th run of weights[k] * x[a, columns[k], :], in that order; 0 for an empty run."""
+    cdef bint far = is_far(y.shape, 3, sizeof(floating))
     cdef Combination c = Combination(
         &x[0, 0, 0], &begins[0], &columns[0], &weights[0], x.shape[1], y.shape[1], y.shape[2], pieces,
-        y.shape[0] * pieces, lines_of_task(y.shape[1] * y.shape[2] * sizeof(floating) // pieces),
-        is_far(y.shape, 3, sizeof(floating)),
+        y.shape[0] * pieces, lines_of_task(y.shape[1] * y.shape[2] * sizeof(floating) // pieces, far), far,
     )
     with nogil:
         run(<Task> combine_task[floating], &y[0, 0, 0], &c, (c.count + c.group - 1) // c.group, num_threads)
 
 
 cdef void combine_task(floating *y, const Combination *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t number, a, piece, first, count
+    cdef Py_ssize_t number = task * c.group, a, piece, first, count
     cdef const floating *x
-    cdef floating *to
-    for number in range(task * c.group, min((task + 1) * c.group, c.count)):
+    cdef floating *to = y + (
+        number // c.pieces * c.outputs + number % c.pieces * c.outputs // c.pieces
+    ) * c.width
+    cdef Writer memory
+    cdef Writer *writer = &memory if c.far else NULL
+    if c.far:
+        writer_begin(writer, to)
+    for number in range(number, min(number + c.group, c.count)):
         a, piece = number // c.pieces, number % c.pieces
         first = piece * c.outputs // c.pieces
         count = (piece + 1) * c.outputs // c.pieces - first
         x = <const floating *> c.x + a * c.inputs * c.width
-        to = y + (a * c.outputs + first) * c.width
         if floating is float:
-            combine_float(x, c.begins + first, c.columns, c.weights, to, c.width, count, c.far)
+            combine_float(writer, x, c.begins + first, c.columns, c.weights, to, c.width, count)
         else:
-            combine_double(x, c.begins + first, c.columns, c.weights, to, c.width, count, c.far)
+            combine_double(writer, x, c.begins + first, c.columns, c.weights, to, c.width, count)
+        to += count * c.width
     if c.far:
-        fence()
+        writer_end(writer)
