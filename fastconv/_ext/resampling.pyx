@@ -88,12 +88,32 @@ cdef Resampling resampling(
     return c
 
 
-cdef inline Py_ssize_t in_wide(const Resampling *c, Py_ssize_t line) noexcept nogil:
+cdef struct Line:
+    Py_ssize_t image, a, b
+
+
+cdef inline Line line_at(Py_ssize_t line, const Py_ssize_t *shape) noexcept nogil:
+    """The line-th of arrays with such spatial axes."""
+    cdef Line at
+    at.image, at.a, at.b = line // (shape[0] * shape[1]), line // shape[1] % shape[0], line % shape[1]
+    return at
+
+
+cdef inline void advance(Line *at, const Py_ssize_t *shape) noexcept nogil:
+    """To the next; at once, for divisions take longer than short lines."""
+    at.b += 1
+    if at.b == shape[1]:
+        at.b = 0
+        at.a += 1
+        if at.a == shape[0]:
+            at.a = 0
+            at.image += 1
+
+
+cdef inline Py_ssize_t in_wide(const Resampling *c, const Line *at) noexcept nogil:
     """The offset of the first position of a line of narrow."""
-    cdef Py_ssize_t image = line // (c.narrow[0] * c.narrow[1])
-    cdef Py_ssize_t i0 = line // c.narrow[1] % c.narrow[0] * c.factor[0] + c.phase[0]
-    cdef Py_ssize_t i1 = line % c.narrow[1] * c.factor[1] + c.phase[1]
-    return (((image * c.wide[0] + i0) * c.wide[1] + i1) * c.wide[2] + c.phase[2]) * c.channels
+    cdef Py_ssize_t i0 = at.a * c.factor[0] + c.phase[0], i1 = at.b * c.factor[1] + c.phase[1]
+    return (((at.image * c.wide[0] + i0) * c.wide[1] + i1) * c.wide[2] + c.phase[2]) * c.channels
 
 
 def keep_every(
@@ -121,30 +141,26 @@ cdef inline void lay_out(Resampling *c, Py_ssize_t lines, Py_ssize_t size) noexc
         c.ahead = 1 + AHEAD // (line * c.factor[2])
 
 
-cdef inline const void *fetched(const Resampling *c, const void *wide, Py_ssize_t line, Py_ssize_t size) noexcept nogil:
-    if c.ahead == 0 or line + c.ahead >= c.lines:
-        return NULL
-    return <const char *> wide + in_wide(c, line + c.ahead) * size
-
-
 cdef void keep_task(floating *narrow, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, count = c.narrow[2], step = c.factor[2] * channels, line
     cdef const floating *wide = <const floating *> c.source
-    cdef const floating *x
-    cdef const floating *next
+    cdef const floating *next = NULL
     cdef floating *y = narrow + task * c.group * count * channels
+    cdef Line at = line_at(task * c.group, c.narrow), soon = line_at(task * c.group + c.ahead, c.narrow)
     cdef Writer memory
     cdef Writer *writer = &memory if c.far else NULL
     if c.far:
         writer_begin(writer, y)
     for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
-        x = wide + in_wide(c, line)
-        next = <const floating *> fetched(c, wide, line, sizeof(floating))
+        if c.ahead:
+            next = wide + in_wide(c, &soon) if line + c.ahead < c.lines else NULL
+            advance(&soon, c.narrow)
         if floating is float:
-            gather_float(writer, x, step, y, channels, count, next)
+            gather_float(writer, wide + in_wide(c, &at), step, y, channels, count, next)
         else:
-            gather_double(writer, x, step, y, channels, count, next)
+            gather_double(writer, wide + in_wide(c, &at), step, y, channels, count, next)
         y += count * channels
+        advance(&at, c.narrow)
     if c.far:
         writer_end(writer)
 
@@ -168,15 +184,19 @@ def place_every(
 
 cdef void place_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, count = c.narrow[2], step = c.factor[2] * channels, line
-    cdef const floating *narrow
-    cdef const floating *next
+    cdef const floating *narrow = <const floating *> c.source + task * c.group * count * channels
+    cdef const floating *next = NULL
+    cdef Line at = line_at(task * c.group, c.narrow), soon = line_at(task * c.group + c.ahead, c.narrow)
     for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
-        narrow = <const floating *> c.source + line * count * channels
-        next = <const floating *> fetched(c, wide, line, sizeof(floating))
+        if c.ahead:
+            next = wide + in_wide(c, &soon) if line + c.ahead < c.lines else NULL
+            advance(&soon, c.narrow)
         if floating is float:
-            scatter_float(narrow, wide + in_wide(c, line), step, channels, count, c.far, next)
+            scatter_float(narrow, wide + in_wide(c, &at), step, channels, count, c.far, next)
         else:
-            scatter_double(narrow, wide + in_wide(c, line), step, channels, count, c.far, next)
+            scatter_double(narrow, wide + in_wide(c, &at), step, channels, count, c.far, next)
+        narrow += count * channels
+        advance(&at, c.narrow)
     if c.far:
         fence()
 
@@ -196,33 +216,35 @@ def spread(
 
 
 cdef void spread_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t line
+    cdef Py_ssize_t length = c.wide[2] * c.channels
+    cdef Line at = line_at(task * c.group, c.wide)
     cdef Writer memory
     cdef Writer *writer = &memory if c.far else NULL
+    wide += task * c.group * length
     if c.far:
-        writer_begin(writer, wide + task * c.group * c.wide[2] * c.channels)
-    for line in range(task * c.group, min((task + 1) * c.group, c.lines)):
-        spread_line(wide, c, line, writer)
+        writer_begin(writer, wide)
+    for _line in range(task * c.group, min((task + 1) * c.group, c.lines)):
+        spread_line(wide, c, &at, writer)
+        wide += length
+        advance(&at, c.wide)
     if c.far:
         writer_end(writer)
 
 
-cdef inline void spread_line(floating *wide, const Resampling *c, Py_ssize_t line, Writer *writer) noexcept nogil:
+cdef inline void spread_line(floating *wide, const Resampling *c, const Line *at, Writer *writer) noexcept nogil:
     cdef Py_ssize_t channels = c.channels, o0 = c.narrow[0], o1 = c.narrow[1], o2 = c.narrow[2]
     cdef Py_ssize_t f0 = c.factor[0], f1 = c.factor[1], step = c.factor[2] * channels
     cdef Py_ssize_t length = c.wide[2] * channels, before = c.phase[2] * channels
-    cdef Py_ssize_t image = line // (c.wide[0] * c.wide[1])
-    cdef Py_ssize_t a = line // c.wide[1] % c.wide[0] - c.phase[0], b = line % c.wide[1] - c.phase[1]
+    cdef Py_ssize_t a = at.a - c.phase[0], b = at.b - c.phase[1]
     cdef bint filled = a >= 0 and b >= 0 and a % f0 == 0 and b % f1 == 0 and a // f0 < o0 and b // f1 < o1
     cdef const floating *narrow = <const floating *> c.source
     cdef Py_ssize_t zeros = (before if filled else length) * <Py_ssize_t> sizeof(floating)
-    wide += line * length
     if writer != NULL:
         writer_copy(writer, NULL, zeros)
     else:
         memset(wide, 0, zeros)
     if filled:
-        narrow += ((image * o0 + a // f0) * o1 + b // f1) * o2 * channels
+        narrow += ((at.image * o0 + a // f0) * o1 + b // f1) * o2 * channels
         if floating is float:
             spread_float(writer, narrow, wide + before, step, channels, o2, length - before)
         else:
@@ -236,7 +258,7 @@ cdef struct Picking:
     Py_ssize_t out[3]
     Py_ssize_t channels
     Py_ssize_t lines, group, ahead
-    bint far, twice
+    bint far, twice, repeats  # repeats: y has more lines than x
 
 
 def pick(
@@ -254,44 +276,46 @@ def pick(
     with nogil:
         c.far = is_far(y.shape, 5, sizeof(floating))
         c.lines, c.group = y.shape[0] * c.out[0] * c.out[1], lines_of_task(line, c.far)
-        c.ahead = 0
+        c.ahead, c.repeats = 0, c.out[1] > c.inp[1]
         if c.far and c.inp[1] > c.out[1]:
             c.ahead = 1 + AHEAD // (c.inp[2] * c.channels * <Py_ssize_t> sizeof(floating))
         run(<Task> pick_task[floating], &y[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
 
 
-cdef inline Py_ssize_t picked_row(const Picking *c, Py_ssize_t line) noexcept nogil:
-    """The row of x that a row of y is picked from."""
-    cdef Py_ssize_t a = c.picked[0][line // c.out[1] % c.out[0]], b = c.picked[1][line % c.out[1]]
-    return (line // (c.out[0] * c.out[1]) * c.inp[0] + a) * c.inp[1] + b
+cdef inline Py_ssize_t picked_row(const Picking *c, const Line *at) noexcept nogil:
+    """The row of x that a line of y is picked from."""
+    return (at.image * c.inp[0] + c.picked[0][at.a]) * c.inp[1] + c.picked[1][at.b]
 
 
 cdef void pick_task(floating *y, const Picking *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t channels = c.channels, count = c.out[2], length = c.inp[2] * channels, row, last = -1, line
-    cdef Py_ssize_t size = count * channels * <Py_ssize_t> sizeof(floating), stop = min((task + 1) * c.group, c.lines)
+    cdef Py_ssize_t width = c.out[2] * c.channels, length = c.inp[2] * c.channels, last = -1, row, line
+    cdef Py_ssize_t size = width * <Py_ssize_t> sizeof(floating), stop = min((task + 1) * c.group, c.lines)
     cdef floating kept[ROW]
-    cdef floating *to = y + task * c.group * count * channels
+    cdef floating *to = y + task * c.group * width
     cdef const floating *x = <const floating *> c.x
-    cdef const floating *next
+    cdef const floating *next = NULL
+    cdef Line at = line_at(task * c.group, c.out), soon = line_at(task * c.group + c.ahead, c.out)
+    cdef bint keeps = c.far and c.repeats and width <= ROW
     cdef Writer memory
     cdef Writer *writer = &memory if c.far else NULL
     if c.far:
         writer_begin(writer, to)
     for line in range(task * c.group, stop):
-        row = picked_row(c, line)
-        if row == last and not c.far:
-            memcpy(to, to - count * channels, size)
-        elif count * channels <= ROW and c.far and (row == last or line + 1 < stop and picked_row(c, line + 1) == row):
+        row = picked_row(c, &at)
+        if c.ahead:
+            next = x + picked_row(c, &soon) * length if line + c.ahead < c.lines else NULL
+            advance(&soon, c.out)
+        if keeps:
             if row != last:
                 pick_row(NULL, x + row * length, length, c, kept, <const floating *> NULL)
             writer_copy(writer, kept, size)
+        elif row == last and not c.far:
+            memcpy(to, to - width, size)
         else:
-            next = NULL
-            if c.ahead and line + c.ahead < c.lines:
-                next = x + picked_row(c, line + c.ahead) * length
             pick_row(writer, x + row * length, length, c, to, next)
         last = row
-        to += count * channels
+        to += width
+        advance(&at, c.out)
     if c.far:
         writer_end(writer)
 

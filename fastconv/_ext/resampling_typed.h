@@ -3,10 +3,14 @@
 #define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
 #define Reals NAME(Reals)
 #define VECTORS 4 /* at a time, then 1 */
+#define Piece NAME(Piece)
+#define PIECE ((ptrdiff_t)(16 / sizeof(REAL)))
 
 typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 
 #if BYTES >= 16
+typedef REAL Piece __attribute__((vector_size(16), aligned(sizeof(REAL)), may_alias));
+
 TARGET INLINE void NAME(singles)(
     const REAL *restrict x, const ptrdiff_t x_step, REAL *restrict y, const ptrdiff_t y_step, ptrdiff_t count)
 {
@@ -19,7 +23,17 @@ TARGET static void NAME(copy_singles)(const REAL *x, ptrdiff_t x_step, REAL *y, 
 {
     if (x_step == 2 && y_step == 1)
         NAME(singles)(x, 2, y, 1, count);
-    else
+    else if (y_step == 1) { /* by 16 bytes: instructions that gather are slower */
+        ptrdiff_t o = 0;
+        for (; o + PIECE <= count; o += PIECE, x += PIECE * x_step) {
+            Piece values;
+            for (int i = 0; i < PIECE; i++)
+                values[i] = x[i * x_step];
+            *(Piece *)(y + o) = values;
+        }
+        for (; o < count; o++, x += x_step)
+            y[o] = *x;
+    } else
         NAME(singles)(x, x_step, y, y_step, count);
 }
 
@@ -94,7 +108,14 @@ TARGET static void NAME(pick_short)(
 TARGET static void NAME(pick_singles)(const REAL *restrict x, const ptrdiff_t *restrict columns, REAL *restrict y,
     ptrdiff_t count)
 {
-    for (ptrdiff_t o = 0; o < count; o++)
+    ptrdiff_t o = 0;
+    for (; o + PIECE <= count; o += PIECE) {
+        Piece values;
+        for (int i = 0; i < PIECE; i++)
+            values[i] = x[columns[o + i]];
+        *(Piece *)(y + o) = values;
+    }
+    for (; o < count; o++)
         y[o] = x[columns[o]];
 }
 
@@ -213,4 +234,6 @@ TARGET static void NAME(combine)(
 #undef LANES
 #undef Reals
 #undef VECTORS
+#undef Piece
+#undef PIECE
 #undef BYTES
