@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.analysis.operations import operation_reach
-from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
+from fastconv.analysis.reach import POINT, Sliding, Taps, Whole, reach_of, steps_together
 from fastconv.analysis.steps import INPUT, JOIN, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
@@ -96,8 +96,9 @@ class Region:
             result.append(slice(first + int(inside[0]), first + int(inside[-1]) + 1))
         return tuple(result)
 
-    def read(self, reach: Sequence[Taps]) -> Region:
-        """What the region's positions read through a layer: one axis after the other."""
+    def read(self, reach: Sequence[Taps], inside: bool = False) -> Region:
+        """What the region's positions read through a layer: one axis after the other. `inside`: where a border repeats
+        the input, the positions that it repeats."""
         from scipy.sparse import csr_array
 
         mask, origin = self.mask, list(self.origin)
@@ -105,6 +106,8 @@ class Region:
             if taps == POINT:
                 continue
             rows, positions = taps.read(np.arange(origin[axis], origin[axis] + mask.shape[axis]))
+            if inside and isinstance(taps, Sliding):
+                positions = taps.inside(positions)
             first, stop = (int(positions.min()), int(positions.max()) + 1) if len(positions) else (0, 0)
             lines = np.moveaxis(mask, axis, 0)
             require("receptive_field", (stop - first) * math.prod(lines.shape[1:]) * 5)
@@ -192,7 +195,7 @@ class Reader:
                 continue
             reach = self.reach[place]
             assert reach is not None
-            read = here.read([reach[axis] for axis in axes])
+            read = here.read([reach[axis] for axis in axes], clip)
             for source in self.found.steps[place].sources:
                 if source < INPUT:  # another input of the net
                     continue

@@ -43,7 +43,6 @@ from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
 
-FORMAT = "fastconv.trainer/1"
 BATCH_SIZE = 128
 SEED_BITS = 128
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
@@ -518,7 +517,7 @@ class Trainer:
             "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
         }  # fmt: skip
-        metadata = {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)}
+        metadata = {"format": files.TRAINER, "trainer": json.dumps(data, allow_nan=False)}
         files.write(path, tensors, metadata, follow_links=self.follow_links or not automatic)
 
     def _augment_data(self) -> Any:
@@ -556,7 +555,7 @@ class Trainer:
             if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):
                 register(name, *function, replace=True)
         tensors, metadata = files.read(path, follow_links=follow_links)
-        if metadata.get("format") != FORMAT or "trainer" not in metadata:
+        if metadata.get("format") != files.TRAINER or "trainer" not in metadata:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")
         data = files.parse_json(path, "the checkpoint", metadata["trainer"])
         with files.as_format_error(path, "the checkpoint cannot be resumed"):
