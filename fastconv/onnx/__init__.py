@@ -1,9 +1,8 @@
 """ONNX both ways: `load` makes a Graph of a file, `save` a file of a net; `backend` runs ONNX's own conformance suite.
 
-    operators, windows, resizing    what no layer computes, in NumPy, with derivatives; they need no package
-    tensors, reading, building      a file as a Graph
-    writing                         a net as a file
-    backend                         an onnx.backend.base.Backend
+    tensors, reading, building    a file as a Graph; what no layer computes stands in `fastconv.operators`
+    writing                       a net as a file
+    backend                       an onnx.backend.base.Backend
 
 Reading and writing need the package onnx: the extra [onnx].
 """

@@ -20,9 +20,9 @@ from fastconv.errors import ShapeError
 from fastconv.files import open_regular
 from fastconv.layers import Graph, Layer, Values
 from fastconv.machine.memory import require
-from fastconv.onnx import package, tensors, windows
-from fastconv.onnx.operators import TABLE
+from fastconv.onnx import package, tensors
 from fastconv.onnx.reading import SUFFIXES, Constant, Node, Reader, line_of, refusals, small_array, within
+from fastconv.operators import TABLE, windows
 
 __all__ = ["read"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from fastconv.errors import FormatError, ShapeError, nearest
 from fastconv.machine.memory import require
 from fastconv.onnx import package, tensors
-from fastconv.onnx.operators import TABLE
+from fastconv.operators import TABLE
 
 __all__ = ["SUFFIXES", "Constant", "Node", "Reader", "line_of", "refusals", "small_array", "within"]
 

@@ -23,7 +23,7 @@ from scipy import special
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
-from fastconv.onnx import resizing, windows
+from fastconv.operators import resizing, windows
 from fastconv.ops.registry import OPS, Op
 
 __all__ = ["TABLE", "operator_called"]
@@ -453,7 +453,7 @@ for _name, _windows in {
     "Conv": windows.conv, "ConvTranspose": windows.conv_transpose, "MaxPool": windows.max_pool,
     "AveragePool": windows.average_pool, "LpPool": windows.lp_pool, "MaxUnpool": windows.max_unpool,
 }.items():  # fmt: skip
-    operator(_name)(_windows)
+    TABLE[_name] = Op(_name, _windows, _backward)
 
 
 @operator("GlobalAveragePool")
