@@ -406,6 +406,8 @@ SINCE = {(name, "axes"): 18 for name in TABLE if name.startswith("Reduce") and n
 
 def _of_layer(layer: OpLayer, context: Context) -> dict[str, Any]:
     options = dict(layer.options(context))
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        options["padding_mode"] = layer.padding_mode  # type: ignore[attr-defined]
     return {name: value for name, value in options.items() if name not in ("algorithm", "rng", "training")}
 
 
@@ -475,7 +477,7 @@ def _pads(
 
 def _conv(
     w: _Writer, x: _Value, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
+    groups: int = 1, padding_mode: str = "zeros",
 ) -> _Value:  # fmt: skip
     kernel = np.shape(weight)[2:] if not isinstance(weight, _Value) else (weight.shape or ())[2:]
     axes = len(kernel)
@@ -488,10 +490,61 @@ def _conv(
     steps = [ratio.numerator for ratio in ratios]
     dilations = integers("onnx.save", "dilation", dilation, axes, 1)
     attributes = {"strides": steps, "dilations": dilations, "group": groups, "kernel_shape": kernel}
-    attributes |= _pads(w, padding, kernel, steps, dilations)
+    border = _pads(w, padding, kernel, steps, dilations)
+    if padding_mode != "zeros":
+        x, border = _bordered(w, x, _around(w, x, border, kernel, steps, dilations), padding_mode), {}
+    attributes |= border
     return w.emit(
         "Conv", [x, w.as_value(weight), None if bias is None else w.as_value(bias)], attributes, rank=axes + 2
     )
+
+
+def _around(
+    w: _Writer, x: _Value, border: Mapping[str, Any], kernel: Sequence[int], steps: Sequence[int],
+    dilations: Sequence[int],
+) -> list[tuple[int, int]]:  # fmt: skip
+    """What `_pads` gave as a pair for each axis."""
+    axes = len(kernel)
+    if "auto_pad" in border:
+        spatial = w.lengths(x, "of padding by name they decide")
+        totals = [
+            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            for n, s, k, d in zip(spatial, steps, kernel, dilations, strict=True)
+        ]
+        less = [t // 2 for t in totals]
+        more = [t - t // 2 for t in totals]
+        return list(
+            zip(less, more, strict=True) if border["auto_pad"] == "SAME_UPPER" else zip(more, less, strict=True)
+        )
+    pads = border.get("pads", [0] * 2 * axes)
+    return list(zip(pads[:axes], pads[axes:], strict=True))
+
+
+def _bordered(w: _Writer, x: _Value, around: Sequence[tuple[int, int]], mode: str, value: float = 0.0) -> _Value:
+    """x with its border filled."""
+    axes = len(around)
+    if mode == "circular" and w.opset < 19:  # the other end's lines, axis by axis
+        for axis, (before, after) in enumerate(around, 2):
+            ends = []
+            for start, end, count in ((-before, END, before), (0, after, after)):
+                numbers = ([start], [end], [axis])
+                ends.append(w.emit("Slice", [x, *(w.ints(each) for each in numbers)]) if count else None)
+            parts = [part for part in (ends[0], x, ends[1]) if part is not None]
+            x = w.emit("Concat", parts, {"axis": axis}, rank=axes + 2) if len(parts) > 1 else x
+        return x
+    pads = [0, 0, *(before for before, _ in around), 0, 0, *(after for _, after in around)]
+    names = {"constant": "constant", "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    number = w.number(value, "value") if mode in ("constant", "zeros") else None
+    return w.emit("Pad", [x, w.ints(pads, "pads"), number], {"mode": names[mode]}, rank=x.rank)
+
+
+def _pad(w: _Writer, x: _Value, padding: Any, *, mode: str = "constant", value: float = 0.0) -> _Value:
+    return _bordered(w, x, pairs("onnx.save", "padding", padding, w.need_rank(x) - 2), mode, value)
+
+
+def _step(w: _Writer, x: _Value) -> _Value:
+    at_least = w.emit("Not", [w.emit("Less", [x, w.number(0.0)], kind="bool")], kind="bool")
+    return w.emit("Cast", [at_least], {"to": w.type_of(x)}, rank=x.rank)
 
 
 def _conv_transpose(
@@ -823,19 +876,9 @@ def _windows(w: _Writer, x: _Value, kernel: Sequence[int], stride: Any, padding:
     """For each tap of a window in C order what the outputs see there: (N, C, H', W')."""
     steps = integers("onnx.save", "stride", stride, 2, 1)
     dilations = integers("onnx.save", "dilation", dilation, 2, 1)
-    attributes = _pads(w, padding, kernel, steps, dilations)
-    if "auto_pad" in attributes:
-        spatial = w.lengths(x, "of padding by name they decide")
-        total = [
-            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
-            for n, s, k, d in zip(spatial, steps, kernel, dilations, strict=True)
-        ]
-        half = [t // 2 if attributes["auto_pad"] == "SAME_UPPER" else t - t // 2 for t in total]
-        attributes = {"pads": [*half, *(t - h for t, h in zip(total, half, strict=True))]}
-    pads = attributes.get("pads")
-    if pads:
-        full = [0, 0, *pads[:2], 0, 0, *pads[2:]]
-        x = w.emit("Pad", [x, w.ints(full, "pads"), w.number(0.0, "value")])
+    around = _around(w, x, _pads(w, padding, kernel, steps, dilations), kernel, steps, dilations)
+    if any(map(any, around)):
+        x = _bordered(w, x, around, "zeros")
     taps = []
     for r in range(kernel[0]):
         for s in range(kernel[1]):
@@ -897,6 +940,8 @@ RULES: dict[str, Callable[..., _Value]] = {
     "upsample": _upsample,
     "downsample": _downsample,
     "resize": _resize,
+    "pad": _pad,
+    "step": _step,
     "relu": _unary("Relu"),
     "leaky_relu": _unary("LeakyRelu", negative_slope="alpha"),
     "elu": _unary("Elu", alpha="alpha"),

@@ -453,7 +453,7 @@ for _name, _windows in {
     "Conv": windows.conv, "ConvTranspose": windows.conv_transpose, "MaxPool": windows.max_pool,
     "AveragePool": windows.average_pool, "LpPool": windows.lp_pool, "MaxUnpool": windows.max_unpool,
 }.items():  # fmt: skip
-    TABLE[_name] = Op(_name, _windows, _backward)
+    TABLE[_name] = Op(_name, _windows, _backward)  # type: ignore[arg-type]
 
 
 @operator("GlobalAveragePool")
