@@ -15,8 +15,7 @@ from fastconv import functional
 from fastconv.analysis import reach
 from fastconv.analysis.reach import POINT, Pairs, Shape, Sliding, Taps, Whole
 from fastconv.layers.graph import Operation
-from fastconv.onnx import resizing, windows
-from fastconv.onnx.operators import TABLE, axes_of
+from fastconv.operators import TABLE, axes_of, resizing, windows
 
 __all__ = ["operation_reach"]
 

@@ -484,7 +484,7 @@ class Operation(Layer):
     def operation(self) -> Op | None:
         found = OPS.get(self.name)
         if found is None and self.name != ITEM:
-            from fastconv.onnx.operators import operator_called
+            from fastconv.operators import operator_called
 
             found = operator_called(self.name)
         return found

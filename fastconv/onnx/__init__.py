@@ -1,10 +1,10 @@
 """ONNX both ways: `load` makes a Graph of a file, `save` a file of a net; `backend` runs ONNX's own conformance suite.
 
-    operators, windows, resizing    what no layer computes, in NumPy, with derivatives; they need no package
-    tensors, reading                a file as a Graph
-    writing                         a net as a file
-    backend                         an onnx.backend.base.Backend
+    tensors, reading    a file as a Graph
+    writing             a net as a file
+    backend             an onnx.backend.base.Backend
 
+What no layer computes is in `fastconv/operators/`, in NumPy, with derivatives, and needs no package.
 Reading and writing need the package onnx: the extra [onnx].
 """
 

@@ -25,8 +25,8 @@ from fastconv.errors import FormatError, ShapeError, nearest
 from fastconv.files import open_regular
 from fastconv.layers import Graph, Layer, Values
 from fastconv.machine.memory import require
-from fastconv.onnx import package, tensors, windows
-from fastconv.onnx.operators import TABLE
+from fastconv.onnx import package, tensors
+from fastconv.operators import TABLE, windows
 
 __all__ = ["read"]
 

@@ -24,8 +24,9 @@ from fastconv.layers import Graph, Layer
 from fastconv.layers.base import Context, OpLayer
 from fastconv.layers.graph import ITEM, Operation
 from fastconv.onnx import package
-from fastconv.onnx.operators import TABLE
+from fastconv.operators import TABLE
 from fastconv.plan.steps import Held
+from fastconv.version import __version__
 from fastconv.window import integers, pairs
 
 __all__ = ["write"]
@@ -126,11 +127,9 @@ class _Writer:
         graph = helper.make_graph(
             self.nodes, type(self.net).__name__, [info for _, info in inputs], outputs, list(self.initializers.values())
         )
-        import fastconv
-
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
         model.ir_version = min(IR.get(self.opset, model.ir_version), model.ir_version)
-        model.producer_name, model.producer_version = "fastconv", fastconv.__version__
+        model.producer_name, model.producer_version = "fastconv", __version__
         return model
 
     def type_of(self, value: _Value) -> int:

@@ -23,7 +23,7 @@ from scipy import special
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
-from fastconv.onnx import resizing, windows
+from fastconv.operators import resizing, windows
 from fastconv.ops.registry import OPS, Op
 
 __all__ = ["TABLE", "operator_called"]
