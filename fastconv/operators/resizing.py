@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
 from fastconv.ops.registry import OPS
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["lengths_of", "positions", "resize", "taps"]
 
@@ -171,6 +173,8 @@ def _matrix(
     at: np.ndarray, n: int, factor: float, mode: str, nearest: str, a: float, exclude_outside: int, antialias: int
 ) -> csr_array:
     """(outputs, n): what each output takes of each input."""
+    from scipy.sparse import csr_array
+
     found, weights = taps(at, factor, mode, nearest, a, antialias)
     if exclude_outside and mode != "nearest":
         weights = np.where((found < 0) | (found >= n), 0, weights)
