@@ -121,7 +121,7 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
             try:
                 y, saved = twin.forward(x, Context.of_step(twin, rng))
             except ShapeError:
-                follow("explain", net, shape)  # says it where only the batch axis is missing
+                follow("explain", net, shapes[0])  # says it where only the batch axis is missing
                 raise
             twin.backward(tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y), saved, False)
     return Explanation(
