@@ -164,6 +164,8 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_folder": "path",
     "datasets.load_image": "path",
     "datasets.mean_and_std": "X",
+    "analysis.record": "net, x, target=None, loss=None",
+    "analysis.walkthrough": "function, /, *arrays, direction='forward', dy=None, **options",
     "models.lenet5": MODEL.format(10, 1, 28),
     "models.digits_cnn": MODEL.format(10, 1, 8),
     "models.mnist_cnn": MODEL.format(10, 1, 28),
