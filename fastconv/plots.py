@@ -19,7 +19,7 @@ import numpy as np
 from fastconv.files import replace_whole
 
 __all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field",
-           "record_of_maps", "save", "training_curve"]  # fmt: skip
+           "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -345,6 +345,47 @@ def _diverging(share: np.ndarray) -> np.ndarray:
     ink = np.where(share < 0, _rgb(BLUE), _rgb(ORANGE))
     shades: np.ndarray = 1 + (ink - 1) * np.abs(share)
     return shades
+
+
+def scan(
+    image: np.ndarray,
+    boxes: Sequence[tuple[str, int, int, int, int]],
+    best: np.ndarray,
+    threshold: float,
+    *,
+    title: str,
+) -> Any:
+    """A picture (C, H, W) with boxes (text, top, left, height, width), beside it every window's score `best`."""
+    figure = need_matplotlib("a scan")(figsize=(9.6, 5.0), layout="constrained")
+    seen, scores = figure.subplots(1, 2)
+    draw_boxes(seen, image, boxes)
+    drawn = scores.imshow(best, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    rows, columns = np.nonzero(best > threshold)
+    size = max(2.0, 150.0 / max(best.shape))
+    scores.scatter(columns, rows, s=size * size / 8, facecolors="none", edgecolors=ORANGE, linewidths=1)
+    figure.colorbar(drawn, ax=scores, shrink=0.75, label="the largest score of a window")
+    for axes in (seen, scores):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    scores.set_title(f"the windows; circles: above {threshold:g}", fontsize=11)
+    figure.suptitle(f"found: {title}", fontsize=13, fontweight="bold")
+    return figure
+
+
+def draw_boxes(axes: Any, image: np.ndarray, boxes: Sequence[tuple[str, int, int, int, int]]) -> None:
+    """A picture (C, H, W) and boxes (text, top, left, height, width) over it; a box's text stands above it, or inside
+    at the top of the picture."""
+    low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
+    axes.imshow(_picture((image - low) / (high - low)), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for text, top, left, height, width in boxes:
+        ends = left - 0.5, left + width - 0.5, top - 0.5, top + height - 0.5
+        axes.plot([ends[0], ends[1], ends[1], ends[0], ends[0]], [ends[2], ends[2], ends[3], ends[3], ends[2]],
+                  color=ORANGE, linewidth=2, clip_on=False)  # fmt: skip
+        if text:
+            inside = top < 0.07 * image.shape[1]
+            axes.annotate(text, (ends[0], ends[2]), (3, -3 if inside else 3), textcoords="offset points", fontsize=9,
+                          color="white", va="top" if inside else "bottom", fontweight="bold",
+                          bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5})  # fmt: skip
 
 
 def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, reference: float | None = None) -> Any:

@@ -37,6 +37,7 @@ graph = fastconv.Graph({"stem": (fastconv.Conv2d(1, 2, 3), "input"), "sum": ("ad
 print(graph(X), graph.predict(X), graph.state_dict(), fastconv.models.lenet5(rng=0), fastconv.layers.Layer)
 number: float = fastconv.analysis.walkthrough("conv2d", X, X, direction="dx")[0].value
 print(fastconv.analysis.record(net, X, y)["0"].y.shape, fastconv.analysis.walkthrough(F.relu, X)[1:3][0].text)
+print(fastconv.Conv2d(1, 2, [3, 3], stride=(1, 2), padding="same"), F.max_pool2d(X, [2, 2]).size)
 print(fastconv.analysis.receptive_field(net, (1, 1, 8, 8)).size, fastconv.augment.Flip(), F.relu(X).shape)
 """
 WRONG = """
@@ -45,6 +46,8 @@ fastconv.Trainer(net, fastconv.optim.SGD(0.1), batch_sise=3)
 trainer.fit(X, y, epohcs=3)
 fastconv.Conv2d(kernal_size=3)
 fastconv.Conv2d(1, 2, kernal_size=3)
+fastconv.Conv2d(1, 2, "3")
+fastconv.MaxPool2d(2.5)
 fastconv.Conv2d(1, 2, 3, stirde=2)
 fastconv.BatchNorm2d(4, momentun=0.1)
 fastconv.ReLU(inplase=True)

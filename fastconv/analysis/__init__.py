@@ -6,6 +6,7 @@
     infer_padding                            padding from sizes
     conv_matrix                              a convolutional layer's neurons as a sparse matrix
     to_scanner                               a trained classifier that slides over larger images
+    scan                                     which class is where in a larger picture, or none: ∅
     window_indices                           which element of its window a maximum is, 1 … L * L
     record                                   every variable of a net on one batch, forward and backward, by layer
     walkthrough                              a convolution, pooling or resampling, and its gradients, step by step
@@ -24,16 +25,19 @@ from fastconv.analysis.receptive import (
 )
 from fastconv.analysis.record import Entry, Record, record
 from fastconv.analysis.scanner import to_scanner
+from fastconv.analysis.scanning import Box, Scan, scan
 from fastconv.analysis.steps import output_shape
 from fastconv.analysis.table import Row, Summary, summary
 from fastconv.analysis.walkthrough import Step, Walkthrough, walkthrough
 
 __all__ = [
     "Entry",
+    "Box",
     "ReceptiveField",
     "Record",
     "Row",
     "Step",
+    "Scan",
     "Summary",
     "Walkthrough",
     "conv_matrix",
@@ -44,6 +48,7 @@ __all__ = [
     "output_shape",
     "receptive_field",
     "record",
+    "scan",
     "summary",
     "to_scanner",
     "walkthrough",
