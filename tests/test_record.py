@@ -200,6 +200,60 @@ def test_softmax_and_loss(options):
         agree(soft.dy, -one_hot / soft.y / 3)
 
 
+def several():
+    return fc.Graph(
+        {
+            "fa": (fc.Linear(4, 8, rng=0), "a"), "fb": (fc.Linear(3, 8, rng=1), "b"), "sum": ("add", "fa", "fb"),
+            "gated": ("mul", "sum", "fa"), "relu": (fc.ReLU(), "gated"), "p": (fc.Linear(8, 3, rng=2), "relu"),
+            "q": (fc.Linear(8, 2, rng=3), "relu"),
+        },
+        inputs=("a", "b"), outputs=("p", "q"),
+    ).astype(np.float64)  # fmt: skip
+
+
+def test_several_inputs_and_outputs():
+    net, rng = several(), np.random.default_rng(4)
+    x = rng.normal(size=(3, 4)), rng.normal(size=(3, 3))
+    target = {"p": np.array([0, 2, 1]), "q": rng.normal(size=(3, 2))}
+    losses = {"p": "cross_entropy", "q": "mse_loss"}
+    rec = record(net, x, target, losses)
+    value, gradients = fc.value_and_grad(net, losses, x, target)
+    assert rec.loss == pytest.approx(value)
+    assert rec.gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        agree(rec.gradients[name], gradient)
+    y, pullback = vjp(net, *x)
+    for actual, expected in zip((*rec.y, *rec.dx), (*y, *pullback(rec.dy)), strict=True):
+        agree(actual, expected)
+    assert [entry.kind for entry in rec] == ["Linear", "Linear", "Add", "Multiply", "ReLU", "Linear", "Linear"]
+    agree(rec["gated"].dx[1], rec["gated"].dy * rec["sum"].y)
+    assert "3x4, 3x3" in str(rec) and len(rec.rows()) == len(rec) + 2
+    pytest.importorskip("matplotlib")
+    assert "<img" in rec._repr_html_()
+
+
+def test_operations_and_arrays_of_a_graph():
+    net = fc.Graph(
+        {
+            "stem": (fc.Conv2d(3, 4, 3, padding=1, rng=0), "input"), "k": np.full((4, 4, 1, 1), 0.25, np.float32),
+            "blur": ("conv2d", "stem", "k", {"padding": 0}), "zero": np.zeros((), np.float32),
+            "positive": ("Greater", "blur", "zero"), "part": ("where", "positive", "stem", "blur"),
+            "scaled": ("Mul", "part", np.float32(3)), "pool": ("max_pool2d", "scaled", {"kernel_size": 2}),
+            "flat": (fc.Flatten(), "pool"),
+        }
+    ).astype(np.float64)  # fmt: skip
+    x, target = np.random.default_rng(5).normal(size=(2, 3, 4, 4)), np.array([0, 5])
+    rec = record(net, x, target)
+    _, gradients = fc.value_and_grad(net, "cross_entropy", x, target)
+    assert rec.gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        agree(rec.gradients[name], gradient)
+    agree(rec.dx, vjp(net, x)[1](rec.dy)[0])
+    assert rec["blur"].kind == "conv2d"
+    agree(rec["blur"].dx[0], vjp(functional.conv2d, *rec["blur"].x)[1](rec["blur"].dy)[0])
+    assert str(rec) and rec._repr_html_()
+
+
 def test_other_losses_have_no_softmax():
     rec = record(mixed().eval(), X, np.zeros((3, 4)), "mse_loss")
     assert "softmax" not in rec
