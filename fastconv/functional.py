@@ -12,9 +12,11 @@ All of them raise ShapeError (a ValueError) for shapes and window parameters tha
 hold no real numbers or for float32 beside float64, and MemoryError for what this process's memory could not hold.
 """
 
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -28,10 +30,11 @@ from fastconv.ops.registry import FUNCTIONS, face, reserve
 TORCHS = {"interpolate": "resize", "binary_cross_entropy_with_logits": "bce_with_logits"}  # torch's names that differ
 
 Array = np.ndarray
-Sizes = int | tuple[int, ...]
-Stride = int | Fraction | tuple[int | Fraction, ...]
-AdaptiveSizes = int | tuple[int | None, ...] | None
-Padding = int | str | tuple[Any, ...]
+Sizes = int | Sequence[int]  # what layers take, too
+Stride = int | Fraction | Sequence[int | Fraction]
+AdaptiveSizes = int | Sequence[int | None] | None
+Padding = int | str | Sequence[Any]
+Scale = float | Sequence[float]
 
 
 @face
@@ -770,7 +773,7 @@ def resize(
     x: ArrayLike,
     *,
     size: Sizes | None = None,
-    scale: float | tuple[float, ...] | None = None,
+    scale: Scale | None = None,
     mode: str = "nearest",
     align_corners: bool = False,
 ) -> Array:

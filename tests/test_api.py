@@ -5,6 +5,8 @@ at their default.
 """
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +131,9 @@ OTHERS = {  # dotted path: arguments
     "register": "name, forward, backward, *, replace=False",
     "value_and_grad": "net, loss, x, y",
     "manual_seed": "seed",
+    "save": "net, path",
+    "load": "path, *, best=False",
+    "load_weights": "path, *, key=None",
     "set_num_threads": "n",
     "get_num_threads": "",
     "set_workspace_limit": "nbytes",
@@ -168,6 +173,7 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
     "datasets.load_image": "path",
+    "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",
     "datasets.place": "X, size, *, top=None, left=None, rng=None, background=0.0, return_places=False",
     "analysis.scan": "net, image, *, image_shape=None, threshold=0.5, stride=None, answers=None, nothing=None, "
@@ -335,3 +341,28 @@ def test_torchs_arguments_are_all_known():
                 getattr(fc, name)(*FIRST.get(name, ()), **{parameter.name: parameter.default})
             ours = parameter.name in inspect.signature(getattr(fc, name).__init__).parameters
             assert ours or parameter.name in OF_LAYERS.get(name, ()), (name, parameter.name)
+
+
+# --- extras ----------------------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+sys.modules["sklearn"] = None
+import fastconv
+assert "sklearn" not in dir(fastconv)
+try:
+    fastconv.sklearn
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_scikit_learn():
+    """Its estimators are told of by no list, and asking for them names the extra."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert done.stdout == 'fastconv.sklearn needs scikit-learn, 1.6 or newer: pip install "fastconv[sklearn]"\n'
+
+
+def test_extras_are_imported_late():
+    code = "import sys, fastconv; fastconv.Trainer, fastconv.models; print([n for n in sys.modules if 'sklearn' in n])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -14,7 +14,8 @@ from gradient_check import check_gradients
 import fastconv as fc
 from fastconv.layers import LAYERS, from_config
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import Concat, Graph, Residual
+from fastconv.layers.containers import Concat, Residual
+from fastconv.layers.graph import Graph
 from fastconv.training.checkpoint import load_net, save_net
 
 RNG = np.random.default_rng(0)
@@ -612,6 +613,39 @@ def test_load_state_dict_is_all_or_nothing():
     assert all(array.flags.c_contiguous for array in net.state_dict().values())
 
 
+def test_load_state_dict_by_other_names():
+    net, other = full_net(), full_net()
+    state = {f"module.{name}": array + 1 for name, array in other.state_dict().items()}
+    assert net.load_state_dict(state, rename={"module": ""}) == ([], [])
+    assert all((net.state_dict()[name] == array).all() for name, array in ((k[7:], v) for k, v in state.items()))
+    assert net.load_state_dict(other.state_dict(), rename=lambda name: name) == ([], [])
+    head = fc.Sequential({"body": fc.Linear(2, 3), "head": fc.Linear(3, 2)})
+    given = {"m.encoder.weight": np.ones((3, 2)), "m.encoder.bias": np.ones(3), "m.fc.weight": np.ones((5, 3)),
+             "m.fc.bias": np.ones(5), "m.extra": 1.0}  # fmt: skip
+    before = head.state_dict()
+    keys = head.load_state_dict(
+        given, strict=False, rename={"m.": "", "m.encoder": "body", "m.fc": "head"}, ignore_mismatched_sizes=True
+    )
+    missing, unexpected = keys
+    assert (missing, unexpected) == (keys.missing_keys, keys.unexpected_keys) == ([], ["extra"])
+    assert keys.mismatched_keys == [("head.weight", (5, 3), (2, 3)), ("head.bias", (5,), (2,))]
+    assert repr(keys).startswith(
+        "LoadedKeys(missing_keys=[], unexpected_keys=['extra'], mismatched_keys=[('head.weight'"
+    )
+    assert (head["body"].weight == 1).all() and (head["head"].weight == before["head.weight"]).all()
+    assert pickle.loads(pickle.dumps(keys)).mismatched_keys == keys.mismatched_keys
+    assert head.load_state_dict(given, False, rename=lambda name: None) == (list(before), [])
+    assert fc.Sequential(head).load_state_dict(before, rename={"": "0"}) == ([], [])
+    with pytest.raises(
+        fc.ShapeError, match=r"head.weight must have shape \(2, 3\), got \(5, 3\); to leave it out: ignore"
+    ):
+        head.load_state_dict(given, False, rename={"m.fc": "head"})
+    with pytest.raises(ValueError, match=r"rename gives two arrays the name 'x', 'm\.encoder\.bias' the second time"):
+        head.load_state_dict(given, rename=lambda name: "x")
+    with pytest.raises(TypeError, match="rename must be a dict of names or a function, got 3"):
+        head.load_state_dict(given, rename=3)
+
+
 # --- what does not train ---------------------------------------------------------------------------------------------
 
 
@@ -1039,7 +1073,7 @@ def test_relu_keeps_what_the_next_layer_keeps_too():
         dy = rng.standard_normal(given.shape).astype(np.float32)
         y, saved = layer.forward(given, Context())
         kept = layer.forward(given, Context(snapshot=True))[1]
-        assert np.shares_memory(saved.x, y) and not np.shares_memory(kept.x, y)
+        assert np.shares_memory(saved[0], y) and not np.shares_memory(kept[0], y)
         np.testing.assert_array_equal(layer.backward(dy, saved, True)[0], layer.backward(dy, kept, True)[0])
     y, pullback = fc.vjp(layer, x)
     expected = pullback(np.ones_like(y))[0].copy()

@@ -135,6 +135,12 @@ def test_a_net_reads_what_its_layers_rules_say(name):
     check(*NETS[name])
 
 
+def test_a_window_that_is_larger_than_its_input():
+    net, x_shape = fc.MaxPool1d(4, 3, ceil_mode=True), (1, 2, 2)
+    np.testing.assert_array_equal(read_by_rule(net, x_shape), read_by_nudging(net, x_shape))
+    assert analysis.receptive_field(net, x_shape) == ((4,), (3,), (0,))
+
+
 # --- wrong rules are caught ------------------------------------------------------------------------------------------
 
 

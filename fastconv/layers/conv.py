@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastconv.errors import ShapeError, nearest
+from fastconv.functional import Padding, Sizes, Stride
 from fastconv.layers.base import Context, Gradients, OpLayer
 from fastconv.layers.common import need_default, uniform, uniform_array
 from fastconv.ops import OPS, conv, conv_transpose, locally_connected
@@ -63,10 +64,10 @@ class _Conv(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Sizes,
+        stride: Stride = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -139,13 +140,13 @@ class _ConvTranspose(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        output_padding: Sizes = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
+        dilation: Sizes = 1,
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: Any = None,
@@ -201,11 +202,11 @@ class LocallyConnected2d(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        output_size: Any,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        output_size: Sizes,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
         bias: bool = True,
         *,
         groups: int = 1,
