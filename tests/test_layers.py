@@ -14,7 +14,8 @@ from gradient_check import check_gradients
 import fastconv as fc
 from fastconv.layers import LAYERS, from_config
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import Concat, Graph, Residual
+from fastconv.layers.containers import Concat, Residual
+from fastconv.layers.graph import Graph
 from fastconv.training.checkpoint import load_net, save_net
 
 RNG = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def test_initialisation_is_torchs(make, fan_in):
     [
         (lambda: fc.Conv2d(3), TypeError, "Conv2d: missing a required argument: 'out_channels'"),
         (
-            lambda: fc.Conv2d(3, 4, 3, padding_mode="reflect"),
+            lambda: fc.ConvTranspose2d(3, 4, 3, padding_mode="reflect"),
             TypeError,
             "padding_mode is accepted at its default 'zeros'",
         ),
@@ -234,6 +235,11 @@ NEVER = {  # layers that no input fits, as they are made: the operation's messag
     "fc.Conv2d(1, 1, 2, dilation=0)": ("conv2d: dilation must be at least 1, got 0", ValueError),
     "fc.Conv2d(1, 1, 2, algorithm='winogrd')": ("algorithm must be one of .*; did you mean 'winograd'", ValueError),
     "fc.Conv2d(1, 1, 2.0)": ("Conv2d: kernel_size must be an integer, got 2.0; write 2", TypeError),
+    "fc.Conv2d(1, 1, 3, padding_mode='reflekt')": ("Conv2d: padding_mode must be one of .*'reflect'", ValueError),
+    "fc.Conv1d(1, 1, 3, Fraction(1, 2), padding_mode='circular')": ("takes an integer stride, got 1/2", ValueError),
+    "fc.ZeroPad2d((1, 2))": ("ZeroPad2d: padding must be one number, 4 of them .*, got 2", ValueError),
+    "fc.ReflectionPad1d(-1)": ("ReflectionPad1d: padding must be at least 0, got -1", ValueError),
+    "fc.ConstantPad1d(1, 'a')": ("ConstantPad1d: value must be a number, got 'a'", TypeError),
     "fc.ConvTranspose2d(1, 1, 3, 2, output_padding=2)": ("output_padding must be smaller than stride or", ValueError),
     "fc.ConvTranspose2d(1, 1, 3, padding='same')": ("padding must be an integer, got 'same'", TypeError),
     "fc.ConvTranspose1d(1, 1, 3, stride=Fraction(1, 2))": ("conv_transpose1d: stride must be an integer", TypeError),
@@ -1067,7 +1073,7 @@ def test_relu_keeps_what_the_next_layer_keeps_too():
         dy = rng.standard_normal(given.shape).astype(np.float32)
         y, saved = layer.forward(given, Context())
         kept = layer.forward(given, Context(snapshot=True))[1]
-        assert np.shares_memory(saved.x, y) and not np.shares_memory(kept.x, y)
+        assert np.shares_memory(saved[0], y) and not np.shares_memory(kept[0], y)
         np.testing.assert_array_equal(layer.backward(dy, saved, True)[0], layer.backward(dy, kept, True)[0])
     y, pullback = fc.vjp(layer, x)
     expected = pullback(np.ones_like(y))[0].copy()

@@ -218,9 +218,10 @@ class Layer:
 
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
-        layer, dtype = type(self).__name__, self.dtype
-        if type(x) is np.ndarray and x.dtype in ((dtype,) if dtype else FLOATS):
+        dtype = self.dtype
+        if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in FLOATS)):
             return x
+        layer = type(self).__name__
         if dtype is None:
             floats: np.ndarray = as_floats(layer, x=x)[0]
             return floats
@@ -441,8 +442,7 @@ class OpLayer(Layer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         get: Callable[[Any], Any] = operator.attrgetter(*(cls.positional or ("op",)))
-        several = len(cls.positional) > 1
-        cls._fetch = staticmethod(get if several else lambda layer: (get(layer),) if cls.positional else ())
+        cls._fetch = staticmethod(get if len(cls.positional) > 1 else lambda layer: (get(layer),))
 
     def configure(self, **options: Any) -> None:
         """Set the operation's keyword arguments; raises what every call with them would raise."""
@@ -472,7 +472,7 @@ class OpLayer(Layer):
 
     def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
         """What the operation takes behind x."""
-        arrays: tuple[np.ndarray | None, ...] = self._fetch(self)
+        arrays: tuple[np.ndarray | None, ...] = self._fetch(self) if self.positional else ()
         if context.snapshot:
             arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
