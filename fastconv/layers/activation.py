@@ -38,6 +38,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Step",
     "Tanh",
 ]
 
@@ -119,6 +120,15 @@ class Hardswish(OpLayer):
 
     def __init__(self, inplace: bool = False) -> None:
         need_default("Hardswish", False, inplace=inplace)
+
+
+class Step(OpLayer):
+    """0 where x < 0, else 1: the chapter's first activation. Its gradient is 0."""
+
+    op = "step"
+
+    def __init__(self) -> None:
+        pass
 
 
 class LeakyReLU(OpLayer):

@@ -122,21 +122,19 @@ def reference(
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     a = prepare(op, x, w, b, stride, padding, dilation, groups, "auto")
-    taps = windows(a.window, a.x.shape[2:], a.output)
-    batch, filters, per_group = a.x.shape[0], a.w.shape[0], a.w.shape[1]
-    xs, ws = planes(a.x), planes(a.w)
+    taps = windows(a.window, a.x.shape[2:], a.output)  # of every output: which element lies under which weight
+    xs, ws, bs = planes(a.x), planes(a.w), [0.0] * len(a.w) if a.b is None else a.b.tolist()
     ys = []
-    for n in range(batch):
-        for k in range(filters):
-            first = k // (filters // a.groups) * per_group
+    for channels in xs:
+        for k, filters in enumerate(ws):
+            first = k // (len(ws) // a.groups) * len(filters)  # of its group's channels
             for inside in taps:
-                total = 0.0 if a.b is None else float(a.b[k])
-                for c in range(per_group):
-                    plane, weights = xs[n][first + c], ws[k][c]
+                total = bs[k]
+                for plane, weights in zip(channels[first : first + len(filters)], filters, strict=True):
                     for i, t in inside:
                         total += plane[i] * weights[t]
                 ys.append(total)
-    return np.array(ys, a.x.dtype).reshape(batch, filters, *a.output), (a, taps)
+    return np.array(ys, a.x.dtype).reshape(len(xs), len(ws), *a.output), (a, taps)
 
 
 def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:

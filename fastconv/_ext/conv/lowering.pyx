@@ -13,42 +13,34 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from fastconv._ext.blas cimport gemm
+from fastconv._ext.geometry cimport Geometry, geometry_of
 from fastconv._ext.team cimport Task, run
+
+cdef extern from "conv/lowering.h" nogil:
+    const Py_ssize_t PIECES
+    const float *zeros_float
+    const double *zeros_double
+
+    ctypedef struct Rows:
+        const void **pieces
+        Py_ssize_t *steps
+        Py_ssize_t count, first, span
+        Py_ssize_t at, stride
+        Py_ssize_t length, taps, dilation, channels
+        bint whole
+
+    void rows_float(const Rows *, float *y, Py_ssize_t pixels, const float *x_end, const float *y_end)
+    void rows_double(const Rows *, double *y, Py_ssize_t pixels, const double *x_end, const double *y_end)
+    void run_float(
+        const float *x, Py_ssize_t step, float *y, Py_ssize_t head, Py_ssize_t stop, Py_ssize_t count)
+    void run_double(
+        const double *x, Py_ssize_t step, double *y, Py_ssize_t head, Py_ssize_t stop, Py_ssize_t count)
+    void add_run_float(const float *x, float *y, Py_ssize_t count)
+    void add_run_double(const double *x, double *y, Py_ssize_t count)
 
 cdef extern from *:
     const int RELAXED "__ATOMIC_RELAXED"
     void atomic_store "__atomic_store_n"(int *at, int value, int order) noexcept nogil
-
-
-cdef struct Geometry:
-    Py_ssize_t batch, channels, filters, groups
-    Py_ssize_t inp[3]
-    Py_ssize_t out[3]
-    Py_ssize_t kernel[3]
-    Py_ssize_t stride[3]
-    Py_ssize_t before[3]
-    Py_ssize_t dilation[3]
-    Py_ssize_t pixels   # of one output image
-    Py_ssize_t width    # of a column row: taps * channels of one group
-
-
-cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, Py_ssize_t groups):
-    """Unpack a lifted fastconv.window.Window; x (n, i0, i1, i2, c), y (n, o0, o1, o2, k)."""
-    cdef Geometry g
-    cdef int axis
-    g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
-    g.pixels = 1
-    g.width = g.channels // groups
-    for axis in range(3):
-        g.inp[axis] = x_shape[1 + axis]
-        g.out[axis] = y_shape[1 + axis]
-        g.kernel[axis] = window.kernel[axis]
-        g.stride[axis] = window.stride[axis]
-        g.before[axis] = window.padding[axis][0]
-        g.dilation[axis] = window.dilation[axis]
-        g.pixels *= g.out[axis]
-        g.width *= g.kernel[axis]
-    return g
 
 
 cdef struct Cursor:
@@ -91,50 +83,76 @@ cdef inline void copy(const floating *x, floating *out, Py_ssize_t count) noexce
     memcpy(out, x, count * sizeof(floating))
 
 
+cdef inline void add(const floating *x, floating *y, Py_ssize_t count) noexcept nogil:
+    if floating is float:
+        add_run_float(x, y, count)
+    else:
+        add_run_double(x, y, count)
+
+
 # --- im2col ----------------------------------------------------------------------------------------------------------
 
 
 cdef void im2col_rows(
     const floating *x, floating *col, const Geometry *g, Py_ssize_t group, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels."""
-    cdef Py_ssize_t c = g.channels // g.groups
-    cdef Py_ssize_t span = g.kernel[2] * c
-    cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
-    cdef const floating *line
+    """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels.
+
+    Outputs of one line go together; where a window has more pieces than fit, one by one and some pieces at a time.
+    """
+    cdef const floating *x_end = x + g.batch * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
+    cdef floating *col_end = col + (last - first) * g.width
+    cdef Py_ssize_t count, pieces, begin
     cdef Cursor cursor
-    cdef Py_ssize_t *at = cursor.at
+    cdef Rows rows
+    rows.whole = g.groups == 1 and (g.dilation[2] == 1 or g.kernel[2] == 1)
+    rows.taps, rows.dilation, rows.channels = g.kernel[2], g.dilation[2], g.channels // g.groups
+    rows.span = rows.channels * (rows.taps if rows.whole else 1)
+    rows.stride, rows.length = g.stride[2], g.inp[2]
+    pieces = g.kernel[0] * g.kernel[1] * (1 if rows.whole else rows.taps)
     seek(&cursor, g, first)
-    for _pixel in range(first, last):
-        for r0 in range(g.kernel[0]):
-            i0 = at[0] + r0 * g.dilation[0]
-            for r1 in range(g.kernel[1]):
-                i1 = at[1] + r1 * g.dilation[1]
-                if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
-                    zero(col, span)
-                    col += span
-                    continue
-                line = x + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
-                if whole:
-                    head = min(max(-at[2], 0), g.kernel[2])
-                    stop = max(min(g.inp[2] - at[2], g.kernel[2]), head)
-                    if head > 0:
-                        zero(col, head * c)
-                    if stop > head:
-                        copy(line + (at[2] + head) * c, col + head * c, (stop - head) * c)
-                    if stop < g.kernel[2]:
-                        zero(col + stop * c, (g.kernel[2] - stop) * c)
-                    col += span
-                    continue
-                for r2 in range(g.kernel[2]):
-                    i2 = at[2] + r2 * g.dilation[2]
-                    if i2 < 0 or i2 >= g.inp[2]:
-                        zero(col, c)
-                    else:
-                        copy(line + i2 * g.channels, col, c)
-                    col += c
-        advance(&cursor, g, 1)
+    while first < last:
+        count = min(g.out[2] - cursor.out[2], last - first) if pieces <= PIECES else 1
+        begin = 0
+        while begin < pieces:
+            rows.first, rows.count = begin, min(pieces - begin, PIECES)
+            lay_out_pieces(x, &rows, g, group, &cursor)
+            if pieces > PIECES:
+                col_end = col + rows.count * rows.span
+            if floating is float:
+                rows_float(&rows, col, count, x_end, col_end)
+            else:
+                rows_double(&rows, col, count, x_end, col_end)
+            begin += rows.count
+            col += count * rows.count * rows.span
+        first += count
+        advance(&cursor, g, count)
+
+
+cdef inline void lay_out_pieces(
+    const floating *x, Rows *rows, const Geometry *g, Py_ssize_t group, const Cursor *cursor
+) noexcept nogil:
+    """Where the pieces of the cursor's window lie in x, or would lie beyond a line's begin."""
+    cdef Py_ssize_t taps = 1 if rows.whole else rows.taps, k, r0, r1, i0, i1, at
+    rows.at = cursor.at[2]
+    for k in range(rows.count):
+        r1 = (rows.first + k) // taps % g.kernel[1]
+        r0 = (rows.first + k) // taps // g.kernel[1]
+        i0 = cursor.at[0] + r0 * g.dilation[0]
+        i1 = cursor.at[1] + r1 * g.dilation[1]
+        if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
+            rows.steps[k] = 0
+            if floating is float:
+                rows.pieces[k] = zeros_float
+            else:
+                rows.pieces[k] = zeros_double
+        else:
+            at = cursor.at[2] + (rows.first + k) % taps * g.dilation[2]
+            rows.steps[k] = g.stride[2] * g.channels
+            rows.pieces[k] = (
+                x + (((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] + at) * g.channels
+                + group * rows.channels
+            )
 
 
 cdef void im2col_taps(
@@ -142,7 +160,7 @@ cdef void im2col_taps(
 ) noexcept nogil:
     """The transpose of `im2col_rows` for one group: a row a tap, in runs of output pixels that share an output line."""
     cdef Py_ssize_t pixels = last - first
-    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, j, _j
+    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, _j
     cdef Py_ssize_t step = g.stride[2] * g.channels
     cdef const floating *line
     cdef floating *out
@@ -168,16 +186,10 @@ cdef void im2col_taps(
                     stop = 0 if start >= g.inp[2] else min(count, (g.inp[2] - 1 - start) // g.stride[2] + 1)
                     stop = max(stop, head)
                     for c in range(g.channels):
-                        if head > 0:
-                            zero(out, head)
-                        if step == 1:
-                            if stop > head:
-                                copy(line + start + head, out + head, stop - head)
+                        if floating is float:
+                            run_float(line + start * g.channels + c, step, out, head, stop, count)
                         else:
-                            for j in range(head, stop):
-                                out[j] = line[start * g.channels + j * step + c]
-                        if stop < count:
-                            zero(out + stop, count - stop)
+                            run_double(line + start * g.channels + c, step, out, head, stop, count)
                         out += pixels
         done += count
         advance(&cursor, g, count)
@@ -190,7 +202,7 @@ cdef void col2im_rows(
     """The adjoint of `im2col_rows`: add each row to the taps it came from, those inside the box low..high-1 only."""
     cdef Py_ssize_t c = g.channels // g.groups
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop, j
+    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
     cdef floating *line
     cdef Cursor cursor
     cdef Py_ssize_t *at = cursor.at
@@ -207,29 +219,28 @@ cdef void col2im_rows(
                 if whole:
                     head = max(low[2] - at[2], 0)
                     stop = min(high[2] - at[2], g.kernel[2])
-                    for j in range(head * c, stop * c):
-                        line[at[2] * c + j] += col[j]
+                    if stop > head:
+                        add(col + head * c, line + (at[2] + head) * c, (stop - head) * c)
                     col += g.kernel[2] * c
                     continue
                 for r2 in range(g.kernel[2]):
                     i2 = at[2] + r2 * g.dilation[2]
                     if low[2] <= i2 < high[2]:
-                        for j in range(c):
-                            line[i2 * g.channels + j] += col[j]
+                        add(col, line + i2 * g.channels, c)
                     col += c
         advance(&cursor, g, 1)
 
 
 def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floating[:, ::1] col):
     """col (n * o0 * o1 * o2, r0 * r1 * r2 * c) = the windows of x; the whole batch at once (tests and readers)."""
-    cdef Geometry g = geometry((<object> x).shape, y_shape, window, 1)
+    cdef Geometry g = geometry_of((<object> x).shape, y_shape, window, 1)
     if col.shape[0] and x.size:
         im2col_rows(&x[0, 0, 0, 0, 0], &col[0, 0], &g, 0, 0, g.batch * g.pixels)
 
 
 def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:, :, :, :, ::1] dx):
     """dx += the adjoint of `im2col`."""
-    cdef Geometry g = geometry((<object> dx).shape, y_shape, window, 1)
+    cdef Geometry g = geometry_of((<object> dx).shape, y_shape, window, 1)
     cdef Py_ssize_t low[3]
     low[0] = low[1] = low[2] = 0
     if col.shape[0] and dx.size:
@@ -313,7 +324,7 @@ def forward(
     w (k, r0 * r1 * r2 * c / g), or with `turned` each group's transposed; bias may be None; scratch has a row of
     tile * width a thread.
     """
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> x).shape, (<object> y).shape, window, groups)
     cdef Py_ssize_t tiles = (g.batch * g.pixels + tile - 1) // tile
     cdef const floating *b = <const floating *> NULL if bias is None else &bias[0]
     cdef Forward c = Forward(&g, &w[0, 0], b, &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, turned)
@@ -327,7 +338,7 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
     cdef Py_ssize_t first = task * c.tile, last = min(first + c.tile, g.batch * g.pixels)
     cdef Py_ssize_t filters = g.filters // g.groups, pixels = last - first
     cdef Py_ssize_t group, pixel
-    cdef Py_ssize_t ldw = filters if turned else g.width
+    cdef Py_ssize_t ldw = filters if turned else g.taps
     cdef const floating *w = <const floating *> c.w
     cdef const floating *bias = <const floating *> c.bias
     cdef floating *y = <floating *> c.y + first * g.filters
@@ -338,16 +349,16 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
         for pixel in range(pixels):
             copy(bias, y + pixel * g.filters, g.filters)
     if is_pointwise(g):
-        gemm(False, not turned, pixels, filters, g.width, x + first * g.width, g.width, w, ldw, beta, y, g.filters)
+        gemm(False, not turned, pixels, filters, g.taps, x + first * g.taps, g.taps, w, ldw, beta, y, g.filters)
         return
     if g.channels == 1:
         im2col_taps(x, col, g, first, last)
-        gemm(True, not turned, pixels, filters, g.width, col, pixels, w, ldw, beta, y, g.filters)
+        gemm(True, not turned, pixels, filters, g.taps, col, pixels, w, ldw, beta, y, g.filters)
         return
     for group in range(g.groups):
         im2col_rows(x, col, g, group, first, last)
         gemm(
-            False, not turned, pixels, filters, g.width, col, g.width, w + group * filters * g.width, ldw, beta,
+            False, not turned, pixels, filters, g.taps, col, g.taps, w + group * filters * g.taps, ldw, beta,
             y + group * filters, g.filters,
         )
 
@@ -365,7 +376,7 @@ def gradient_weights(
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
 ):
     """partial[j] (k, width) = dy.T @ im2col(x) over the j-th chunk of tiles; their sum, in order, is dw."""
-    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> x).shape, (<object> dy).shape, window, groups)
     cdef GradientWeights c = GradientWeights(
         &g, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, partial.shape[0]
     )
@@ -379,7 +390,7 @@ cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t c
     cdef Py_ssize_t total = g.batch * g.pixels, tiles = (total + c.tile - 1) // c.tile
     cdef Py_ssize_t index, group, first, last
     cdef const floating *dy = <const floating *> c.dy
-    cdef floating *dw = <floating *> c.partial + chunk * g.filters * g.width
+    cdef floating *dw = <floating *> c.partial + chunk * g.filters * g.taps
     cdef floating *col = <floating *> c.scratch + slot * c.column
     cdef floating beta = 0
     for index in range(chunk * tiles // c.chunks, (chunk + 1) * tiles // c.chunks):
@@ -388,20 +399,20 @@ cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t c
         for group in range(g.groups):
             if is_pointwise(g):
                 gemm(
-                    True, False, filters, g.width, last - first, dy + first * g.filters, g.filters,
-                    x + first * g.width, g.width, beta, dw, g.width,
+                    True, False, filters, g.taps, last - first, dy + first * g.filters, g.filters,
+                    x + first * g.taps, g.taps, beta, dw, g.taps,
                 )
             elif g.channels == 1:
                 im2col_taps(x, col, g, first, last)
                 gemm(
-                    True, True, filters, g.width, last - first, dy + first * g.filters, g.filters,
-                    col, last - first, beta, dw, g.width,
+                    True, True, filters, g.taps, last - first, dy + first * g.filters, g.filters,
+                    col, last - first, beta, dw, g.taps,
                 )
             else:
                 im2col_rows(x, col, g, group, first, last)
                 gemm(
-                    True, False, filters, g.width, last - first, dy + first * g.filters + group * filters, g.filters,
-                    col, g.width, beta, dw + group * filters * g.width, g.width,
+                    True, False, filters, g.taps, last - first, dy + first * g.filters + group * filters, g.filters,
+                    col, g.taps, beta, dw + group * filters * g.taps, g.taps,
                 )
         beta = 1
 
@@ -425,7 +436,7 @@ def gradient_input(
     A band is a run of input lines along `axis`, the first axis along which there is more than one output; the outputs
     at its edges are multiplied by both neighbours.
     """
-    cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> dx).shape, (<object> dy).shape, window, groups)
     cdef Py_ssize_t tasks = (g.batch + images - 1) // images * bands
     cdef GradientInput c = GradientInput(
         &g, &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, images, bands, axis
@@ -463,8 +474,8 @@ cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task
         begin += first * line
     if is_pointwise(g):
         gemm(
-            False, False, end - begin, g.width, filters, dy + begin * filters, filters, w, g.width,
-            <floating> 0, dx + begin * g.width, g.width,
+            False, False, end - begin, g.taps, filters, dy + begin * filters, filters, w, g.taps,
+            <floating> 0, dx + begin * g.taps, g.taps,
         )
         return
     for index in range(axis):
@@ -478,8 +489,8 @@ cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task
         last = min(first + c.tile, end)
         for group in range(g.groups):
             gemm(
-                False, False, last - first, g.width, filters, dy + first * g.filters + group * filters, g.filters,
-                w + group * filters * g.width, g.width, <floating> 0, col, g.width,
+                False, False, last - first, g.taps, filters, dy + first * g.filters + group * filters, g.filters,
+                w + group * filters * g.taps, g.taps, <floating> 0, col, g.taps,
             )
             col2im_rows(col, dx, g, group, first, last, low, high)
         first = last
