@@ -5,8 +5,8 @@
     python bench/memory.py -k layout --dtype float64 --rounds 31
 
 A round times memcpy (whole, which goes past the caches; in pieces of 256 KB, which does not; whichever is faster) and
-then the kernel, in one process. The table has the rates of minima and medians, and memcpy's over the kernel's: 1.0 is as
-fast, 1.3 the goal. What is skipped counts as read where it shares a line of 64 bytes with what is not. A lowering is
+then the kernel, in one process. The table has the rates of minima and medians, and memcpy's over the kernel's: 1.0 is
+as fast, 1.3 the goal. What is skipped counts as read where it shares a line of 64 bytes with what is not. A lowering is
 held against memcpy into a tile of its size, in the cache, as the convolution uses it.
 """
 
@@ -88,9 +88,7 @@ def samples(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
                 read = int(x.nbytes / 2 * touched(dtype, c, 2))
             elif size < side:
                 read = x.nbytes * size // side
-            yield Case(
-                f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out
-            )
+            yield Case(f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out)
 
 
 def places(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
