@@ -3,6 +3,7 @@
 
 from cython cimport floating
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "layout.h" nogil:
@@ -27,23 +28,33 @@ cdef struct Swap:
     bint far
 
 
-def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_threads):
-    """out[n, j, i] = x[n, i, j]; a task is some images, or a part of one, of the longer axis."""
-    cdef Swap c
-    cdef Py_ssize_t n = x.shape[0], rows = x.shape[1], columns = x.shape[2]
-    cdef Py_ssize_t line = min(rows, columns) * <Py_ssize_t> sizeof(floating)
-    if n * rows * columns == 0:
+def swap_axes(x, out, Py_ssize_t rows, Py_ssize_t columns, int num_threads):
+    """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, float32 or float64 in C
+    order, whatever their shapes; a task is some images, or a part of one, of the longer axis."""
+    cdef Py_ssize_t nbytes = x.nbytes
+    if nbytes == 0:
         return
-    c.x, c.images, c.rows, c.columns = &x[0, 0, 0], n, rows, columns
+    if x.itemsize == sizeof(float):
+        swap[float](<const float *> read_from(x), <float *> write_to(out), nbytes, rows, columns, num_threads)
+    else:
+        swap[double](<const double *> read_from(x), <double *> write_to(out), nbytes, rows, columns, num_threads)
+
+
+cdef int swap(
+    const floating *x, floating *out, Py_ssize_t nbytes, Py_ssize_t rows, Py_ssize_t columns, int num_threads
+) except -1:
+    cdef Swap c
+    cdef Py_ssize_t line = min(rows, columns) * <Py_ssize_t> sizeof(floating)
+    cdef Py_ssize_t n = nbytes // (rows * columns * <Py_ssize_t> sizeof(floating))
+    c.x, c.images, c.rows, c.columns = x, n, rows, columns
     c.parts = max(<Py_ssize_t> 1, max(rows, columns) // max(
         <Py_ssize_t> LEAST if rows <= columns else <Py_ssize_t> LEAST_ROWS, TASK // line
     ))
     c.together = max(<Py_ssize_t> 1, TASK // (line * max(rows, columns)))
-    c.far = n * rows * columns * <Py_ssize_t> sizeof(floating) >= FAR
+    c.far = nbytes >= FAR
     with nogil:
-        run(
-            <Task> swap_task[floating], &out[0, 0, 0], &c, (n + c.together - 1) // c.together * c.parts, num_threads
-        )
+        run(<Task> swap_task[floating], out, &c, (n + c.together - 1) // c.together * c.parts, num_threads)
+    return 0
 
 
 cdef inline Py_ssize_t cut(Py_ssize_t size, Py_ssize_t pieces, Py_ssize_t piece) noexcept nogil:

@@ -33,17 +33,30 @@
     {                                                                                                                  \
         CHOOSE(products_##real, simd_bytes(), dy, x, mean, sums, products, count, width);                              \
     }                                                                                                                  \
-    static inline void scale_shift_##real(                                                                             \
-        const real *x, const real *mean, const real *scale, const real *shift, real *y, ptrdiff_t count,               \
-        ptrdiff_t width, int far)                                                                                      \
+    static inline void relu_products_##real(                                                                           \
+        const real *dy, const real *x, const real *mean, const real *scale, const real *shift, double *sums,           \
+        double *products, ptrdiff_t count, ptrdiff_t width)                                                            \
     {                                                                                                                  \
-        CHOOSE(scale_shift_##real, simd_bytes(), x, mean, scale, shift, y, count, width, far);                         \
+        CHOOSE(relu_products_##real, simd_bytes(), dy, x, mean, scale, shift, sums, products, count, width);           \
+    }                                                                                                                  \
+    static inline void gated_products_##real(                                                                          \
+        const real *dy, const real *y, const real *x, const real *mean, real *gated, double *sums, double              \
+        *products, ptrdiff_t count, ptrdiff_t width)                                                                   \
+    {                                                                                                                  \
+        CHOOSE(gated_products_##real, simd_bytes(), dy, y, x, mean, gated, sums, products, count, width);              \
+    }                                                                                                                  \
+    static inline void scale_shift_##real(                                                                             \
+        const real *x, const real *mean, const real *scale, const real *shift, const real *addend, int relu,           \
+        real *y, ptrdiff_t count, ptrdiff_t width, int far)                                                            \
+    {                                                                                                                  \
+        CHOOSE(scale_shift_##real, simd_bytes(), x, mean, scale, shift, addend, relu, y, count, width, far);           \
     }                                                                                                                  \
     static inline void scale_shift_backward_##real(                                                                    \
-        const real *dy, const real *x, const real *mean, const real *scale, const real *slope, const real *shift,      \
-        real *dx, ptrdiff_t count, ptrdiff_t width, int far)                                                           \
+        const real *dy, const real *x, const real *mean, const real *scale, const real *slope, const real              \
+        *shift, const real *before, real *dx, ptrdiff_t count, ptrdiff_t width, int far)                               \
     {                                                                                                                  \
-        CHOOSE(scale_shift_backward_##real, simd_bytes(), dy, x, mean, scale, slope, shift, dx, count, width, far);    \
+        CHOOSE(scale_shift_backward_##real, simd_bytes(), dy, x, mean, scale, slope, shift, before, dx, count,         \
+        width, far);                                                                                                   \
     }
 
 OF_REAL(float)

@@ -2,15 +2,14 @@ from numpy import ndarray
 
 def moments(
     x: ndarray,
-    pivot: ndarray,
+    coefficients: ndarray,
     sums: ndarray,
-    mean: ndarray,
-    var: ndarray,
+    statistics: ndarray,
     step: int,
     block_rows: int,
     num_threads: int,
 ) -> None: ...
-def update_running(running: ndarray, values: ndarray, factor: float, momentum: float) -> None: ...
+def update_running(running: ndarray, statistics: ndarray, which: int, factor: float, momentum: float) -> None: ...
 def normalise(
     x: ndarray,
     y: ndarray,
@@ -21,10 +20,28 @@ def normalise(
     coefficients: ndarray,
     block_rows: int,
     num_threads: int,
+    relu: bool = False,
+    addend: ndarray | None = None,
 ) -> None: ...
-def products(dy: ndarray, x: ndarray, mean: ndarray, sums: ndarray, block_rows: int, num_threads: int) -> None: ...
+def products(
+    dy: ndarray,
+    x: ndarray,
+    coefficients: ndarray,
+    sums: ndarray,
+    block_rows: int,
+    num_threads: int,
+    relu: bool = False,
+    y: ndarray | None = None,
+    gated: ndarray | None = None,
+) -> None: ...
 def scale_shift_backward(
-    dy: ndarray, x: ndarray, coefficients: ndarray, dx: ndarray, block_rows: int, num_threads: int
+    dy: ndarray,
+    x: ndarray,
+    coefficients: ndarray,
+    dx: ndarray,
+    block_rows: int,
+    num_threads: int,
+    before: ndarray | None = None,
 ) -> None: ...
 def layer_norm(
     x: ndarray,

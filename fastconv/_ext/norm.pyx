@@ -7,6 +7,7 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 from cython cimport floating
 from libc.math cimport isfinite, sqrt
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.rows cimport row_dot, row_dot_3, row_mean, row_square, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
@@ -25,21 +26,37 @@ cdef extern from "norm.h" nogil:
         const double *dy, const double *x, const double *mean, double *sums, double *products, Py_ssize_t count,
         Py_ssize_t width
     )
+    void relu_products_float(
+        const float *dy, const float *x, const float *mean, const float *scale, const float *shift, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void relu_products_double(
+        const double *dy, const double *x, const double *mean, const double *scale, const double *shift, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void gated_products_float(
+        const float *dy, const float *y, const float *x, const float *mean, float *gated, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
+    void gated_products_double(
+        const double *dy, const double *y, const double *x, const double *mean, double *gated, double *sums,
+        double *products, Py_ssize_t count, Py_ssize_t width
+    )
     void scale_shift_float(
-        const float *x, const float *mean, const float *scale, const float *shift, float *y, Py_ssize_t count,
-        Py_ssize_t width, int far
+        const float *x, const float *mean, const float *scale, const float *shift, const float *addend,
+        int relu, float *y, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_double(
-        const double *x, const double *mean, const double *scale, const double *shift, double *y, Py_ssize_t count,
-        Py_ssize_t width, int far
+        const double *x, const double *mean, const double *scale, const double *shift, const double *addend,
+        int relu, double *y, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_backward_float(
-        const float *dy, const float *x, const float *mean, const float *scale, const float *slope, const float *shift,
-        float *dx, Py_ssize_t count, Py_ssize_t width, int far
+        const float *dy, const float *x, const float *mean, const float *scale, const float *slope,
+        const float *shift, const float *before, float *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
     void scale_shift_backward_double(
         const double *dy, const double *x, const double *mean, const double *scale, const double *slope,
-        const double *shift, double *dx, Py_ssize_t count, Py_ssize_t width, int far
+        const double *shift, const double *before, double *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
 
 cdef enum:
@@ -54,32 +71,47 @@ cdef enum:
 
 
 cdef struct Moments:
-    const void *pivot
+    void *pivot
     double *sums
     Py_ssize_t size, width, block, blocks
+    Py_ssize_t images, channels, step
 
 
-def moments(
-    const floating[:, ::1] x, floating[:, ::1] pivot, double[:, :, :, ::1] sums, double[:, ::1] mean,
-    double[:, ::1] var, Py_ssize_t step, Py_ssize_t block_rows, int num_threads,
-):
-    """Mean and biased variance (images, channels) of every image's channels, in one pass.
+def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block_rows, int num_threads):
+    """Mean and biased variance of every image's channels, the first and the last of statistics (3, images, channels),
+    in one pass over x.
 
-    They come from the sums of x - pivot and of its square; the pivot (images, width), the mean of every `step`-th row
-    of channels, keeps the squares small. sums (images, blocks, 2, width) is scratch, as pivot is.
+    They come from the sums of x - pivot and of its square; the pivot, the mean of every `step`-th row of channels,
+    keeps the squares small. sums (images, blocks, 2, width) and the first of coefficients (…, images, width) are
+    scratch.
     """
-    cdef Py_ssize_t images = mean.shape[0], channels = mean.shape[1], size = x.shape[1], width = sums.shape[3]
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], blocks = sums.shape[1]
+    cdef Py_ssize_t size = x.size // images, width = sums.shape[3]
+    cdef double *mean = <double *> write_to(statistics)
+    cdef double *var = mean + 2 * images * channels
+    cdef Moments c = Moments(
+        write_to(coefficients), <double *> write_to(sums), size, width, block_rows * width, blocks, images, channels,
+        step,
+    )
+    if x.itemsize == sizeof(float):
+        find_moments[float](<const float *> read_from(x), &c, mean, var, num_threads)
+    else:
+        find_moments[double](<const double *> read_from(x), &c, mean, var, num_threads)
+
+
+cdef int find_moments(const floating *x, const Moments *c, double *mean, double *var, int num_threads) except -1:
     cdef Py_ssize_t image
-    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], size, width, block_rows * width, sums.shape[1])
+    cdef floating *pivot = <floating *> c.pivot
     with nogil:
-        for image in range(images):
-            find_pivot(&x[image, 0], &pivot[image, 0], size, channels, step, width)
-        run(<Task> moments_task[floating], &x[0, 0], &c, images * c.blocks, num_threads)
-        for image in range(images):
+        for image in range(c.images):
+            find_pivot(x + image * c.size, pivot + image * c.width, c.size, c.channels, c.step, c.width)
+        run(<Task> moments_task[floating], x, c, c.images * c.blocks, num_threads)
+        for image in range(c.images):
             settle_moments(
-                &sums[image, 0, 0, 0], &pivot[image, 0], &mean[image, 0], &var[image, 0], c.blocks, width, channels,
-                size // channels,
+                c.sums + 2 * image * c.blocks * c.width, pivot + image * c.width, mean + image * c.channels,
+                var + image * c.channels, c.blocks, c.width, c.channels, c.size // c.channels,
             )
+    return 0
 
 
 cdef void find_pivot(
@@ -135,22 +167,33 @@ cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int
 
 cdef struct Products:
     const void *x
-    const void *mean
+    const void *y  # NULL where dy is taken as it is
+    void *gated
+    const void *coefficients  # of `normalise`: mean, scale, shift
     double *sums
-    Py_ssize_t size, width, block, blocks
+    Py_ssize_t size, width, block, blocks, images
+    bint relu
 
 
 def products(
-    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, ::1] mean, double[:, :, :, ::1] sums,
-    Py_ssize_t block_rows, int num_threads,
+    const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients,
+    double[:, :, :, ::1] sums, Py_ssize_t block_rows, int num_threads, bint relu=False, const floating[:, ::1] y=None,
+    floating[:, ::1] gated=None,
 ):
-    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows."""
+    """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows.
+
+    relu: with dy only where what `normalise` made of x with these coefficients (3, images, width) is above 0. y: with
+    dy only where y is above 0, which is also written to `gated`.
+    """
     cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1], count = sums.shape[0] * blocks
     if count == 0:
         return
     cdef Products c = Products(
-        &x[0, 0], &mean[0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks
+        &x[0, 0], NULL, NULL, &coefficients[0, 0, 0], &sums[0, 0, 0, 0], x.shape[1], width, block_rows * width, blocks,
+        sums.shape[0], relu,
     )
+    if y is not None:
+        c.y, c.gated = &y[0, 0], &gated[0, 0]
     with nogil:
         run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
 
@@ -159,80 +202,127 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
     cdef Py_ssize_t image = task // c.blocks, first = task % c.blocks * c.block, at = image * c.size + first
     cdef Py_ssize_t width = c.width, count = min(c.block, c.size - first)
     cdef const floating *x = <const floating *> c.x + at
-    cdef const floating *mean = <const floating *> c.mean + image * width
+    cdef const floating *mean = <const floating *> c.coefficients + image * width
+    cdef const floating *scale = mean + c.images * width
+    cdef const floating *shift = scale + c.images * width
     cdef double *sums = c.sums + 2 * task * width
+    cdef const floating *y
+    cdef floating *gated
     dy += at
-    if floating is float:
+    if c.y != NULL:
+        y, gated = <const floating *> c.y + at, <floating *> c.gated + at
+        if floating is float:
+            gated_products_float(dy, y, x, mean, gated, sums, sums + width, count, width)
+        else:
+            gated_products_double(dy, y, x, mean, gated, sums, sums + width, count, width)
+    elif c.relu:
+        if floating is float:
+            relu_products_float(dy, x, mean, scale, shift, sums, sums + width, count, width)
+        else:
+            relu_products_double(dy, x, mean, scale, shift, sums, sums + width, count, width)
+    elif floating is float:
         products_float(dy, x, mean, sums, sums + width, count, width)
     else:
         products_double(dy, x, mean, sums, sums + width, count, width)
 
 
-def update_running(
-    floating[:] running, const double[:, ::1] values, double factor, double momentum
-):
-    """running (channels,) = (1 - momentum) * running + momentum * the mean of values (images, channels) * factor."""
-    cdef Py_ssize_t images = values.shape[0], image, j
+def update_running(running, statistics, int which, double factor, double momentum):
+    """running (channels,) = (1 - momentum) * running + momentum * the mean over the images of one of the statistics
+    (3, images, channels) * factor."""
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2]
+    cdef const double *values = <const double *> read_from(statistics) + which * images * channels
+    if running.itemsize == sizeof(float):
+        add_to_running[float](<float *> write_to(running), values, images, channels, factor, momentum)
+    else:
+        add_to_running[double](<double *> write_to(running), values, images, channels, factor, momentum)
+
+
+cdef void add_to_running(
+    floating *running, const double *values, Py_ssize_t images, Py_ssize_t channels, double factor, double momentum
+) noexcept nogil:
+    cdef Py_ssize_t image, j
     cdef double total
-    with nogil:
-        for j in range(running.shape[0]):
-            total = values[0, j] * factor
-            for image in range(1, images):
-                total += values[image, j] * factor
-            running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
+    for j in range(channels):
+        total = values[j] * factor
+        for image in range(1, images):
+            total += values[image * channels + j] * factor
+        running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
 
 
 cdef struct ScaleShift:
     const void *dy  # NULL on the way forward
     const void *x
     const void *coefficients
+    const void *addend  # NULL: none
+    const void *before  # NULL: no relu came after
     Py_ssize_t size, width, block, blocks, images
     bint far  # what is written does not fit into a cache
+    bint relu
 
 
 def normalise(
-    const floating[:, ::1] x, floating[:, ::1] y, double[:, :, ::1] statistics, double eps, const floating[:] weight,
-    const floating[:] bias, floating[:, :, ::1] coefficients, Py_ssize_t block_rows, int num_threads,
+    x, y, statistics, double eps, weight, bias, coefficients, Py_ssize_t block_rows, int num_threads, bint relu=False,
+    addend=None,
 ):
-    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps).
+    """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps); relu of that, or of that and an addend.
 
     statistics (3, images, channels) are mean, rstd, which is written, and var; weight and bias (channels,) may be
-    None; coefficients (3, images, width) is scratch.
+    None; coefficients (3, images, width) are written: mean, scale and shift.
     """
-    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
-    cdef Py_ssize_t channels = statistics.shape[2], image, j
-    cdef bint weighted = weight is not None, shifted = bias is not None
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
+    if y.size == 0:
+        return
+    cdef Py_ssize_t size = y.size // images, block = block_rows * width
+    cdef void *room = write_to(coefficients)
+    cdef double *values = <double *> write_to(statistics)
+    cdef bint far = y.nbytes > FAR
+    cdef ScaleShift c = ScaleShift(
+        NULL, read_from(x), room, read_from(addend), NULL, size, width, block, tasks(size, block), images, far, relu
+    )
+    if y.itemsize == sizeof(float):
+        scale_shift[float](
+            <float *> write_to(y), &c, values, eps, <const float *> read_from(weight), <const float *> read_from(bias),
+            <float *> room, channels, num_threads,
+        )
+    else:
+        scale_shift[double](
+            <double *> write_to(y), &c, values, eps, <const double *> read_from(weight),
+            <const double *> read_from(bias), <double *> room, channels, num_threads,
+        )
+
+
+cdef int scale_shift(
+    floating *y, const ScaleShift *c, double *statistics, double eps, const floating *weight, const floating *bias,
+    floating *coefficients, Py_ssize_t channels, int num_threads,
+) except -1:
+    cdef Py_ssize_t image, j, all = c.images * channels, at
     cdef floating *mean
     cdef floating *scale
     cdef floating *shift
     cdef double factor, exact
-    if images * size == 0:
-        return
-    cdef ScaleShift c = ScaleShift(
-        NULL, &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
-        images * size * <Py_ssize_t> sizeof(floating) > FAR,
-    )
     with nogil:
-        for image in range(images):
-            mean = &coefficients[0, image, 0]
-            scale = &coefficients[1, image, 0]
-            shift = &coefficients[2, image, 0]
+        for image in range(c.images):
+            mean = coefficients + image * c.width
+            scale = mean + c.images * c.width
+            shift = scale + c.images * c.width
             for j in range(channels):
-                exact = statistics[0, image, j]
-                factor = statistics[1, image, j] = 1 / sqrt(statistics[2, image, j] + eps)
-                if weighted:
+                at = image * channels + j
+                exact = statistics[at]
+                factor = statistics[all + at] = 1 / sqrt(statistics[2 * all + at] + eps)
+                if weight != NULL:
                     factor *= weight[j]
                 mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
                 scale[j] = <floating> factor
                 exact = (mean[j] - exact) * factor
-                if shifted:
+                if bias != NULL:
                     exact += bias[j]
                 shift[j] = <floating> exact
-            for j in range(channels, width):
+            for j in range(channels, c.width):
                 mean[j] = mean[j - channels]
                 scale[j] = scale[j - channels]
                 shift[j] = shift[j - channels]
-        run(<Task> scale_shift_task[floating], &y[0, 0], &c, images * c.blocks, num_threads)
+        run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
+    return 0
 
 
 cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -242,25 +332,31 @@ cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, in
     cdef const floating *mean = <const floating *> c.coefficients + image * width
     cdef const floating *scale = mean + c.images * width
     cdef const floating *shift = scale + c.images * width
+    cdef const floating *addend = NULL if c.addend == NULL else <const floating *> c.addend + at
     y += at
     if floating is float:
-        scale_shift_float(x, mean, scale, shift, y, count, width, c.far)
+        scale_shift_float(x, mean, scale, shift, addend, c.relu, y, count, width, c.far)
     else:
-        scale_shift_double(x, mean, scale, shift, y, count, width, c.far)
+        scale_shift_double(x, mean, scale, shift, addend, c.relu, y, count, width, c.far)
 
 
 def scale_shift_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
-    Py_ssize_t block_rows, int num_threads,
+    Py_ssize_t block_rows, int num_threads, const floating[:, ::1] before=None,
 ):
-    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width)."""
+    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width).
+
+    before (images, width): with dy only where (x - mean) * scale + before is above 0.
+    """
     cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
     if images * size == 0:
         return
     cdef ScaleShift c = ScaleShift(
-        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], size, width, block, tasks(size, block), images,
-        images * size * <Py_ssize_t> sizeof(floating) > FAR,
+        &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], NULL, NULL, size, width, block, tasks(size, block), images,
+        images * size * <Py_ssize_t> sizeof(floating) > FAR, False,
     )
+    if before is not None:
+        c.before = &before[0, 0]
     with nogil:
         run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
 
@@ -274,11 +370,12 @@ cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_
     cdef const floating *scale = mean + c.images * width
     cdef const floating *slope = scale + c.images * width
     cdef const floating *shift = slope + c.images * width
+    cdef const floating *before = NULL if c.before == NULL else <const floating *> c.before + image * width
     dx += at
     if floating is float:
-        scale_shift_backward_float(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+        scale_shift_backward_float(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
     else:
-        scale_shift_backward_double(dy, x, mean, scale, slope, shift, dx, count, width, c.far)
+        scale_shift_backward_double(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
 
 
 # --- layer norm ------------------------------------------------------------------------------------------------------

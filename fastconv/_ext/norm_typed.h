@@ -14,6 +14,7 @@ typedef float Floats __attribute__((vector_size(BYTES)));
 /* Eight rows' terms are added in REAL before they join the sums; two at a time, so that registers suffice. */
 #define CENTRED(i) (x[(i) * width + j] - mean[j])
 #define SQUARE(i) (CENTRED(i) * CENTRED(i))
+#define NORMAL(i) (CENTRED(i) * scale[j] + shift[j])
 #define GRADIENT(i) (dy[(i) * width + j])
 #define PRODUCT(i) (GRADIENT(i) * CENTRED(i))
 
@@ -41,6 +42,22 @@ TARGET static void NAME(moments)(
         }
 }
 
+/* The sums of dy and dy * (x - mean), with dy as GRADIENT has it. */
+#define EIGHT_PRODUCTS                                                                                                 \
+    for (ptrdiff_t j = 0; j < width; j++) {                                                                            \
+        const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);                                        \
+        const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);                                        \
+        const REAL c = GRADIENT(4) + GRADIENT(5), cx = PRODUCT(4) + PRODUCT(5);                                        \
+        const REAL d = GRADIENT(6) + GRADIENT(7), dx = PRODUCT(6) + PRODUCT(7);                                        \
+        sums[j] += (a + b) + (c + d);                                                                                  \
+        products[j] += (ax + bx) + (cx + dx);                                                                          \
+    }
+#define ONE_PRODUCT                                                                                                    \
+    for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                              \
+        sums[j] += GRADIENT(0);                                                                                        \
+        products[j] += PRODUCT(0);                                                                                     \
+    }
+
 TARGET static void NAME(products)(
     const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, double *restrict sums,
     double *restrict products, ptrdiff_t count, ptrdiff_t width)
@@ -48,20 +65,47 @@ TARGET static void NAME(products)(
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = products[j] = 0;
     for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
-        for (ptrdiff_t j = 0; j < width; j++) {
-            const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);
-            const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);
-            const REAL c = GRADIENT(4) + GRADIENT(5), cx = PRODUCT(4) + PRODUCT(5);
-            const REAL d = GRADIENT(6) + GRADIENT(7), dx = PRODUCT(6) + PRODUCT(7);
-            sums[j] += (a + b) + (c + d);
-            products[j] += (ax + bx) + (cx + dx);
-        }
+        EIGHT_PRODUCTS
     for (; count > 0; count -= width, dy += width, x += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {
-            sums[j] += GRADIENT(0);
-            products[j] += PRODUCT(0);
-        }
+        ONE_PRODUCT
 }
+#undef GRADIENT
+
+/* The same with dy where y = relu((x - mean) * scale + shift) is not 0. */
+#define GRADIENT(i) (NORMAL(i) <= 0 ? 0 : dy[(i) * width + j])
+TARGET static void NAME(relu_products)(
+    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
+    const REAL *restrict shift, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
+        EIGHT_PRODUCTS
+    for (; count > 0; count -= width, dy += width, x += width)
+        ONE_PRODUCT
+}
+#undef GRADIENT
+
+/* The same with dy where y is not 0, which is written to `gated`. */
+#define GRADIENT(i) (gated[(i) * width + j])
+TARGET static void NAME(gated_products)(
+    const REAL *restrict dy, const REAL *restrict y, const REAL *restrict x, const REAL *restrict mean,
+    REAL *restrict gated, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width)
+{
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, y += 8 * width, x += 8 * width, gated += 8 * width) {
+        for (ptrdiff_t j = 0; j < 8 * width; j++)
+            gated[j] = y[j] <= 0 ? 0 : dy[j];
+        EIGHT_PRODUCTS
+    }
+    for (; count > 0; count -= width, dy += width, y += width, x += width, gated += width) {
+        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
+            gated[j] = y[j] <= 0 ? 0 : dy[j];
+        ONE_PRODUCT
+    }
+}
+#undef GRADIENT
 
 /* Whether y can go past the caches: rows of whole vectors, to addresses that these divide. */
 TARGET INLINE int NAME(streams)(const REAL *y, ptrdiff_t width)
@@ -69,37 +113,93 @@ TARGET INLINE int NAME(streams)(const REAL *y, ptrdiff_t width)
     return BYTES > 16 && ((uintptr_t)y | (width * sizeof(REAL))) % BYTES == 0;
 }
 
-TARGET static void NAME(scale_shift)(
-    const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict shift,
-    REAL *restrict y, ptrdiff_t count, ptrdiff_t width, int far)
-{
-    if (far && NAME(streams)(y, width)) {
-        for (; count >= width; count -= width, x += width, y += width)
-            for (ptrdiff_t j = 0; j < width; j += LANES)
-                STREAM((float *)(y + j), (Floats)((AT(x) - AT(mean)) * AT(scale) + AT(shift)));
-        fence();
+/* Vectors v where they are not below 0, else 0. */
+#define NOT_BELOW(v) ((Reals)(~((v) < 0) & (__typeof__((v) < 0))(v)))
+
+/* y = (x - mean) * scale + shift; with an addend, if ADDS; relu of that, if RECTIFIES. */
+#define SCALE_SHIFT(name, ADDS, RECTIFIES)                                                                             \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict shift,     \
+        const REAL *restrict addend, REAL *restrict y, ptrdiff_t count, ptrdiff_t width, int far)                      \
+    {                                                                                                                  \
+        if (far && NAME(streams)(y, width)) {                                                                          \
+            for (; count >= width; count -= width, x += width, y += width, addend += ADDS ? width : 0)                 \
+                for (ptrdiff_t j = 0; j < width; j += LANES) {                                                         \
+                    Reals v = (AT(x) - AT(mean)) * AT(scale) + AT(shift);                                              \
+                    if (ADDS)                                                                                          \
+                        v += AT(addend);                                                                               \
+                    if (RECTIFIES)                                                                                     \
+                        v = NOT_BELOW(v);                                                                              \
+                    STREAM((float *)(y + j), (Floats)v);                                                               \
+                }                                                                                                      \
+            fence();                                                                                                   \
+        }                                                                                                              \
+        for (; count > 0; count -= width, x += width, y += width, addend += ADDS ? width : 0)                          \
+            for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                      \
+                REAL v = NORMAL(0);                                                                                    \
+                if (ADDS)                                                                                              \
+                    v += addend[j];                                                                                    \
+                y[j] = RECTIFIES && v < 0 ? 0 : v;                                                                     \
+            }                                                                                                          \
     }
-    for (; count > 0; count -= width, x += width, y += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
-            y[j] = CENTRED(0) * scale[j] + shift[j];
+
+SCALE_SHIFT(scale_shift_alone, 0, 0)
+SCALE_SHIFT(scale_shift_relu, 0, 1)
+SCALE_SHIFT(scale_shift_add_relu, 1, 1)
+
+TARGET static void NAME(scale_shift)(
+    const REAL *x, const REAL *mean, const REAL *scale, const REAL *shift, const REAL *addend, int relu, REAL *y,
+    ptrdiff_t count, ptrdiff_t width, int far)
+{
+    if (addend)
+        NAME(scale_shift_add_relu)(x, mean, scale, shift, addend, y, count, width, far);
+    else if (relu)
+        NAME(scale_shift_relu)(x, mean, scale, shift, addend, y, count, width, far);
+    else
+        NAME(scale_shift_alone)(x, mean, scale, shift, addend, y, count, width, far);
 }
 
-TARGET static void NAME(scale_shift_backward)(
-    const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-    const REAL *restrict slope, const REAL *restrict shift, REAL *restrict dx, ptrdiff_t count, ptrdiff_t width,
-    int far)
-{
-    if (far && NAME(streams)(dx, width)) {
-        for (; count >= width; count -= width, dy += width, x += width, dx += width)
-            for (ptrdiff_t j = 0; j < width; j += LANES) {
-                const Reals value = AT(dy) * AT(scale) + (AT(x) - AT(mean)) * AT(slope) + AT(shift);
-                STREAM((float *)(dx + j), (Floats)value);
-            }
-        fence();
+/* dx = dy * scale + (x - mean) * slope + shift; with dy where (x - mean) * scale + before, which relu was applied to, is
+   above 0, if RECTIFIED. */
+#define SCALE_SHIFT_BACKWARD(name, RECTIFIED)                                                                          \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,        \
+        const REAL *restrict slope, const REAL *restrict shift, const REAL *restrict before, REAL *restrict dx,        \
+        ptrdiff_t count, ptrdiff_t width, int far)                                                                     \
+    {                                                                                                                  \
+        if (far && NAME(streams)(dx, width)) {                                                                         \
+            for (; count >= width; count -= width, dy += width, x += width, dx += width)                               \
+                for (ptrdiff_t j = 0; j < width; j += LANES) {                                                         \
+                    const Reals centred = AT(x) - AT(mean);                                                            \
+                    Reals d = AT(dy);                                                                                  \
+                    if (RECTIFIED) {                                                                                   \
+                        const Reals v = centred * AT(scale) + AT(before);                                              \
+                        d = (Reals)(~(v <= 0) & (__typeof__(v <= 0))d);                                                \
+                    }                                                                                                  \
+                    STREAM((float *)(dx + j), (Floats)(d * AT(scale) + centred * AT(slope) + AT(shift)));              \
+                }                                                                                                      \
+            fence();                                                                                                   \
+        }                                                                                                              \
+        for (; count > 0; count -= width, dy += width, x += width, dx += width)                                        \
+            for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                      \
+                REAL d = dy[j];                                                                                        \
+                if (RECTIFIED)                                                                                         \
+                    d = CENTRED(0) * scale[j] + before[j] <= 0 ? 0 : d;                                                \
+                dx[j] = d * scale[j] + CENTRED(0) * slope[j] + shift[j];                                               \
+            }                                                                                                          \
     }
-    for (; count > 0; count -= width, dy += width, x += width, dx += width)
-        for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
-            dx[j] = dy[j] * scale[j] + CENTRED(0) * slope[j] + shift[j];
+
+SCALE_SHIFT_BACKWARD(scale_shift_alone_backward, 0)
+SCALE_SHIFT_BACKWARD(scale_shift_relu_backward, 1)
+
+TARGET static void NAME(scale_shift_backward)(
+    const REAL *dy, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
+    const REAL *before, REAL *dx, ptrdiff_t count, ptrdiff_t width, int far)
+{
+    if (before)
+        NAME(scale_shift_relu_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
+    else
+        NAME(scale_shift_alone_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
 }
 
 #undef Reals
@@ -108,6 +208,11 @@ TARGET static void NAME(scale_shift_backward)(
 #undef AT
 #undef CENTRED
 #undef SQUARE
-#undef GRADIENT
+#undef NORMAL
 #undef PRODUCT
+#undef EIGHT_PRODUCTS
+#undef ONE_PRODUCT
+#undef NOT_BELOW
+#undef SCALE_SHIFT
+#undef SCALE_SHIFT_BACKWARD
 #undef BYTES

@@ -1,4 +1,4 @@
-/* Sums over rows of channels: channels last, with the channels in the lanes.
+/* Sums over rows of channels: channels last, with the channels in the lanes; and of arrays, element by element.
 
    Written once, as plain loops (reduce_typed.h), and compiled for both float types and vectors of 16, 32 and 64 bytes:
    all give the same bits. */
@@ -33,6 +33,14 @@
     static inline void add_row_##real(real *x, const real *row, ptrdiff_t rows, ptrdiff_t width)                       \
     {                                                                                                                  \
         CHOOSE(add_row_##real, simd_bytes(), x, row, rows, width);                                                     \
+    }                                                                                                                  \
+    static inline void add_##real(const real *a, const real *b, real *y, ptrdiff_t count)                              \
+    {                                                                                                                  \
+        CHOOSE(add_##real, simd_bytes(), a, b, y, count);                                                              \
+    }                                                                                                                  \
+    static inline void add_to_##real(real *y, const real *x, ptrdiff_t count)                                          \
+    {                                                                                                                  \
+        CHOOSE(add_to_##real, simd_bytes(), y, x, count);                                                              \
     }
 
 OF_REAL(float)

@@ -1,4 +1,4 @@
-"""Sums down the columns of rows, and rows added to rows: what a bias and its gradient need.
+"""Sums down the columns of rows, and rows added to rows: what a bias and its gradient need. Sums of two arrays.
 
 Sums run in float64 over a block of rows at a time; the blocks' sums are added in order, whoever computed them.
 """
@@ -15,6 +15,10 @@ cdef extern from "reduce.h" nogil:
     void add_in_order_double(const double *partial, double *y, Py_ssize_t terms, Py_ssize_t size, Py_ssize_t count)
     void add_row_float(float *x, const float *row, Py_ssize_t rows, Py_ssize_t width)
     void add_row_double(double *x, const double *row, Py_ssize_t rows, Py_ssize_t width)
+    void add_float(const float *a, const float *b, float *y, Py_ssize_t count)
+    void add_double(const double *a, const double *b, double *y, Py_ssize_t count)
+    void add_to_float(float *y, const float *x, Py_ssize_t count)
+    void add_to_double(double *y, const double *x, Py_ssize_t count)
 
 
 cdef struct ColumnSums:
@@ -83,3 +87,36 @@ cdef void add_row_task(floating *x, const AddRow *c, Py_ssize_t task, int slot) 
         add_row_float(x, row, count, width)
     else:
         add_row_double(x, row, count, width)
+
+
+cdef struct Add:
+    const void *a
+    const void *b  # NULL: what y holds
+    Py_ssize_t size
+
+
+def add(const floating[::1] a, const floating[::1] b, floating[::1] y, int num_threads):
+    """y = a + b; b None: y += a. y shares no memory with the others."""
+    if a.shape[0] == 0:
+        return
+    cdef Add c = Add(&a[0], NULL, a.shape[0])
+    if b is not None:
+        c.b = &b[0]
+    with nogil:
+        run(<Task> add_task[floating], &y[0], &c, tasks(c.size, 4 * RUN), num_threads)
+
+
+cdef void add_task(floating *y, const Add *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * 4 * RUN, count = min(<Py_ssize_t> 4 * RUN, c.size - first)
+    cdef const floating *a = <const floating *> c.a + first
+    cdef const floating *b = <const floating *> c.b
+    y += first
+    if floating is float:
+        if b != NULL:
+            add_float(a, b + first, y, count)
+        else:
+            add_to_float(y, a, count)
+    elif b != NULL:
+        add_double(a, b + first, y, count)
+    else:
+        add_to_double(y, a, count)

@@ -37,4 +37,16 @@ TARGET static void NAME(add_row)(REAL *restrict x, const REAL *restrict row, ptr
             x[j] += row[j];
 }
 
+TARGET static void NAME(add)(const REAL *restrict a, const REAL *restrict b, REAL *restrict y, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        y[i] = a[i] + b[i];
+}
+
+TARGET static void NAME(add_to)(REAL *restrict y, const REAL *restrict x, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        y[i] += x[i];
+}
+
 #undef BYTES

@@ -17,7 +17,8 @@ from fastconv.analysis.steps import Shape
 from fastconv.errors import ShapeError
 from fastconv.layers import conv, norm, pool
 from fastconv.layers.base import Context, Layer, OpLayer
-from fastconv.layers.containers import Concat, Residual, Sequential, named_forward
+from fastconv.layers.containers import Concat, Residual, Sequential
+from fastconv.plan.steps import named_forward
 from fastconv.window import integers
 
 __all__ = ["to_scanner"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ OURS = "fastconv"  # the version that the others are held against
 CONTROLS = ("numpy", "naive")  # versions that are not ours: what changes there is the machine
 BUSY = 0.05  # share of a benchmark's time that its threads waited for a core, from which on it is not believed
 NOISY = 1.5  # median over minimum, likewise where nobody has counted the waiting
+WIDTH = 80  # of the report
 CASE = 26  # width of the column of cases
+CALL = 45  # at most, that of a call: operation, case, batch, direction
 PICTURED = 60  # changes that a picture shows
 
 
@@ -120,10 +123,11 @@ class Run:
         return {"machine": self.head, "busy": self.busy(), "benchmarks": rows}
 
     def table(self) -> str:
-        lines = [self.head, *filter(None, [self.busy()])]
+        lines = [*_prose(self.head), *_prose(self.busy())]
         if any(row.op for row in self.rows):
-            lines.append(
-                "ms: median, minimum; x: time over fastconv's of NumPy, of channels-last arrays (cl), of naive loops"
+            lines += _prose(
+                "ms: median, minimum; then the times of NumPy (np), of channels-last arrays (cl) and of naive "
+                "loops (loop) over fastconv's"
             )
         operations: dict[str | None, list[Row]] = {}
         for row in self.rows:
@@ -132,7 +136,8 @@ class Run:
             lines += ["", *(self._block(op, rows) if op else self._flat(rows))]
         worst = max(self.rows, key=lambda row: row.noise)
         middle = statistics.median(row.noise for row in self.rows)
-        lines += ["", f"median over minimum: {middle:.2f}, at most {worst.noise:.2f} ({worst.label}, {worst.version})"]
+        at_most = f"at most {worst.noise:.2f} ({worst.label}, {worst.version})"
+        lines += ["", *_prose(f"median over minimum: {middle:.2f}, {at_most}")]
         return "\n".join(lines)
 
     def _block(self, op: str, rows: list[Row]) -> Iterator[str]:
@@ -142,14 +147,15 @@ class Run:
             calls.setdefault((row.case, row.batch), {})[row.direction, row.version] = row
         small = {call: found for call, found in calls.items() if any(version == "naive" for _, version in found)}
         unit = "GF/s" if any(row.gflops for row in rows) else "GB/s"
-        yield f"{op:<{CASE + 4}}{'forward':^26}{'backward':^26}".rstrip()
+        yield f"{op:<{CASE + 4}}{'forward':^26}{'backward':^25}".rstrip()
         large = {call: found for call, found in calls.items() if call not in small}
         for title, third, part in (("", "cl", large), ("beside naive loops", "loop", small)):
             if part:
-                yield f"{title:<{CASE}}   b" + 2 * f"   med  min NumPy{third:>5} {unit}"
+                columns = "".join(f"{name:>5}" for name in ("med", "min", "np", third, unit))
+                yield f"{title:<{CASE}}  b{columns} {columns}"
             for (case, batch), found in part.items():
                 sides = (self._side(found, direction, third) for direction in ("forward", "backward"))
-                yield f"{str(case)[:CASE]:<{CASE}}{batch:>4}{''.join(sides)}".rstrip()
+                yield f"{str(case)[:CASE]:<{CASE}}{batch:>3}{' '.join(sides)}".rstrip()
 
     def _side(self, found: Mapping[tuple[str | None, str], Row], direction: str, third: str) -> str:
         """Median, minimum, two ratios and the rate of one direction."""
@@ -163,8 +169,9 @@ class Run:
             _ms(ours.median),
             _ms(ours.min),
             *(_times(row.median / ours.median if row else None) for row in (plain, other)),
+            "" if rate is None else _three(rate),
         ]
-        return f"{cells[0]:>6}{cells[1]:>5}{cells[2]:>5}{cells[3]:>5}{'' if rate is None else _three(rate):>5}"
+        return "".join(f"{cell:>5}" for cell in cells)
 
     def _flat(self, rows: list[Row]) -> Iterator[str]:
         """Rows of a suite that does not say what it times."""
@@ -216,6 +223,23 @@ class Change:
         low, high = self.bounds
         return "slower" if low > 1 < self.least else "faster" if high < 1 > self.least else ""
 
+    @property
+    def call(self) -> str:
+        """What was timed, in the width of the table's first column: a case that is too long ends early."""
+        if self.now.op is None:
+            return f"{self.now.group}, {self.now.version}"
+        version = {OURS: "", "channels_last": " cl"}.get(str(self.now.version), f" {self.now.version}")
+        after = f" b{self.now.batch} {self.now.direction}{version}"
+        return f"{self.now.op} {self.now.case}"[: CALL - len(after)] + after
+
+    def cells(self) -> str:
+        """The numbers of the table's line."""
+        then, now = self.then, self.now
+        return (
+            f"{_ms(then.median):>6}{100 * then.spread:>4.0f}{_ms(now.median):>7}{100 * now.spread:>4.0f}"
+            f"{_times(self.ratio):>6}{_times(self.least):>6}"
+        )
+
 
 class Changes:
     """A run beside an earlier one; what got slower first."""
@@ -246,33 +270,41 @@ class Changes:
         }  # fmt: skip
 
     def table(self) -> str:
-        lines = [self.now.head, *filter(None, [self.now.busy()])]
+        lines = [*_prose(self.now.head), *_prose(self.now.busy())]
         if self.then.head != self.now.head:
-            lines.append(f"{self.name} ran elsewhere: {self.then.head}")
+            lines += _prose(f"{self.name} ran elsewhere: {self.then.head}")
         if self.then.busy():
-            lines.append(f"{self.name}: {self.then.busy()}")
-        cells = [
-            [
-                change.now.label, change.now.version, _ms(change.then.median), _percent(change.then.spread),
-                _ms(change.now.median), _percent(change.now.spread), _times(change.ratio), _times(change.least),
-                change.verdict,
-            ]
-            for change in self.ours
-        ]  # fmt: skip
-        head = ["", "version", "then ms", "+-", "now ms", "+-", "x", "x min", ""]
-        lines += [f"x: median over {self.name}'s; +-: half the distance of the quartiles", ""]
-        lines += [*_columns(head, cells, left=(0, 1, 8)), "", *self._summary()]
-        return "\n".join(lines)
+            lines += _prose(f"{self.name}: {self.then.busy()}")
+        lines += _prose(
+            f"ms: medians of {self.name} and of this run, with half the distance of their quartiles; x: the medians' "
+            "ratio, the minima's; cl: channels-last arrays"
+        )
+        words = {"slower": "slower beyond both spreads", "": "within the spreads", "faster": "faster beyond both"}
+        calls = [f"{change.call}  " for change in self.ours]
+        width = max(map(len, [*calls, *words.values()]))
+        for verdict, title in words.items():
+            found = [(call, change) for call, change in zip(calls, self.ours, strict=True) if change.verdict == verdict]
+            if found:
+                lines += ["", f"{title:<{width}}{'then':>6}{'+-%':>4}{'now':>7}{'+-%':>4}{'x':>6}{'min':>6}"]
+                lines += [f"{call:<{width}}{change.cells()}" for call, change in found]
+        return "\n".join([*lines, "", *self._summary()])
 
     def _summary(self) -> Iterator[str]:
         counts = {word: sum(change.verdict == word for change in self.ours) for word in ("slower", "faster")}
-        yield (
+        yield from _prose(
             f"{counts['slower']} slower and {counts['faster']} faster beyond both spreads, "
             f"{len(self.ours) - sum(counts.values())} within; geometric mean {_mean(self.ours):.3f}"
         )
+        operations: dict[str | None, list[Change]] = {}
+        for change in self.ours:
+            operations.setdefault(change.now.op, []).append(change)
+        if len(operations) > 1:
+            means = sorted(((_mean(changes), op) for op, changes in operations.items() if op), reverse=True)
+            yield from _prose("by operation: " + ", ".join(f"{op} {mean:.3f}" for mean, op in means))
         controls = [change for change in self.rows if change.now.version in CONTROLS]
         if controls:
-            yield f"NumPy and the loops, the same code in both runs: {_mean(controls):.3f}: that is the machine"
+            mean = f"{_mean(controls):.3f}"
+            yield from _prose(f"NumPy and the loops, the same code in both runs: {mean}: that is the machine")
 
     def figure(self) -> Any:
         """The largest changes either way."""
@@ -315,5 +347,6 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else _three(ratio) if ratio >= 1 else f"{ratio:.2f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _prose(text: str | None) -> list[str]:
+    """A sentence as lines of the report."""
+    return textwrap.wrap(text, WIDTH) if text else []

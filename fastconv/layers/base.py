@@ -44,16 +44,18 @@ HANDED_IN: dict[str, Callable[..., Any]] = {}  # what layers offer and rooms abo
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
-    weights as they are now."""
+    weights as they are now; `keep`: whether there will be a backward, `once`: and only one."""
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
+    keep: bool = True
+    once: bool = False
 
     @classmethod
     def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng)
+        return cls(training=None if net.training else True, rng=rng, once=True)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""
@@ -69,14 +71,31 @@ class Context:
         return self.rng or random.default_generator()
 
 
-CALL = Context()  # net(x)
+_OWN = frozenset(("forward", "backward", "flow", "options"))  # what a layer computes with
+CALL = Context(keep=False)  # net(x)
 
 
-class LoadedKeys(NamedTuple):
-    """What `load_state_dict` found no array for, and what it found no place for: names, as torch's pair has them."""
-
+class _Pair(NamedTuple):
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+class LoadedKeys(_Pair):
+    """What `load_state_dict` found no array for, and what it found no place for: names, as torch's pair has them.
+
+    mismatched_keys   beside the pair: (name, the array's shape, the net's) of what was left out for its shape
+    """
+
+    mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    def __new__(cls, missing_keys: list[str], unexpected_keys: list[str], mismatched_keys: Any = ()) -> Self:
+        keys = super().__new__(cls, missing_keys, unexpected_keys)
+        keys.mismatched_keys = list(mismatched_keys)
+        return keys
+
+    def __repr__(self) -> str:
+        lists = {**self._asdict(), "mismatched_keys": self.mismatched_keys}
+        return f"LoadedKeys({', '.join(f'{name}={entries}' for name, entries in lists.items())})"
 
 
 class Layer:
@@ -85,14 +104,21 @@ class Layer:
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    is_container: ClassVar[bool] = False
+    forks: ClassVar[bool] = False  # whether a container reads its input more than once
+
     elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments that others' layer of this name takes: what to write here
 
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
+
+    classes: tuple[str, ...] | None = None  # what the outputs are called: a net's own knowledge, kept in its files
+    preparation: Mapping[str, Any] | None = None  # how its images are read: see `datasets.read_image`
 
     training: bool
     _frozen: set[str]  # parameters that are not trained
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
+    _methods: ClassVar[tuple[Any, ...]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
@@ -125,6 +151,16 @@ class Layer:
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
+            cls._methods = cls._computing()
+
+    @classmethod
+    def _computing(cls) -> tuple[Any, ...]:
+        return cls.forward, cls.backward, cls.flow, getattr(cls, "options", None)
+
+    def is_plain(self) -> bool:
+        """Whether the layer is fastconv's own and computes as its class was written: with nobody's methods."""
+        cls = type(self)
+        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing() and _OWN.isdisjoint(self.__dict__)
 
     # --- to be written by each layer
 
@@ -160,7 +196,7 @@ class Layer:
         batch_size = integer("predict", "batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
-        inference = Context(training=False)
+        inference = Context(training=False, keep=False)
         x = x if hasattr(x, "shape") else np.asarray(x)
         first = self.forward(self.cast(x[:batch_size]), inference)[0]
         if len(x) <= batch_size:
@@ -182,9 +218,10 @@ class Layer:
 
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
-        layer, dtype = type(self).__name__, self.dtype
-        if type(x) is np.ndarray and x.dtype in ((dtype,) if dtype else FLOATS):
+        dtype = self.dtype
+        if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in FLOATS)):
             return x
+        layer = type(self).__name__
         if dtype is None:
             floats: np.ndarray = as_floats(layer, x=x)[0]
             return floats
@@ -291,34 +328,61 @@ class Layer:
         """Copies of all parameters and buffers by torch's names, in C order."""
         return {full: np.array(getattr(layer, name), order="C") for full, layer, name in self.named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        strict: bool = True,
+        *,
+        rename: Mapping[str, str] | Callable[[str], str | None] | None = None,
+        ignore_mismatched_sizes: bool = False,
+    ) -> LoadedKeys:
         """Copy arrays into the parameters and buffers of the same names; nothing is changed unless all of them fit.
 
+            net.load_state_dict(fastconv.load_weights("resnet18.pth"), strict=False, ignore_mismatched_sizes=True)
+            net.load_state_dict(state, rename={"backbone": "", "classifier": "head"})
+
+        rename                    {part: part}: names that begin with a part, up to a dot, begin with the other one (the
+                                  longest part that fits; "" stands before every name); or a function of a name that
+                                  returns the new one, or None to leave the array out
+        ignore_mismatched_sizes   leave out arrays whose shape is not the net's, a head for other classes
+
         Returns the names that are missing and those that are unknown, as `.missing_keys` and `.unexpected_keys`: two
-        empty lists, unless `strict=False` passes over them. Raises ValueError for such names otherwise, ShapeError for
-        shapes that differ and TypeError for what is no dict of arrays.
+        empty lists, unless `strict=False` passes over them; and what was left out for its shape, as `.mismatched_keys`.
+        Raises ValueError for such names otherwise, or where two arrays get one name, ShapeError for shapes that differ
+        and TypeError for what is no dict of arrays.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
                 f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}; "
                 f"{_state_hint(state)}"
             )
+        if rename is not None:
+            state = _renamed(state, rename)
         own = {full: getattr(layer, name) for full, layer, name in self.named_arrays()}
         missing = [name for name in own if name not in state]
         unknown = [str(name) for name in state if name not in own]
         if strict and (missing or unknown):
             raise ValueError(f"load_state_dict: missing {_listing(missing)}; unknown {_listing(unknown)}")
         arrays = {}
-        for name in own.keys() & state.keys():
+        mismatched = []
+        for name in own:
+            if name not in state:
+                continue
             array = np.asarray(state[name])
             if array.dtype.kind not in "fbiu":
                 raise TypeError(f"load_state_dict: {name} must hold real numbers, got {array.dtype}")
-            if array.shape != own[name].shape:
-                raise ShapeError(f"load_state_dict: {name} must have shape {own[name].shape}, got {array.shape}")
-            arrays[name] = array
+            if array.shape == own[name].shape:
+                arrays[name] = array
+            elif ignore_mismatched_sizes:
+                mismatched.append((name, array.shape, own[name].shape))
+            else:
+                raise ShapeError(
+                    f"load_state_dict: {name} must have shape {own[name].shape}, got {array.shape}; to leave it out: "
+                    "ignore_mismatched_sizes=True"
+                )
         for name, array in arrays.items():
             own[name][...] = array
-        return LoadedKeys(missing, unknown)
+        return LoadedKeys(missing, unknown, mismatched)
 
     def astype(self, dtype: Any) -> Self:
         """A copy of the net with parameters and float buffers in another float type (float32 or float64)."""
@@ -378,8 +442,7 @@ class OpLayer(Layer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         get: Callable[[Any], Any] = operator.attrgetter(*(cls.positional or ("op",)))
-        several = len(cls.positional) > 1
-        cls._fetch = staticmethod(get if several else lambda layer: (get(layer),) if cls.positional else ())
+        cls._fetch = staticmethod(get if len(cls.positional) > 1 else lambda layer: (get(layer),))
 
     def configure(self, **options: Any) -> None:
         """Set the operation's keyword arguments; raises what every call with them would raise."""
@@ -405,16 +468,24 @@ class OpLayer(Layer):
         return self._options
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        arrays = self._fetch(self)
+        return OPS[self.op].forward(x, *self.arrays(context), **self.options(context))
+
+    def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
+        """What the operation takes behind x."""
+        arrays: tuple[np.ndarray | None, ...] = self._fetch(self) if self.positional else ()
         if context.snapshot:
             arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
                 for name, array in zip(self.positional, arrays, strict=True)
             )
-        return OPS[self.op].forward(x, *arrays, **self.options(context))
+        return arrays
+
+    def wanted(self) -> list[bool]:
+        """Which of them are trained."""
+        return [name in self.parameter_names and name not in self._frozen for name in self.positional]
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        wanted = [name in self.parameter_names and name not in self._frozen for name in self.positional]
+        wanted = self.wanted()
         dx, *others = OPS[self.op].backward(dy, saved, (need_dx, *wanted))
         gradients = {
             name: gradient
@@ -483,6 +554,29 @@ def _state_hint(state: Any) -> str:
     if isinstance(state, (str, os.PathLike)):
         return "read the file first"
     return "write load_state_dict(dict(zip(net.state_dict(), arrays))) for arrays in the net's order"
+
+
+def _renamed(state: Mapping[str, Any], rename: Mapping[str, str] | Callable[[str], str | None]) -> dict[str, Any]:
+    """The state by its new names; see `Layer.load_state_dict`."""
+    if not isinstance(rename, Mapping) and not callable(rename):
+        raise TypeError(f"load_state_dict: rename must be a dict of names or a function, got {rename!r}")
+    renamed: dict[str, Any] = {}
+    for name, array in state.items():
+        new = _renamed_part(str(name), rename) if isinstance(rename, Mapping) else rename(name)
+        if new in renamed:
+            raise ValueError(f"load_state_dict: rename gives two arrays the name {new!r}, {name!r} the second time")
+        if new is not None:
+            renamed[new] = array
+    return renamed
+
+
+def _renamed_part(name: str, parts: Mapping[str, str]) -> str:
+    for part in sorted((part.rstrip(".") for part in parts), key=len, reverse=True):
+        if not part or name == part or name.startswith(f"{part}."):
+            new = parts[part] if part in parts else parts[f"{part}."]
+            rest = name[len(part) :].lstrip(".")
+            return ".".join(filter(None, (new.rstrip("."), rest)))
+    return name
 
 
 def _listing(names: list[str], most: int = 6) -> str:

@@ -1,4 +1,4 @@
-"""Layers made of layers."""
+"""Layers made of layers: one after another, and branches that meet again; `graph.py` has any other form."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from fastconv.arrays import empty_like, logical
-from fastconv.errors import ShapeError
+from fastconv import plan
 from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
-from fastconv.machine.memory import allocate
 
 if TYPE_CHECKING:
     from fastconv.layers.base import SomeLayer
 
-__all__ = ["Concat", "Graph", "Residual", "Sequential"]
-
-INPUT = "input"  # the name of a graph's input
-JOINS = ("add", "concat")
+__all__ = ["Concat", "Residual", "Sequential"]
 
 
-def named_forward(name: str, layer: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-    """`layer.forward`, whose errors say in which layer."""
-    try:
-        return layer.forward(x, context)
-    except (ShapeError, MemoryError) as error:
-        raise type(error)(f"{error} (in layer {name}, {type(layer).__name__})") from None
+class _Container(Layer):
+    """A layer that is made of others: what it computes is what its `flow` says, planned (fastconv.plan)."""
+
+    is_container = True
+
+    def last(self) -> Layer | None:
+        """The layer that gives the output, where one does."""
+        return None
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        return plan.forward(self, x, context)
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        return plan.backward(self, dy, saved, need_dx)
 
 
-def gather(gradients: Gradients, name: str, inside: Gradients) -> None:
-    """Put the gradients of the layer called `name` to the others; a layer that was applied twice has their sum."""
-    for key, value in inside.items():
-        full = f"{name}.{key}"
-        gradients[full] = gradients[full] + value if full in gradients else value
-
-
-class Sequential(Layer):
+class Sequential(_Container):
     """One layer after another: `Sequential(a, b, c)`, named "0", "1", … , or `Sequential({"name": a, …})`."""
 
     def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
@@ -55,6 +51,9 @@ class Sequential(Layer):
 
     def children(self) -> dict[str, Layer]:
         return self._layers
+
+    def last(self) -> Layer | None:
+        return next(reversed(self._layers.values()), None)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -78,146 +77,11 @@ class Sequential(Layer):
             x = apply(name, layer, x)
         return x
 
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, list[Any]]:
-        saved = []
-        for name, layer in self._layers.items():
-            x, kept = named_forward(name, layer, x, context)
-            saved.append(kept)
-        return x, saved
 
-    def backward(self, dy: np.ndarray, saved: list[Any], need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        """Stops at the first layer that anything still needs."""
-        wanted = []  # whether the gradient to each layer's input is needed
-        need = need_dx
-        for layer in self._layers.values():
-            wanted.append(need)
-            need = need or layer.is_trainable()
-        gradients: Gradients = {}
-        gradient: np.ndarray | None = dy
-        names = {id(layer): name for name, layer in reversed(self._layers.items())}  # its first, where it is shared
-        for layer, kept, need in reversed(list(zip(self._layers.values(), saved, wanted, strict=True))):
-            if not need and not layer.is_trainable():
-                gradient = None
-                break
-            assert gradient is not None
-            gradient, inside = layer.backward(gradient, kept, need)
-            gather(gradients, names[id(layer)], inside)
-        if not self._layers:
-            return dy, gradients
-        return gradient, gradients
-
-
-class Graph(Layer):
-    """Layers joined to any directed acyclic graph.
-
-        Graph({
-            "stem": (Conv2d(3, 16, 3, padding=1), "input"),
-            "left": (Conv2d(16, 16, 3, padding=1), "stem"),
-            "sum": ("add", "stem", "left"),
-            "again": ("left", "sum"),               # the layer of node "left" once more, its weights shared
-            "both": ("concat", "sum", "again"),     # along the channels
-        })
-
-    A node is a layer (or the name of an earlier node, to share its layer) and the node that it reads; or "add" or
-    "concat" and the nodes that it joins. Nodes stand in order: each reads "input" or earlier ones. `output` names the
-    node whose value is the net's; default: the last. Raises ValueError for names that do not fit.
-    """
-
-    def __init__(self, nodes: Mapping[str, Any], output: str | None = None) -> None:
-        self._layers: dict[str, Layer] = {}  # by the node that brought it
-        self._nodes: dict[str, tuple[str, tuple[str, ...]]] = {}  # name: (layer's node or join, nodes read)
-        for name, (what, *sources) in nodes.items():
-            if not isinstance(name, str) or not name or "." in name or name in (INPUT, *JOINS):
-                raise ValueError(f"Graph: a node cannot be called {name!r}")
-            for source in sources:
-                if source != INPUT and source not in self._nodes:
-                    raise ValueError(f"Graph: node {name!r} reads {source!r}, which is no earlier node")
-            if isinstance(what, Layer):
-                self._layers[name] = what
-                what = name
-            elif what not in JOINS and what not in self._layers:
-                raise ValueError(f"Graph: node {name!r} must be a layer, an earlier layer's name, 'add' or 'concat'")
-            if len(sources) < 1 or (what not in JOINS and len(sources) != 1):
-                raise ValueError(
-                    f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
-                )
-            self._nodes[name] = (what, tuple(sources))
-        if not self._nodes:
-            raise ValueError("Graph: there must be at least one node")
-        self._output = output if output is not None else next(reversed(self._nodes))
-        if self._output not in self._nodes:
-            raise ValueError(f"Graph: output {output!r} is no node")
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
-
-    @property
-    def nodes(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """Per node: "add", "concat" or the node whose layer it applies, and the nodes that it reads."""
-        return dict(self._nodes)
-
-    @property
-    def output(self) -> str:
-        """The node whose value is the net's."""
-        return self._output
-
-    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
-        values = {INPUT: x}
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            values[name] = join(name, what, inputs) if what in JOINS else apply(name, self._layers[what], inputs[0])
-        return values[self._output]
-
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        values = {INPUT: x}
-        saved: dict[str, Any] = {}
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            if what == "add":
-                values[name] = add(name, inputs)
-            elif what == "concat":
-                values[name] = concat(name, inputs)
-                saved[name] = [value.shape[1] for value in inputs]
-            else:
-                values[name], saved[name] = named_forward(name, self._layers[what], inputs[0], context)
-        return values[self._output], saved
-
-    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        """Nodes in reverse; what a node sends to a value that several nodes read is added in that order."""
-        needed = {INPUT: need_dx}  # whether anything before a value needs its gradient
-        for name, (what, sources) in self._nodes.items():
-            needed[name] = any(needed[s] for s in sources) or (
-                what in self._layers and self._layers[what].is_trainable()
-            )
-        sent: dict[str, np.ndarray] = {self._output: dy}
-        gradients: Gradients = {}
-        for name, (what, sources) in reversed(self._nodes.items()):
-            here = sent.pop(name, None)
-            if here is None or not needed[name]:
-                continue
-            parts: list[np.ndarray | None]
-            if what == "add":
-                parts = [here] * len(sources)
-            elif what == "concat":
-                parts = [*split(here, saved[name])]
-            else:
-                part, inside = self._layers[what].backward(here, saved[name], needed[sources[0]])
-                parts = [part]
-                gather(gradients, what, inside)
-            for source, part in zip(sources, parts, strict=True):
-                if part is not None and needed[source]:
-                    sent[source] = add(name, [sent[source], part]) if source in sent else part
-        dx = sent.get(INPUT)
-        if need_dx and dx is None:  # no path from the input to the output
-            raise ValueError("Graph: the output does not depend on the input")
-        for name, parameter in self.parameters().items():
-            if name not in gradients:  # of a branch that does not reach the output
-                gradients[name] = np.zeros_like(parameter)
-        return (dx if need_dx else None), gradients
-
-
-class Residual(Layer):
+class Residual(_Container):
     """body(x) + shortcut(x), the shortcut x itself by default (He et al., 2015); no activation after the sum."""
+
+    forks = True
 
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
         self._layers = {"body": body} if shortcut is None else {"body": body, "shortcut": shortcut}
@@ -229,29 +93,11 @@ class Residual(Layer):
         results = [apply(name, layer, x) for name, layer in self._layers.items()]
         return join("", "add", results if len(results) > 1 else [*results, x])
 
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        saved, results = {}, []
-        for name, layer in self._layers.items():
-            result, saved[name] = named_forward(name, layer, x, context)
-            results.append(result)
-        if len(results) == 1:
-            results.append(x)
-        return add("Residual", results), saved
 
-    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        gradients: Gradients = {}
-        parts = []
-        for name, layer in self._layers.items():
-            part, inside = layer.backward(dy, saved[name], need_dx)
-            gather(gradients, name, inside)
-            parts.append(part)
-        if len(parts) == 1:
-            parts.append(dy)
-        return (add("Residual", parts) if need_dx else None), gradients  # type: ignore[arg-type]
-
-
-class Concat(Layer):
+class Concat(_Container):
     """The outputs of several branches on the same input, side by side along the channels."""
+
+    forks = True
 
     def __init__(self, *layers: Layer) -> None:
         if not layers:
@@ -263,53 +109,3 @@ class Concat(Layer):
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         return join("", "concat", [apply(name, layer, x) for name, layer in self._layers.items()])
-
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
-        results, saved = zip(
-            *(named_forward(name, layer, x, context) for name, layer in self._layers.items()), strict=True
-        )
-        return concat("Concat", list(results)), (saved, [result.shape[1] for result in results])
-
-    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        gradients: Gradients = {}
-        parts = []
-        for (name, layer), kept, part in zip(self._layers.items(), saved[0], split(dy, saved[1]), strict=True):
-            dx, inside = layer.backward(part, kept, need_dx)
-            gather(gradients, name, inside)
-            parts.append(dx)
-        return (add("Concat", parts) if need_dx else None), gradients  # type: ignore[arg-type]
-
-
-def add(op: str, values: list[np.ndarray]) -> np.ndarray:
-    """The sum of arrays of one shape, in order, in memory of its own."""
-    first = values[0]
-    for value in values[1:]:
-        if value.shape != first.shape:
-            raise ShapeError(f"{op}: what is added must have one shape, got {first.shape} and {value.shape}")
-    total = empty_like(op, first)
-    np.copyto(total, first)
-    for value in values[1:]:
-        total += value
-    return total
-
-
-def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
-    """Arrays (N, C, …) side by side along C, channels-last in memory."""
-    first = values[0]
-    for value in values:
-        if value.ndim < 2 or value.shape[:1] + value.shape[2:] != first.shape[:1] + first.shape[2:]:
-            raise ShapeError(f"{op}: branches must agree in all axes but the channels, got {[v.shape for v in values]}")
-    channels = sum(value.shape[1] for value in values)
-    last = allocate(op, (first.shape[0], *first.shape[2:], channels), first.dtype)
-    joined = logical(last)
-    at = 0
-    for value in values:
-        joined[:, at : at + value.shape[1]] = value
-        at += value.shape[1]
-    return joined
-
-
-def split(dy: np.ndarray, channels: list[int]) -> list[np.ndarray]:
-    """The parts of dy that `concat` took from each array; views."""
-    stops = np.cumsum(channels)
-    return [dy[:, stop - count : stop] for stop, count in zip(stops, channels, strict=True)]

@@ -13,6 +13,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.machine.memory import require
+from fastconv.ops.norm.channels import batch_relu_backward, batch_relu_forward
 from fastconv.ops.norm.layer import normalized
 from fastconv.window import integers
 
@@ -56,16 +57,31 @@ class _BatchNorm(OpLayer):
         self.eps, self.momentum = eps, momentum
         _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
-    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+    def forward(
+        self, x: np.ndarray, context: Context, relu: bool = False, addend: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """relu: what a ReLU makes of it, or of it and an addend, in one pass; then `relu_backward` is the backward."""
         if x.ndim not in self.ranks:
             ranks = " or ".join(map(str, self.ranks))
             raise ShapeError(
                 f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
             )
-        result = super().forward(x, context)
+        if relu:
+            result = batch_relu_forward(x, *self.arrays(context), addend=addend, **self.options(context))
+        else:
+            result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self):
             self.num_batches_tracked += 1  # last: nothing is counted where the operation raises
         return result
+
+    def relu_backward(
+        self, dy: np.ndarray, saved: Any, need_dx: bool
+    ) -> tuple[np.ndarray | None, np.ndarray | None, Gradients]:
+        """The gradients to x, the addend and the parameters."""
+        _, _, need_weight, need_bias = self.wanted()
+        dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, need_weight, need_bias))
+        found = ("weight", weight, need_weight), ("bias", bias, need_bias)
+        return dx, addend, {name: gradient for name, gradient, want in found if want and gradient is not None}
 
     def options(self, context: Context) -> Mapping[str, Any]:
         momentum, training = self.momentum, context.is_training(self)

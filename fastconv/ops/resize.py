@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import resampling
-from fastconv.arrays import channels_last, lift, logical
+from fastconv.arrays import channels_last, lift, logical, memoised
 from fastconv.errors import ShapeError, nearest
 from fastconv.machine.memory import allocate, require, require_array
 from fastconv.machine.threads import threads_for
@@ -232,10 +232,15 @@ def make_matrices(axis: Axis) -> tuple[Rows, Rows]:
 kept_matrices = lru_cache(maxsize=64)(make_matrices)
 
 
+@memoised("x")
+def axes_of(op: str, x: np.ndarray, *options: Any) -> tuple[Axis, ...]:
+    return prepare(x, *options)[1]
+
+
 def forward(
     x: Any, *, size: Any = None, scale: Any = None, mode: str = "nearest", align_corners: bool = False
 ) -> tuple[np.ndarray, tuple[Axis, ...]]:
-    x, axes = prepare(x, size, scale, mode, align_corners)
+    x, axes = axes_of(OP, x, size, scale, mode, align_corners)
     if all(axis.mode == "nearest" for axis in axes):
         return pick(x, axes), axes
     return multiply(x, [matrices(axis)[0] for axis in axes]), axes

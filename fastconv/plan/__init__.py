@@ -1,0 +1,211 @@
+"""How a net of layers is computed: its layers and joins as one list of steps, neighbours fused where that saves a pass.
+
+    forward(net, x, context) -> (y, saved)
+    backward(net, dy, saved, need_dx) -> (dx or None, {parameter name: gradient})
+
+A container (Sequential, Residual, Concat, Graph) says by `flow` where values go; `plan_of` follows it once and keeps
+the list of steps as long as the container's layers are the same ones. What a step does is the layers' own: options,
+modes and weights are read at every call. `steps` has the kinds of steps, `fusions` which neighbours become one;
+FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
+
+Values are numbered, the input is 0; a net of k inputs or outputs has tuples of them, and its steps' values begin at k.
+Forward drops each after the last step that reads it; backward goes through the
+steps in reverse, and adds what several steps send to one value in that order.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv.plan.fusions import fused
+from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step
+
+if TYPE_CHECKING:
+    from fastconv.layers.base import Context, Gradients, Layer
+
+__all__ = ["Plan", "backward", "forward", "plan_of"]
+
+FUSING = os.environ.get("FASTCONV_PLAN", "1") != "0"
+
+
+class Plan:
+    """The steps of a net; `print(plan_of(net))` lists them."""
+
+    def __init__(self, net: Layer, fusing: bool) -> None:
+        steps, output, self._inside = _follow(net)
+        self.several = isinstance(output, tuple)
+        self.outputs: tuple[int, ...] = output if isinstance(output, tuple) else (output,)
+        self.inputs = tuple(range(len(net.inputs))) if hasattr(net, "inputs") else (0,)
+        self._root = self._inside.pop(0)[1]  # its children; the net itself is not held: dropping it drops the plan
+        self.steps = fused(steps, self.outputs) if fusing else steps
+        first: dict[int, str] = {}  # of each layer its first name, which is its parameters'
+        aliases: dict[str, str] = {}  # and what a shared one's are called elsewhere
+        for name, layer in net.walk():
+            known = first.setdefault(id(layer), name)
+            if known != name:
+                aliases.update({_dotted(name, each): _dotted(known, each) for each in layer.parameter_names})
+        self.prefixes = tuple(tuple(first[id(layer)] for layer in step.layers) for step in self.steps)
+        self.aliases = aliases
+        last: dict[int, int] = {}
+        for index, step in enumerate(self.steps):
+            last[step.output] = index  # where nobody reads it
+            last.update(dict.fromkeys(step.inputs, index))
+        for value in self.outputs:
+            last.pop(value, None)
+        self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
+        for value, index in last.items():
+            self.dead[index].append(value)
+
+        self._fused = [layer for step in self.steps if step.is_fused for layer in step.layers]
+
+    def holds(self, net: Layer) -> bool:
+        """Whether the net is made of the same layers as when the plan was made, none with a method of its own since."""
+        if tuple(net.children().values()) != self._root:
+            return False
+        for container, children in self._inside:
+            if tuple(container.children().values()) != children or not container.is_plain():
+                return False
+        return all(layer.is_plain() for layer in self._fused)
+
+    def known(self, prefix: str, name: str) -> str:
+        """A parameter's name among the net's."""
+        full = _dotted(prefix, name)
+        return self.aliases.get(full, full)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
+
+
+_plans: weakref.WeakKeyDictionary[Any, tuple[Plan, Plan]] = weakref.WeakKeyDictionary()
+
+
+def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
+    """The plan of a container as it is now."""
+    known = _plans.get(net)
+    if known is None or not known[fusing].holds(net):
+        known = _plans[net] = (Plan(net, False), Plan(net, True))
+    return known[fusing]
+
+
+def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+    """The output of a container, and what the backward needs."""
+    plan = plan_of(net)
+    values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
+    del x
+    saved: list[Any] = []
+    for step, dead in zip(plan.steps, plan.dead, strict=True):
+        y, kept = step.call([values[value] for value in step.inputs], context)
+        values[step.output] = y
+        if context.keep:
+            saved.append(kept)
+        del y, kept
+        for value in dead:
+            del values[value]
+    y = tuple(values[value] for value in plan.outputs)
+    return (y if plan.several else y[0]), (plan, saved, context.once)
+
+
+def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
+    """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
+    dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
+    plan, kept, once = saved
+    needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
+    needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
+    for step in plan.steps:
+        needed[step.output] = step.is_trainable() or any(needed[value] for value in step.inputs)
+    sent: dict[int, Any] = {}
+    for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
+        if part is not None:
+            sent[value] = sent[value] + part if value in sent else part
+    gradients: Gradients = {}
+    for index in range(len(plan.steps) - 1, -1, -1):
+        step, prefixes = plan.steps[index], plan.prefixes[index]
+        here = sent.pop(step.output, None)
+        if not needed[step.output]:
+            continue
+        if here is None:  # of a branch that does not reach the output
+            for layer, prefix in zip(step.layers, prefixes, strict=True):
+                for name, parameter in layer.parameters().items():
+                    gradients.setdefault(
+                        plan.aliases.get(full := _dotted(prefix, name), full), np.zeros_like(parameter)
+                    )
+            continue
+        parts, found = step.backward(here, kept[index], tuple(needed[value] for value in step.inputs))
+        if once:
+            kept[index] = None
+        for value, part in zip(step.inputs, parts, strict=True):
+            if part is not None and needed[value]:
+                sent[value] = step.accumulate(sent[value], part, here) if value in sent else part
+        del here, parts
+        for prefix, inside in zip(prefixes, found, strict=True):
+            for name, gradient in inside.items():
+                full = plan.known(prefix, name)
+                gradients[full] = gradients[full] + gradient if full in gradients else gradient
+    if isinstance(need_dx, tuple):
+        return tuple(sent.get(value) for value in plan.inputs), gradients
+    if not need_dx:
+        return None, gradients
+    if 0 not in sent:
+        raise ValueError(f"{type(net).__name__}: the output does not depend on the input")
+    return sent[0], gradients
+
+
+def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, tuple[Layer, ...]]]]:
+    """The steps of a container, the value that is its output (of several a tuple), and what it and the containers
+    inside hold."""
+    steps: list[Step] = []
+    containers = []
+    first = len(getattr(net, "inputs", "x"))
+
+    def number() -> int:
+        return first + len(steps)
+
+    def emit(step: Step) -> int:
+        steps.append(step)
+        return step.output
+
+    def enter(container: Layer, prefix: str, within: tuple[tuple[str, str], ...], value: Any) -> Any:
+        containers.append((container, tuple(container.children().values())))
+        if container.forks and not isinstance(value, tuple):  # what its layers send back is added up apart
+            value = emit(Enter(prefix, (value,), number(), (), within))
+        graph = weakref.ref(container)
+        arrays: dict[Any, int] = {}
+
+        def known(value: Any) -> Any:
+            """The number of a value; an array that a layer holds becomes one where it is first read."""
+            if not isinstance(value, Held):
+                return value
+            key = (id(value.layer), value.attribute)
+            if key not in arrays:
+                arrays[key] = emit(Array(value, number(), within))
+            return arrays[key]
+
+        def apply(name: str, layer: Layer, value: Any) -> int:
+            full, inside = _dotted(prefix, name), ((name, getattr(layer, "kind", type(layer).__name__)), *within)
+            if isinstance(value, tuple):  # an operation
+                values = tuple(map(known, value))
+                if layer.name == "item":  # type: ignore[attr-defined]
+                    return emit(Item(full, values[0], number(), layer.given["index"], within))  # type: ignore[attr-defined]
+                return emit(OperationStep(full, values, number(), layer, graph, inside))
+            if layer.is_plain() and layer.is_container:
+                return int(enter(layer, full, inside, known(value)))
+            return emit(LayerStep(full, (known(value),), number(), (layer,), inside))
+
+        def join(name: str, what: str, values: list[Any]) -> int:
+            kind = {"add": Add, "mul": Multiply, "concat": Concat}[what]
+            title = name or type(container).__name__
+            return emit(kind(title, tuple(map(known, values)), number(), (), within))
+
+        result = container.flow(value, apply, join)
+        return tuple(map(known, result)) if isinstance(result, tuple) else known(result)
+
+    output = enter(net, "", (), 0 if first == 1 else tuple(range(first)))
+    return steps, output, containers
+
+
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name

@@ -1,0 +1,171 @@
+"""Which neighbouring steps become one, and what that is. Each gives the bits that its parts give apart.
+
+batch_norm, relu        one pass; backward, relu's mask is computed again from batch_norm's input
+batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
+relu, max_pool          pooled first: relu sees the maxima only
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv.plan.steps import Add, LayerStep, Parts, Step
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from fastconv.layers.base import Context, Gradients
+
+__all__ = ["fused"]
+
+
+class Fused(Step):
+    """Steps that read each other's value, and nobody else does; the last one's is the value."""
+
+    is_fused = True
+
+    def __init__(self, *parts: Step) -> None:
+        made = {part.output for part in parts}
+        inputs = tuple(value for part in parts for value in part.inputs if value not in made)
+        layers = tuple(layer for part in parts for layer in part.layers)
+        super().__init__("+".join(part.name for part in parts), inputs, parts[-1].output, layers, ())
+        self.parts = parts
+
+    def call(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        if self.serves(values, context):
+            return super().call(values, context)
+        return self.forward_apart(values, context)
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        """Whether it can be done in one; else the parts are, one by one."""
+        raise NotImplementedError
+
+    def forward_apart(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        known = dict(zip(self.inputs, values, strict=True))
+        saved = []
+        for part in self.parts:
+            known[part.output], kept = part.call([known[value] for value in part.inputs], context)
+            saved.append(kept)
+        return known[self.output], Apart(saved)
+
+    def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        if not isinstance(saved, Apart):
+            return self.backward_fused(dy, saved, needs)
+        needed = dict(zip(self.inputs, needs, strict=True))
+        for part in self.parts:
+            needed[part.output] = part.is_trainable() or any(needed[value] for value in part.inputs)
+        sent: dict[int, Any] = {self.output: dy}
+        gradients: list[Gradients] = []
+        for part, kept in zip(reversed(self.parts), reversed(saved), strict=True):
+            wanted = tuple(needed[value] for value in part.inputs)
+            parts, found = part.backward(sent[part.output], kept, wanted)
+            sent.update(zip(part.inputs, parts, strict=True))
+            gradients = found + gradients
+        return tuple(sent.get(value) for value in self.inputs), gradients
+
+    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+
+class Apart(list[Any]):
+    """What the parts of a step saved, one by one."""
+
+
+class NormRelu(Fused):
+    """batch_norm, a sum perhaps, relu."""
+
+    def __init__(self, *parts: Step) -> None:
+        super().__init__(*parts)
+        self.within = parts[0].within
+        self.norm: Any = parts[0].layers[0]
+        self.adds = len(parts) == 3
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        if self.adds and not (values[0].shape == values[1].shape and values[0].dtype == values[1].dtype):
+            return False
+        return not context.keep or (context.once and self.norm.options(context)["training"])
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        result: tuple[np.ndarray, Any] = self.norm.forward(values[0], context, True, *values[1:])
+        return result
+
+    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        dx, addend, gradients = self.norm.relu_backward(dy, saved, needs[0])
+        return ((dx, addend) if self.adds else (dx,)), [gradients, {}]
+
+
+class PoolRelu(Fused):
+    """relu and max_pool, the other way round."""
+
+    def __init__(self, relu: Step, pool: Step) -> None:
+        super().__init__(relu, pool)
+        self.relu, self.pool = relu, pool
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        return True
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        pooled, places = self.pool.call(values, context)
+        y, kept = self.relu.call([pooled], context)
+        return y, (places, kept)
+
+    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        places, kept = saved
+        (dpooled,), _ = self.relu.backward(dy, kept, (True,))
+        assert dpooled is not None
+        parts, _ = self.pool.backward(dpooled, places, needs)
+        return parts, [{}, {}]
+
+
+def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
+    """The steps with neighbours as one, in order: a fused one stands where its last part did."""
+    readers = Counter(value for step in steps for value in step.inputs)
+    readers.update(outputs)
+    uses = Counter(id(layer) for step in steps for layer in step.layers)
+    found: dict[int, Step] = {}  # by the value that it makes
+    place: dict[int, int] = {}
+    for at, step in enumerate(steps):
+        place[step.output] = at
+        found[step.output] = step
+
+    def only(value: int) -> Step | None:
+        """The step that makes a value, if but one step reads it."""
+        return found.get(value) if readers[value] == 1 else None
+
+    def is_op(step: Step | None, *names: str) -> TypeGuard[LayerStep]:
+        """Whether it is a layer of fastconv's own for one of these; what has statistics, applied but once."""
+        if not isinstance(step, LayerStep):
+            return False
+        layer = step.layers[0]
+        is_one = getattr(layer, "op", "") in names and layer.is_plain()
+        return is_one and not (layer.buffer_names and uses[id(layer)] > 1)
+
+    def replace(made: Fused) -> None:
+        """Unless a step between the parts reads what they read: gradients would be added in another order."""
+        between = steps[place[made.parts[0].output] : place[made.output]]
+        if any(step not in made.parts and not set(made.inputs).isdisjoint(step.inputs) for step in between):
+            return
+        for part in made.parts:
+            del found[part.output]
+        found[made.output] = made
+
+    for step in steps:
+        if is_op(step, "relu"):
+            before = only(step.inputs[0])
+            if is_op(before, "batch_norm"):
+                replace(NormRelu(before, step))
+            elif isinstance(before, Add) and len(before.inputs) == 2:
+                norm = next((each for each in map(only, before.inputs) if is_op(each, "batch_norm")), None)
+                if norm is not None and norm.inputs[0] not in before.inputs:
+                    replace(NormRelu(norm, before, step))
+        elif is_op(step, "max_pool1d", "max_pool2d", "max_pool3d"):
+            before = only(step.inputs[0])
+            if is_op(before, "relu"):
+                replace(PoolRelu(before, step))
+    return sorted(found.values(), key=lambda step: place[step.output])

@@ -1,0 +1,285 @@
+"""A planned net gives the bits of its layers one by one, sees what is changed, and is held by nobody."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import plan as planning
+from fastconv.layers import (
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Graph,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+)
+from fastconv.layers.base import Context, Layer
+from fastconv.plan import plan_of
+from fastconv.plan.fusions import Fused
+
+
+def block(channels: int = 8) -> Sequential:
+    return Sequential(Conv2d(channels, channels, 3, padding=1), BatchNorm2d(channels), ReLU())
+
+
+def residual_net() -> Sequential:
+    shortcut = Sequential(Conv2d(8, 8, 1), BatchNorm2d(8))
+    return Sequential(
+        Conv2d(3, 8, 3, padding=1), BatchNorm2d(8), ReLU(), MaxPool2d(2),
+        Residual(Sequential(*block(), Conv2d(8, 8, 3, padding=1), BatchNorm2d(8))), ReLU(),
+        Residual(Sequential(*block(), Conv2d(8, 8, 3, padding=1), BatchNorm2d(8)), shortcut), ReLU(),
+        Flatten(), Linear(8 * 16, 5),
+    )  # fmt: skip
+
+
+def graph_net() -> Sequential:
+    relu = ReLU()
+    nodes = {
+        "conv": (Conv2d(8, 8, 3, padding=1), "input"), "bn": (BatchNorm2d(8), "conv"), "mid": (relu, "bn"),
+        "around": (Conv2d(8, 8, 1), "input"), "again": ("around", "mid"), "sum": ("add", "again", "bn2"),
+        "out": ("mid", "sum"), "both": ("concat", "out", "mid", "input"),
+    }  # fmt: skip
+    nodes = {**dict(list(nodes.items())[:3]), "bn2": (BatchNorm2d(8), "mid"), **dict(list(nodes.items())[3:])}
+    return Sequential(Conv2d(3, 8, 3, padding=1), Graph(nodes), AvgPool2d(2), Flatten(), Linear(24 * 16, 5))
+
+
+def branches_net() -> Sequential:
+    shared = Conv2d(8, 8, 3, padding=1)
+    return Sequential(
+        Conv2d(3, 8, 3, padding=1), ReLU(), MaxPool2d(3, stride=2, padding=1), shared,
+        Concat(block(), Residual(shared), Sequential(shared, Dropout(0.5), ReLU(), MaxPool2d(3, stride=1, padding=1))),
+        Residual(BatchNorm2d(24)), ReLU(), Flatten(), Linear(24 * 16, 6), BatchNorm1d(6), ReLU(), Linear(6, 5),
+    )  # fmt: skip
+
+
+NETS = {"residual": residual_net, "graph": graph_net, "branches": branches_net}
+
+
+def by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, every layer is a step of its own."""
+    found = planning.plan_of
+    monkeypatch.setattr(planning, "plan_of", lambda net: found(net, False))
+
+
+def batch(dtype: type = np.float32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((6, 3, 8, 8)).astype(dtype), rng.integers(0, 5, 6)
+
+
+def trained(net: Layer, dtype: type = np.float32) -> list[np.ndarray]:
+    """Three steps: losses, gradients, weights, statistics, and outputs in both modes and vjp's at last."""
+    net, optimizer, found = net.astype(dtype), fastconv.optim.SGD(0.05, momentum=0.9), []
+    for seed in range(3):
+        x, y = batch(dtype, seed)
+        value, gradients = fastconv.value_and_grad(net, "cross_entropy", x, y, rng=np.random.default_rng(seed))
+        found += [np.array(value), *(gradients[name] for name in sorted(gradients))]
+        optimizer.step(net.parameters(), gradients)
+    found += net.state_dict().values()
+    fastconv.manual_seed(5)
+    for mode in (True, False):
+        net.train(mode)
+        y, pullback = fastconv.vjp(net, x)
+        found += [net(x), y, pullback(np.ones_like(y))[0], net.predict(x, batch_size=4)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NETS)
+def test_a_plan_gives_the_bits_of_the_layers(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastconv.manual_seed(1)
+    net = NETS[name]()
+    assert any(isinstance(step, Fused) for step in plan_of(net).steps)
+    planned = trained(net, dtype)
+    by_layer(monkeypatch)
+    for one, other in zip(planned, trained(net, dtype), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nan_and_infinity_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastconv.manual_seed(1)
+    norms = BatchNorm2d(3), ReLU(), Residual(BatchNorm2d(3)), ReLU()
+    net = Sequential(*norms, ReLU(), MaxPool2d(2), Flatten(), Linear(48, 5))
+    x, y = batch()
+    x[0, 0, 0, 0], x[1, 1, 2, 3] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        _, planned = fastconv.value_and_grad(net.astype(np.float32), "cross_entropy", x, y)
+        by_layer(monkeypatch)
+        _, apart = fastconv.value_and_grad(net.astype(np.float32), "cross_entropy", x, y)
+    for name, gradient in planned.items():
+        np.testing.assert_array_equal(gradient, apart[name])
+
+
+@pytest.mark.parametrize("put_aside", ["freeze", "freeze weight", "eval", "freeze all but the last"])
+def test_what_is_put_aside_is_so_in_a_plan(put_aside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastconv.manual_seed(1)
+    net = residual_net()
+    if put_aside == "freeze":
+        net.freeze("4.body.1")
+    elif put_aside == "freeze weight":
+        net.freeze("4.body.1.weight").freeze("1.bias")
+    elif put_aside == "eval":
+        net[1].eval()
+    else:
+        net.freeze().unfreeze("9")
+    planned = trained(net)
+    by_layer(monkeypatch)
+    for one, other in zip(planned, trained(net), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_shared_layers_have_the_sum_of_their_gradients_under_their_first_name() -> None:
+    fastconv.manual_seed(1)
+    net = branches_net().astype(np.float64)
+    net[4].children()["2"][1].p = 0.0  # no dropout: differences of two calls
+    x, y = batch(np.float64)
+    _, gradients = fastconv.value_and_grad(net, "cross_entropy", x, y)
+    assert gradients.keys() == net.parameters().keys()
+    weight, direction = net[3].weight, np.random.default_rng(3).standard_normal(net[3].weight.shape)
+    values = []
+    for sign in (1, -1):
+        weight += sign * 1e-6 * direction
+        values.append(fastconv.value_and_grad(net, "cross_entropy", x, y)[0])
+        weight -= sign * 1e-6 * direction
+    assert np.vdot(gradients["3.weight"], direction) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6)
+
+
+def test_a_layer_put_in_the_place_of_another_is_seen() -> None:
+    net = residual_net()
+    x, _ = batch()
+    net.eval()(x)
+    net[4].children()["body"].children()["2"] = Layer.__new__(Halved)
+    net.children()["5"] = Sequential()
+    expected = x
+    for layer in net:
+        expected = layer(expected)
+    np.testing.assert_array_equal(net(x), expected)
+
+
+class Halved(Layer):
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, None]:
+        return x / 2, None
+
+    def backward(self, dy: np.ndarray, saved: None, need_dx: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return dy / 2, {}
+
+
+class Doubled(BatchNorm2d):
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, object]:
+        y, saved = super().forward(x, context)
+        return 2 * y, saved
+
+
+def test_methods_of_ones_own_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = batch()
+    net = Sequential(BatchNorm2d(3), ReLU()).eval()
+    y = net(x)
+    assert isinstance(plan_of(net).steps[0], Fused)
+    np.testing.assert_array_equal(Sequential(Doubled(3), ReLU()).eval()(x), 2 * y)
+
+    net[1].forward = lambda x, context: (x + 1, None)  # the instance's, after the plan was made
+    np.testing.assert_array_equal(net(x), net[0](x) + 1)
+    del net[1].forward
+    np.testing.assert_array_equal(net(x), y)
+
+    inner = Sequential(Sequential(BatchNorm2d(3)), ReLU()).eval()
+    inner(x)
+    inner[0].forward = lambda x, context: (-x, None)  # a container's
+    np.testing.assert_array_equal(inner(x), np.maximum(-x, 0))
+
+    monkeypatch.setattr(ReLU, "forward", lambda self, x, context: (x - 1, None))  # the class's
+    np.testing.assert_array_equal(net(x), net[0](x) - 1)
+
+
+def test_options_weights_statistics_and_modes_are_read_at_every_call() -> None:
+    fastconv.manual_seed(1)
+    net = Sequential(BatchNorm2d(3), ReLU())
+    x, _ = batch()
+    net(x)
+    assert net[0].num_batches_tracked == 1
+    net.eval()
+    for change in (
+        lambda: net[0].weight.__imul__(2), lambda: net[0].bias.__iadd__(1), lambda: net[0].running_mean.__iadd__(0.5),
+        lambda: setattr(net[0], "eps", 0.1), lambda: net.train(), lambda: net[0].freeze(),
+    ):  # fmt: skip
+        before = net(x)
+        change()
+        after = net(x)
+        assert not np.array_equal(before, after)
+        np.testing.assert_allclose(after, np.maximum(net[0](x), 0), rtol=2e-3, atol=2e-3 if net.training else 0)
+
+
+def test_errors_say_in_which_layer() -> None:
+    x, _ = batch()
+    net = Sequential(Sequential({"norm": BatchNorm2d(4), "relu": ReLU()}))
+    with pytest.raises(fastconv.ShapeError, match=r"\(in layer norm, BatchNorm2d\) \(in layer 0, Sequential\)$"):
+        net(x)
+    net = Sequential(Sequential(ReLU(), MaxPool2d(9)))
+    with pytest.raises(fastconv.ShapeError, match=r"\(in layer 1, MaxPool2d\) \(in layer 0, Sequential\)$"):
+        net(x)
+    net = Sequential(Residual(Sequential(Conv2d(3, 4, 1), BatchNorm2d(4))), ReLU())
+    with pytest.raises(fastconv.ShapeError, match=r"must have one shape.*\(in layer 0, Residual\)$"):
+        net(x)
+
+
+def test_a_plan_is_dropped_with_its_net_and_is_no_part_of_copies() -> None:
+    x, _ = batch()
+    net = residual_net()
+    net(x)
+    assert b"plan" not in pickle.dumps(net)
+    twin = copy.deepcopy(net)
+    twin[0].weight[...] = 0
+    assert not np.array_equal(twin(x), net(x))
+    gone = weakref.ref(net[4])
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_one_backward_needs_is_dropped_on_the_way() -> None:
+    seen = []
+
+    class Watching(Layer):
+        def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, None]:
+            return x.copy(), None
+
+        def backward(self, dy: np.ndarray, saved: None, need_dx: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            gc.collect()
+            seen.append(kept() is None)
+            return dy, {}
+
+    class Keeping(Watching):
+        def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, object]:
+            nonlocal kept
+            mine = np.ones(3)
+            kept = weakref.ref(mine)
+            return x.copy(), mine
+
+        def backward(self, dy: np.ndarray, saved: object, need_dx: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            return dy, {}
+
+    kept: weakref.ref[np.ndarray]
+    x, y = batch()
+    net = Sequential(Conv2d(3, 5, 8), Watching(), Keeping(), Flatten())
+    fastconv.value_and_grad(net, "cross_entropy", x, y)
+    assert seen == [True]
+    output, pullback = fastconv.vjp(net, x)
+    assert np.array_equal(pullback(output)[0], pullback(output)[0])  # any number of times
+
+
+def test_a_plan_prints_as_a_list() -> None:
+    lines = str(plan_of(Sequential(Conv2d(3, 4, 1), BatchNorm2d(4), ReLU(), Flatten()))).splitlines()
+    assert lines == ["(0,) -> 1  0, Conv2d", "(1,) -> 3  1, BatchNorm2d + 2, ReLU", "(3,) -> 4  3, Flatten"]
