@@ -62,7 +62,7 @@ def test_swapped_axes(dtype, large):
         for offset in (0, 3) if not large else (rows % 4,):
             x = numbered((images((rows, columns), dtype, large, 2), rows, columns), dtype, offset)
             y = Placed((x.shape[0], columns, rows), dtype, offset)
-            layout.swap_axes(x, y.array, 2)
+            layout.swap_axes(x, y.array, rows, columns, 2)
             y.check(x.transpose(0, 2, 1))
 
 
