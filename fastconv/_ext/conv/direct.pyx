@@ -11,6 +11,7 @@ Weights are packed: panels of at most two vectors of filters, each tap by tap (`
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from fastconv._ext.geometry cimport Band, Geometry, band_at, banded, bands_of, copy_plane
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "conv/direct.h" nogil:
@@ -44,22 +45,6 @@ cdef enum:
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
-cdef struct Geometry:
-    Py_ssize_t batch, channels, filters, groups
-    Py_ssize_t inp[3]
-    Py_ssize_t out[3]       # outputs that are computed, along each axis
-    Py_ssize_t kernel[3]
-    Py_ssize_t stride[3]
-    Py_ssize_t before[3]    # padding, or cropping where negative
-    Py_ssize_t dilation[3]
-    Py_ssize_t full[3]      # of y's memory
-    Py_ssize_t origin[3]    # of the first output there
-    Py_ssize_t step[3]      # between outputs there
-    Py_ssize_t taps         # of one filter, its group's channels included
-    Py_ssize_t images       # of a band
-    Py_ssize_t row_bands, column_bands
-
-
 cdef struct Part:
     Geometry g
     Py_ssize_t first_tap[3]     # of the whole kernel's
@@ -67,27 +52,6 @@ cdef struct Part:
     Py_ssize_t packed           # where its weights begin
     Py_ssize_t panels           # of all groups
     Py_ssize_t splits           # runs of panels that tasks of their own take
-
-
-cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, object outputs, Py_ssize_t groups, tuple cut):
-    """x (n, i0, i1, i2, c), y (n, full0, full1, full2, k); outputs: a slice of y per spatial axis; cut: images of a
-    band, bands of rows, bands of columns."""
-    cdef Geometry g
-    cdef int axis
-    g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
-    g.taps = g.channels // groups
-    for axis in range(3):
-        g.inp[axis] = x_shape[1 + axis]
-        g.full[axis] = y_shape[1 + axis]
-        g.origin[axis], _, g.step[axis] = outputs[axis].indices(y_shape[1 + axis])
-        g.out[axis] = len(range(*outputs[axis].indices(y_shape[1 + axis])))
-        g.kernel[axis] = window.kernel[axis]
-        g.stride[axis] = window.stride[axis]
-        g.before[axis] = window.padding[axis][0]
-        g.dilation[axis] = window.dilation[axis]
-        g.taps *= g.kernel[axis]
-    g.images, g.row_bands, g.column_bands = cut
-    return g
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------
@@ -262,7 +226,7 @@ cdef void unpack_task(float *dw, const Unpacking *c, Py_ssize_t task, int slot) 
 # --- bands -----------------------------------------------------------------------------------------------------------
 
 
-cdef struct Band:
+cdef struct View:           # how a band's windows are read
     const float *x          # the first tap of its first window
     Py_ssize_t image, plane, row    # steps in x; a column's is `channels`
     Py_ssize_t pixels
@@ -282,51 +246,43 @@ cdef inline Py_ssize_t run_length(const Geometry *g, int widest) noexcept nogil:
 
 cdef void open_band(
     const float *x, const Geometry *g, Py_ssize_t number, float *scratch, Py_ssize_t *at, Py_ssize_t *to,
-    Py_ssize_t *runs, Band *band, int widest,
+    Py_ssize_t *runs, View *view, int widest,
 ) noexcept nogil:
     """Band `number`: where its windows are read, its pixels `at` there and `to` in y, its runs of taps."""
-    cdef Py_ssize_t column_band = number % g.column_bands
-    cdef Py_ssize_t row_band = number // g.column_bands % g.row_bands
-    cdef Py_ssize_t plane = number // (g.column_bands * g.row_bands) % g.out[0]
-    cdef Py_ssize_t image = number // (g.column_bands * g.row_bands * g.out[0]) * g.images
-    cdef Py_ssize_t images = min(g.images, g.batch - image)
-    cdef Py_ssize_t row = row_band * g.out[1] // g.row_bands
-    cdef Py_ssize_t rows = (row_band + 1) * g.out[1] // g.row_bands - row
-    cdef Py_ssize_t column = column_band * g.out[2] // g.column_bands
-    cdef Py_ssize_t columns = (column_band + 1) * g.out[2] // g.column_bands - column
-    cdef Py_ssize_t i0 = plane * g.stride[0] - g.before[0]
-    cdef Py_ssize_t i1 = row * g.stride[1] - g.before[1]
-    cdef Py_ssize_t i2 = column * g.stride[2] - g.before[2]
-    cdef Py_ssize_t height = (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
-    cdef Py_ssize_t width = (columns - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
+    cdef Band band = band_at(g, number)
     cdef Py_ssize_t depth = (g.kernel[0] - 1) * g.dilation[0] + 1
     cdef Py_ssize_t n, r, c, r0, r1, r2, e, from_x, from_y, length, index = 0
-    band.pixels = images * rows * columns
-    if min(i0, i1, i2) >= 0 and i0 + depth <= g.inp[0] and i1 + height <= g.inp[1] and i2 + width <= g.inp[2]:
-        band.row = g.inp[2] * g.channels
-        band.plane = g.inp[1] * band.row * g.dilation[0]
-        band.image = g.inp[0] * g.inp[1] * band.row
-        band.x = x + image * band.image + ((i0 * g.inp[1] + i1) * g.inp[2] + i2) * g.channels
+    view.pixels = band.images * band.rows * band.columns
+    if (
+        min(band.at[0], band.at[1], band.at[2]) >= 0 and band.at[0] + depth <= g.inp[0]
+        and band.at[1] + band.height <= g.inp[1] and band.at[2] + band.width <= g.inp[2]
+    ):
+        view.row = g.inp[2] * g.channels
+        view.plane = g.inp[1] * view.row * g.dilation[0]
+        view.image = g.inp[0] * g.inp[1] * view.row
+        view.x = x + (
+            band.image * view.image + ((band.at[0] * g.inp[1] + band.at[1]) * g.inp[2] + band.at[2]) * g.channels
+        )
     else:
-        band.row = width * g.channels
-        band.plane = height * band.row
-        band.image = g.kernel[0] * band.plane
-        band.x = scratch
-        for n in range(image, image + images):
+        view.row = band.width * g.channels
+        view.plane = band.height * view.row
+        view.image = g.kernel[0] * view.plane
+        view.x = scratch
+        for n in range(band.images):
             for r0 in range(g.kernel[0]):
-                copy_plane(x, g, n, i0 + r0 * g.dilation[0], i1, i2, height, width, scratch)
-                scratch += band.plane
-    for n in range(images):
-        for r in range(rows):
-            from_x = n * band.image + r * g.stride[1] * band.row
+                copy_plane(x, g, &band, band.image + n, r0, scratch, view.row)
+                scratch += view.plane
+    for n in range(band.images):
+        for r in range(band.rows):
+            from_x = n * view.image + r * g.stride[1] * view.row
             from_y = (
-                (((image + n) * g.full[0] + g.origin[0] + plane * g.step[0]) * g.full[1]
-                 + g.origin[1] + (row + r) * g.step[1]) * g.full[2] + g.origin[2] + column * g.step[2]
+                (((band.image + n) * g.full[0] + g.origin[0] + band.plane * g.step[0]) * g.full[1]
+                 + g.origin[1] + (band.row + r) * g.step[1]) * g.full[2] + g.origin[2] + band.column * g.step[2]
             ) * g.filters
-            for c in range(columns):
+            for c in range(band.columns):
                 at[index + c] = from_x + c * g.stride[2] * g.channels
                 to[index + c] = from_y + c * g.step[2] * g.filters
-            index += columns
+            index += band.columns
     for n in range(AHEAD):
         at[index + n] = at[index - 1]
     index = 0
@@ -336,39 +292,13 @@ cdef void open_band(
             for e in range(0, g.kernel[2] * (g.channels // g.groups) // length):
                 r2 = e * length // (g.channels // g.groups)
                 runs[index] = (
-                    r0 * band.plane + r1 * g.dilation[1] * band.row + r2 * g.dilation[2] * g.channels
+                    r0 * view.plane + r1 * g.dilation[1] * view.row + r2 * g.dilation[2] * g.channels
                     + e * length % (g.channels // g.groups)
                 )
                 index += 1
-    band.runs.at = runs
-    band.runs.count = index
-    band.runs.length = length
-
-
-cdef void copy_plane(
-    const float *x, const Geometry *g, Py_ssize_t image, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t i2,
-    Py_ssize_t height, Py_ssize_t width, float *out,
-) noexcept nogil:
-    """out (height, width, channels) = x from row i1 and column i2 of plane i0 on, zeros outside x."""
-    cdef Py_ssize_t c = g.channels
-    cdef Py_ssize_t head = min(max(-i2, 0), width)
-    cdef Py_ssize_t stop = max(min(g.inp[2] - i2, width), head)
-    cdef Py_ssize_t row
-    for row in range(i1, i1 + height):
-        if 0 <= i0 < g.inp[0] and 0 <= row < g.inp[1] and stop > head:
-            memset(out, 0, head * c * sizeof(float))
-            memcpy(
-                out + head * c, x + (((image * g.inp[0] + i0) * g.inp[1] + row) * g.inp[2] + i2 + head) * c,
-                (stop - head) * c * sizeof(float),
-            )
-            memset(out + stop * c, 0, (width - stop) * c * sizeof(float))
-        else:
-            memset(out, 0, width * c * sizeof(float))
-        out += width * c
-
-
-cdef inline Py_ssize_t bands_of(const Geometry *g) noexcept nogil:
-    return (g.batch + g.images - 1) // g.images * g.out[0] * g.row_bands * g.column_bands
+    view.runs.at = runs
+    view.runs.count = index
+    view.runs.length = length
 
 
 cdef inline bint misaligned(const float *pixels, Py_ssize_t filters, int size) noexcept nogil:
@@ -383,7 +313,7 @@ cdef class Parts:
     """Convolutions of one x, each with some of a kernel's taps, to outputs of their own in one y; planned once.
 
     parts: (window, outputs, taps, cut, splits) of each: `outputs` and `taps` a slice per spatial axis of y and w, `cut`
-    as for `geometry`.
+    as for `banded`.
     """
 
     cdef Part *parts
@@ -397,7 +327,7 @@ cdef class Parts:
             raise MemoryError
         for window, outputs, taps, cut, splits in parts:
             part = &self.parts[self.count]
-            part.g = geometry(x_shape, y_shape, window, outputs, groups, cut)
+            part.g = banded(x_shape, y_shape, window, groups, outputs, cut)
             for axis in range(3):
                 part.first_tap[axis], _, part.tap_step[axis] = taps[axis].indices(kernel[axis])
             part.panels = groups * panels_of(part.g.filters // groups, widest, &lanes)
@@ -449,7 +379,7 @@ def forward(
 
 
 cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
-    """A run of panels over a band."""
+    """A run of panels over a view."""
     cdef const Part *part = c.parts
     while task >= tasks_of(part):
         task -= tasks_of(part)
@@ -466,18 +396,18 @@ cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) no
     cdef Py_ssize_t *at = c.tables + slot * c.room
     cdef Py_ssize_t *to = at + c.room // 4
     cdef Panel panel
-    cdef Band band
-    open_band(c.x, g, task // part.splits, scratch, at, to, at + 2 * (c.room // 4), &band, widest)
+    cdef View view
+    open_band(c.x, g, task // part.splits, scratch, at, to, at + 2 * (c.room // 4), &view, widest)
     cdef bint pointwise = g.groups == 1 and g.kernel[0] * g.kernel[1] * g.kernel[2] == 1
-    if pointwise and g.stride[2] * g.channels % PAGE == 0 and band.x != scratch:
-        spread(g.channels, scratch, at, &band)
+    if pointwise and g.stride[2] * g.channels % PAGE == 0 and view.x != scratch:
+        spread(g.channels, scratch, at, &view)
     # all filters of a few pixels where the weights stay in the second cache: x is read once, y written in its order
     cdef Py_ssize_t blocks = 1
     if last_panel - first_panel > 1 and (last_panel - first_panel) * MOST * g.taps <= CACHED:
-        blocks = (band.pixels - 1) // (14 if widest == 64 else 12) + 1  # tiles of every width fit
+        blocks = (view.pixels - 1) // (14 if widest == 64 else 12) + 1  # tiles of every width fit
     for block in range(blocks):
-        block_first = block * band.pixels // blocks
-        pixels = (block + 1) * band.pixels // blocks - block_first
+        block_first = block * view.pixels // blocks
+        pixels = (block + 1) * view.pixels // blocks - block_first
         for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
@@ -487,23 +417,23 @@ cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) no
                 first = block_first + tile * pixels // tiles
                 tile_outputs(
                     panel.bytes, panel.vectors, block_first + (tile + 1) * pixels // tiles - first,
-                    band.x + group * depth, at + first, band.runs, packed + before * g.taps, c.start + before,
+                    view.x + group * depth, at + first, view.runs, packed + before * g.taps, c.start + before,
                     y + group * filters + panel.first, to + first, panel.count, c.far,
                 )
     if c.far:
         fence()
 
 
-cdef void spread(Py_ssize_t channels, float *scratch, Py_ssize_t *at, Band *band) noexcept nogil:
+cdef void spread(Py_ssize_t channels, float *scratch, Py_ssize_t *at, View *view) noexcept nogil:
     """Copies the pixels of a band, of one tap, next to each other: pages apart they would share the first cache's
     sets."""
     cdef Py_ssize_t pixel
-    for pixel in range(band.pixels):
-        memcpy(scratch + pixel * (channels + 16), band.x + at[pixel], channels * sizeof(float))
+    for pixel in range(view.pixels):
+        memcpy(scratch + pixel * (channels + 16), view.x + at[pixel], channels * sizeof(float))
         at[pixel] = pixel * (channels + 16)
     for pixel in range(AHEAD):
-        at[band.pixels + pixel] = at[band.pixels - 1]
-    band.x = scratch
+        at[view.pixels + pixel] = at[view.pixels - 1]
+    view.x = scratch
 
 
 cdef struct Gradient:
@@ -526,8 +456,7 @@ def gradient_weights(
     splits: runs of panels that tasks of their own take; scratch: a row a thread, with room for a band's copy and its dy
     of a panel.
     """
-    cdef tuple everything = (slice(None),) * 3
-    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, everything, groups, cut)
+    cdef Geometry g = banded((<object> x).shape, (<object> dy).shape, window, groups, None, cut)
     cdef Gradient c = Gradient(
         &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &g, partial.shape[1], partial.shape[0], splits, &scratch[0, 0],
         &tables[0, 0], scratch.shape[1], tables.shape[1], widest,
@@ -559,11 +488,11 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
     cdef const float *source
     cdef const float *soon
     cdef Panel panel
-    cdef Band band
+    cdef View view
     partial += chunk * c.elements
     for number in range(first_band, (chunk + 1) * bands // c.chunks):
-        open_band(c.x, g, number, scratch, at, to, runs, &band, widest)
-        values = scratch + c.size - band.pixels * MOST
+        open_band(c.x, g, number, scratch, at, to, runs, &view, widest)
+        values = scratch + c.size - view.pixels * MOST
         for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
@@ -571,12 +500,12 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
             source = dy + group * filters + panel.first
             soon = source + panel.count
             if index + 1 == last_panel:
-                soon = dy + first_panel * MOST + band.pixels * g.filters
+                soon = dy + first_panel * MOST + view.pixels * g.filters
             dy_at = to
             if panel.count < panel.lanes or g.taps > REREAD or unaligned:
-                for pixel in range(band.pixels):
+                for pixel in range(view.pixels):
                     values_at[pixel] = pixel * panel.lanes
-                copy_rows(panel.bytes, panel.vectors, band.pixels, source, to, panel.count, values)
+                copy_rows(panel.bytes, panel.vectors, view.pixels, source, to, panel.count, values)
                 source = values
                 dy_at = values_at
             if number == first_band:
@@ -587,11 +516,11 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
                 rows = (tile + 1) * g.taps // tiles - first
                 for row in range(rows):
                     tap = first + row
-                    taps[row] = group * depth + band.runs.at[tap // band.runs.length] + tap % band.runs.length
+                    taps[row] = group * depth + view.runs.at[tap // view.runs.length] + tap % view.runs.length
                 # fetched: a line of each pixel of the next panel, or of the next band's first one; the next tile's taps
                 tile_weights(
-                    panel.bytes, panel.vectors, rows, band.x, at, band.pixels, taps, source, dy_at,
-                    soon + tile * 16 if tile <= panel.vectors else band.x + taps[rows - 1] + 16,
+                    panel.bytes, panel.vectors, rows, view.x, at, view.pixels, taps, source, dy_at,
+                    soon + tile * 16 if tile <= panel.vectors else view.x + taps[rows - 1] + 16,
                     to if tile <= panel.vectors else at,
                     partial + before * g.taps + first * panel.lanes,
                 )

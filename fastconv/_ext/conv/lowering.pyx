@@ -13,6 +13,7 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from fastconv._ext.blas cimport gemm
+from fastconv._ext.geometry cimport Geometry, geometry_of
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "conv/lowering.h" nogil:
@@ -40,37 +41,6 @@ cdef extern from "conv/lowering.h" nogil:
 cdef extern from *:
     const int RELAXED "__ATOMIC_RELAXED"
     void atomic_store "__atomic_store_n"(int *at, int value, int order) noexcept nogil
-
-
-cdef struct Geometry:
-    Py_ssize_t batch, channels, filters, groups
-    Py_ssize_t inp[3]
-    Py_ssize_t out[3]
-    Py_ssize_t kernel[3]
-    Py_ssize_t stride[3]
-    Py_ssize_t before[3]
-    Py_ssize_t dilation[3]
-    Py_ssize_t pixels   # of one output image
-    Py_ssize_t width    # of a column row: taps * channels of one group
-
-
-cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, Py_ssize_t groups):
-    """Unpack a lifted fastconv.window.Window; x (n, i0, i1, i2, c), y (n, o0, o1, o2, k)."""
-    cdef Geometry g
-    cdef int axis
-    g.batch, g.channels, g.filters, g.groups = x_shape[0], x_shape[4], y_shape[4], groups
-    g.pixels = 1
-    g.width = g.channels // groups
-    for axis in range(3):
-        g.inp[axis] = x_shape[1 + axis]
-        g.out[axis] = y_shape[1 + axis]
-        g.kernel[axis] = window.kernel[axis]
-        g.stride[axis] = window.stride[axis]
-        g.before[axis] = window.padding[axis][0]
-        g.dilation[axis] = window.dilation[axis]
-        g.pixels *= g.out[axis]
-        g.width *= g.kernel[axis]
-    return g
 
 
 cdef struct Cursor:
@@ -263,14 +233,14 @@ cdef void col2im_rows(
 
 def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floating[:, ::1] col):
     """col (n * o0 * o1 * o2, r0 * r1 * r2 * c) = the windows of x; the whole batch at once (tests and readers)."""
-    cdef Geometry g = geometry((<object> x).shape, y_shape, window, 1)
+    cdef Geometry g = geometry_of((<object> x).shape, y_shape, window, 1)
     if col.shape[0] and x.size:
         im2col_rows(&x[0, 0, 0, 0, 0], &col[0, 0], &g, 0, 0, g.batch * g.pixels)
 
 
 def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:, :, :, :, ::1] dx):
     """dx += the adjoint of `im2col`."""
-    cdef Geometry g = geometry((<object> dx).shape, y_shape, window, 1)
+    cdef Geometry g = geometry_of((<object> dx).shape, y_shape, window, 1)
     cdef Py_ssize_t low[3]
     low[0] = low[1] = low[2] = 0
     if col.shape[0] and dx.size:
@@ -354,7 +324,7 @@ def forward(
     w (k, r0 * r1 * r2 * c / g), or with `turned` each group's transposed; bias may be None; scratch has a row of
     tile * width a thread.
     """
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> x).shape, (<object> y).shape, window, groups)
     cdef Py_ssize_t tiles = (g.batch * g.pixels + tile - 1) // tile
     cdef const floating *b = <const floating *> NULL if bias is None else &bias[0]
     cdef Forward c = Forward(&g, &w[0, 0], b, &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, turned)
@@ -368,7 +338,7 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
     cdef Py_ssize_t first = task * c.tile, last = min(first + c.tile, g.batch * g.pixels)
     cdef Py_ssize_t filters = g.filters // g.groups, pixels = last - first
     cdef Py_ssize_t group, pixel
-    cdef Py_ssize_t ldw = filters if turned else g.width
+    cdef Py_ssize_t ldw = filters if turned else g.taps
     cdef const floating *w = <const floating *> c.w
     cdef const floating *bias = <const floating *> c.bias
     cdef floating *y = <floating *> c.y + first * g.filters
@@ -379,16 +349,16 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
         for pixel in range(pixels):
             copy(bias, y + pixel * g.filters, g.filters)
     if is_pointwise(g):
-        gemm(False, not turned, pixels, filters, g.width, x + first * g.width, g.width, w, ldw, beta, y, g.filters)
+        gemm(False, not turned, pixels, filters, g.taps, x + first * g.taps, g.taps, w, ldw, beta, y, g.filters)
         return
     if g.channels == 1:
         im2col_taps(x, col, g, first, last)
-        gemm(True, not turned, pixels, filters, g.width, col, pixels, w, ldw, beta, y, g.filters)
+        gemm(True, not turned, pixels, filters, g.taps, col, pixels, w, ldw, beta, y, g.filters)
         return
     for group in range(g.groups):
         im2col_rows(x, col, g, group, first, last)
         gemm(
-            False, not turned, pixels, filters, g.width, col, g.width, w + group * filters * g.width, ldw, beta,
+            False, not turned, pixels, filters, g.taps, col, g.taps, w + group * filters * g.taps, ldw, beta,
             y + group * filters, g.filters,
         )
 
@@ -406,7 +376,7 @@ def gradient_weights(
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
 ):
     """partial[j] (k, width) = dy.T @ im2col(x) over the j-th chunk of tiles; their sum, in order, is dw."""
-    cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> x).shape, (<object> dy).shape, window, groups)
     cdef GradientWeights c = GradientWeights(
         &g, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, partial.shape[0]
     )
@@ -420,7 +390,7 @@ cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t c
     cdef Py_ssize_t total = g.batch * g.pixels, tiles = (total + c.tile - 1) // c.tile
     cdef Py_ssize_t index, group, first, last
     cdef const floating *dy = <const floating *> c.dy
-    cdef floating *dw = <floating *> c.partial + chunk * g.filters * g.width
+    cdef floating *dw = <floating *> c.partial + chunk * g.filters * g.taps
     cdef floating *col = <floating *> c.scratch + slot * c.column
     cdef floating beta = 0
     for index in range(chunk * tiles // c.chunks, (chunk + 1) * tiles // c.chunks):
@@ -429,20 +399,20 @@ cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t c
         for group in range(g.groups):
             if is_pointwise(g):
                 gemm(
-                    True, False, filters, g.width, last - first, dy + first * g.filters, g.filters,
-                    x + first * g.width, g.width, beta, dw, g.width,
+                    True, False, filters, g.taps, last - first, dy + first * g.filters, g.filters,
+                    x + first * g.taps, g.taps, beta, dw, g.taps,
                 )
             elif g.channels == 1:
                 im2col_taps(x, col, g, first, last)
                 gemm(
-                    True, True, filters, g.width, last - first, dy + first * g.filters, g.filters,
-                    col, last - first, beta, dw, g.width,
+                    True, True, filters, g.taps, last - first, dy + first * g.filters, g.filters,
+                    col, last - first, beta, dw, g.taps,
                 )
             else:
                 im2col_rows(x, col, g, group, first, last)
                 gemm(
-                    True, False, filters, g.width, last - first, dy + first * g.filters + group * filters, g.filters,
-                    col, g.width, beta, dw + group * filters * g.width, g.width,
+                    True, False, filters, g.taps, last - first, dy + first * g.filters + group * filters, g.filters,
+                    col, g.taps, beta, dw + group * filters * g.taps, g.taps,
                 )
         beta = 1
 
@@ -466,7 +436,7 @@ def gradient_input(
     A band is a run of input lines along `axis`, the first axis along which there is more than one output; the outputs
     at its edges are multiplied by both neighbours.
     """
-    cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, groups)
+    cdef Geometry g = geometry_of((<object> dx).shape, (<object> dy).shape, window, groups)
     cdef Py_ssize_t tasks = (g.batch + images - 1) // images * bands
     cdef GradientInput c = GradientInput(
         &g, &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, images, bands, axis
@@ -504,8 +474,8 @@ cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task
         begin += first * line
     if is_pointwise(g):
         gemm(
-            False, False, end - begin, g.width, filters, dy + begin * filters, filters, w, g.width,
-            <floating> 0, dx + begin * g.width, g.width,
+            False, False, end - begin, g.taps, filters, dy + begin * filters, filters, w, g.taps,
+            <floating> 0, dx + begin * g.taps, g.taps,
         )
         return
     for index in range(axis):
@@ -519,8 +489,8 @@ cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task
         last = min(first + c.tile, end)
         for group in range(g.groups):
             gemm(
-                False, False, last - first, g.width, filters, dy + first * g.filters + group * filters, g.filters,
-                w + group * filters * g.width, g.width, <floating> 0, col, g.width,
+                False, False, last - first, g.taps, filters, dy + first * g.filters + group * filters, g.filters,
+                w + group * filters * g.taps, g.taps, <floating> 0, col, g.taps,
             )
             col2im_rows(col, dx, g, group, first, last, low, high)
         first = last

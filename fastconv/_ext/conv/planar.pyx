@@ -13,6 +13,7 @@ from image to image. A task has some images, and bands of the axes of x.
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
+from fastconv._ext.geometry cimport Geometry, ceil_div, geometry_of
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "conv/planar.h" nogil:
@@ -35,14 +36,8 @@ cdef enum:
     LINE = 16  # floats of a cache line
 
 
-cdef struct Geometry:
-    Py_ssize_t batch, channels, filters
-    Py_ssize_t inp[3]
-    Py_ssize_t out[3]
-    Py_ssize_t kernel[3]
-    Py_ssize_t stride[3]
-    Py_ssize_t before[3]    # padding, or cropping where negative
-    Py_ssize_t dilation[3]
+cdef struct Plan:
+    Geometry g
     bint shifted
     Py_ssize_t images       # of a line
     Py_ssize_t bands[3]     # that each axis of x is cut into
@@ -64,14 +59,14 @@ cdef struct Geometry:
 
 
 cdef inline Py_ssize_t whole(Py_ssize_t count, Py_ssize_t unit) noexcept nogil:
-    return (count + unit - 1) // unit * unit
+    return ceil_div(count, unit) * unit
 
 
-cdef inline Py_ssize_t shift_of(const Geometry *g, Py_ssize_t tap, Py_ssize_t *phase) noexcept nogil:
+cdef inline Py_ssize_t shift_of(const Plan *p, Py_ssize_t tap, Py_ssize_t *phase) noexcept nogil:
     """A tap's shift, and its phase."""
-    cdef Py_ssize_t at = tap * g.dilation[2] - g.before[2]
-    phase[0] = (at % g.stride[2] + g.stride[2]) % g.stride[2]
-    return (phase[0] - at) // g.stride[2]
+    cdef Py_ssize_t at = tap * p.g.dilation[2] - p.g.before[2]
+    phase[0] = (at % p.g.stride[2] + p.g.stride[2]) % p.g.stride[2]
+    return (phase[0] - at) // p.g.stride[2]
 
 
 def geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cut, int widest):
@@ -79,82 +74,74 @@ def geometry(tuple y_shape, tuple x_shape, object window, bint shifted, tuple cu
 
     shifted: columns of x are summed at once; cut: images of a line, bands of each axis, columns from image to image.
     """
-    cdef Geometry g
-    cdef int axis
+    cdef Plan p
     cdef Py_ssize_t tap, phase
-    g.batch, g.channels, g.filters, g.shifted = x_shape[0], x_shape[4], y_shape[4], shifted
-    for axis in range(3):
-        g.inp[axis] = x_shape[1 + axis]
-        g.out[axis] = y_shape[1 + axis]
-        g.kernel[axis] = window.kernel[axis]
-        g.stride[axis] = window.stride[axis]
-        g.before[axis] = window.padding[axis][0]
-        g.dilation[axis] = window.dilation[axis]
-    g.images, g.bands[0], g.bands[1], g.bands[2], g.pitch = cut
-    g.left, g.ahead = 0, 0
-    for tap in range(g.kernel[2]):
-        g.left = max(g.left, -shift_of(&g, tap, &phase))
-        g.ahead = max(g.ahead, shift_of(&g, tap, &phase))
-    g.planes = (g.kernel[0] - 1) * g.dilation[0] // g.stride[0] + 1
-    g.rows = (g.kernel[1] - 1) * g.dilation[1] // g.stride[1] + 1
-    g.sums = g.kernel[0] * (1 if shifted else g.kernel[2]) * g.channels
-    g.tiles = (g.sums + most_sums(widest) - 1) // most_sums(widest)
-    g.lanes = widest // 4
-    g.vectors = most_vectors(widest, (g.sums + g.tiles - 1) // g.tiles)
-    g.reach = whole(g.left + g.ahead, g.lanes) if shifted else 0
-    g.band_rows = (g.inp[1] + g.bands[1] - 1) // g.bands[1]
-    g.target = whole(g.images * g.pitch, g.lanes)
-    g.lead = whole(g.left, g.lanes)
-    g.line = g.lead + whole(g.target + g.ahead, g.lanes) + g.lanes
-    return (<const char *> &g)[:sizeof(Geometry)]
+    p.g, p.shifted = geometry_of(x_shape, y_shape, window, 1), shifted
+    p.images, p.bands[0], p.bands[1], p.bands[2], p.pitch = cut
+    p.left, p.ahead = 0, 0
+    for tap in range(p.g.kernel[2]):
+        p.left = max(p.left, -shift_of(&p, tap, &phase))
+        p.ahead = max(p.ahead, shift_of(&p, tap, &phase))
+    p.planes = (p.g.kernel[0] - 1) * p.g.dilation[0] // p.g.stride[0] + 1
+    p.rows = (p.g.kernel[1] - 1) * p.g.dilation[1] // p.g.stride[1] + 1
+    p.sums = p.g.kernel[0] * (1 if shifted else p.g.kernel[2]) * p.g.channels
+    p.tiles = (p.sums + most_sums(widest) - 1) // most_sums(widest)
+    p.lanes = widest // 4
+    p.vectors = most_vectors(widest, (p.sums + p.tiles - 1) // p.tiles)
+    p.reach = whole(p.left + p.ahead, p.lanes) if shifted else 0
+    p.band_rows = (p.g.inp[1] + p.bands[1] - 1) // p.bands[1]
+    p.target = whole(p.images * p.pitch, p.lanes)
+    p.lead = whole(p.left, p.lanes)
+    p.line = p.lead + whole(p.target + p.ahead, p.lanes) + p.lanes
+    return (<const char *> &p)[:sizeof(Plan)]
 
 
-cdef inline Py_ssize_t zeros_of(const Geometry *g) noexcept nogil:
-    return whole(max(g.filters, g.sums), LINE)
+cdef inline Py_ssize_t zeros_of(const Plan *p) noexcept nogil:
+    return whole(max(p.g.filters, p.sums), LINE)
 
 
-cdef inline Py_ssize_t most_runs(const Geometry *g) noexcept nogil:
-    return max(g.kernel[0], g.kernel[1]) * g.kernel[2]
+cdef inline Py_ssize_t most_runs(const Plan *p) noexcept nogil:
+    return max(p.g.kernel[0], p.g.kernel[1]) * p.g.kernel[2]
 
 
 def room(bytes geometry):
     """(entries of the index, elements of a thread's scratch, entries of its tables)."""
-    cdef const Geometry *g = <const Geometry *> <const char *> geometry
+    cdef const Plan *p = <const Plan *> <const char *> geometry
     return (
-        g.inp[0] * g.kernel[0] + g.inp[1] * g.kernel[1] + g.out[1] + 2 * g.kernel[2],
-        LINE + zeros_of(g) + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
-        + g.planes * g.band_rows * g.sums * g.line + g.stride[2] * g.channels * g.target,
-        g.line + g.rows + g.planes + 2 * most_runs(g),
+        p.g.inp[0] * p.g.kernel[0] + p.g.inp[1] * p.g.kernel[1] + p.g.out[1] + 2 * p.g.kernel[2],
+        LINE + zeros_of(p) + p.rows * p.g.filters * (p.vectors * p.lanes + p.reach)
+        + p.planes * p.band_rows * p.sums * p.line + p.g.stride[2] * p.g.channels * p.target,
+        p.line + p.rows + p.planes + 2 * most_runs(p),
     )
 
 
-cdef Geometry opened(bytes geometry, Py_ssize_t *index) noexcept:
+cdef Plan opened(bytes geometry, Py_ssize_t *index) noexcept:
     """The geometry with its tables."""
-    cdef Geometry g = (<const Geometry *> <const char *> geometry)[0]
-    g.output[0] = index
-    g.output[1] = g.output[0] + g.inp[0] * g.kernel[0]
-    g.place = g.output[1] + g.inp[1] * g.kernel[1]
-    g.shift = g.place + g.out[1]
-    g.phase = g.shift + g.kernel[2]
-    return g
+    cdef Plan p = (<const Plan *> <const char *> geometry)[0]
+    p.output[0] = index
+    p.output[1] = p.output[0] + p.g.inp[0] * p.g.kernel[0]
+    p.place = p.output[1] + p.g.inp[1] * p.g.kernel[1]
+    p.shift = p.place + p.g.out[1]
+    p.phase = p.shift + p.g.kernel[2]
+    return p
 
 
 def fill_index(bytes geometry, Py_ssize_t[::1] index):
     """The tables that all tasks read."""
-    cdef Geometry g = opened(geometry, &index[0])
+    cdef Plan p = opened(geometry, &index[0])
     cdef Py_ssize_t i, tap, at
     cdef int axis
     for axis in range(2):
-        for i in range(g.inp[axis]):
-            for tap in range(g.kernel[axis]):
-                at = i + g.before[axis] - tap * g.dilation[axis]
-                if at < 0 or at % g.stride[axis] or at // g.stride[axis] >= g.out[axis]:
-                    at = -g.stride[axis]
-                g.output[axis][i * g.kernel[axis] + tap] = at // g.stride[axis]
-    for i in range(g.out[1]):
-        g.place[i] = i % g.rows
-    for tap in range(g.kernel[2]):
-        g.shift[tap] = shift_of(&g, tap, g.phase + tap)
+        for i in range(p.g.inp[axis]):
+            for tap in range(p.g.kernel[axis]):
+                at = i + p.g.before[axis] - tap * p.g.dilation[axis]
+                if at < 0 or at % p.g.stride[axis] or at // p.g.stride[axis] >= p.g.out[axis]:
+                    at = -p.g.stride[axis]
+                p.output[axis][i * p.g.kernel[axis] + tap] = at // p.g.stride[axis]
+    for i in range(p.g.out[1]):
+        p.place[i] = i % p.rows
+    for tap in range(p.g.kernel[2]):
+        p.shift[tap] = shift_of(&p, tap, p.phase + tap)
 
 
 cdef struct TaskState:
@@ -177,7 +164,7 @@ cdef struct Transposed:
     const float *y
     const float *w
     const float *start
-    const Geometry *g
+    const Plan *p
     float *scratch          # a row of `size` a slot
     Py_ssize_t *tables      # a row of `room` a slot
     Py_ssize_t size, room
@@ -192,10 +179,10 @@ def transposed(
     w: (r1, k, (r0, r2, c)), or (r1, r2, k, (r0, c)) if shifted, which needs stride 1 along the last axis.
     index: by `fill_index`; scratch and tables: as large as `room` says, with a row a thread.
     """
-    cdef Geometry g = opened(geometry, &index[0])
-    cdef Py_ssize_t tasks = (g.batch + g.images - 1) // g.images * g.bands[0] * g.bands[1] * g.bands[2]
+    cdef Plan p = opened(geometry, &index[0])
+    cdef Py_ssize_t tasks = (p.g.batch + p.images - 1) // p.images * p.bands[0] * p.bands[1] * p.bands[2]
     cdef Transposed c = Transposed(
-        &y[0, 0, 0, 0, 0], &w[0], &start[0], &g, &scratch[0, 0], &tables[0, 0], scratch.shape[1], tables.shape[1]
+        &y[0, 0, 0, 0, 0], &w[0], &start[0], &p, &scratch[0, 0], &tables[0, 0], scratch.shape[1], tables.shape[1]
     )
     with nogil:
         run(<Task> transposed_task, &x[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
@@ -203,149 +190,150 @@ def transposed(
 
 cdef void transposed_task(float *x, const Transposed *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef TaskState t
-    cdef const Geometry *g = c.g
-    cdef int widest = <int> g.lanes * 4
+    cdef const Plan *p = c.p
+    cdef int widest = <int> p.lanes * 4
     cdef float *scratch = <float *> whole(<Py_ssize_t> <uintptr_t> (c.scratch + slot * c.size), LINE * sizeof(float))
     cdef const float *y
     cdef Py_ssize_t length, band, i0, i1, r0, o0
     cdef int axis
     for axis in range(2, -1, -1):
-        band = task % g.bands[axis]
-        task //= g.bands[axis]
-        length = (g.inp[2] + g.stride[2] - 1) // g.stride[2] if axis == 2 else g.inp[axis]
-        t.first[axis] = band * length // g.bands[axis]
-        t.stop[axis] = (band + 1) * length // g.bands[axis]
-    t.image = task * g.images
-    t.images = min(g.images, g.batch - t.image)
-    memset(scratch, 0, zeros_of(g) * sizeof(float))
+        band = task % p.bands[axis]
+        task //= p.bands[axis]
+        length = (p.g.inp[2] + p.g.stride[2] - 1) // p.g.stride[2] if axis == 2 else p.g.inp[axis]
+        t.first[axis] = band * length // p.bands[axis]
+        t.stop[axis] = (band + 1) * length // p.bands[axis]
+    t.image = task * p.images
+    t.images = min(p.images, p.g.batch - t.image)
+    memset(scratch, 0, zeros_of(p) * sizeof(float))
     t.zeros = scratch
-    t.rows = scratch + zeros_of(g)
-    t.sums = t.rows + g.rows * g.filters * (g.vectors * g.lanes + g.reach)
-    t.target = t.sums + g.planes * g.band_rows * g.sums * g.line
+    t.rows = scratch + zeros_of(p)
+    t.sums = t.rows + p.rows * p.g.filters * (p.vectors * p.lanes + p.reach)
+    t.target = t.sums + p.planes * p.band_rows * p.sums * p.line
     t.pixels = c.tables + slot * c.room
-    t.row = t.pixels + g.line
-    t.plane = t.row + g.rows
-    t.at = t.plane + g.planes
-    t.taps = t.at + most_runs(g)
-    open_line(g, &t)
-    for o0 in range(g.planes):
+    t.row = t.pixels + p.line
+    t.plane = t.row + p.rows
+    t.at = t.plane + p.planes
+    t.taps = t.at + most_runs(p)
+    open_line(p, &t)
+    for o0 in range(p.planes):
         t.plane[o0] = -1
-    y = c.y + t.image * g.out[0] * g.out[1] * g.out[2] * g.filters
+    y = c.y + t.image * p.g.out[0] * p.g.out[1] * p.g.out[2] * p.g.filters
     for i0 in range(t.first[0], t.stop[0]):
-        for r0 in range(g.kernel[0]):
-            o0 = g.output[0][i0 * g.kernel[0] + r0]
-            if o0 >= 0 and t.plane[o0 % g.planes] != o0:
-                t.plane[o0 % g.planes] = o0
-                sum_plane(y, c.w, c.start if whole_sums(g) else t.zeros, g, &t, o0, widest)
+        for r0 in range(p.g.kernel[0]):
+            o0 = p.output[0][i0 * p.g.kernel[0] + r0]
+            if o0 >= 0 and t.plane[o0 % p.planes] != o0:
+                t.plane[o0 % p.planes] = o0
+                sum_plane(y, c.w, c.start if whole_sums(p) else t.zeros, p, &t, o0, widest)
         for i1 in range(t.first[1], t.stop[1]):
-            finish_row(c.start, x, g, &t, i0, i1, widest)
+            finish_row(c.start, x, p, &t, i0, i1, widest)
 
 
-cdef inline bint whole_sums(const Geometry *g) noexcept nogil:
+cdef inline bint whole_sums(const Plan *p) noexcept nogil:
     """Whether a column of x is the sum of one plane of y, with nothing left to add but `start`."""
-    return g.shifted and g.kernel[0] == 1
+    return p.shifted and p.g.kernel[0] == 1
 
 
-cdef void open_line(const Geometry *g, TaskState *t) noexcept nogil:
+cdef void open_line(const Plan *p, TaskState *t) noexcept nogil:
     """The columns of a line that are computed, and the pixels that are read."""
-    cdef Py_ssize_t first = max(-t.first[2], -g.left), stop = min(g.out[2] - t.first[2], g.pitch)
+    cdef Py_ssize_t first = max(-t.first[2], -p.left), stop = min(p.g.out[2] - t.first[2], p.pitch)
     cdef Py_ssize_t n, column, read
-    t.begin = 0 if g.shifted else first
-    t.end = max(t.begin, (t.images - 1) * g.pitch + (t.stop[2] - t.first[2] if g.shifted else stop))
-    read = -g.left if g.shifted else t.begin
-    for column in range(g.line):
+    t.begin = 0 if p.shifted else first
+    t.end = max(t.begin, (t.images - 1) * p.pitch + (t.stop[2] - t.first[2] if p.shifted else stop))
+    read = -p.left if p.shifted else t.begin
+    for column in range(p.line):
         t.pixels[column] = -1
     for n in range(t.images):
         for column in range(first, stop):
-            t.pixels[n * g.pitch + column - read] = (
-                (n * g.out[0] * g.out[1] * g.out[2] + t.first[2] + column) * g.filters
+            t.pixels[n * p.pitch + column - read] = (
+                (n * p.g.out[0] * p.g.out[1] * p.g.out[2] + t.first[2] + column) * p.g.filters
             )
 
 
 cdef void sum_plane(
-    const float *y, const float *w, const float *start, const Geometry *g, TaskState *t, Py_ssize_t o0, int widest
+    const float *y, const float *w, const float *start, const Plan *p, TaskState *t, Py_ssize_t o0, int widest
 ) noexcept nogil:
     """The sums of plane o0 of y, for the rows of the task, each from `start` on."""
-    cdef Py_ssize_t vectors = (t.end - t.begin + g.lanes - 1) // g.lanes
-    cdef Py_ssize_t blocks = (vectors + g.vectors - 1) // g.vectors
-    cdef Py_ssize_t shifts = g.kernel[2] if g.shifted else 1
+    cdef Py_ssize_t vectors = (t.end - t.begin + p.lanes - 1) // p.lanes
+    cdef Py_ssize_t blocks = (vectors + p.vectors - 1) // p.vectors
+    cdef Py_ssize_t shifts = p.g.kernel[2] if p.shifted else 1
     cdef Py_ssize_t block, first, count, read, i1, r1, r2, o1, runs, part, m, place
     cdef const float *source
     cdef const float *next
-    cdef float *sums = t.sums + (o0 % g.planes) * g.band_rows * g.sums * g.line + g.lead
-    if not g.shifted:
-        m = (t.stop[1] - t.first[1]) * g.sums
-        first = t.begin + vectors * g.lanes
-        clear_lines(widest, sums - g.left, g.line, m, t.begin + g.left)
-        clear_lines(widest, sums + first, g.line, m, t.images * g.pitch + g.ahead - first)
+    cdef float *sums = t.sums + (o0 % p.planes) * p.band_rows * p.sums * p.line + p.lead
+    if not p.shifted:
+        m = (t.stop[1] - t.first[1]) * p.sums
+        first = t.begin + vectors * p.lanes
+        clear_lines(widest, sums - p.left, p.line, m, t.begin + p.left)
+        clear_lines(widest, sums + first, p.line, m, t.images * p.pitch + p.ahead - first)
     for block in range(blocks):
-        first = block * vectors // blocks * g.lanes
-        count = (block + 1) * vectors // blocks * g.lanes - first
-        read = count + g.reach
-        for place in range(g.rows):
+        first = block * vectors // blocks * p.lanes
+        count = (block + 1) * vectors // blocks * p.lanes - first
+        read = count + p.reach
+        for place in range(p.rows):
             t.row[place] = -1
         next = y
         for i1 in range(t.first[1], t.stop[1]):
             runs = 0
-            for r1 in range(g.kernel[1]):
-                o1 = g.output[1][i1 * g.kernel[1] + r1]
+            for r1 in range(p.g.kernel[1]):
+                o1 = p.output[1][i1 * p.g.kernel[1] + r1]
                 if o1 < 0:
                     continue
-                place = g.place[o1]
+                place = p.place[o1]
                 if t.row[place] != o1:
                     t.row[place] = o1
-                    source = y + (o0 * g.out[1] + o1) * g.out[2] * g.filters
-                    next = source + t.pixels[first] + (g.out[2] if g.out[1] > 1 else count) * g.filters
+                    source = y + (o0 * p.g.out[1] + o1) * p.g.out[2] * p.g.filters
+                    next = source + t.pixels[first] + (p.g.out[2] if p.g.out[1] > 1 else count) * p.g.filters
                     to_planes(
-                        widest, source, t.pixels + first, t.zeros, g.filters, read, t.rows + place * g.filters * read
+                        widest, source, t.pixels + first, t.zeros, p.g.filters, read,
+                        t.rows + place * p.g.filters * read,
                     )
                 for r2 in range(shifts):
-                    t.at[runs] = place * g.filters * read
-                    if g.shifted:
-                        t.at[runs] += g.left + g.shift[r2]
-                    t.taps[runs] = (r1 * shifts + r2) * g.filters * g.sums
+                    t.at[runs] = place * p.g.filters * read
+                    if p.shifted:
+                        t.at[runs] += p.left + p.shift[r2]
+                    t.taps[runs] = (r1 * shifts + r2) * p.g.filters * p.sums
                     runs += 1
-            for part in range(g.tiles):
-                m = part * g.sums // g.tiles
+            for part in range(p.tiles):
+                m = part * p.sums // p.tiles
                 tile_sums(
-                    widest, (part + 1) * g.sums // g.tiles - m, count // g.lanes, t.rows, t.at, runs, g.filters, read,
-                    w + m, t.taps, g.sums, start + m,
-                    sums + ((i1 - t.first[1]) * g.sums + m) * g.line + t.begin + first, g.line, next,
+                    widest, (part + 1) * p.sums // p.tiles - m, count // p.lanes, t.rows, t.at, runs, p.g.filters, read,
+                    w + m, t.taps, p.sums, start + m,
+                    sums + ((i1 - t.first[1]) * p.sums + m) * p.line + t.begin + first, p.line, next,
                 )
-                next += runs * g.filters * LINE
+                next += runs * p.g.filters * LINE
 
 
 cdef void finish_row(
-    const float *start, float *x, const Geometry *g, TaskState *t, Py_ssize_t i0, Py_ssize_t i1, int widest
+    const float *start, float *x, const Plan *p, TaskState *t, Py_ssize_t i0, Py_ssize_t i1, int widest
 ) noexcept nogil:
     """Row i1 of plane i0 of x, from the sums."""
-    cdef Py_ssize_t stride = g.stride[2], row = g.inp[2] * g.channels
-    cdef Py_ssize_t shifts = 1 if g.shifted else g.kernel[2]
-    cdef Py_ssize_t phase, r0, r2, o0, c, n, line, terms, pitch = g.target
+    cdef Py_ssize_t stride = p.g.stride[2], row = p.g.inp[2] * p.g.channels
+    cdef Py_ssize_t shifts = 1 if p.shifted else p.g.kernel[2]
+    cdef Py_ssize_t phase, r0, r2, o0, c, n, line, terms, pitch = p.target
     cdef const float *planes = t.target
     for phase in range(stride):
         terms = 0
-        for r0 in range(g.kernel[0]):
-            o0 = g.output[0][i0 * g.kernel[0] + r0]
+        for r0 in range(p.g.kernel[0]):
+            o0 = p.output[0][i0 * p.g.kernel[0] + r0]
             if o0 < 0:
                 continue
-            line = ((o0 % g.planes) * g.band_rows + i1 - t.first[1]) * g.sums + r0 * shifts * g.channels
+            line = ((o0 % p.planes) * p.band_rows + i1 - t.first[1]) * p.sums + r0 * shifts * p.g.channels
             for r2 in range(shifts):
-                if g.shifted or g.phase[r2] == phase:
-                    t.at[terms] = (line + r2 * g.channels) * g.line + g.lead + (0 if g.shifted else g.shift[r2])
+                if p.shifted or p.phase[r2] == phase:
+                    t.at[terms] = (line + r2 * p.g.channels) * p.line + p.lead + (0 if p.shifted else p.shift[r2])
                     terms += 1
-        if whole_sums(g) and terms == 1:
+        if whole_sums(p) and terms == 1:
             planes = t.sums + t.at[0]
-            pitch = g.line
+            pitch = p.line
             continue
-        for c in range(g.channels):
+        for c in range(p.g.channels):
             add_lines(
-                widest, t.sums + c * g.line, t.at, terms, start[c], t.images * g.pitch,
-                t.target + (phase * g.channels + c) * g.target,
+                widest, t.sums + c * p.line, t.at, terms, start[c], t.images * p.pitch,
+                t.target + (phase * p.g.channels + c) * p.target,
             )
     for n in range(t.images):
         from_planes(
-            widest, planes + n * g.pitch, pitch, stride * g.channels,
-            (min(g.inp[2], t.stop[2] * stride) - t.first[2] * stride) * g.channels,
-            x + (((t.image + n) * g.inp[0] + i0) * g.inp[1] + i1) * row + t.first[2] * stride * g.channels,
+            widest, planes + n * p.pitch, pitch, stride * p.g.channels,
+            (min(p.g.inp[2], t.stop[2] * stride) - t.first[2] * stride) * p.g.channels,
+            x + (((t.image + n) * p.g.inp[0] + i0) * p.g.inp[1] + i1) * row + t.first[2] * stride * p.g.channels,
         )

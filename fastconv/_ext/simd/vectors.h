@@ -69,12 +69,12 @@
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* The lines AHEAD of `bytes` bytes are fetched: wide vectors take lines faster than the hardware brings them of its own
-   accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
-#define AHEAD 4096 /* bytes */
+/* The lines FETCHED_AHEAD of `bytes` bytes are fetched: wide vectors take lines faster than the hardware brings them of
+   its own accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
+#define FETCHED_AHEAD 4096 /* bytes */
 #define FETCH(x, bytes)                                                                                                \
     for (ptrdiff_t at = 0; BYTES > 16 && at < (ptrdiff_t)(bytes); at += CACHE_LINE)                                    \
-    __builtin_prefetch((const char *)(x) + at + AHEAD)
+    __builtin_prefetch((const char *)(x) + at + FETCHED_AHEAD)
 
 #define LEAST(a, b) ((a) < (b) ? (a) : (b))
 
