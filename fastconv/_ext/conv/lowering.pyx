@@ -101,7 +101,7 @@ cdef void im2col_rows(
     Outputs of one line go together; where a window has more pieces than fit, one by one and some pieces at a time.
     """
     cdef const floating *x_end = x + g.batch * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
-    cdef floating *col_end = col + (last - first) * g.width
+    cdef floating *col_end = col + (last - first) * g.taps
     cdef Py_ssize_t count, pieces, begin
     cdef Cursor cursor
     cdef Rows rows
