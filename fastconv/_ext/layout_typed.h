@@ -138,7 +138,4 @@ TARGET static void NAME(transpose)(
         }
 }
 
-#undef LANES
-#undef Vector
 #undef SHUFFLED
-#undef BYTES

@@ -152,7 +152,5 @@ TARGET static void NAME(combine)(
             }
 }
 
-#undef LANES
 #undef Reals
 #undef VECTORS
-#undef BYTES
