@@ -1,4 +1,4 @@
-.PHONY: build test lint format bench sanitize wheels clean
+.PHONY: build test lint format bench pictures sanitize wheels clean
 
 build:            ## compile the kernels in place
 	python setup.py build_ext --inplace
@@ -18,6 +18,9 @@ format:           ## mend what the tools can mend
 
 bench: build      ## time every operation, forward and backward
 	pytest bench --benchmark-only
+
+pictures: build   ## the pictures in docs/ again (DATA=folder of MNIST; ARGS="scanning": some of them)
+	python tools/pictures.py --data $(DATA) $(ARGS)
 
 sanitize:         ## the operations' tests on kernels with AddressSanitizer and UBSan (ARGS="-k conv2d": some of them)
 	python tools/sanitize.py $(ARGS)

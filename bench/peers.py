@@ -354,10 +354,11 @@ def turn(call: Callable[[], Any], seconds: float, now: Callable[[], float] = tim
 class Worker:
     """A worker's process, seen from the outside."""
 
-    def __init__(self, library: str, threads: int, clock: str) -> None:
+    def __init__(self, library: str, threads: int, script: Sequence[str]) -> None:
+        """script: what runs it, with its options."""
         environment = {**MALLOC, **os.environ, "OMP_NUM_THREADS": str(threads), "FASTCONV_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "--worker", library, "--clock", clock],
+            [sys.executable, *script, "--worker", library],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.library = library
@@ -409,12 +410,12 @@ def compare_task(task: str, workers: Sequence[Worker], threads: Sequence[int], r
                 times |= worker.ask("run", seconds)
             turns.append(times)
         row["threads"][str(count)] = {
-            part: _summary([{k: v[part] for k, v in t.items()} for t in turns]) for part in PARTS
+            part: summary_of([{k: v[part] for k, v in t.items()} for t in turns]) for part in PARTS
         }
     return row
 
 
-def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+def summary_of(rounds: list[dict[str, float]]) -> dict[str, Any]:
     ratios = [min(t for name, t in times.items() if name != "fastconv") / times["fastconv"] for times in rounds]
     return {
         "ratio": statistics.median(ratios),
@@ -574,7 +575,8 @@ def measure(tasks: Sequence[str], arguments: argparse.Namespace) -> list[dict[st
     """The rows of the tasks, printed as they come."""
     rows: list[dict[str, Any]] = []
     held_out = {shape.name for each in CLASSES.values() for shape in each.held_out}
-    workers = [Worker(library, arguments.threads[-1], arguments.clock) for library in ("fastconv", "torch")]
+    script = [str(Path(__file__).resolve()), "--clock", arguments.clock]
+    workers = [Worker(library, arguments.threads[-1], script) for library in ("fastconv", "torch")]
     try:
         for task in tasks:
             name = CLASS_OF[task]

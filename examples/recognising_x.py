@@ -1,19 +1,19 @@
 """Recognising X: a perceptron that sees 3x3 pixels, slid over 10x10 images.
 
-A neuron learns to tell the X from the other 511 patterns of 3x3 pixels. Slid over an image it is a convolution; its
-largest answer in every 2x2 neighbourhood is a max-pool; its largest answer anywhere is the OR: is there an X?
+A neuron learns to tell the X from the other 511 patterns of 3x3 pixels. Slid over an image its affine part, z = Wx + b,
+is a convolution; the activation makes an answer of it at every place; the largest answer in every 3x3 neighbourhood is
+a max-pool with stride 1, the chapter's; the largest anywhere is the OR: is there an X?
 
     python examples/recognising_x.py [--out FOLDER]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from common import arguments, save
 
 import fastconv
 from fastconv import functional as F
@@ -57,45 +57,59 @@ def images() -> dict[str, np.ndarray]:
     return result
 
 
-def look(neuron: fastconv.Sequential, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The neuron's answers at every place (8x8), the largest of every 2x2 of them (4x4), the largest of all."""
+class Seen(NamedTuple):
+    """What the neuron makes of an image (10x10)."""
+
+    affine: np.ndarray  # z at every place, 8x8
+    answers: np.ndarray  # the activation of each, 8x8
+    pooled: np.ndarray  # the largest of every 3x3 of them, 6x6
+    anywhere: float  # the largest of all
+
+
+def look(neuron: fastconv.Sequential, image: np.ndarray) -> Seen:
     w, b = neuron.parameters().values()  # (1, 9) and (1,)
-    answers = F.sigmoid(F.conv2d(image[None, None], w.reshape(1, 1, 3, 3), b))
-    pooled = F.max_pool2d(answers, 2)
+    affine = F.conv2d(image[None, None], w.reshape(1, 1, 3, 3), b)
+    answers = F.sigmoid(affine)
+    pooled = F.max_pool2d(answers, 3, stride=1)
     anywhere = F.adaptive_max_pool2d(answers, 1)
-    return answers[0, 0], pooled[0, 0], float(anywhere[0, 0, 0, 0])
+    return Seen(affine[0, 0], answers[0, 0], pooled[0, 0], float(anywhere[0, 0, 0, 0]))
 
 
-def draw(neuron: fastconv.Sequential, seen: dict[str, tuple[np.ndarray, Any]]) -> Any:
-    figure = plots.need_matplotlib("the picture")(figsize=(9.2, 10.6), layout="constrained")
-    figure.suptitle("A perceptron that knows the X, slid over images: convolution, max-pool, OR", fontweight="bold")
-    grid = figure.subplots(len(seen), 4, gridspec_kw={"width_ratios": (1, 1, 1, 0.8)})
-    titles = ("image, 10x10", "convolution: the neuron's\nanswer at every place, 8x8",
-              "max-pool: the largest\nof every 2x2, 4x4", "OR: the largest of all")  # fmt: skip
+def draw(neuron: fastconv.Sequential, found: dict[str, tuple[np.ndarray, Seen]]) -> Any:
+    figure = plots.need_matplotlib("the picture")(figsize=(11.2, 10.6), layout="constrained")
+    figure.suptitle("A perceptron that knows the X, slid over images: convolution, activation, max-pool, OR",
+                    fontweight="bold")  # fmt: skip
+    grid = figure.subplots(len(found), 5, gridspec_kw={"width_ratios": (1, 1, 1, 1, 0.7)})
+    titles = ("image, 10x10", "affine map: z = Wx + b\nat every place, 8x8", "activation: the neuron's\nanswers, 8x8",
+              "max-pool 3x3, stride 1:\n6x6", "OR: the largest\nof all")  # fmt: skip
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=11)
-    for row, (name, (image, (answers, pooled, anywhere))) in zip(grid, seen.items(), strict=True):
+    most = max(float(np.abs(seen.affine).max()) for _, seen in found.values())
+    for row, (name, (image, seen)) in zip(grid, found.items(), strict=True):
         row[0].imshow(image, cmap="gray_r", vmin=0, vmax=1)
         row[0].set_ylabel(name, fontsize=11)
-        for axes, values in ((row[1], answers), (row[2], pooled)):
+        row[1].imshow(seen.affine, cmap="RdBu", vmin=-most, vmax=most)
+        for axes, values in ((row[2], seen.answers), (row[3], seen.pooled)):
             axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
-        for top, left in np.argwhere(answers > 0.5):
+        for top, left in np.argwhere(seen.answers > 0.5):
             row[0].add_patch(box(left, top, 3))
             row[1].add_patch(box(left, top, 1))
-        for top, left in np.argwhere(pooled > 0.5):
             row[2].add_patch(box(left, top, 1))
-        for axes, size in zip(row[:3], (10, 8, 4), strict=True):
+        for top, left in np.argwhere(seen.pooled > 0.5):
+            row[3].add_patch(box(left, top, 1))
+        for axes, size in zip(row[:4], (10, 8, 8, 6), strict=True):
             axes.set_xticks(np.arange(size + 1) - 0.5, [])
             axes.set_yticks(np.arange(size + 1) - 0.5, [])
             axes.grid(color="#d8d8d8", linewidth=0.6)
             axes.tick_params(length=0)
-        colour = plots.GREEN if anywhere > 0.5 else plots.GRAY
-        text = f"{'there is an X' if anywhere > 0.5 else 'no X'}\n{anywhere:.2f}"
-        row[3].text(0.5, 0.5, text, ha="center", va="center", fontsize=13, color=colour, fontweight="bold")
-        row[3].set_axis_off()
-    weights = next(iter(neuron.parameters().values())).reshape(3, 3)
-    figure.supxlabel("the neuron's weights: " + "   /   ".join("  ".join(f"{v:+.1f}" for v in line) for line in weights)
-                     + "    (an orange frame: answer above ½)", fontsize=10)  # fmt: skip
+        colour = plots.GREEN if seen.anywhere > 0.5 else plots.GRAY
+        text = f"{'there is an X' if seen.anywhere > 0.5 else 'no X'}\n{seen.anywhere:.2f}"
+        row[4].text(0.5, 0.5, text, ha="center", va="center", fontsize=13, color=colour, fontweight="bold")
+        row[4].set_axis_off()
+    weights, bias = neuron.parameters().values()
+    rows = "   /   ".join("  ".join(f"{v:+.1f}" for v in line) for line in weights.reshape(3, 3))
+    figure.supxlabel(f"W: {rows};  b: {bias[0]:+.1f}    (z: red below 0, blue above; orange frame: answer above ½)",
+                     fontsize=10)  # fmt: skip
     return figure
 
 
@@ -106,18 +120,13 @@ def box(left: int, top: int, size: int) -> Any:
 
 
 def main(argv: list[str] | None = None) -> dict[str, bool]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/recognising_x"), help="folder for the picture")
-    parser.add_argument("--small", action="store_true", help="a form that takes a second, for the tests")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "recognising_x", argv)
     neuron = train_perceptron(steps=200 if args.small else 1000)
     seen = {name: (image, look(neuron, image)) for name, image in images().items()}
-    found = {name: anywhere > 0.5 for name, (_, (_, _, anywhere)) in seen.items()}
+    found = {name: made.anywhere > 0.5 for name, (_, made) in seen.items()}
     for name, there in found.items():
         print(f"{name:24s} {'X' if there else '-'}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(neuron, seen), args.out / "recognising_x.png")
-    print(f"picture: {args.out / 'recognising_x.png'}")
+    save(draw(neuron, seen), args.out, "recognising_x")
     return found
 
 

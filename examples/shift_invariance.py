@@ -14,17 +14,17 @@ forgives every shift by a multiple of the net's stride; in between it depends on
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import arguments, save
 
 import fastconv
 from fastconv import (
@@ -39,6 +39,7 @@ from fastconv import (
     Sequential,
     Softmax,
     analysis,
+    datasets,
     plots,
 )
 from fastconv.files import replace_text
@@ -77,12 +78,7 @@ SMALL = Setting(side=8, images=600, epochs=6, many=60, tested=60, step=8, margin
 
 
 def place(x: np.ndarray, top: Any, left: Any, size: int) -> np.ndarray:
-    """Each image (N, 1, side, side) on a black background (N, 1, size, size), its corner at (top, left)."""
-    out = np.zeros((len(x), 1, size, size), np.float32)
-    rows = np.broadcast_to(top, len(x))[:, None] + np.arange(x.shape[2])
-    columns = np.broadcast_to(left, len(x))[:, None] + np.arange(x.shape[3])
-    out[np.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]] = x[:, 0]
-    return out
+    return np.asarray(datasets.place(x, size, top=top, left=left))
 
 
 def in_the_corner(setting: Setting) -> Callable[..., np.ndarray]:
@@ -196,7 +192,7 @@ def table(places: dict[str, np.ndarray]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(path: Path, places: dict[str, np.ndarray], setting: Setting) -> None:
+def write_csv(path: os.PathLike[str], places: dict[str, np.ndarray], setting: Setting) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["net", "top", "left", "accuracy"])
@@ -218,7 +214,8 @@ def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Pa
     corner.imshow(place(test[0][:1], 0, 0, size)[0, 0], cmap="gray", vmin=0, vmax=1)
     for at in setting.places:
         for other in setting.places:
-            corner.plot(other, at, marker="s", markersize=3, color=plots.ORANGE, clip_on=False)
+            corner.plot(other - 0.5, at - 0.5, marker="s", markersize=4, color=plots.ORANGE, clip_on=False, zorder=5)
+    corner.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     corner.set_title("a training image; orange:\nwhere the digit's corner is put in the test", fontsize=10)
     corner.set_xticks([])
     corner.set_yticks([])
@@ -251,19 +248,15 @@ def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Pa
 
 
 def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: the bundled 8x8 digits)")
-    parser.add_argument("--out", type=Path, default=Path("runs/shift_invariance"), help="folder for picture and table")
-    parser.add_argument("--small", action="store_true", help="a form that takes seconds, for the tests")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "shift_invariance", argv, data=True)
     if args.data is not None:
-        (X, y), held_out = fastconv.datasets.load_mnist(args.data)
+        (X, y), held_out = datasets.load_mnist(args.data)
         setting = MNIST
     else:
-        (X, y), held_out = fastconv.datasets.load_digits()
+        (X, y), held_out = datasets.load_digits()
         setting = SMALL if args.small else DIGITS
     if held_out is None:
-        parser.error(f"{args.data} has no test images")
+        sys.exit(f"{args.data} has no test images")
     X, y = X[: setting.images], y[: setting.images]
     test = held_out[0][: setting.tested], held_out[1][: setting.tested]
 
@@ -296,10 +289,9 @@ def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
     print("accuracy after a small shift by 0, 1, … pixels")
     for name, values in shifts.items():
         print(f"{name:54s} {' '.join(f'{value:4.0%}' for value in values)}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    save(draw(places, shifts, test, setting), args.out, "shift_invariance")
     write_csv(args.out / "shift_invariance.csv", places, setting)
-    plots.save(draw(places, shifts, test, setting), args.out / "shift_invariance.png")
-    print(f"picture and table: {args.out / 'shift_invariance.png'}, .csv")
+    print(f"table: {args.out / 'shift_invariance.csv'}")
     return places
 
 

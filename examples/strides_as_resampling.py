@@ -6,23 +6,22 @@
     phases      conv2d(stride=Fraction(S2, S1)): neither
 
 On small integers all four agree to the last bit, outputs and gradients. The picture shows the steps for a stride of 3/2
-and what each way costs, forward and backward, on a layer of real size.
+on a line, those for a stride of 1/2 on a plane, with the way back, and what each way costs on a layer of real size.
 
     python examples/strides_as_resampling.py [--out FOLDER]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import arguments, save
 
 from fastconv import functional as F
 from fastconv import plots, reference, vjp
@@ -112,13 +111,15 @@ def channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def draw(times: dict[Fraction, dict[str, tuple[float, float]]], layer: str) -> Any:
-    figure = plots.need_matplotlib("the picture")(figsize=(12.8, 6.6), layout="constrained")
+    figure = plots.need_matplotlib("the picture")(figsize=(12.8, 11.6), layout="constrained")
     figure.suptitle(
-        "Strides as resampling: a stride of 3/2 step by step, and what the ways to a stride cost",
+        "Strides as resampling: 3/2 on a line, 1/2 on a plane and back, and what the ways to a stride cost",
         fontweight="bold", fontsize=13,
     )  # fmt: skip
-    steps, costs = figure.subfigures(1, 2, width_ratios=(1.0, 1.05))
+    upper, plane = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    steps, costs = upper.subfigures(1, 2, width_ratios=(1.0, 1.05))
     draw_steps(steps)
+    draw_plane(plane)
     bars = costs.subplots(2, 1, sharex=True)
     colours = {"resampled": plots.GRAY, "strided": plots.ORANGE, "phases": plots.BLUE}
     labels = {"resampled": "upsample, convolve, downsample", "strided": "upsample, strided convolution",
@@ -129,7 +130,10 @@ def draw(times: dict[Fraction, dict[str, tuple[float, float]]], layer: str) -> A
             at = np.arange(len(times)) + 0.27 * (offset - 1)
             drawn = axes.bar(at, milliseconds, width=0.25, color=colours[name], label=labels[name])
             axes.bar_label(
-                drawn, fmt=lambda value: f"{value:.3g}" if value < 100 else f"{value:,.0f}", fontsize=8, padding=1
+                drawn,
+                fmt=lambda value: f"{value:.2g}" if value < 10 else f"{value:.0f}" if value < 1000 else f"{value:,.0f}",
+                fontsize=8,
+                padding=1,
             )
         axes.set_title(f"{title}, milliseconds ({layer})", fontsize=10)
         axes.set_yscale("log")
@@ -172,11 +176,49 @@ def draw_steps(figure: Any) -> None:
         axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
 
+def plane_by_half() -> dict[str, np.ndarray]:
+    """4x4 convolved with a 2x2 filter and a stride of 1/2, and the gradient of the outputs' sum, weighted, on its way
+    back; every step on a plane."""
+    x = integers(1, 1, 4, 4, seed=3)
+    w = np.array([[[[1.0, 2], [-1, 1]]]], np.float32)
+    wide, back_up = vjp(F.upsample, x, factor=2)
+    z, back_convolution = vjp(F.conv2d, wide, w)
+    dz = integers(*z.shape, seed=5)
+    dwide, dw = back_convolution(dz)
+    (dx,) = back_up(dwide)
+    y, pullback = vjp(F.conv2d, x, w, stride=Fraction(1, 2))
+    assert np.array_equal(y, z)
+    assert all(map(np.array_equal, pullback(dz), (dx, dw)))
+    return {"X": x, "uSample(X, 2)": wide, "W": w, "Z": z, "dZ": dz, "dW": dw, "d uSample(X, 2)": dwide, "dX": dx}
+
+
+def draw_plane(figure: Any) -> None:
+    steps = {name: values[0, 0] for name, values in plane_by_half().items()}
+    rows = (
+        (("X", "X, 4x4"), ("uSample(X, 2)", "upsampled by 2: zeros\nbetween neighbours, 7x7"), ("W", "filter W, 2x2"),
+         ("Z", "Z = Conv(X, W, 1/2), 6x6")),
+        (("dX", "dX: the first of every 2,\n4x4"), ("d uSample(X, 2)", "the gradient of the upsampled,\n7x7: dZ with "
+         "zeros around, by reversed W"), ("dW", "dW: the upsampled X\nby dZ"), ("dZ", "the gradient dZ, 6x6")),
+    )  # fmt: skip
+    figure.suptitle("a stride of 1/2: forward (to the right), and backward (to the left)", fontsize=10)
+    for axes_row, row in zip(figure.subplots(2, 4, width_ratios=(4, 7, 2.6, 6)), rows, strict=True):
+        for axes, (name, title) in zip(axes_row, row, strict=True):
+            values = steps[name]
+            most = 1.8 * max(1.0, float(np.abs(values).max()))
+            axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most)
+            inserted = name == "uSample(X, 2)"
+            dropped = name == "d uSample(X, 2)"
+            for (i, j), value in np.ndenumerate(values):
+                between = i % 2 or j % 2
+                colour = "#808080" if (inserted or dropped) and between else "black"
+                axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=8, color=colour)
+            axes.set_title(title, fontsize=9)
+            axes.set_xticks([])
+            axes.set_yticks([])
+
+
 def main(argv: list[str] | None = None) -> dict[Fraction, bool]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/strides_as_resampling"), help="folder for the picture")
-    parser.add_argument("--small", action="store_true", help="a form that takes a second, for the tests")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "strides_as_resampling", argv)
     batch, channels, size, rounds = (1, 8, 12, 1) if args.small else (16, 64, 32, 15)
     same = {stride: agree(stride) for stride in STRIDES}
     for stride, equal in same.items():
@@ -188,9 +230,7 @@ def main(argv: list[str] | None = None) -> dict[Fraction, bool]:
         ratios = {name: [a / b for a, b in zip(ways[name], ways["phases"], strict=True)] for name in FAST[:2]}
         shown = "   ".join(f"{name} {forward:5.1f} {backward:5.1f}" for name, (forward, backward) in ratios.items())
         print(f"stride {stride!s:3s}  {shown}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(times, layer), args.out / "strides_as_resampling.png")
-    print(f"picture: {args.out / 'strides_as_resampling.png'}")
+    save(draw(times, layer), args.out, "strides_as_resampling")
     return same
 
 

@@ -8,12 +8,11 @@ most; and where in the image a neuron looks: its receptive field from the layers
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from common import arguments, save
 
 import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, analysis, plots
@@ -146,11 +145,7 @@ def draw(net: Sequential, image: np.ndarray, layers: list[Layer], accuracy: floa
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: the bundled 8x8 digits)")
-    parser.add_argument("--out", type=Path, default=Path("runs/what_layers_see"), help="folder for the picture")
-    parser.add_argument("--small", action="store_true", help="a form that takes a second, for the tests")
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "what_layers_see", argv, data=True)
     if args.data is not None:
         (X, y), test = fastconv.datasets.load_mnist(args.data)
         images, epochs = 20_000, 2
@@ -158,7 +153,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         (X, y), test = fastconv.datasets.load_digits()
         images, epochs = (800, 6) if args.small else (1437, 40)
     if test is None:
-        parser.error(f"{args.data} has no test images")
+        sys.exit(f"{args.data} has no test images")
     net, seen = build(X.shape[2])
     optimizer = fastconv.optim.Adam(lr=fastconv.optim.Cosine(lr=3e-3, warmup=0.1))
     trainer = fastconv.Trainer(net, optimizer)
@@ -171,9 +166,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for layer, is_inside in zip(layers, inside, strict=True):
         print(f"layer {layer.index}: sees {layer.region.height}x{layer.region.width} pixels; the gradient of its "
               f"strongest neuron stays inside: {'yes' if is_inside else 'NO'}")  # fmt: skip
-    args.out.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(net, image, layers, accuracy), args.out / "what_layers_see.png")
-    print(f"picture: {args.out / 'what_layers_see.png'}")
+    save(draw(net, image, layers, accuracy), args.out, "what_layers_see")
     return {"accuracy": accuracy, "inside": inside, "sizes": [layer.region.height for layer in layers]}
 
 

@@ -3,9 +3,13 @@
     functional    every operation as a function, torch.nn.functional's names; `reference` has the same in naive loops
     vjp           the gradient of any of them, of a net, or of an operation of one's own (`register`)
     Conv2d …      layers with torch.nn's names, arguments and state_dict keys; `Sequential` joins them
+    onnx          `load` makes a net of an ONNX file, `save` a file of a net
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
     analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
+    chapter       the chapter's own words on plain matrices: Conv, Pool, dSample, uSample
+    save, load    a net with its configuration; `load_weights`: the arrays of PyTorch's files, safetensors, .npz
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
+    sklearn       CNNClassifier and CNNRegressor, estimators for scikit-learn
     explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
     set_num_threads, set_workspace_limit, show_config    the machine
     set_precision, precision    "fast", or "strict": no output depends on inputs outside its window
@@ -45,21 +49,34 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "Trainer": ("fastconv.training.trainer", "Trainer"),
     "datasets": ("fastconv.datasets", None),
     "models": ("fastconv.models", None),
+    "onnx": ("fastconv.onnx", None),
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
     "analysis": ("fastconv.analysis", None),
+    "chapter": ("fastconv.chapter", None),
     "explain": ("fastconv.analysis.explain", "explain"),
+    "load": ("fastconv.saving", "load"),
+    "load_weights": ("fastconv.weights", "load_weights"),
+    "save": ("fastconv.saving", "save"),
+    "sklearn": ("fastconv.sklearn", None),
 }
 
+_EXTRAS = {"sklearn": "sklearn"}  # what of these needs a package that may be missing
 
 if TYPE_CHECKING:
     from fastconv import analysis as analysis
     from fastconv import augment as augment
+    from fastconv import chapter as chapter
     from fastconv import datasets as datasets
     from fastconv import models as models
+    from fastconv import onnx as onnx
     from fastconv import optim as optim
+    from fastconv import sklearn as sklearn
     from fastconv.analysis.explain import explain as explain
+    from fastconv.saving import load as load
+    from fastconv.saving import save as save
     from fastconv.training.trainer import Trainer as Trainer
+    from fastconv.weights import load_weights as load_weights
 
 
 def _late(name: str) -> Any:
@@ -77,7 +94,10 @@ def _late(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    import importlib.util
+
+    missing = {name for name, package in _EXTRAS.items() if importlib.util.find_spec(package) is None}
+    return sorted({*globals(), *_LATE} - missing)
 
 
 def _summary(net: layers.Layer, input_shape: Any) -> Any:

@@ -6,17 +6,20 @@ strides, so that nothing shows outside and a net converts once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastconv._ext import layout, reduce
+from fastconv._ext import calls, layout, reduce
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require_array
 from fastconv.machine.threads import threads_for
 from fastconv.window import AXES
 
 __all__ = [
+    "CHANNELS_FIRST",
+    "CHANNELS_LAST",
     "FLOATS",
     "add_bias",
     "as_array",
@@ -29,13 +32,18 @@ __all__ = [
     "lift",
     "like",
     "logical",
+    "memoised",
     "need_array",
     "need_axes",
     "need_shape",
 ]
 
+MOST_KEPT = 1024  # calls of a function that are kept in mind
 SUM_ROWS = 1024  # rows that one partial sum covers
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+MOST_AXES = 64  # NumPy's
+CHANNELS_LAST = [(0, *range(2, n), 1)[:n] for n in range(MOST_AXES + 1)]  # the axes, by their number
+CHANNELS_FIRST = [(0, n - 1, *range(1, n - 1))[:n] for n in range(MOST_AXES + 1)]  # the other way
 
 
 def as_floats(op: str, **arrays: Any) -> list[Any]:
@@ -71,6 +79,16 @@ def as_floats(op: str, **arrays: Any) -> list[Any]:
         raise TypeError(f"{op}: {a} is {first} and {b} is {second}; arrays must share one float type (use astype)")
     dtype = next(iter(deciding), FLOATS[0])
     return [None if array is None else array.astype(dtype, copy=not array.flags.aligned) for array in result]
+
+
+def memoised(*names: str, most: int = MOST_KEPT) -> Callable[[Callable[..., Any]], Callable[..., tuple[Any, ...]]]:
+    """Decorate a function (op, *arrays, *options) whose answer follows from the options and from the layout of the
+    arrays (float type, shape, strides): then a call like one seen before is one look-up. `names` are the arrays'.
+
+    What is then called gives (*arrays, answer), the arrays as `as_floats` makes them: the door and the shape rule at
+    once. What it raises for a call, every such call raises. At most so many answers are kept, the latest.
+    """
+    return lambda function: calls.Memoised(function, names, as_floats, most)
 
 
 _AXES, _SCALAR, _WEAK = range(3)  # whose float type decides: the first's that has one, never the last's
@@ -113,7 +131,7 @@ def _ready(arrays: list[Any]) -> bool:
 def _is_held(array: np.ndarray) -> bool:
     """Whether memory holds each element once: in C order, Fortran's, or channels last."""
     flags = array.flags
-    return flags.forc or (array.ndim > 2 and array.transpose(0, *range(2, array.ndim), 1).flags.c_contiguous)
+    return flags.forc or (array.ndim > 2 and array.transpose(CHANNELS_LAST[array.ndim]).flags.c_contiguous)
 
 
 def need_axes(op: str, name: str, array: np.ndarray | None, axes: str) -> None:
@@ -140,13 +158,13 @@ def need_shape(op: str, name: str, shape: tuple[int, ...], axes: str) -> None:
 
 def channels_last(op: str, x: np.ndarray) -> np.ndarray:
     """x (N, C, *spatial) as a C-contiguous array (N, *spatial, C); no copy where memory already lies so."""
-    moved = x.transpose(0, *range(2, x.ndim), 1)
+    moved = x.transpose(CHANNELS_LAST[x.ndim])
     if moved.flags.c_contiguous:
         return moved
     last = allocate(op, moved.shape, x.dtype)
     if x.flags.c_contiguous and x.size:
-        n, c = x.shape[:2]
-        layout.swap_axes(x.reshape(n, c, -1), last.reshape(n, -1, c), threads_for(2 * x.nbytes))
+        channels = x.shape[1]
+        layout.swap_axes(x, last, channels, x.size // (x.shape[0] * channels), threads_for(2 * x.nbytes))
     else:
         np.copyto(last, moved)
     return last
@@ -154,7 +172,7 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
 
 def logical(last: np.ndarray) -> np.ndarray:
     """(N, *spatial, C) seen as (N, C, *spatial); no copy."""
-    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
+    return last.transpose(CHANNELS_FIRST[last.ndim])
 
 
 def lift(last: np.ndarray) -> np.ndarray:

@@ -28,15 +28,18 @@ def vjp(function: Callable[..., Any], /, *arrays: Any, **options: Any) -> tuple[
     place before the pullback, and it sees the change.
 
     function   a name of fastconv.functional or fastconv.reference, what `fastconv.register` returned, or a net (the
-               gradient is to its input, with the weights that it had at this call, in its present mode)
+               gradient is to its input, or inputs, with the weights that it had at this call, in its present mode; of
+               several outputs dy is a tuple, None where an output has none)
 
     Raises TypeError for any other function, ShapeError for a dy that does not fit, and whatever the function raises.
     """
-    layer_vjp: Callable[[Any], tuple[Any, Pullback]] | None = getattr(function, "_vjp", None)
+    layer_vjp: Callable[..., tuple[Any, Pullback]] | None = getattr(function, "_vjp", None)
     if layer_vjp is not None:
-        if len(arrays) != 1 or options:
-            raise TypeError(f"vjp: a net takes its input only, got {len(arrays)} arrays and options {sorted(options)}")
-        return layer_vjp(arrays[0])
+        several = getattr(function, "inputs", ("input",))
+        if len(arrays) != len(several) or options:
+            takes = "its input only" if len(several) == 1 else f"its inputs only, {', '.join(several)}"
+            raise TypeError(f"vjp: a net takes {takes}, got {len(arrays)} arrays and options {sorted(options)}")
+        return layer_vjp(*arrays)
     name, forward, backward = _pair(function)
     positional, named = arrays, options
     if not _fits(function, len(arrays), options):

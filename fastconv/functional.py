@@ -12,9 +12,11 @@ All of them raise ShapeError (a ValueError) for shapes and window parameters tha
 hold no real numbers or for float32 beside float64, and MemoryError for what this process's memory could not hold.
 """
 
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -28,10 +30,11 @@ from fastconv.ops.registry import FUNCTIONS, face, reserve
 TORCHS = {"interpolate": "resize", "binary_cross_entropy_with_logits": "bce_with_logits"}  # torch's names that differ
 
 Array = np.ndarray
-Sizes = int | tuple[int, ...]
-Stride = int | Fraction | tuple[int | Fraction, ...]
-AdaptiveSizes = int | tuple[int | None, ...] | None
-Padding = int | str | tuple[Any, ...]
+Sizes = int | Sequence[int]  # what layers take, too
+Stride = int | Fraction | Sequence[int | Fraction]
+AdaptiveSizes = int | Sequence[int | None] | None
+Padding = int | str | Sequence[Any]
+Scale = float | Sequence[float]
 
 
 @face
@@ -287,6 +290,22 @@ def avg_pool3d(
 
 
 @face
+def pad(x: ArrayLike, padding: Padding, *, mode: str = "constant", value: float = 0) -> Array:
+    """Elements around x, along every spatial axis.
+
+    x        (N, C, *spatial), one to three spatial axes
+    padding  how many: int, tuple of ints, or tuple of (before, after), as `conv2d` takes them
+    mode     "constant": `value`; "reflect": mirrored at the first and the last element, which are not repeated (less
+             than the axis is long); "replicate": the first and the last element again; "circular": the other end (at
+             most as long as the axis)
+    value    of the constant
+
+    Returns (N, C, *spatial) with H' = H + before + after. The gradient of an element is the sum of its copies'. Source:
+    the chapter's zero-padding; torch.nn.functional.pad (whose padding is in another order); ONNX Pad.
+    """
+
+
+@face
 def downsample(x: ArrayLike, factor: Sizes, *, phase: Sizes = 0) -> Array:
     """Keep the first of every `factor` positions along each spatial axis.
 
@@ -434,6 +453,11 @@ def l1_loss(x: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> Arra
 
     Source: torch.nn.functional.l1_loss.
     """
+
+
+@face
+def step(x: ArrayLike) -> Array:
+    """0 where x < 0, else 1; its gradient is 0. Source: the chapter's first activation function, the perceptron's."""
 
 
 @face
@@ -749,7 +773,7 @@ def resize(
     x: ArrayLike,
     *,
     size: Sizes | None = None,
-    scale: float | tuple[float, ...] | None = None,
+    scale: Scale | None = None,
     mode: str = "nearest",
     align_corners: bool = False,
 ) -> Array:

@@ -146,7 +146,8 @@ def vgg16(
     """VGG-16 (Simonyan and Zisserman, 2015), 16 layers with weights: for 1,000 classes 138,357,544 of them.
 
     hidden   outputs of the two hidden fully-connected layers. He's first weights (2015): without batch norm, torch's
-             default ones let the signal fade away in so many layers. Keys as torchvision's vgg16
+             default ones let the signal fade away in so many layers. Keys as torchvision's vgg16, and as there images
+             of other sizes are brought to the classifier's (7x7 pixels of features for 224) by their mean
     """
     rng = as_generator(rng)
     height, width = _after("vgg16", size, (POOL,) * 5)
@@ -161,9 +162,10 @@ def vgg16(
         Linear(512 * height * width, hidden, rng=rng), ReLU(), Dropout(),
         Linear(hidden, hidden, rng=rng), ReLU(), Dropout(),
     ]  # fmt: skip
-    _he(*features, *classifier)
+    he(*features, *classifier)
     classifier.append(Linear(hidden, num_classes, rng=rng))
-    return Sequential({"features": Sequential(*features), "flatten": Flatten(), "classifier": Sequential(*classifier)})
+    head = {"avgpool": AdaptiveAvgPool2d((height, width)), "flatten": Flatten(), "classifier": Sequential(*classifier)}
+    return Sequential({"features": Sequential(*features), **head})
 
 
 def resnet18(num_classes: int = 1000, in_channels: int = 3, size: Size = 224, *, rng: Rng = None) -> Sequential:
@@ -184,7 +186,7 @@ def resnet18(num_classes: int = 1000, in_channels: int = 3, size: Size = 224, *,
         first = _basic_block(inputs, filters, 1 if stage == 1 else 2, rng)
         layers[f"layer{stage}"] = Sequential(first, _basic_block(filters, filters, 1, rng))
         inputs = filters
-    _he(*layers.values())
+    he(*layers.values())
     head = {"avgpool": AdaptiveAvgPool2d(1), "flatten": Flatten(), "fc": Linear(512, num_classes, rng=rng)}
     return Sequential({**layers, **head})
 
@@ -232,7 +234,7 @@ def resnet20(num_classes: int = 10, in_channels: int = 3, size: Size = 32, *, rn
             blocks += [Residual(body, shortcut), ReLU()]
             inputs = filters
         layers[f"layer{stage}"] = Sequential(*blocks)
-    _he(*layers.values())
+    he(*layers.values())
     head = {"avgpool": AdaptiveAvgPool2d(1), "flatten": Flatten(), "fc": Linear(64, num_classes, rng=rng)}
     return Sequential({**layers, **head})
 
@@ -265,7 +267,7 @@ def mobilenet(
             Conv2d(inputs, outputs, 1, bias=False, rng=rng), BatchNorm2d(outputs), ReLU(),
         ]  # fmt: skip
         inputs = outputs
-    _he(*layers)
+    he(*layers)
     return Sequential(*layers, AdaptiveAvgPool2d(1), Flatten(), Linear(inputs, num_classes, rng=rng))
 
 
@@ -281,7 +283,7 @@ def m5(num_classes: int = 35, in_channels: int = 1, size: Size = 16000, *, rng: 
             BatchNorm1d(filters), ReLU(), MaxPool1d(4),
         ]  # fmt: skip
         inputs = filters
-    _he(*layers)
+    he(*layers)
     return Sequential(*layers, AdaptiveAvgPool1d(1), Flatten(), Linear(inputs, num_classes, rng=rng))
 
 
@@ -294,7 +296,7 @@ def voxnet(num_classes: int = 40, in_channels: int = 1, size: Size = 32, *, rng:
         Conv3d(32, 32, 3, rng=rng), LeakyReLU(0.1), MaxPool3d(2), Dropout(0.3),
         Flatten(), Linear(32 * math.prod(left), 128, rng=rng), ReLU(), Dropout(0.4),
     )  # fmt: skip
-    _he(*layers)
+    he(*layers)
     return Sequential(*layers, Linear(128, num_classes, rng=rng))
 
 
@@ -326,7 +328,7 @@ def _conv(inputs: int, filters: int, rng: np.random.Generator) -> tuple[Layer, .
     return Conv2d(inputs, filters, 3, padding=1, bias=False, rng=rng), BatchNorm2d(filters), ReLU()
 
 
-def _he(*layers: Layer) -> None:
+def he(*layers: Layer) -> None:
     """He's first weights in place of torch's: uniform in +-sqrt(6 / fan_in), biases 0 (He et al., 2015)."""
     for outer in layers:
         for _, layer in outer.walk():

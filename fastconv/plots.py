@@ -1,6 +1,6 @@
-"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, dots, changes. They need matplotlib.
+"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, record, dots, changes.
 
-Each function returns a matplotlib `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
+They need matplotlib. Each returns a `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
 Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 
 from fastconv.files import replace_whole
 
-__all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field", "save",
-           "training_curve"]  # fmt: skip
+__all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field",
+           "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -259,6 +260,132 @@ def _seen_of_signal(signal: np.ndarray, seen: slice, share: np.ndarray, title: s
     answers.set_axis_off()
     axes.set_title(f"{title}\nblue: all that it can see; orange: what its gradients answer to", fontsize=11)
     return figure
+
+
+def record_of_maps(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, maps: int, title: str, left_out: int = 0
+) -> Any:
+    """A row for each (name, y, dy): the first `maps` maps of y in gray, the gradients to them beside, blue below 0 and
+    orange above.
+
+    y and dy of one image: (C, H, W), (C, D, H, W), of which the slice in the middle is drawn, (C, L) or (F,), which are
+    one map. Each row has scales of its own, written beside it.
+    """
+    widths = [min(maps, len(_tiles(y, maps))) for _, y, _ in rows]
+    side = 0.85  # of a map, in inches
+    half = max(3, *widths) * (side + GAP) + 0.75
+    halves = 1 if all(dy is None for _, _, dy in rows) else 2
+    label = 2.0
+    flat = [np.ndim(y) == 1 or (np.ndim(y) == 2 and y.shape[1] > 4 * len(y)) for _, y, _ in rows]
+    heights = [0.36 if thin else side for thin in flat]  # a vector or a signal is a strip as wide as all maps
+    width, height = label + halves * half + GAP, 0.95 + sum(heights) + 0.34 * len(rows) + (0.3 if left_out else 0)
+    figure = need_matplotlib("a picture of a record")(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in inches, from the top
+    axes.set_axis_off()
+    axes.text(GAP, 0.26, title, fontsize=12, fontweight="bold", va="center")
+    for left, text in ((label, "y"), (label + half, "the loss's gradient to it"))[:halves]:
+        axes.text(left, 0.62, text, fontsize=10, color=GRAY, va="center")
+    top = 0.85
+    for (name, y, dy), thin, tallest in zip(rows, flat, heights, strict=True):
+        axes.text(GAP, top, _folded(name), fontsize=9, va="top")
+        axes.text(GAP, top + tallest + 0.1, "x".join(map(str, y.shape)), fontsize=8, color=GRAY, va="center")
+        for left, array, signed in ((label, y, False), (label + half, dy, True)):
+            if array is None:
+                continue
+            tiles = _tiles(np.asarray(array, np.float64), maps)
+            finite = np.concatenate([tile[np.isfinite(tile)] for tile in tiles])
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+            most = max(abs(low), abs(high)) or 1.0
+            for place, tile in enumerate(tiles):
+                rows_, columns = tile.shape
+                scale = side / max(rows_, columns)
+                tall, wide = max(rows_ * scale, 0.16), max(columns * scale, 0.16)
+                if thin:
+                    tall, wide = tallest, half - 0.85
+                at = left + place * (side + GAP)
+                colours = _diverging(tile / most) if signed else _grays((tile - low) / ((high - low) or 1.0))
+                axes.imshow(colours, interpolation="nearest", aspect="auto", extent=(at, at + wide, top + tall, top))
+                axes.plot([at, at + wide, at + wide, at, at], [top, top, top + tall, top + tall, top], color="#c9c9c9",
+                          linewidth=0.6)  # fmt: skip
+            scale_text = f"±{most:.3g}" if signed else f"{low:.3g} … {high:.3g}"
+            scale_text = scale_text if finite.size else ""
+            axes.text(left, top + tallest + 0.1, scale_text, fontsize=8, color=GRAY, va="center")
+            more = (len(array) if np.ndim(array) > 2 else 1) - len(tiles)
+            if more > 0:
+                at = left + len(tiles) * (side + GAP)
+                axes.text(at, top + side / 2, f"+ {more}", fontsize=8, color=GRAY, va="center")
+        top += tallest + 0.34
+    if left_out:
+        axes.text(GAP, height - 0.2, f"and {left_out} layers more", fontsize=9, color=GRAY, va="center")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _tiles(array: np.ndarray, most: int) -> list[np.ndarray]:
+    """One image's maps, each a matrix."""
+    if array.ndim == 4:
+        array = array[:, array.shape[1] // 2]
+    if array.ndim == 3:
+        return [*array[:most]]
+    return [array.reshape(1, -1) if array.ndim < 2 else array]
+
+
+def _folded(name: str) -> str:
+    """In lines that fit in front of a row."""
+    return "\n".join(textwrap.wrap(name, 24, break_on_hyphens=False)[:3])
+
+
+def _grays(share: np.ndarray) -> np.ndarray:
+    return np.repeat(np.nan_to_num(np.clip(share, 0, 1))[..., None], 3, axis=-1)
+
+
+def _diverging(share: np.ndarray) -> np.ndarray:
+    """-1 … 1 as blue, white, orange."""
+    share = np.nan_to_num(np.clip(share, -1, 1))[..., None]
+    ink = np.where(share < 0, _rgb(BLUE), _rgb(ORANGE))
+    shades: np.ndarray = 1 + (ink - 1) * np.abs(share)
+    return shades
+
+
+def scan(
+    image: np.ndarray,
+    boxes: Sequence[tuple[str, int, int, int, int]],
+    best: np.ndarray,
+    threshold: float,
+    *,
+    title: str,
+) -> Any:
+    """A picture (C, H, W) with boxes (text, top, left, height, width), beside it every window's score `best`."""
+    figure = need_matplotlib("a scan")(figsize=(9.6, 5.0), layout="constrained")
+    seen, scores = figure.subplots(1, 2)
+    draw_boxes(seen, image, boxes)
+    drawn = scores.imshow(best, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    rows, columns = np.nonzero(best > threshold)
+    size = max(2.0, 150.0 / max(best.shape))
+    scores.scatter(columns, rows, s=size * size / 8, facecolors="none", edgecolors=ORANGE, linewidths=1)
+    figure.colorbar(drawn, ax=scores, shrink=0.75, label="the largest score of a window")
+    for axes in (seen, scores):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    scores.set_title(f"the windows; circles: above {threshold:g}", fontsize=11)
+    figure.suptitle(f"found: {title}", fontsize=13, fontweight="bold")
+    return figure
+
+
+def draw_boxes(axes: Any, image: np.ndarray, boxes: Sequence[tuple[str, int, int, int, int]]) -> None:
+    """A picture (C, H, W) and boxes (text, top, left, height, width) over it; a box's text stands above it, or inside
+    at the top of the picture."""
+    low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
+    axes.imshow(_picture((image - low) / (high - low)), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for text, top, left, height, width in boxes:
+        ends = left - 0.5, left + width - 0.5, top - 0.5, top + height - 0.5
+        axes.plot([ends[0], ends[1], ends[1], ends[0], ends[0]], [ends[2], ends[2], ends[3], ends[3], ends[2]],
+                  color=ORANGE, linewidth=2, clip_on=False)  # fmt: skip
+        if text:
+            inside = top < 0.07 * image.shape[1]
+            axes.annotate(text, (ends[0], ends[2]), (3, -3 if inside else 3), textcoords="offset points", fontsize=9,
+                          color="white", va="top" if inside else "bottom", fontweight="bold",
+                          bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5})  # fmt: skip
 
 
 def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, reference: float | None = None) -> Any:

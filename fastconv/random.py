@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
 from fastconv.errors import integer
 
-__all__ = ["as_generator", "default_generator", "manual_seed"]
+__all__ = ["as_generator", "default_generator", "drawing_from", "manual_seed"]
 
 _generator = np.random.default_rng()
+_inside: ContextVar[np.random.Generator | None] = ContextVar("fastconv.random", default=None)
 
 
 def manual_seed(seed: int) -> None:
@@ -20,14 +24,24 @@ def manual_seed(seed: int) -> None:
 
 
 def default_generator() -> np.random.Generator:
-    """The generator that `manual_seed` seeds."""
-    return _generator
+    """The generator that `manual_seed` seeds, or the one of `drawing_from`."""
+    return _inside.get() or _generator
+
+
+@contextmanager
+def drawing_from(rng: np.random.Generator) -> Iterator[None]:
+    """Inside, and in this thread, what draws without an `rng` of its own draws from this one."""
+    token = _inside.set(rng)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     """A Generator as it is, an int as a seed, None as the default generator."""
     if rng is None:
-        return _generator
+        return default_generator()
     if isinstance(rng, np.random.Generator):
         return rng
     try:

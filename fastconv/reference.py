@@ -1,7 +1,8 @@
 """The naive reference: every name of `fastconv.functional`, same signature, bound to direct loops.
 
 The definitions stand in `fastconv/ops/`, beside the fast versions. They are slow, total and independent: the tests hold
-every fast path against them, and `fastconv.vjp` of a name here gives pullbacks that are loops too.
+every fast path against them, and `fastconv.vjp` of a name here gives pullbacks that are loops too. To read one:
+`inspect.getsource(fastconv.reference.conv2d)`.
 """
 
 from __future__ import annotations

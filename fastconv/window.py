@@ -7,56 +7,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache, wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from fastconv.errors import ShapeError, integer, nearest
 
-__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "pairs", "per_axis", "remembered"]
+__all__ = ["Window", "count_axes", "fitting", "integers", "is_sequence", "pairs", "per_axis"]
 
 Ints = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
-Parse = TypeVar("Parse", bound=Callable[..., Any])
 
 LARGEST = 1 << 40  # of a convolution's numbers: times channels and taps they stay within 64 bits
 AXES = 3  # kernels see three spatial axes; fewer are lifted by axes of length 1 in front
-
-
-_PLAIN = (int, bool, str, type(None))
-
-
-def remembered(parse: Parse, known: int = 0) -> Parse:
-    """`parse` with its last answers kept, for arguments of ints, strings, tuples of them and true fractions.
-
-    Whatever else a user may write is parsed anew: lists have no hash, and 2.0 or Fraction(2) would be found as 2. The
-    first `known` arguments are not a user's, and have a hash.
-    """
-    kept = lru_cache(maxsize=1024)(parse)
-
-    @wraps(parse)
-    def call(*arguments: Any) -> Any:
-        for value in arguments[known:]:
-            if type(value) not in _PLAIN and not _plain((value,)):
-                return parse(*arguments)
-        return kept(*arguments)
-
-    return call  # type: ignore[return-value]
-
-
-def _plain(values: tuple[Any, ...]) -> bool:
-    for value in values:
-        kind = type(value)
-        if kind is tuple:
-            if not _plain(value):
-                return False
-        elif kind not in _PLAIN and not (kind is Fraction and value.denominator > 1):
-            return False
-    return True
 
 
 def integers(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:

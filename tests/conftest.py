@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutations", type=int, default=8, help="damaged versions of each file of a run's folder (default 8)"
     )
+    parser.addoption("--onnx-all", action="store_true", help="all of ONNX's conformance suite, and the large nets")
+    parser.addoption("--onnx-mutations", type=int, default=150, help="mutated ONNX files (default 150)")
+    parser.addoption(
+        "--weights-fuzz", type=int, default=400, help="damaged files of PyTorch's that are read (default 400)"
+    )
     parser.addoption(
         "--opinfo-all", action="store_true", help="PyTorch's samples with gaps in memory too, and in naive loops"
     )

@@ -59,7 +59,7 @@ def box(mask):
 
 def set_of(net, shape, neuron):
     """The set itself, which `input_region` bounds."""
-    found = analysis.trace.trace("test", net, shape)
+    found = analysis.steps.trace("test", net, shape)
     region = analysis.receptive.Reader("test", found).follow(
         found.outputs[""], analysis.receptive.Region.at(neuron), clip=True
     )

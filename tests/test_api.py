@@ -5,6 +5,8 @@ at their default.
 """
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -35,11 +37,12 @@ FUNCTIONS = {
     **each_of(("adaptive_avg_pool…", "x, output_size")),
     **each_of(("adaptive_max_pool…", "x, output_size")),
     "function_pool2d": "x, function, kernel_size, *, stride=None, padding=0, vjp=None",
+    "pad": "x, padding, *, mode='constant', value=0",
     "downsample": "x, factor, *, phase=0",
     "upsample": "x, factor, *, output_size=None",
     "resize": "x, *, size=None, scale=None, mode='nearest', align_corners=False",
     "linear": "x, w, b=None",
-    **dict.fromkeys(("flatten", "relu", "selu", "silu", "sigmoid", "tanh", "hardswish"), "x"),
+    **dict.fromkeys(("flatten", "relu", "selu", "silu", "sigmoid", "tanh", "hardswish", "step"), "x"),
     "leaky_relu": "x, negative_slope=0.01",
     "prelu": "x, weight",
     "elu": "x, alpha=1.0",
@@ -83,6 +86,10 @@ LAYER_ARGUMENTS = {
     **each_of(("AdaptiveMaxPool…", "output_size, return_indices=False")),
     "FunctionPool2d": "function, kernel_size, stride=None, padding=0, vjp=None",
     "NetworkPool2d": "network, kernel_size, stride=None, padding=0",
+    **dict.fromkeys(
+        (f"{kind}Pad{n}d" for kind in ("Zero", "Reflection", "Replication", "Circular") for n in (1, 2, 3)), "padding"
+    ),
+    **each_of(("ConstantPad…", "padding, value")),
     "Downsample": "factor, phase=0",
     "Upsample": "factor, output_size=None",
     "Resize": "size=None, scale_factor=None, mode='nearest', align_corners=None, recompute_scale_factor=None",
@@ -91,7 +98,7 @@ LAYER_ARGUMENTS = {
     "Linear": f"in_features, out_features, bias=True, {TORCHS}, *, rng=None",
     "Flatten": "start_dim=1, end_dim=-1",
     **dict.fromkeys(("ReLU", "SELU", "SiLU", "Hardswish"), "inplace=False"),
-    **dict.fromkeys(("Sigmoid", "Tanh"), ""),
+    **dict.fromkeys(("Sigmoid", "Tanh", "Step"), ""),
     "LeakyReLU": "negative_slope=0.01, inplace=False",
     "PReLU": f"num_parameters=1, init=0.25, {TORCHS}",
     "ELU": "alpha=1.0, inplace=False",
@@ -124,6 +131,9 @@ OTHERS = {  # dotted path: arguments
     "register": "name, forward, backward, *, replace=False",
     "value_and_grad": "net, loss, x, y",
     "manual_seed": "seed",
+    "save": "net, path",
+    "load": "path, *, best=False",
+    "load_weights": "path, *, key=None",
     "set_num_threads": "n",
     "get_num_threads": "",
     "set_workspace_limit": "nbytes",
@@ -163,7 +173,11 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
     "datasets.load_image": "path",
+    "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",
+    "datasets.place": "X, size, *, top=None, left=None, rng=None, background=0.0, return_places=False",
+    "analysis.scan": "net, image, *, image_shape=None, threshold=0.5, stride=None, answers=None, nothing=None, "
+                     "overlap=0.3",
     "models.lenet5": MODEL.format(10, 1, 28),
     "models.digits_cnn": MODEL.format(10, 1, 8),
     "models.mnist_cnn": MODEL.format(10, 1, 28),
@@ -240,14 +254,15 @@ FIRST = {  # what a layer must be given
     **each_of(("AvgPool…", (2,))), **each_of(("LpPool…", (2, 2))), **each_of(("AdaptiveAvgPool…", (2,))),
     **each_of(("AdaptiveMaxPool…", (2,))), **each_of(("BatchNorm…", (3,))), "Linear": (2, 3), "InstanceNorm2d": (3,),
     "GroupNorm": (1, 3), "LayerNorm": (3,), "LocalResponseNorm": (2,), "Resize": (2,),
+    **{f"{kind}Pad{n}d": (1,) for kind in ("Zero", "Reflection", "Replication", "Circular") for n in (1, 2, 3)},
+    **each_of(("ConstantPad…", (1, 0.5))),
 }  # fmt: skip
 MEANINGLESS = {
     "device": (None, "cpu"), "dtype": (None, "float64"), "inplace": (False, True), "padding_mode": ("zeros", "reflect"),
     "divisor_override": (None, 3), "return_indices": (False, True), "recompute_scale_factor": (None, True),
 }  # fmt: skip
 OF_LAYERS = {  # torch's arguments of each layer, beside those in LAYER_ARGUMENTS
-    **dict.fromkeys([f"{kind}{n}d" for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)],
-                    ("padding_mode", "device", "dtype")),
+    **each_of(("Conv…", ("device", "dtype"))), **each_of(("ConvTranspose…", ("padding_mode", "device", "dtype"))),
     **dict.fromkeys(["Linear", "PReLU", "GroupNorm", "LayerNorm", "InstanceNorm2d", *each_of(("BatchNorm…", ""))],
                     ("device", "dtype")),
     **dict.fromkeys(["ReLU", "SELU", "SiLU", "Hardswish", "LeakyReLU", "ELU", "Dropout", "Dropout2d"], ("inplace",)),
@@ -326,3 +341,28 @@ def test_torchs_arguments_are_all_known():
                 getattr(fc, name)(*FIRST.get(name, ()), **{parameter.name: parameter.default})
             ours = parameter.name in inspect.signature(getattr(fc, name).__init__).parameters
             assert ours or parameter.name in OF_LAYERS.get(name, ()), (name, parameter.name)
+
+
+# --- extras ----------------------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+sys.modules["sklearn"] = None
+import fastconv
+assert "sklearn" not in dir(fastconv)
+try:
+    fastconv.sklearn
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_scikit_learn():
+    """Its estimators are told of by no list, and asking for them names the extra."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert done.stdout == 'fastconv.sklearn needs scikit-learn, 1.6 or newer: pip install "fastconv[sklearn]"\n'
+
+
+def test_extras_are_imported_late():
+    code = "import sys, fastconv; fastconv.Trainer, fastconv.models; print([n for n in sys.modules if 'sklearn' in n])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

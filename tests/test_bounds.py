@@ -25,6 +25,7 @@ each_huge = pytest.mark.parametrize("huge", HUGE, ids="{:.0e}".format)
 def little_memory(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: MEMORY)
     monkeypatch.setattr(memory, "UNCHECKED", MEMORY)
+    monkeypatch.setattr(memory.allocate, "unchecked", MEMORY)
     monkeypatch.setattr("fastconv._ext.memory.cached", lambda: 0)
 
 

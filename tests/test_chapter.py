@@ -4,13 +4,19 @@ The identities are of small integers and of binary fractions: they hold bit for 
 which definition each belongs to.
 """
 
+import doctest
+import functools
+import inspect
 import itertools
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from fastconv import functional, reference, vjp
+import fastconv as fc
+from fastconv import ShapeError, chapter, functional, reference, vjp
+from fastconv.analysis import window_indices
 
 both = pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
 
@@ -88,12 +94,13 @@ def test_the_worked_means(module):
 
 
 def test_no_window_has_the_mean_that_the_chapter_prints():
-    """2.05 would need a sum of 8.2; the two means of 1.9 have 7.6, and nothing between 7.8 and 9.1 occurs."""
+    """2.05 stands at (1, 1), where it is 1.95: it would need a sum of 8.2, and nothing between 7.8 and 9.1 occurs."""
     cells = [[Fraction(str(v)) for v in row] for row in Y]
     sums = {
         (r, c): cells[r][c] + cells[r][c + 1] + cells[r + 1][c] + cells[r + 1][c + 1]
         for r in range(3) for c in range(4)
     }  # fmt: skip
+    assert sums[0, 0] / 4 == Fraction("1.95")
     assert [at for at, total in sums.items() if total / 4 == Fraction("1.9")] == [(0, 1), (2, 1)]
     assert not [total for total in sums.values() if Fraction("7.8") < total < Fraction("9.1")]
 
@@ -362,3 +369,196 @@ def test_a_maximum_is_the_or_of_a_detector_and_the_least_its_and(module):
     y = np.random.default_rng(4).integers(0, 2, (40, 2, 2, 2)).astype(np.float64)
     same(module.adaptive_max_pool2d(y, 1)[..., 0, 0], y.any(axis=(2, 3)).astype(np.float64))
     same(-module.adaptive_max_pool2d(-y, 1)[..., 0, 0], y.all(axis=(2, 3)).astype(np.float64))
+
+
+# --- the chapter's own words -----------------------------------------------------------------------------------------
+
+
+def decimals(values):
+    return np.array([[float(v) for v in row] for row in values])
+
+
+def test_the_chapters_words_give_the_chapters_numbers():
+    """`fastconv.chapter` on plain lists."""
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-14, strict=True)
+    near(chapter.Conv(X, W), decimals(CONVOLVED))
+    near(chapter.Conv(X, W, 2), decimals(CONVOLVED_2))
+    near(chapter.Conv(X, W, 2, padding=((0, 0), (0, 1))), decimals(CONVOLVED_2_PADDED))
+    near(chapter.Pool(Y, 2, 1, "max"), decimals(MAXIMA))
+    near(chapter.Pool(Y, 2, 1, "mean"), decimals(MEANS))
+    same(chapter.places(Y, 2, 1), np.array(PLACES))
+    assert chapter.at(chapter.Pool(Y, 2, 1, "mean"), 1, 1) == pytest.approx(1.95)
+
+
+def test_the_chapters_words_on_maps():
+    """C x N x M, filters (K, C, L, L'): what the functions give for a batch of one."""
+    x, w, b = draw(3, 5, 6), draw(4, 3, 2, 3, seed=1), draw(4, seed=2)
+    for stride in (1, (2, 1), Fraction(1, 2), (Fraction(3, 2), 2)):
+        expected = functional.conv2d(x[None], w, b, stride=stride, padding=1)[0]
+        same(chapter.Conv(x, w, stride, b, padding=1), expected)
+        same(chapter.Conv(x, w[0], stride, b[:1], padding=1), expected[0])
+    ratio = Fraction(3, 2)
+    same(chapter.Conv(x, w, ratio), chapter.dSample(chapter.Conv(chapter.uSample(x, 2), w), 3))
+    same(chapter.dSample(x, (2, 3)), x[:, ::2, ::3])
+    same(chapter.uSample(x, 2), functional.upsample(x[None], 2)[0])
+    same(
+        chapter.uSample(x[0], (1, 3), trailing=True),
+        functional.upsample(x[None, :1], (1, 3), output_size=(5, 18))[0, 0],
+    )
+    same(chapter.flatten(x), x.ravel())
+    same(chapter.Pool(x, 3, 1), functional.max_pool2d(x[None], 3, stride=1)[0])
+    same(chapter.Pool(x, (1, 2)), functional.max_pool2d(x[None], (1, 2))[0])
+    same(chapter.Pool(x, 2, 1, "norm", p=1), functional.lp_pool2d(x[None], 1, 2, stride=1)[0])
+    same(chapter.Pool(x, 2, 1, lambda windows: windows.min(axis=-1)), -chapter.Pool(-x, 2, 1))
+    same(chapter.places(x, 2, 1), window_indices(x[None], 2, stride=1)[0])
+    single = x.astype(np.float32)
+    assert chapter.Conv(single, w.tolist()).dtype == chapter.Pool(single, 2).dtype == np.float32
+    assert chapter.Conv(x.astype(int), w.astype(np.int8)).dtype == np.float64
+    for result in (chapter.Conv(x, w), chapter.uSample(x, 2), chapter.Pool(x, 2)):
+        assert result.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: chapter.Conv([1, 2], [[1]]), ShapeError, r"Conv: X must be a matrix .* shape \(2,\)"),
+        (lambda: chapter.Conv(X, [1, 2]), ShapeError, r"Conv: W must be \(L, L'\), .* got shape \(2,\)"),
+        (lambda: chapter.Conv([X, X], W), ShapeError, r"W must be \(C, L, L'\) for X of 2 maps, got shape \(2, 2\)"),
+        (lambda: chapter.Conv(X, [[1, 2], [3]]), ShapeError, "W must be a rectangular array"),
+        (lambda: chapter.Conv(X, W, 0.5), TypeError, r"stride must be an integer, got 0.5; write Fraction\(1, 2\)"),
+        (lambda: chapter.Pool(X, 2, 1, "maximum"), ValueError, "Pool: kind must be .*; did you mean 'max'"),
+        (lambda: chapter.Pool(X, 9), ShapeError, "max_pool2d: "),
+        (lambda: chapter.uSample(X, 0), ShapeError, "upsample: factor must be at least 1, got 0"),
+        (lambda: chapter.at(X, 0, 1), ShapeError, r"one of 1 … n along each axis of \(4, 5\), got \(0, 1\)"),
+        (lambda: chapter.at(X, 1), ShapeError, r"one of 1 … n along each axis of \(4, 5\), got \(1,\)"),
+    ],
+)
+def test_the_chapters_words_refuse(call, error, match):
+    with pytest.raises(error, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_examples_in_the_docstrings():
+    result = doctest.testmod(chapter)
+    assert result.attempted >= 15
+    assert result.failed == 0
+
+
+def test_the_source_of_the_reference_is_its_loops():
+    """What `inspect.getsource`, and IPython's ??, show of the public name: ten lines of loops."""
+    source = inspect.getsource(reference.conv2d)
+    lines = [line.strip() for line in source.splitlines()]
+    loops = lines[lines.index("ys = []") : lines.index("ys.append(total)") + 1]
+    assert len(loops) == 10
+    assert "total += plane[i] * weights[t]" in loops
+    assert not {"functional", "forward", "engine"} & set(re.findall(r"\w+", source))
+    assert str(inspect.signature(reference.conv2d)) == str(inspect.signature(functional.conv2d))
+    for name in reference.__all__:  # each shows code of fastconv/ops
+        assert "/ops/" in inspect.getsourcefile(inspect.unwrap(getattr(reference, name))).replace("\\", "/")
+
+
+def test_a_step_is_the_perceptrons_answer():
+    x = np.array([[-2.0, -0.0, 0.0, 1e-300, np.nan, np.inf, -np.inf]])
+    for module in (functional, reference):
+        y, pullback = vjp(module.step, x)
+        same(y, np.array([[0.0, 1.0, 1.0, 1.0, np.nan, 1.0, 0.0]]))
+        same(*pullback(np.ones_like(x)), np.zeros_like(x))
+
+
+def test_padding_with_zeros_and_then_convolving_is_convolving_with_padding():
+    x, w = draw(2, 3, 5, 6), draw(4, 3, 3, 3, seed=1)
+    around = ((2, 1), (0, 3))
+    same(functional.conv2d(functional.pad(x, around), w), functional.conv2d(x, w, padding=around))
+
+
+# --- forward and backward, step by step ------------------------------------------------------------------------------
+
+
+@both
+def test_several_channels_are_a_sum_of_convolutions(module):
+    """The chapter's "3D convolution" of C x N x M: each filter's output is the sum over the channels, plus its bias."""
+    x, w, b = draw(2, 3, 5, 6), draw(4, 3, 2, 3, seed=1), draw(4, seed=2)
+    for k in range(4):
+        maps = sum(module.conv2d(x[:, [c]], w[k : k + 1, [c]]) for c in range(3))
+        same(module.conv2d(x, w, b)[:, [k]], maps + b[k])
+    volume = module.conv3d(x[:, None], w[:, None])  # a volume of depth 3 has one position along it
+    same(volume[:, :, 0], module.conv2d(x, w))
+
+
+@both
+def test_a_stride_of_a_half_with_and_without_trailing_zeros(module):
+    x, w = draw(1, 1, 4, 4), draw(1, 1, 2, 2, seed=1)
+    y = module.conv2d(x, w, stride=Fraction(1, 2))
+    assert y.shape == (1, 1, 6, 6)
+    trailing = module.conv2d(module.upsample(x, 2, output_size=8), w)
+    assert trailing.shape == (1, 1, 7, 7)
+    same(trailing[..., :6, :6], y)
+    same(chapter.Conv(chapter.uSample(x[0, 0], 2, trailing=True), w[0, 0]), trailing[0, 0])
+    same(chapter.Conv(x[0, 0], w[0, 0], Fraction(1, 2)), y[0, 0])
+
+
+SLOPES = {
+    "relu": lambda z: (z > 0).astype(float),
+    "sigmoid": lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "softplus": lambda z: 1 / (1 + np.exp(-z)),
+    "step": np.zeros_like,
+}
+
+
+@both
+@pytest.mark.parametrize("name", SLOPES)
+def test_activations_and_their_derivatives(module, name):
+    z = np.random.default_rng(0).uniform(-4, 4, (2, 3, 4, 5))
+    _, dy, (dz,) = gradients(getattr(module, name), z)
+    np.testing.assert_allclose(dz, dy * SLOPES[name](z), rtol=1e-12, atol=1e-14)
+
+
+@both
+def test_flattening_and_its_gradient(module):
+    x = draw(2, 3, 4, 5)
+    y, dy, (dx,) = gradients(module.flatten, x)
+    same(y, np.array([[x[n, c, i, j] for c in range(3) for i in range(4) for j in range(5)] for n in range(2)]))
+    same(dx, dy.reshape(x.shape))
+
+
+@both
+def test_a_fully_connected_layer_and_its_gradients(module):
+    x, v, c = draw(1, 6), draw(4, 6, seed=1), draw(4, seed=2)
+    s, ds, (dx, dv, dc) = gradients(module.linear, x, v, c)
+    same(s[0], v @ x[0] + c)
+    same(dx[0], v.T @ ds[0])
+    same(dv, np.outer(ds[0], x[0]))
+    same(dc, ds[0])
+
+
+@both
+def test_softmax_and_cross_entropy_have_one_gradient(module):
+    s, target = draw(5, 3), np.array([0, 1, 2, 1, 0])
+    p = np.exp(s) / np.exp(s).sum(axis=1, keepdims=True)
+    loss, pullback = vjp(module.cross_entropy, s, target, reduction="sum")
+    assert loss == pytest.approx(-np.log(p[np.arange(5), target]).sum())
+    np.testing.assert_allclose(pullback(np.float64(1))[0], p - np.eye(3)[target], rtol=1e-12, atol=1e-15)
+
+
+def test_the_simple_cnn():
+    """Its layers in a row are its operations in a row, and its gradients those of their pullbacks."""
+    net = fc.Sequential(
+        fc.Conv2d(1, 4, 3, rng=0), fc.ReLU(), fc.MaxPool2d(3, 1), fc.Flatten(), fc.Linear(64, 10, rng=1)
+    ).astype(np.float64)  # fmt: skip
+    x, target = np.random.default_rng(0).random((5, 1, 8, 8)), np.arange(5)
+    w, b, v, c = net.parameters().values()
+    z, back_conv = vjp(functional.conv2d, x, w, b)
+    y, back_relu = vjp(functional.relu, z)
+    p, back_pool = vjp(functional.max_pool2d, y, kernel_size=3, stride=1)
+    flat, back_flat = vjp(functional.flatten, p)
+    s, back_linear = vjp(functional.linear, flat, v, c)
+    loss, back_loss = vjp(functional.cross_entropy, s, target)
+    dflat, dv, dc = back_linear(back_loss(1.0)[0])
+    _, dw, db = back_conv(*back_relu(*back_pool(*back_flat(dflat))))
+    np.testing.assert_array_equal(net(x), s)
+    value, found = fc.value_and_grad(net, "cross_entropy", x, target)
+    assert value == pytest.approx(float(loss), rel=1e-14)
+    for name, expected in zip(net.parameters(), (dw, db, dv, dc), strict=True):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-12, atol=1e-15)

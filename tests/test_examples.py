@@ -1,6 +1,7 @@
 """The examples in their small form: they run, what they claim is so, and each leaves its picture."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
 
 
 @pytest.fixture
@@ -63,8 +66,88 @@ def test_shift_invariance(run, tmp_path):
     assert len(table) == 1 + 5 * 9
 
 
-def test_every_example_is_tested():
-    found = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert found == {name.removeprefix("test_") for name in globals() if name.startswith("test_")} - {
-        "every_example_is_tested"
-    }
+def test_slides_cnn(run):
+    read = run("slides_cnn")
+    assert list(read) == ["maximum", "mean", "2-norm", "smooth maximum", "network", "none"]
+    assert min(read[name] for name in ("maximum", "2-norm", "none")) > 0.7
+    assert min(read.values()) > 0.4
+
+
+def test_backpropagation(run):
+    errors = run("backpropagation")
+    assert set(errors["vjp"]) == {"X", "W", "b", "Z", "Y", "P", "V", "c", "s"}
+    assert max(errors["vjp"].values()) < 1e-14
+    assert set(errors["differences"]) == {"X", "W", "b", "V", "c"}
+    assert max(errors["differences"].values()) < 1e-9
+
+
+def test_training_techniques(run):
+    found = run("training_techniques")
+    assert list(found) == [
+        "Dropout", "L1 and L2", "Normalisation, six convolutions deep", "Input normalisation", "Class weights",
+        "Cleaning",
+    ]  # fmt: skip
+    norms = found["Normalisation, six convolutions deep"]
+    assert min(value for name, value in norms.items() if name != "none") > norms["none"] + 20
+    as_it_comes, slow, normalised = found["Input normalisation"].values()
+    assert normalised > max(as_it_comes, slow) + 20
+    alike, weighted = found["Class weights"].values()
+    assert weighted > alike
+    assert "weight" in list(found["Class weights"])[1]
+    wrong, cleaned, right = found["Cleaning"].values()
+    assert right > wrong
+    assert cleaned > wrong - 10
+    assert len(found["Dropout"]) == 2
+    assert [name.split()[0] for name in found["L1 and L2"]] == ["without", "L2:", "L1:"]
+
+
+def test_weight_sharing(run):
+    found = run("weight_sharing")
+    assert found["parameters"] == {"convolution": 80, "locally connected": 5120, "fully connected": 51712}
+    shared, local, full = found["accuracies"].values()
+    assert shared[-1] > local[-1] + 0.05
+    assert shared[-1] > full[-1] - 0.03
+    assert shared[-1] > 0.65
+
+
+def test_signals_and_volumes(run):
+    found = run("signals_and_volumes")
+    assert found["signals"] > 0.5
+    assert found["volumes"] > 0.45
+
+
+def test_scanning(run):
+    """Taught what nothing is, it finds the digits and little else; a net that is not finds digits everywhere."""
+    found = run("scanning")
+    (alarms, hits), (untaught, _) = found["taught"], found["untaught"]
+    assert hits > 0.8
+    assert alarms < 0.12
+    assert untaught > 0.4
+    digits, right, extra = found["three"]
+    assert right > 0.75 * digits
+    assert extra < 0.4 * digits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_matplotlib_nothing_is_begun(name, tmp_path, monkeypatch, capsys):
+    """One line, before the work."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module(name)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].endswith('the picture needs matplotlib: pip install "fastconv[plot]"')
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+
+
+def test_every_example_is_tested_and_has_its_picture():
+    assert set(NAMES) <= {name.removeprefix("test_") for name in globals()}
+    for name in NAMES:
+        with Image.open(ROOT / "docs" / f"{name}.png") as image:
+            assert min(image.size) > 500

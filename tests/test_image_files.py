@@ -13,8 +13,7 @@ pytest.importorskip("PIL")
 from PIL import Image, ImageOps
 
 from fastconv import datasets
-from fastconv.cli import preparation
-from fastconv.datasets import image_files
+from fastconv.datasets import image_files, preparation
 from fastconv.errors import FormatError
 
 RNG = np.random.default_rng(0)
@@ -406,7 +405,7 @@ import resource, sys
 from pathlib import Path
 from PIL import Image
 from scipy import ndimage
-from fastconv.cli.preparation import prepare
+from fastconv.datasets.preparation import prepare
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024

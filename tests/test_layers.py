@@ -14,7 +14,8 @@ from gradient_check import check_gradients
 import fastconv as fc
 from fastconv.layers import LAYERS, from_config
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.containers import Concat, Graph, Residual
+from fastconv.layers.containers import Concat, Residual
+from fastconv.layers.graph import Graph
 from fastconv.training.checkpoint import load_net, save_net
 
 RNG = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def test_initialisation_is_torchs(make, fan_in):
     [
         (lambda: fc.Conv2d(3), TypeError, "Conv2d: missing a required argument: 'out_channels'"),
         (
-            lambda: fc.Conv2d(3, 4, 3, padding_mode="reflect"),
+            lambda: fc.ConvTranspose2d(3, 4, 3, padding_mode="reflect"),
             TypeError,
             "padding_mode is accepted at its default 'zeros'",
         ),
@@ -234,6 +235,11 @@ NEVER = {  # layers that no input fits, as they are made: the operation's messag
     "fc.Conv2d(1, 1, 2, dilation=0)": ("conv2d: dilation must be at least 1, got 0", ValueError),
     "fc.Conv2d(1, 1, 2, algorithm='winogrd')": ("algorithm must be one of .*; did you mean 'winograd'", ValueError),
     "fc.Conv2d(1, 1, 2.0)": ("Conv2d: kernel_size must be an integer, got 2.0; write 2", TypeError),
+    "fc.Conv2d(1, 1, 3, padding_mode='reflekt')": ("Conv2d: padding_mode must be one of .*'reflect'", ValueError),
+    "fc.Conv1d(1, 1, 3, Fraction(1, 2), padding_mode='circular')": ("takes an integer stride, got 1/2", ValueError),
+    "fc.ZeroPad2d((1, 2))": ("ZeroPad2d: padding must be one number, 4 of them .*, got 2", ValueError),
+    "fc.ReflectionPad1d(-1)": ("ReflectionPad1d: padding must be at least 0, got -1", ValueError),
+    "fc.ConstantPad1d(1, 'a')": ("ConstantPad1d: value must be a number, got 'a'", TypeError),
     "fc.ConvTranspose2d(1, 1, 3, 2, output_padding=2)": ("output_padding must be smaller than stride or", ValueError),
     "fc.ConvTranspose2d(1, 1, 3, padding='same')": ("padding must be an integer, got 'same'", TypeError),
     "fc.ConvTranspose1d(1, 1, 3, stride=Fraction(1, 2))": ("conv_transpose1d: stride must be an integer", TypeError),
@@ -605,6 +611,39 @@ def test_load_state_dict_is_all_or_nothing():
         np.testing.assert_array_equal(parameter, other[name])
     assert not any(np.shares_memory(a, b) for a in net.state_dict().values() for b in kept.values())
     assert all(array.flags.c_contiguous for array in net.state_dict().values())
+
+
+def test_load_state_dict_by_other_names():
+    net, other = full_net(), full_net()
+    state = {f"module.{name}": array + 1 for name, array in other.state_dict().items()}
+    assert net.load_state_dict(state, rename={"module": ""}) == ([], [])
+    assert all((net.state_dict()[name] == array).all() for name, array in ((k[7:], v) for k, v in state.items()))
+    assert net.load_state_dict(other.state_dict(), rename=lambda name: name) == ([], [])
+    head = fc.Sequential({"body": fc.Linear(2, 3), "head": fc.Linear(3, 2)})
+    given = {"m.encoder.weight": np.ones((3, 2)), "m.encoder.bias": np.ones(3), "m.fc.weight": np.ones((5, 3)),
+             "m.fc.bias": np.ones(5), "m.extra": 1.0}  # fmt: skip
+    before = head.state_dict()
+    keys = head.load_state_dict(
+        given, strict=False, rename={"m.": "", "m.encoder": "body", "m.fc": "head"}, ignore_mismatched_sizes=True
+    )
+    missing, unexpected = keys
+    assert (missing, unexpected) == (keys.missing_keys, keys.unexpected_keys) == ([], ["extra"])
+    assert keys.mismatched_keys == [("head.weight", (5, 3), (2, 3)), ("head.bias", (5,), (2,))]
+    assert repr(keys).startswith(
+        "LoadedKeys(missing_keys=[], unexpected_keys=['extra'], mismatched_keys=[('head.weight'"
+    )
+    assert (head["body"].weight == 1).all() and (head["head"].weight == before["head.weight"]).all()
+    assert pickle.loads(pickle.dumps(keys)).mismatched_keys == keys.mismatched_keys
+    assert head.load_state_dict(given, False, rename=lambda name: None) == (list(before), [])
+    assert fc.Sequential(head).load_state_dict(before, rename={"": "0"}) == ([], [])
+    with pytest.raises(
+        fc.ShapeError, match=r"head.weight must have shape \(2, 3\), got \(5, 3\); to leave it out: ignore"
+    ):
+        head.load_state_dict(given, False, rename={"m.fc": "head"})
+    with pytest.raises(ValueError, match=r"rename gives two arrays the name 'x', 'm\.encoder\.bias' the second time"):
+        head.load_state_dict(given, rename=lambda name: "x")
+    with pytest.raises(TypeError, match="rename must be a dict of names or a function, got 3"):
+        head.load_state_dict(given, rename=3)
 
 
 # --- what does not train ---------------------------------------------------------------------------------------------
@@ -1034,7 +1073,7 @@ def test_relu_keeps_what_the_next_layer_keeps_too():
         dy = rng.standard_normal(given.shape).astype(np.float32)
         y, saved = layer.forward(given, Context())
         kept = layer.forward(given, Context(snapshot=True))[1]
-        assert np.shares_memory(saved.x, y) and not np.shares_memory(kept.x, y)
+        assert np.shares_memory(saved[0], y) and not np.shares_memory(kept[0], y)
         np.testing.assert_array_equal(layer.backward(dy, saved, True)[0], layer.backward(dy, kept, True)[0])
     y, pullback = fc.vjp(layer, x)
     expected = pullback(np.ones_like(y))[0].copy()

@@ -1,8 +1,10 @@
 """Optimisers against torch.optim, schedules against their formulas, and both as data."""
 
 import concurrent.futures
+import copy
 import json
 import math
+import pickle
 import signal
 
 import numpy as np
@@ -557,3 +559,23 @@ def test_ctrl_c_waits_for_the_end_of_a_step():
         optimizer.step(parameters, {name: np.ones_like(p) for name, p in parameters.items()})
     assert all((p == -1).all() for p in parameters.values()) and optimizer.steps == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("key", ["momentum", "adam", "rmsprop centred"])
+def test_copies_go_on_with_the_copied_net(key, again):
+    name, options = OPTIMIZERS[key]
+    rng = np.random.default_rng(0)
+    parameters = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    gradients = [{name: rng.standard_normal(shape) for name, shape in SHAPES.items()} for _ in range(4)]
+    optimizer = getattr(optim, name)(lr=0.01, **options)
+    for each in gradients[:2]:
+        optimizer.step(parameters, each)
+    copied, its = again((parameters, optimizer))
+    for each in gradients[2:]:
+        optimizer.step(parameters, each)
+        its.step(copied, each)
+    for name, array in parameters.items():
+        np.testing.assert_array_equal(copied[name], array)

@@ -171,7 +171,7 @@ def test_the_cut_into_tasks_changes_nothing(name, channels, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(windows, "TASK_ELEMENTS", 1)
             patch.setattr(windows, "HALO", 1)
-            patch.setattr(windows, "KEPT_PLANE", 0)
+            windows.plan.cache_clear()
             fastconv.set_num_threads(2)
             patch.setattr(fastconv.machine.threads, "BYTES_PER_THREAD", 1)
             again, pull = vjp(function, x, **options)

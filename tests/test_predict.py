@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image, ImageDraw
 
-from fastconv.cli import main, preparation
-from fastconv.datasets import load_digits
+from fastconv.cli import main
+from fastconv.datasets import load_digits, preparation
 from fastconv.errors import FormatError
 
 MNIST, DIGITS = (1, 28, 28), (1, 8, 8)

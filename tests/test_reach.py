@@ -16,6 +16,7 @@ from fastconv.analysis.reach import RULES
 from fastconv.analysis.receptive import Reader, Region
 from fastconv.analysis.steps import trace
 from fastconv.layers import LAYERS, Context
+from fastconv.ops.pad import MODES
 
 NUDGES = (10.0, -10.0, 1.0)  # what a position is changed by: a maximum's winner, either side of a kink
 
@@ -88,13 +89,18 @@ def span(line):
     return int(line.argmax()), len(line) - int(line[::-1].argmax())
 
 
-def assert_field(field, read):
-    """(size, stride, offset) say how far the regions reach, and where those begin that the border does not cut off."""
+def assert_field(field, read, repeated=False):
+    """(size, stride, offset) say how far the regions reach, and where those begin that the border does not cut off.
+    `repeated`: by a border that repeats the input they read other places than the field says, which counts on."""
     ndim = len(field.size)
     for axis, (size, stride, offset) in enumerate(zip(*field, strict=True)):
         others = tuple(a for a in range(2 * ndim) if a not in (axis, ndim + axis))
         lines = read.any(axis=others)  # (outputs, positions) along this axis
         n = lines.shape[1]
+        if repeated:
+            lines = [line for o, line in enumerate(lines) if 0 <= offset + o * stride <= n - size]
+            offset += stride * -(offset // stride) if offset < 0 else 0
+            assert len(lines)
         spans = [span(line) for line in lines if line.any()]
         assert max((stop - start for start, stop in spans), default=0) == size
         for o in range(0, len(lines), Fraction(stride).denominator):
@@ -108,7 +114,8 @@ def assert_field(field, read):
 def check(net, x_shape):
     read = read_by_nudging(net, x_shape)
     np.testing.assert_array_equal(read_by_rule(net, x_shape), read)
-    assert_field(analysis.receptive_field(net, x_shape), read)
+    repeated = getattr(net, "mode", "constant") in MODES[1:] or getattr(net, "padding_mode", "zeros") != "zeros"
+    assert_field(analysis.receptive_field(net, x_shape), read, repeated)
 
 
 SPATIAL = [case for case in CASES if len(case.x_shape) > 2]
@@ -126,6 +133,12 @@ def test_a_layer_reads_what_its_rule_says(case: LayerCase):
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_reads_what_its_layers_rules_say(name):
     check(*NETS[name])
+
+
+def test_a_window_that_is_larger_than_its_input():
+    net, x_shape = fc.MaxPool1d(4, 3, ceil_mode=True), (1, 2, 2)
+    np.testing.assert_array_equal(read_by_rule(net, x_shape), read_by_nudging(net, x_shape))
+    assert analysis.receptive_field(net, x_shape) == ((4,), (3,), (0,))
 
 
 # --- wrong rules are caught ------------------------------------------------------------------------------------------

@@ -275,7 +275,7 @@ def test_steps_beyond_64_bits_are_refused(options, largest):
         window.tight("op", window.output((5,)))
 
 
-def test_a_remembered_call_answers_as_a_first_one():
+def test_a_call_seen_before_answers_as_a_first_one():
     """What was refused stays refused after its equal was taken: 1.0 == 1 == Fraction(1) == True."""
     x, w = np.ones((1, 1, 4, 4)), np.ones((1, 1, 2, 2))
     for stride in (1, True, (1, 1), [1, 1], Fraction(1), np.int64(1), Fraction(1, 1)):

@@ -177,8 +177,10 @@ def test_a_gradient_that_is_an_output_gets_a_bias(algorithm, channels):
     for kernel, stride in (((1, 1, 4), (1, 2, 2)), ((1, 3, 3), ONES), ((1, 2, 3), (1, 3, 2))):
         x, w, _, dy, window = arrays((2, (1, 9, 12), channels, 20, kernel, (NONE,) * 3, ONES, 1, stride))
         bias = np.arange(channels, dtype=np.float32)
-        call = "conv2d", engine.Policy.now(algorithm), alone.problem_of(x.shape, dy.shape, window, 1, np.float32), dy, w
-        dx, with_bias = engine.gradient_input(*call), engine.gradient_input(*call, bias)
+        problem = alone.problem_of(x.shape, dy.shape, window, 1, np.float32)
+        convolution = engine.Convolution(problem, engine.Policy.now(algorithm))
+        dx = convolution.gradient_input("conv2d", dy, w)
+        with_bias = convolution.gradient_input("conv2d", dy, w, bias)
         np.testing.assert_allclose(with_bias, dx + bias, rtol=0, atol=1e-5 * abs(with_bias).max())
 
 

@@ -5,6 +5,7 @@ The functions themselves stand in activation.h, where constants take the arrays'
 
 from cython cimport floating
 
+from fastconv._ext.buffers cimport read_from, read_run, write_to
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "activation.h" nogil:
@@ -48,14 +49,19 @@ cdef struct Activation:
     double a, b
 
 
-def activate(int kind, const floating[::1] x, floating[::1] y, double a, double b, int num_threads):
-    """y = f(x); kind: the function's place in activation.h, a and b its parameters."""
-    cdef Activation c
-    if x.shape[0] == 0:
+def activate(int kind, x, y, double a, double b, int num_threads):
+    """y = f(x); kind: the function's place in activation.h, a and b its parameters. x, of y's type, fills a run of
+    memory in some order of its axes, y that run in C order."""
+    cdef Activation c = Activation(kind, NULL, read_run(x), y.size, a, b)
+    cdef void *out = write_to(y)
+    cdef bint single = y.itemsize == sizeof(float)
+    if c.size == 0:
         return
-    c = Activation(kind, NULL, &x[0], x.shape[0], a, b)
     with nogil:
-        run(<Task> activate_task[floating], &y[0], &c, tasks(c.size), num_threads)
+        if single:
+            run(<Task> activate_task[float], out, &c, tasks(c.size), num_threads)
+        else:
+            run(<Task> activate_task[double], out, &c, tasks(c.size), num_threads)
 
 
 cdef void activate_task(floating *y, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -67,16 +73,18 @@ cdef void activate_task(floating *y, const Activation *c, Py_ssize_t task, int s
         activate_double(c.kind, x, y + at, count, c.a, c.b)
 
 
-def activate_backward(
-    int kind, const floating[::1] dy, const floating[::1] x, floating[::1] dx, double a, double b, int num_threads
-):
-    """dx = dy * f'(x)."""
-    cdef Activation c
-    if x.shape[0] == 0:
+def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
+    """dx = dy * f'(x); dy lies as dx."""
+    cdef Activation c = Activation(kind, read_from(dy), read_run(x), dx.size, a, b)
+    cdef void *out = write_to(dx)
+    cdef bint single = dx.itemsize == sizeof(float)
+    if c.size == 0:
         return
-    c = Activation(kind, &dy[0], &x[0], x.shape[0], a, b)
     with nogil:
-        run(<Task> activate_backward_task[floating], &dx[0], &c, tasks(c.size), num_threads)
+        if single:
+            run(<Task> activate_backward_task[float], out, &c, tasks(c.size), num_threads)
+        else:
+            run(<Task> activate_backward_task[double], out, &c, tasks(c.size), num_threads)
 
 
 cdef void activate_backward_task(floating *dx, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:

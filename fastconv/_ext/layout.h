@@ -1,13 +1,22 @@
 /* Transposes, out (columns, rows) of x (rows, columns): the loops of layout.pyx.
 
    Written once, with GCC's and Clang's vector types (layout_typed.h), and compiled for vectors of 16, 32 and 64
-   bytes. */
+   bytes. What is written takes whole lines of the cache, from registers or by way of a buffer in L1: past the caches
+   that is all there is, and y may begin anywhere. */
+
+#include <stdint.h>
 
 #include "simd/cpu.h"
 #include "simd/streams.h"
 #include "simd/vectors.h"
 
-#define TILE (1 << 16) /* bytes: of L2, and of a thread's stack */
+#define RECORDS (1 << 16) /* bytes of a line of records, at most */
+#define ALIASED 1024      /* bytes: rows that such a number lies between share the sets of L1 */
+#define ROWS_BUFFER (24 << 10) /* bytes of a few lines of every column */
+#define RUN_LINES 8   /* of each, at most */
+#define KEPT 128      /* columns at a time */
+#define STREAMS 16  /* rows that the hardware reads ahead of its own accord */
+#define FETCHED 256 /* lines in advance, of more */
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)
 #define TYPED "layout_typed.h"
@@ -26,31 +35,16 @@
 #undef PIECE
 
 #define OF_REAL(real)                                                                                                  \
-    /* y[j * y_step + i] = x[i * x_step + j] for i < rows and j < columns; y_step = rows where those are few. */       \
+    /* y[j * y_step + i] = x[i * x_step + j] for i < rows and j < columns: some of y_step rows, or some of x_step      \
+       columns where these are more. far: y goes past the caches. */                                                   \
     static inline void transpose_##real(                                                                               \
-        const real *x, ptrdiff_t x_step, real *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns)                 \
+        const real *x, ptrdiff_t x_step, real *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, int far)        \
     {                                                                                                                  \
+        const ptrdiff_t least = (y_step < x_step ? y_step : x_step) * (ptrdiff_t)sizeof(real);                          \
         int bytes = simd_bytes();                                                                                      \
-        while (bytes > 16 && bytes > rows * (ptrdiff_t)sizeof(real))                                                   \
+        while (bytes > 16 && bytes / 2 >= least && least > 16)                                                         \
             bytes /= 2;                                                                                                \
-        CHOOSE(transpose_##real, bytes, x, x_step, y, y_step, rows, columns);                                          \
-    }                                                                                                                  \
-                                                                                                                       \
-    /* The same past the caches, by way of a tile in L2. */                                                            \
-    static void stream_transpose_##real(                                                                               \
-        const real *x, ptrdiff_t x_step, real *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns)                 \
-    {                                                                                                                  \
-        real tile[TILE / sizeof(real)];                                                                                \
-        const ptrdiff_t most = TILE / (ptrdiff_t)sizeof(real) / rows;                                                  \
-        for (ptrdiff_t j = 0, part; j < columns; j += part) {                                                          \
-            part = columns - j < most ? columns - j : most;                                                            \
-            transpose_##real(x + j, x_step, tile, rows, rows, part);                                                   \
-            if (y_step == rows)                                                                                        \
-                stream(tile, y + j * y_step, part * rows * sizeof(real));                                              \
-            else                                                                                                       \
-                for (ptrdiff_t k = 0; k < part; k++)                                                                   \
-                    stream(tile + k * rows, y + (j + k) * y_step, rows * sizeof(real));                                \
-        }                                                                                                              \
+        CHOOSE(transpose_##real, bytes, x, x_step, y, y_step, rows, columns, far);                                     \
     }
 
 OF_REAL(float)

@@ -3,45 +3,58 @@
 
 from cython cimport floating
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "layout.h" nogil:
     const Py_ssize_t FAR
-    const Py_ssize_t TILE
     void fence()
     void transpose_float(
-        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns, bint far)
     void transpose_double(
-        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
-    void stream_transpose_float(
-        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
-    void stream_transpose_double(
-        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+        const double *x, Py_ssize_t x_step, double *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns, bint far)
 
 cdef enum:
-    SIDE = 128  # of a task's tile, at least: of both sides whole cache lines, and several
-    LINE = 16  # elements: cuts keep the lines of one side whole
+    TASK = 1 << 18  # bytes of a task
+    LEAST = 64  # columns of one, and rows: at the ends of each row's part lines are written twice
+    LEAST_ROWS = 2048
+    LINE = 16  # elements: cuts keep the lines of what is cut whole
 
 
 cdef struct Swap:
     const void *x
-    Py_ssize_t rows, columns, bands, parts
+    Py_ssize_t images, together  # of a task, where one is small
+    Py_ssize_t rows, columns, parts
     bint far
 
 
-def swap_axes(const floating[:, :, ::1] x, floating[:, :, ::1] out, int num_threads):
-    """out[n, j, i] = x[n, i, j]; one task is a tile of one image."""
-    cdef Swap c
-    cdef Py_ssize_t n = x.shape[0], rows = x.shape[1], columns = x.shape[2]
-    cdef Py_ssize_t half = TILE // 2 // <Py_ssize_t> sizeof(floating)
-    if n * rows * columns == 0:
+def swap_axes(x, out, Py_ssize_t rows, Py_ssize_t columns, int num_threads):
+    """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, float32 or float64 in C
+    order, whatever their shapes; a task is some images, or a part of one, of the longer axis."""
+    cdef Py_ssize_t nbytes = x.nbytes
+    if nbytes == 0:
         return
-    c.x, c.rows, c.columns = &x[0, 0, 0], rows, columns
-    c.bands = max(<Py_ssize_t> 1, rows // max(<Py_ssize_t> SIDE, half // columns))
-    c.parts = max(<Py_ssize_t> 1, columns // max(<Py_ssize_t> SIDE, half // rows))
-    c.far = n * rows * columns * <Py_ssize_t> sizeof(floating) >= FAR
+    if x.itemsize == sizeof(float):
+        swap[float](<const float *> read_from(x), <float *> write_to(out), nbytes, rows, columns, num_threads)
+    else:
+        swap[double](<const double *> read_from(x), <double *> write_to(out), nbytes, rows, columns, num_threads)
+
+
+cdef int swap(
+    const floating *x, floating *out, Py_ssize_t nbytes, Py_ssize_t rows, Py_ssize_t columns, int num_threads
+) except -1:
+    cdef Swap c
+    cdef Py_ssize_t line = min(rows, columns) * <Py_ssize_t> sizeof(floating)
+    cdef Py_ssize_t n = nbytes // (rows * columns * <Py_ssize_t> sizeof(floating))
+    c.x, c.images, c.rows, c.columns = x, n, rows, columns
+    c.parts = max(<Py_ssize_t> 1, max(rows, columns) // max(
+        <Py_ssize_t> LEAST if rows <= columns else <Py_ssize_t> LEAST_ROWS, TASK // line
+    ))
+    c.together = max(<Py_ssize_t> 1, TASK // (line * max(rows, columns)))
+    c.far = nbytes >= FAR
     with nogil:
-        run(<Task> swap_task[floating], &out[0, 0, 0], &c, n * c.bands * c.parts, num_threads)
+        run(<Task> swap_task[floating], out, &c, (n + c.together - 1) // c.together * c.parts, num_threads)
+    return 0
 
 
 cdef inline Py_ssize_t cut(Py_ssize_t size, Py_ssize_t pieces, Py_ssize_t piece) noexcept nogil:
@@ -50,20 +63,24 @@ cdef inline Py_ssize_t cut(Py_ssize_t size, Py_ssize_t pieces, Py_ssize_t piece)
 
 
 cdef void swap_task(floating *out, const Swap *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t image = task // (c.bands * c.parts), band = task // c.parts % c.bands, part = task % c.parts
-    cdef Py_ssize_t i = cut(c.rows, c.bands, band), rows = cut(c.rows, c.bands, band + 1) - i
-    cdef Py_ssize_t j = cut(c.columns, c.parts, part), columns = cut(c.columns, c.parts, part + 1) - j
-    cdef const floating *x = <const floating *> c.x + image * c.rows * c.columns + i * c.columns + j
-    out += image * c.rows * c.columns + j * c.rows + i
-    if floating is float:
-        if c.far:
-            stream_transpose_float(x, c.columns, out, c.rows, rows, columns)
-        else:
-            transpose_float(x, c.columns, out, c.rows, rows, columns)
+    cdef Py_ssize_t first = task // c.parts * c.together, part = task % c.parts, image, offset
+    cdef Py_ssize_t i = 0, j = 0, rows = c.rows, columns = c.columns
+    cdef const floating *x = <const floating *> c.x
+    if rows <= columns:
+        j = cut(columns, c.parts, part)
+        columns = cut(columns, c.parts, part + 1) - j
     else:
-        if c.far:
-            stream_transpose_double(x, c.columns, out, c.rows, rows, columns)
+        i = cut(rows, c.parts, part)
+        rows = cut(rows, c.parts, part + 1) - i
+    for image in range(first, min(first + c.together, c.images)):
+        offset = image * c.rows * c.columns
+        if floating is float:
+            transpose_float(
+                x + offset + i * c.columns + j, c.columns, out + offset + j * c.rows + i, c.rows, rows, columns, c.far
+            )
         else:
-            transpose_double(x, c.columns, out, c.rows, rows, columns)
+            transpose_double(
+                x + offset + i * c.columns + j, c.columns, out + offset + j * c.rows + i, c.rows, rows, columns, c.far
+            )
     if c.far:
         fence()

@@ -8,6 +8,8 @@ it.
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free
 
+from numpy import empty, ndarray
+
 cdef extern from "memory.h" nogil:
     void *pages_allocate(size_t bytes)
 
@@ -61,6 +63,33 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.address, self.nbytes, 0, flags)
+
+
+cdef class Allocator:
+    """allocate(op, shape, dtype): an uninitialised C-contiguous array, on a block from `pooled` bytes on.
+
+    `require(op, shape, itemsize)` is asked first where the array has more than `unchecked` bytes, or none; `borrowed`
+    counts the bytes that were handed out.
+    """
+
+    cdef object require
+    cdef public double unchecked, pooled
+    cdef readonly Py_ssize_t borrowed
+
+    def __init__(self, require, double unchecked, double pooled):
+        self.require, self.unchecked, self.pooled, self.borrowed = require, unchecked, pooled, 0
+
+    def __call__(self, op, shape, dtype):
+        cdef Py_ssize_t itemsize = dtype.itemsize
+        cdef double nbytes = itemsize
+        for length in shape:
+            nbytes *= length
+        if nbytes > self.unchecked or nbytes == 0:
+            self.require(op, shape, itemsize)
+        self.borrowed += <Py_ssize_t> nbytes
+        if nbytes < self.pooled:
+            return empty(shape, dtype)
+        return ndarray(shape, dtype, Block(<Py_ssize_t> nbytes))
 
 
 def trim():

@@ -2,15 +2,14 @@ from numpy import ndarray
 
 def moments(
     x: ndarray,
-    pivot: ndarray,
+    coefficients: ndarray,
     sums: ndarray,
-    mean: ndarray,
-    var: ndarray,
+    statistics: ndarray,
     step: int,
     block_rows: int,
     num_threads: int,
 ) -> None: ...
-def update_running(running: ndarray, values: ndarray, factor: float, momentum: float) -> None: ...
+def update_running(running: ndarray, statistics: ndarray, which: int, factor: float, momentum: float) -> None: ...
 def normalise(
     x: ndarray,
     y: ndarray,

@@ -7,6 +7,7 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 from cython cimport floating
 from libc.math cimport isfinite, sqrt
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.rows cimport row_dot, row_dot_3, row_mean, row_square, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
@@ -70,32 +71,47 @@ cdef enum:
 
 
 cdef struct Moments:
-    const void *pivot
+    void *pivot
     double *sums
     Py_ssize_t size, width, block, blocks
+    Py_ssize_t images, channels, step
 
 
-def moments(
-    const floating[:, ::1] x, floating[:, ::1] pivot, double[:, :, :, ::1] sums, double[:, ::1] mean,
-    double[:, ::1] var, Py_ssize_t step, Py_ssize_t block_rows, int num_threads,
-):
-    """Mean and biased variance (images, channels) of every image's channels, in one pass.
+def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block_rows, int num_threads):
+    """Mean and biased variance of every image's channels, the first and the last of statistics (3, images, channels),
+    in one pass over x.
 
-    They come from the sums of x - pivot and of its square; the pivot (images, width), the mean of every `step`-th row
-    of channels, keeps the squares small. sums (images, blocks, 2, width) is scratch, as pivot is.
+    They come from the sums of x - pivot and of its square; the pivot, the mean of every `step`-th row of channels,
+    keeps the squares small. sums (images, blocks, 2, width) and the first of coefficients (…, images, width) are
+    scratch.
     """
-    cdef Py_ssize_t images = mean.shape[0], channels = mean.shape[1], size = x.shape[1], width = sums.shape[3]
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], blocks = sums.shape[1]
+    cdef Py_ssize_t size = x.size // images, width = sums.shape[3]
+    cdef double *mean = <double *> write_to(statistics)
+    cdef double *var = mean + 2 * images * channels
+    cdef Moments c = Moments(
+        write_to(coefficients), <double *> write_to(sums), size, width, block_rows * width, blocks, images, channels,
+        step,
+    )
+    if x.itemsize == sizeof(float):
+        find_moments[float](<const float *> read_from(x), &c, mean, var, num_threads)
+    else:
+        find_moments[double](<const double *> read_from(x), &c, mean, var, num_threads)
+
+
+cdef int find_moments(const floating *x, const Moments *c, double *mean, double *var, int num_threads) except -1:
     cdef Py_ssize_t image
-    cdef Moments c = Moments(&pivot[0, 0], &sums[0, 0, 0, 0], size, width, block_rows * width, sums.shape[1])
+    cdef floating *pivot = <floating *> c.pivot
     with nogil:
-        for image in range(images):
-            find_pivot(&x[image, 0], &pivot[image, 0], size, channels, step, width)
-        run(<Task> moments_task[floating], &x[0, 0], &c, images * c.blocks, num_threads)
-        for image in range(images):
+        for image in range(c.images):
+            find_pivot(x + image * c.size, pivot + image * c.width, c.size, c.channels, c.step, c.width)
+        run(<Task> moments_task[floating], x, c, c.images * c.blocks, num_threads)
+        for image in range(c.images):
             settle_moments(
-                &sums[image, 0, 0, 0], &pivot[image, 0], &mean[image, 0], &var[image, 0], c.blocks, width, channels,
-                size // channels,
+                c.sums + 2 * image * c.blocks * c.width, pivot + image * c.width, mean + image * c.channels,
+                var + image * c.channels, c.blocks, c.width, c.channels, c.size // c.channels,
             )
+    return 0
 
 
 cdef void find_pivot(
@@ -210,18 +226,27 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
         products_double(dy, x, mean, sums, sums + width, count, width)
 
 
-def update_running(
-    floating[:] running, const double[:, ::1] values, double factor, double momentum
-):
-    """running (channels,) = (1 - momentum) * running + momentum * the mean of values (images, channels) * factor."""
-    cdef Py_ssize_t images = values.shape[0], image, j
+def update_running(running, statistics, int which, double factor, double momentum):
+    """running (channels,) = (1 - momentum) * running + momentum * the mean over the images of one of the statistics
+    (3, images, channels) * factor."""
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2]
+    cdef const double *values = <const double *> read_from(statistics) + which * images * channels
+    if running.itemsize == sizeof(float):
+        add_to_running[float](<float *> write_to(running), values, images, channels, factor, momentum)
+    else:
+        add_to_running[double](<double *> write_to(running), values, images, channels, factor, momentum)
+
+
+cdef void add_to_running(
+    floating *running, const double *values, Py_ssize_t images, Py_ssize_t channels, double factor, double momentum
+) noexcept nogil:
+    cdef Py_ssize_t image, j
     cdef double total
-    with nogil:
-        for j in range(running.shape[0]):
-            total = values[0, j] * factor
-            for image in range(1, images):
-                total += values[image, j] * factor
-            running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
+    for j in range(channels):
+        total = values[j] * factor
+        for image in range(1, images):
+            total += values[image * channels + j] * factor
+        running[j] = <floating> (<floating> (1 - momentum) * running[j] + momentum * (total / images))
 
 
 cdef struct ScaleShift:
@@ -236,51 +261,68 @@ cdef struct ScaleShift:
 
 
 def normalise(
-    const floating[:, ::1] x, floating[:, ::1] y, double[:, :, ::1] statistics, double eps, const floating[:] weight,
-    const floating[:] bias, floating[:, :, ::1] coefficients, Py_ssize_t block_rows, int num_threads,
-    bint relu=False, const floating[:, ::1] addend=None,
+    x, y, statistics, double eps, weight, bias, coefficients, Py_ssize_t block_rows, int num_threads, bint relu=False,
+    addend=None,
 ):
     """y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps); relu of that, or of that and an addend.
 
     statistics (3, images, channels) are mean, rstd, which is written, and var; weight and bias (channels,) may be
     None; coefficients (3, images, width) are written: mean, scale and shift.
     """
-    cdef Py_ssize_t images = x.shape[0], size = x.shape[1], width = coefficients.shape[2], block = block_rows * width
-    cdef Py_ssize_t channels = statistics.shape[2], image, j
-    cdef bint weighted = weight is not None, shifted = bias is not None
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
+    if y.size == 0:
+        return
+    cdef Py_ssize_t size = y.size // images, block = block_rows * width
+    cdef void *room = write_to(coefficients)
+    cdef double *values = <double *> write_to(statistics)
+    cdef bint far = y.nbytes > FAR
+    cdef ScaleShift c = ScaleShift(
+        NULL, read_from(x), room, read_from(addend), NULL, size, width, block, tasks(size, block), images, far, relu
+    )
+    if y.itemsize == sizeof(float):
+        scale_shift[float](
+            <float *> write_to(y), &c, values, eps, <const float *> read_from(weight), <const float *> read_from(bias),
+            <float *> room, channels, num_threads,
+        )
+    else:
+        scale_shift[double](
+            <double *> write_to(y), &c, values, eps, <const double *> read_from(weight),
+            <const double *> read_from(bias), <double *> room, channels, num_threads,
+        )
+
+
+cdef int scale_shift(
+    floating *y, const ScaleShift *c, double *statistics, double eps, const floating *weight, const floating *bias,
+    floating *coefficients, Py_ssize_t channels, int num_threads,
+) except -1:
+    cdef Py_ssize_t image, j, all = c.images * channels, at
     cdef floating *mean
     cdef floating *scale
     cdef floating *shift
     cdef double factor, exact
-    if images * size == 0:
-        return
-    cdef ScaleShift c = ScaleShift(
-        NULL, &x[0, 0], &coefficients[0, 0, 0], NULL, NULL, size, width, block, tasks(size, block), images,
-        images * size * <Py_ssize_t> sizeof(floating) > FAR, relu,
-    )
-    if addend is not None:
-        c.addend = &addend[0, 0]
     with nogil:
-        for image in range(images):
-            mean = &coefficients[0, image, 0]
-            scale = &coefficients[1, image, 0]
-            shift = &coefficients[2, image, 0]
+        for image in range(c.images):
+            mean = coefficients + image * c.width
+            scale = mean + c.images * c.width
+            shift = scale + c.images * c.width
             for j in range(channels):
-                exact = statistics[0, image, j]
-                factor = statistics[1, image, j] = 1 / sqrt(statistics[2, image, j] + eps)
-                if weighted:
+                at = image * channels + j
+                exact = statistics[at]
+                factor = statistics[all + at] = 1 / sqrt(statistics[2 * all + at] + eps)
+                if weight != NULL:
                     factor *= weight[j]
                 mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
                 scale[j] = <floating> factor
                 exact = (mean[j] - exact) * factor
-                if shifted:
+                if bias != NULL:
                     exact += bias[j]
                 shift[j] = <floating> exact
-            for j in range(channels, width):
+            for j in range(channels, c.width):
                 mean[j] = mean[j - channels]
                 scale[j] = scale[j - channels]
                 shift[j] = shift[j - channels]
-        run(<Task> scale_shift_task[floating], &y[0, 0], &c, images * c.blocks, num_threads)
+        run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
+    return 0
 
 
 cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -9,6 +9,15 @@ def place_every(
 def spread(
     narrow: ndarray, wide: ndarray, factor: tuple[int, ...], phase: tuple[int, ...], num_threads: int
 ) -> None: ...
+def pick(
+    x: ndarray,
+    y: ndarray,
+    picked0: ndarray,
+    picked1: ndarray,
+    picked2: ndarray,
+    twice: bool,
+    num_threads: int,
+) -> None: ...
 def combine(
     x: ndarray,
     y: ndarray,

@@ -6,7 +6,10 @@
     infer_padding                            padding from sizes
     conv_matrix                              a convolutional layer's neurons as a sparse matrix
     to_scanner                               a trained classifier that slides over larger images
+    scan                                     which class is where in a larger picture, or none: ∅
     window_indices                           which element of its window a maximum is, 1 … L * L
+    record                                   every variable of a net on one batch, forward and backward, by layer
+    walkthrough                              a convolution, pooling or resampling, and its gradients, step by step
 
 `steps.py` follows a net without computing it, `reach.py` says what every layer reads, `explain.py` what served it:
 `fastconv.explain`.
@@ -20,14 +23,23 @@ from fastconv.analysis.receptive import (
     input_region,
     receptive_field,
 )
+from fastconv.analysis.record import Entry, Record, record
 from fastconv.analysis.scanner import to_scanner
+from fastconv.analysis.scanning import Box, Scan, scan
 from fastconv.analysis.steps import output_shape
 from fastconv.analysis.table import Row, Summary, summary
+from fastconv.analysis.walkthrough import Step, Walkthrough, walkthrough
 
 __all__ = [
+    "Entry",
+    "Box",
     "ReceptiveField",
+    "Record",
     "Row",
+    "Step",
+    "Scan",
     "Summary",
+    "Walkthrough",
     "conv_matrix",
     "draw_receptive_field",
     "empirical_receptive_field",
@@ -35,7 +47,10 @@ __all__ = [
     "input_region",
     "output_shape",
     "receptive_field",
+    "record",
+    "scan",
     "summary",
     "to_scanner",
+    "walkthrough",
     "window_indices",
 ]

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.analysis.steps import parse_input_shapes
 from fastconv.analysis.steps import trace as follow
 from fastconv.engine import trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.containers import Sequential
+from fastconv.layers.graph import Graph
 from fastconv.machine import memory
 from fastconv.machine.blas import blas_held
 from fastconv.machine.threads import get_num_threads
@@ -102,10 +104,16 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
     """
     if not isinstance(net, Layer):
         raise TypeError(f"explain: net must be a layer or a net, got {net!r}")
-    shape = integers("explain", "input_shape", input_shape, len(tuple(input_shape)), 1)
+    if isinstance(net, Graph) and len(net.inputs) != 1:
+        shapes = parse_input_shapes("explain", net, input_shape)
+    else:
+        shapes = (integers("explain", "input_shape", input_shape, len(tuple(input_shape)), 1),)
     twin = _twin(net)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal(shape).astype(twin.dtype or np.float32)
+    dtype = np.dtype(twin.dtype or np.float32)
+    kinds = twin.input_types(dtype) if isinstance(twin, Graph) else (dtype,)
+    given = tuple(rng.standard_normal(shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True))
+    x = given if len(given) != 1 else given[0]
     recorder = _Recorder(twin)
     with blas_held(), trace.listening(recorder.listen):
         for _ in range(1 + RUNS):
@@ -113,11 +121,11 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
             try:
                 y, saved = twin.forward(x, Context.of_step(twin, rng))
             except ShapeError:
-                follow("explain", net, shape)  # says it where only the batch axis is missing
+                follow("explain", net, shapes[0])  # says it where only the batch axis is missing
                 raise
-            twin.backward(np.ones_like(y), saved, False)
+            twin.backward(tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y), saved, False)
     return Explanation(
-        tuple(recorder.rows()), shape, x.dtype.name, get_num_threads(), trace.gemm_rate(x.dtype.name),
+        tuple(recorder.rows()), shapes[0], dtype.name, get_num_threads(), trace.gemm_rate(dtype.name),
         memory.get_workspace_limit(),
     )  # fmt: skip
 
@@ -142,13 +150,13 @@ class _Recorder:
     def __init__(self, net: Layer) -> None:
         self._steps: list[_Step] = []
         self._inside: list[list[Any]] = []  # of the calls under way: [layer's name, seconds of the layers inside]
-        self._kinds: dict[str, type[Layer]] = {}
+        self._kinds: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         seen: set[int] = set()
         for name, layer in net.walk():
             if id(layer) not in seen:
                 seen.add(id(layer))
-                self._kinds[name] = type(layer)
+                self._kinds[name] = getattr(layer, "kind", type(layer).__name__)
                 for direction in ("forward", "backward"):
                     setattr(layer, direction, self._timed(name, direction, getattr(layer, direction)))
 
@@ -164,7 +172,8 @@ class _Recorder:
             if self._inside:
                 self._inside[-1][1] += seconds
             if direction == "forward":
-                self._shapes[name] = result[0].shape
+                y = result[0]
+                self._shapes[name] = (y[0] if isinstance(y, tuple) else y).shape
             return result
 
         return call
@@ -179,9 +188,9 @@ class _Recorder:
     def rows(self) -> Iterator[Row]:
         """In the net's order; the first step warmed up and does not count."""
         for name, kind in self._kinds.items():
-            if kind is Sequential or name not in self._shapes:
+            if kind == Sequential.__name__ or name not in self._shapes:
                 continue
-            base = Row(name, kind.__name__, self._shapes[name], "", 0.0)
+            base = Row(name, kind, self._shapes[name], "", 0.0)
             others = [
                 sum(step.seconds.get((name, way), 0.0) for way in ("forward", "backward")) for step in self._steps
             ]

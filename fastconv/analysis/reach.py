@@ -12,8 +12,8 @@ operation of one's own in RULES.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -47,13 +47,17 @@ class Taps(Protocol):
 
 @dataclass(frozen=True)
 class Sliding:
-    """Tap t of output o: position (o * stride - before + t * dilation) / up, where that divides."""
+    """Tap t of output o: position (o * stride - before + t * dilation) / up, where that divides.
+
+    border: how `pad` fills what lies outside 0 .. n - 1 (its mode and n); None where nothing of the input stands there.
+    """
 
     kernel: int = 1
     stride: int = 1
     before: int = 0
     dilation: int = 1
     up: int = 1
+    border: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         largest = max(self.stride, abs(self.before), self.dilation, self.up)
@@ -69,6 +73,20 @@ class Sliding:
         at = o[:, None] * self.stride - self.before + np.arange(self.kernel) * self.dilation
         rows, taps = np.nonzero(at % self.up == 0)
         return rows, at[rows, taps] // self.up
+
+    def inside(self, positions: np.ndarray) -> np.ndarray:
+        """The positions of the input whose elements stand at `positions`."""
+        if self.border is None:
+            return positions
+        mode, n = self.border
+        if mode == "circular":
+            positions = positions % n
+        elif mode == "reflect":
+            positions = np.abs(positions)
+            positions = np.minimum(positions, 2 * (n - 1) - positions)
+        else:
+            positions = np.clip(positions, 0, n - 1)
+        return positions
 
 
 @dataclass(frozen=True)
@@ -152,7 +170,22 @@ def whole(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[T
 
 def convolution(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
     kernel = layer.weight.shape[2:]
-    return sliding(Window.parse(layer.op, x[2:], kernel, options["stride"], options["padding"], options["dilation"]))
+    window = Window.parse(layer.op, x[2:], kernel, options["stride"], options["padding"], options["dilation"])
+    mode = layer.padding_mode
+    return sliding(window) if mode == "zeros" else bordered(sliding(window), window.padding, mode, x)
+
+
+def padding(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
+    around, mode = pairs("pad", "padding", options["padding"], len(x[2:])), options.get("mode", "constant")
+    taps = tuple(Sliding(before=before) for before, _ in around)
+    return taps if mode == "constant" else bordered(taps, around, mode, x)
+
+
+def bordered(taps: Any, around: Sequence[tuple[int, int]], mode: str, x: Shape) -> tuple[Taps, ...]:
+    return tuple(
+        replace(axis, border=(mode, n)) if before or after else axis
+        for axis, (before, after), n in zip(taps, around, x[2:], strict=True)
+    )
 
 
 def unshared(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
@@ -240,8 +273,8 @@ def softmax(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple
 
 
 POINTWISE = (
-    "relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "softplus", "hardswish", "dropout",
-    "local_response_norm",
+    "relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "softplus", "hardswish", "step",
+    "dropout", "local_response_norm",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {  # by operation; by class name where a layer is none
@@ -253,6 +286,7 @@ RULES: dict[str, Rule] = {  # by operation; by class name where a layer is none
     "softmax": softmax,
     "log_softmax": softmax,
     "flatten": whole,
+    "pad": padding,
     "linear": linear,
     "downsample": downsample,
     "upsample": upsample,

@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.analysis.reach import POINT, Taps, Whole, reach_of, steps_together
-from fastconv.analysis.steps import INPUT, Shape, Trace, trace
+from fastconv.analysis.operations import operation_reach
+from fastconv.analysis.reach import POINT, Sliding, Taps, Whole, reach_of, steps_together
+from fastconv.analysis.steps import INPUT, JOIN, Shape, Trace, trace
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
+from fastconv.layers.graph import ITEM, Operation
 from fastconv.machine.memory import require
-from fastconv.plan.steps import add, concat, split
+from fastconv.plan.steps import multiply_backward, split
 from fastconv.random import as_generator
 from fastconv.window import integers
 
@@ -94,8 +96,9 @@ class Region:
             result.append(slice(first + int(inside[0]), first + int(inside[-1]) + 1))
         return tuple(result)
 
-    def read(self, reach: Sequence[Taps]) -> Region:
-        """What the region's positions read through a layer: one axis after the other."""
+    def read(self, reach: Sequence[Taps], inside: bool = False) -> Region:
+        """What the region's positions read through a layer: one axis after the other. `inside`: where a border repeats
+        the input, the positions that it repeats."""
         from scipy.sparse import csr_array
 
         mask, origin = self.mask, list(self.origin)
@@ -103,6 +106,8 @@ class Region:
             if taps == POINT:
                 continue
             rows, positions = taps.read(np.arange(origin[axis], origin[axis] + mask.shape[axis]))
+            if inside and isinstance(taps, Sliding):
+                positions = taps.inside(positions)
             first, stop = (int(positions.min()), int(positions.max()) + 1) if len(positions) else (0, 0)
             lines = np.moveaxis(mask, axis, 0)
             require("receptive_field", (stop - first) * math.prod(lines.shape[1:]) * 5)
@@ -134,12 +139,16 @@ class Reader:
             self.periods.append(period)
 
     def spatial(self, step: int) -> Shape:
-        return self.found.shape(step)[2:] or (1,) * self.ndim
+        """The last axes; of what has fewer the one position that is left."""
+        shape = self.found.shape(step)
+        return shape[len(shape) - self.ndim :] if len(shape) > self.ndim + 1 else (1,) * self.ndim
 
     def _reach(self, place: int) -> tuple[Taps, ...] | None:
         step = self.found.steps[place]
         if step.join is not None or len(step.x_shape) == 2:
             return (POINT,) * self.ndim
+        if isinstance(step.layer, Operation):
+            return operation_reach(step.layer, step.x_shape, step.y_shape, step.arguments, self.ndim)
         reach = reach_of(step.layer, step.x_shape, step.y_shape)
         fits = len(step.y_shape) in (2, len(step.x_shape)) and len(step.x_shape) == self.ndim + 2
         return reach if fits else None
@@ -147,8 +156,8 @@ class Reader:
     def _step(self, place: int) -> tuple[tuple[Fraction, ...] | None, Ints | None]:
         """Stride and period per axis from the input to a step: of branches 0 where one sees all, else the largest."""
         reach, sources = self.reach[place], self.found.steps[place].sources
-        strides = [(Fraction(1),) * self.ndim if s == INPUT else self.strides[s] for s in sources]
-        periods = [(1,) * self.ndim if s == INPUT else self.periods[s] for s in sources]
+        strides = [(Fraction(1),) * self.ndim if s <= INPUT else self.strides[s] for s in sources]
+        periods = [(1,) * self.ndim if s <= INPUT else self.periods[s] for s in sources]
         if reach is None or None in strides:
             return None, None
         together = []
@@ -161,7 +170,7 @@ class Reader:
 
     def knows(self, step: int) -> bool:
         """Whether it is known what a step reads."""
-        return step == INPUT or self.strides[step] is not None
+        return step <= INPUT or self.strides[step] is not None
 
     def need(self, step: int) -> None:
         """ValueError where it is not known what a step reads, with the layer whose rule is missing."""
@@ -186,8 +195,10 @@ class Reader:
                 continue
             reach = self.reach[place]
             assert reach is not None
-            read = here.read([reach[axis] for axis in axes])
+            read = here.read([reach[axis] for axis in axes], clip)
             for source in self.found.steps[place].sources:
+                if source < INPUT:  # another input of the net
+                    continue
                 spatial = self.spatial(source)
                 part = read.clip(tuple(spatial[axis] for axis in axes)) if clip or read.whole else read
                 regions[source] = regions.get(source, nothing).unite(part)
@@ -198,7 +209,7 @@ class Reader:
 
     def field(self, step: int) -> ReceptiveField:
         """`receptive_field` of one step."""
-        if step == INPUT:
+        if step <= INPUT:
             return ReceptiveField((1,) * self.ndim, (1,) * self.ndim, (0,) * self.ndim)
         strides, periods = self.strides[step], self.periods[step]
         assert strides is not None
@@ -356,7 +367,7 @@ def _frozen_layers(found: Trace, step: int, generator: np.random.Generator | Non
     """Copies of the layers in float64 that train none; with a generator, of random positive weights."""
     layers: dict[int, Layer] = {}
     for here in found.steps[: step + 1]:
-        if here.join is not None or id(here.layer) in layers:
+        if here.join is not None or isinstance(here.layer, Operation) or id(here.layer) in layers:
             continue
         twin = here.layer.astype(np.float64)
         layers[id(here.layer)] = twin
@@ -381,29 +392,49 @@ def _positive(name: str, array: np.ndarray, generator: np.random.Generator) -> n
 def _gradient(found: Trace, step: int, layers: dict[int, Layer], x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """The gradient of sum(output of a step * dy) to x, in inference mode."""
     context = Context(training=False)
-    values, saved = {INPUT: x}, {}
+    values: dict[int, Any] = {INPUT: x}
+    saved: dict[int, Any] = {}
     for place, here in enumerate(found.steps[: step + 1]):
         inputs = [values[source] for source in here.sources]
-        if here.join is None:
+        if isinstance(here.layer, Operation):
+            arguments = [values[each] if isinstance(each, int) else _in_double(each) for each in here.arguments]
+            values[place], saved[place] = here.layer.named_forward(here.name, arguments, context, x.dtype)
+        elif here.join is None:
             values[place], saved[place] = layers[id(here.layer)].forward(inputs[0], context)
         else:
-            values[place] = (add if here.join == "add" else concat)(here.name, inputs)
-    sent = {step: dy}
+            values[place] = JOIN[here.join](here.name, inputs)
+    sent: dict[int, Any] = {step: dy}
     for place in range(step, -1, -1):
         gradient = sent.pop(place, None)
         if gradient is None:
             continue
         here = found.steps[place]
+        sources: list[int] = list(here.sources)
         parts: list[Any]
-        if here.join == "add":
+        if isinstance(here.layer, Operation):
+            if here.layer.name == ITEM:
+                sent.setdefault(sources[0], {})[here.layer.given["index"]] = gradient
+                continue
+            needs = tuple(isinstance(each, int) for each in here.arguments)
+            found_parts = here.layer.backward(gradient, saved[place], needs)[0]
+            parts = [part for part, need in zip(found_parts, needs, strict=True) if need]
+        elif here.join == "add":
             parts = [gradient] * len(here.sources)
+        elif here.join == "mul":
+            parts = [*multiply_backward(gradient, [values[source] for source in here.sources])]
         elif here.join == "concat":
             parts = split(gradient, [values[source].shape[1] for source in here.sources])
         else:
             parts = [layers[id(here.layer)].backward(gradient, saved[place], True)[0]]
-        for source, part in zip(here.sources, parts, strict=True):
-            sent[source] = sent[source] + part if source in sent else part
-    return sent.get(INPUT, np.zeros_like(x))
+        for source, part in zip(sources, parts, strict=True):
+            if part is not None:
+                sent[source] = sent[source] + part if source in sent else part
+    return np.asarray(sent.get(INPUT, np.zeros_like(x)))
+
+
+def _in_double(array: Any) -> Any:
+    """A constant beside float64 values."""
+    return array.astype(np.float64) if array is not None and array.dtype == np.float32 else array
 
 
 # --- drawn -----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from fastconv import functional
     from fastconv.cli import rundir
     from fastconv.cli.data import SETS
-    from fastconv.cli.preparation import prepare
+    from fastconv.datasets.preparation import prepare
     from fastconv.training.checkpoint import load_net
 
     set_threads(args)

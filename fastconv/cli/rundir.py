@@ -93,6 +93,12 @@ class Config:
             config._check()
         return config
 
+    def describe(self, net: Any) -> Any:
+        """Tell the net what its outputs are called and how its images are read; returns it."""
+        net.classes = self.classes
+        net.preparation = {"method": SETS[self.data].preparation, "image_shape": self.image_shape}
+        return net
+
     def _check(self) -> None:
         """ValueError or TypeError for what `train` does not write."""
         from fastconv import augment, models, optim

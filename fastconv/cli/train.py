@@ -288,7 +288,7 @@ def _net(config: rundir.Config) -> Any:
     """The net with its first weights."""
     from fastconv import models
 
-    return models.build(config.recipe.net, config.image_shape, len(config.classes), rng=config.seed)
+    return config.describe(models.build(config.recipe.net, config.image_shape, len(config.classes), rng=config.seed))
 
 
 def _trainer(config: rundir.Config, folder: Path) -> Any:
@@ -299,6 +299,7 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
     if path.exists():
         trainer = Trainer.resume(path, follow_links=False)
         rundir.need_fit(path, trainer.net, config)
+        config.describe(trainer.net)  # which checkpoints of earlier versions do not
         return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     optimizer = optim.from_config(config.recipe.optimizer)

@@ -5,6 +5,8 @@
     load_cifar10(folder)   the binary version of CIFAR-10, as files or as its tar archive
     load_folder(path)      images in one folder per class; folder_classes(path) names the classes
     load_image(path)       one image file, read as load_folder reads it: (C, H, W)
+    place(X, size)         small images on a larger background, anywhere
+    read_image(path, net)  one, as a batch for a trained net, prepared as the net's own images were
     mean_and_std(X)        of every channel, for a net's first layer: fastconv.Normalize(*mean_and_std(X))
     report(X, y)           what is suspicious in a data set: duplicates, blank images, bad labels, ...
 
@@ -16,12 +18,14 @@ there are a FileNotFoundError that names the folder and what was looked for; a s
 may use is a MemoryError, raised before the arrays are allocated.
 """
 
+from fastconv.datasets.canvas import place
 from fastconv.datasets.cifar10 import load_cifar10
 from fastconv.datasets.digits import load_digits
 from fastconv.datasets.folder import folder_classes, load_folder
 from fastconv.datasets.image_files import load_image
 from fastconv.datasets.mnist import load_mnist
 from fastconv.datasets.pixels import mean_and_std
+from fastconv.datasets.preparation import read_image
 from fastconv.datasets.quality import Report, report
 
 __all__ = [
@@ -31,6 +35,8 @@ __all__ = [
     "load_folder",
     "folder_classes",
     "load_image",
+    "place",
+    "read_image",
     "mean_and_std",
     "report",
     "Report",

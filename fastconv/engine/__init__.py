@@ -11,10 +11,10 @@
 | depthwise | groups of up to 8 channels, or one | nothing to multiply as matrices: a load and a product a tap |
 
 Each is a module as engine.contract has it; where two cost the same, the first in the table runs. `plan` is the one
-choice and the one cache: everything about a call that its shapes decide is in the Plan that it returns. A cost comes
-from measurements made beforehand, never a clock: a net computes the same bits whenever it runs. An algorithm asked for
-by name serves what it can; im2col does the rest. Under the precision "strict" (engine.precision) "auto" passes over
-winograd, and where 0 * w or 0 * dy of the padding would not be zero, engine.borders leaves the padding out.
+choice: everything about a call that its shapes decide is in the Plan that it returns, and stays in a Convolution. A
+cost comes from measurements made beforehand, never a clock: a net computes the same bits whenever it runs. An algorithm
+asked for by name serves what it can; im2col does the rest. Under the precision "strict" (engine.precision) "auto"
+passes over winograd, and where 0 * w or 0 * dy of the padding would not be zero, engine.borders leaves the padding out.
 
 w may also come as it lies in a net, taps last: it is transposed for plans that do not read it so.
 """
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -38,16 +37,14 @@ from fastconv.engine.trace import watched
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
 
-__all__ = [
-    "ALGORITHMS", "Direction", "Policy", "Problem", "forward", "gradient_input", "gradient_weights",
-    "gradient_weights_and_bias", "plan",
-]  # fmt: skip
+__all__ = ["ALGORITHMS", "Convolution", "Direction", "Policy", "Problem", "get_precision", "plan"]
 
 _TABLE: dict[str, Algorithm] = {
     "im2col": im2col, "narrow": narrow, "planar": planar, "direct": direct, "winograd": winograd, "grouped": grouped,
     "depthwise": depthwise,
 }  # fmt: skip
 ALGORITHMS = ("auto", *_TABLE)
+MOST_PLANS = 12  # of a convolution: workspace limits change rarely
 SPREADING = ("winograd",)  # in which an output's value depends on inputs outside its window
 
 
@@ -65,22 +62,12 @@ class Policy(NamedTuple):
     @staticmethod
     def now(algorithm: str = "auto") -> Policy:
         """With the precision that holds here."""
-        return _policy(algorithm, get_precision())
-
-
-@lru_cache(maxsize=64)
-def _policy(algorithm: str, precision: str) -> Policy:
-    return Policy(algorithm, precision == "strict")
+        return Policy(algorithm, get_precision() == "strict")
 
 
 def plan(direction: Direction, problem: Problem, policy: Policy | None = None) -> Plan:
     """How a direction of a problem is computed: by the cheapest algorithm, or the one that is asked for."""
-    return _planned(direction, problem, policy or Policy.now(), get_workspace_limit())
-
-
-@lru_cache(maxsize=1024)
-def _planned(direction: Direction, problem: Problem, policy: Policy, workspace_limit: int) -> Plan:
-    """workspace_limit: what costs and plans may ask for."""
+    policy = policy or Policy.now()
     name = policy.algorithm
     if name == "auto":
         allowed = [name for name in _TABLE if not (policy.strict and name in SPREADING)]
@@ -102,69 +89,86 @@ def _is_finite(array: np.ndarray) -> bool:
     return lowering.all_finite(array.reshape(-1), threads_for(array.nbytes))
 
 
-def forward(
-    op: str, policy: Policy, problem: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray
-) -> np.ndarray:  # fmt: skip
-    """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
-    if not y.size:
+class Convolution:
+    """A problem under a policy: its three directions, each planned when it is first asked for. Ops keep one for every
+    call that they have seen (`arrays.memoised`)."""
+
+    def __init__(self, problem: Problem, policy: Policy) -> None:
+        self.problem, self.exact = problem, policy.exact
+        self._plans = _Plans(problem, policy)
+
+    def forward(self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> np.ndarray:
+        """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
+        if not y.size:
+            return w
+        chosen = self._plans["forward", get_workspace_limit()]
+        if not w.flags.c_contiguous:
+            w = _readable(op, chosen, w)
+        if self.exact:
+            _run_exactly(chosen, borders, "forward", self.problem, op, (x, w, bias, y), w, y)
+        else:
+            watched(chosen, "forward", self.problem, op, x, w, bias, y)
         return w
-    chosen = plan("forward", problem, policy)
-    if not w.flags.c_contiguous:
-        w = _readable(op, chosen, w)
-    if policy.strict and policy.exact:
-        _run_exactly(chosen, borders, "forward", problem, op, (x, w, bias, y), w, y)
-    else:
-        watched(chosen, "forward", problem, op, x, w, bias, y)
-    return w
 
-
-def gradient_input(
-    op: str, policy: Policy, problem: Problem, dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None
-) -> np.ndarray:
-    """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
-    dx = allocate(op, problem.x_shape, dy.dtype)
-    if not dx.size or not dy.size:
-        dx[...] = 0 if bias is None else bias
+    def gradient_input(self, op: str, dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+        """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
+        dx = allocate(op, self.problem.x_shape, dy.dtype)
+        if not dx.size or not dy.size:
+            dx[...] = 0 if bias is None else bias
+            return dx
+        chosen = self._plans["gradient_input", get_workspace_limit()]
+        if not w.flags.c_contiguous:
+            w = _readable(op, chosen, w)
+        taken = bias if "bias" in chosen.takes and not self.exact else None
+        if self.exact:  # col2im adds no more than what lies inside
+            _run_exactly(chosen, im2col, "gradient_input", self.problem, op, (dy, w, dx, None), w, dx)
+        else:
+            watched(chosen, "gradient_input", self.problem, op, dy, w, dx, taken)
+        if bias is not None and taken is None:
+            add_bias(dx, bias)
         return dx
-    chosen = plan("gradient_input", problem, policy)
-    w = _readable(op, chosen, w)
-    taken = bias if "bias" in chosen.takes and not policy.exact else None
-    if policy.exact:  # col2im adds no more than what lies inside
-        _run_exactly(chosen, im2col, "gradient_input", problem, op, (dy, w, dx, None), w, dx)
-    else:
-        watched(chosen, "gradient_input", problem, op, dy, w, dx, taken)
-    if bias is not None and taken is None:
-        add_bias(dx, bias)
-    return dx
 
-
-def gradient_weights(
-    op: str, policy: Policy, problem: Problem, x: np.ndarray, dy: np.ndarray, db: np.ndarray | None = None
-) -> np.ndarray:
-    """dw (K, r0, r1, r2, C / groups); db (K,), which only may be given where the plan takes "sums", is filled."""
-    dw = allocate(op, problem.w_shape, dy.dtype)
-    if not x.size or not dy.size:
-        dw[...] = 0
+    def gradient_weights(
+        self, op: str, x: np.ndarray, dy: np.ndarray, db: np.ndarray | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """dw (K, r0, r1, r2, C / groups); db (K,), which only may be given where the plan takes "sums", is filled."""
+        dw = allocate(op, self.problem.w_shape, dy.dtype)
+        if not x.size or not dy.size:
+            dw[...] = 0
+            return dw
+        chosen = self._plans["gradient_weights", get_workspace_limit()]
+        if self.exact:
+            _run_exactly(chosen, borders, "gradient_weights", self.problem, op, (x, dy, dw, db), dy, dw)
+        else:
+            watched(chosen, "gradient_weights", self.problem, op, x, dy, dw, db)
         return dw
-    chosen = plan("gradient_weights", problem, policy)
-    if policy.exact:
-        _run_exactly(chosen, borders, "gradient_weights", problem, op, (x, dy, dw, db), dy, dw)
-    else:
-        watched(chosen, "gradient_weights", problem, op, x, dy, dw, db)
-    return dw
+
+    def gradient_weights_and_bias(
+        self, op: str, x: np.ndarray, dy: np.ndarray, needs_weights: bool = True
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing.
+
+        dw is None where nobody asks for it; db has the same bits.
+        """
+        if x.size and dy.size and not self.exact:
+            chosen = self._plans["gradient_weights", get_workspace_limit()]
+            if "sums" in chosen.takes:
+                db = np.empty(dy.shape[4], dy.dtype)
+                return self.gradient_weights(op, x, dy, db), db
+        return self.gradient_weights(op, x, dy) if needs_weights else None, channel_sums(dy)
 
 
-def gradient_weights_and_bias(
-    op: str, policy: Policy, problem: Problem, x: np.ndarray, dy: np.ndarray, needs_weights: bool = True
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """dw (K, r0, r1, r2, C / groups) and db (K,), the sums of dy: from one pass over dy where that costs nothing.
+class _Plans(dict[tuple[Direction, int], Plan]):
+    """A convolution's, by direction and workspace limit, made when they are looked up."""
 
-    dw is None where nobody asks for it; db has the same bits.
-    """
-    if x.size and dy.size and not policy.exact and "sums" in plan("gradient_weights", problem, policy).takes:
-        db = np.empty(dy.shape[4], dy.dtype)
-        return gradient_weights(op, policy, problem, x, dy, db), db
-    return gradient_weights(op, policy, problem, x, dy) if needs_weights else None, channel_sums(dy)
+    def __init__(self, problem: Problem, policy: Policy) -> None:
+        self.problem, self.policy = problem, policy
+
+    def __missing__(self, key: tuple[Direction, int]) -> Plan:
+        if len(self) >= MOST_PLANS:
+            self.clear()
+        made = self[key] = plan(key[0], self.problem, self.policy)
+        return made
 
 
 def _run_exactly(

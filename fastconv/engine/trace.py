@@ -22,7 +22,7 @@ from fastconv._ext import blas
 from fastconv.engine.contract import Direction, Plan, Problem
 from fastconv.machine import memory
 from fastconv.machine.blas import blas_held
-from fastconv.machine.threads import get_num_threads
+from fastconv.machine.threads import get_num_threads, threads_for
 
 __all__ = ["Pass", "gemm_rate", "listening", "watched"]
 
@@ -82,7 +82,7 @@ def listening(listener: Listener) -> Iterator[None]:
 def watched(plan: Plan, direction: Direction, problem: Problem, op: str, *arrays: Any) -> None:
     """Run a plan of the engine's, and tell it to the listeners."""
     if not _listeners:
-        plan.run(op, plan.threads, *arrays)
+        plan.run(op, threads_for(plan.work, plan.most), *arrays)
         return
     borrowed = memory.borrowed()
     start = time.perf_counter()

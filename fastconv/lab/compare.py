@@ -192,6 +192,8 @@ class _Twin:
             "downsample": downsample,
             "upsample": upsample,
             "resize": resize,
+            "pad": lambda x, padding: functions.pad(x, (padding,) * (2 * (x.ndim - 2))),
+            "step": lambda x: (x >= 0).to(x.dtype) + 0 * x,  # with its gradient, 0
             "flatten": lambda x: torch.flatten(x, 1),
             "softmax": lambda x: functions.softmax(x, 1),
             "log_softmax": lambda x: functions.log_softmax(x, 1),

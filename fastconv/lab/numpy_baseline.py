@@ -267,6 +267,10 @@ def _interpolation(n: int, m: int, mode: str) -> np.ndarray:
     return weights
 
 
+def pad(x: np.ndarray, *, padding: int) -> Result:
+    return _pad(x, padding), lambda dy: (_crop(dy, padding).copy(),)
+
+
 def downsample(x: np.ndarray, *, factor: int, phase: int = 0) -> Result:
     where: Index = (..., *(slice(phase, None, factor) for _ in x.shape[2:]))
 
@@ -542,6 +546,7 @@ PLAIN: dict[str, Callable[..., Result]] = {
     "locally_connected2d": locally_connected,
     "function_pool2d": function_pool,
     "resize": resize,
+    "pad": pad,
     "downsample": downsample,
     "upsample": upsample,
     "linear": linear,
@@ -557,6 +562,7 @@ PLAIN: dict[str, Callable[..., Result]] = {
     "tanh": _elementwise(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "softplus": _elementwise(lambda x: np.log1p(np.exp(x)), _sigmoid),
     "hardswish": _elementwise(lambda x: x * np.clip(x + 3, 0, 6) / 6, _hardswish_derivative),
+    "step": _elementwise(lambda x: np.heaviside(x, np.float32(1)), np.zeros_like),
     "softmax": softmax,
     "log_softmax": log_softmax,
     "batch_norm": batch_norm,
@@ -638,6 +644,7 @@ _ALL = [
     unpool_case("max_unpool3d", "2x2x2 16 @16", 4, 16, 16, 16, 16),
     map_case("resize", "nearest 64 @16 to 32", 16, 64, 16, 16, scale=2, mode="nearest"),
     map_case("resize", "linear 64 @16 to 40", 16, 64, 16, 16, size=40, mode="linear"),
+    map_case("pad", "1 64 @32", 64, 64, 32, 32, padding=1),
     map_case("downsample", "2 64 @32", 64, 64, 32, 32, factor=2),
     map_case("upsample", "2 64 @32", 64, 64, 32, 32, factor=2),
     linear_case(128, 12544, 128),  # the MNIST CNN
@@ -648,7 +655,7 @@ _ALL = [
     prelu_case(64, 64, 32, 32),
     *(
         map_case(op, "64 @32", 16, 64, 32, 32)
-        for op in ("leaky_relu", "elu", "selu", "silu", "sigmoid", "tanh", "softplus", "hardswish")
+        for op in ("leaky_relu", "elu", "selu", "silu", "sigmoid", "tanh", "softplus", "hardswish", "step")
     ),
     map_case("gelu", "64 @32, tanh", 16, 64, 32, 32, approximate="tanh"),
     map_case("softmax", "1000 classes", 128, 1000),

@@ -38,6 +38,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Step",
     "Tanh",
 ]
 
@@ -63,10 +64,8 @@ class ReLU(OpLayer):
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         """In a training step y is kept in place of x: it is positive where x is, and the next layer keeps it too. What
         `vjp` hands out may be changed before its pullback is called, so x is kept there."""
-        y, saved = super().forward(x, context)
-        if not context.snapshot:
-            saved = saved._replace(x=y if saved.order is None else y.transpose(saved.order))
-        return y, saved
+        y, (x, how) = super().forward(x, context)
+        return y, (x if context.snapshot else y, how)
 
 
 class GELU(OpLayer):
@@ -121,6 +120,15 @@ class Hardswish(OpLayer):
 
     def __init__(self, inplace: bool = False) -> None:
         need_default("Hardswish", False, inplace=inplace)
+
+
+class Step(OpLayer):
+    """0 where x < 0, else 1: the chapter's first activation. Its gradient is 0."""
+
+    op = "step"
+
+    def __init__(self) -> None:
+        pass
 
 
 class LeakyReLU(OpLayer):

@@ -75,11 +75,27 @@ _OWN = frozenset(("forward", "backward", "flow", "options"))  # what a layer com
 CALL = Context(keep=False)  # net(x)
 
 
-class LoadedKeys(NamedTuple):
-    """What `load_state_dict` found no array for, and what it found no place for: names, as torch's pair has them."""
-
+class _Pair(NamedTuple):
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+class LoadedKeys(_Pair):
+    """What `load_state_dict` found no array for, and what it found no place for: names, as torch's pair has them.
+
+    mismatched_keys   beside the pair: (name, the array's shape, the net's) of what was left out for its shape
+    """
+
+    mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    def __new__(cls, missing_keys: list[str], unexpected_keys: list[str], mismatched_keys: Any = ()) -> Self:
+        keys = super().__new__(cls, missing_keys, unexpected_keys)
+        keys.mismatched_keys = list(mismatched_keys)
+        return keys
+
+    def __repr__(self) -> str:
+        lists = {**self._asdict(), "mismatched_keys": self.mismatched_keys}
+        return f"LoadedKeys({', '.join(f'{name}={entries}' for name, entries in lists.items())})"
 
 
 class Layer:
@@ -94,6 +110,9 @@ class Layer:
     elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments that others' layer of this name takes: what to write here
 
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()  # the constructor's
+
+    classes: tuple[str, ...] | None = None  # what the outputs are called: a net's own knowledge, kept in its files
+    preparation: Mapping[str, Any] | None = None  # how its images are read: see `datasets.read_image`
 
     training: bool
     _frozen: set[str]  # parameters that are not trained
@@ -199,9 +218,10 @@ class Layer:
 
     def cast(self, x: Any) -> np.ndarray:
         """x as an array of the net's float type; TypeError for what holds no real numbers."""
-        layer, dtype = type(self).__name__, self.dtype
-        if type(x) is np.ndarray and x.dtype in ((dtype,) if dtype else FLOATS):
+        dtype = self.dtype
+        if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in FLOATS)):
             return x
+        layer = type(self).__name__
         if dtype is None:
             floats: np.ndarray = as_floats(layer, x=x)[0]
             return floats
@@ -308,34 +328,61 @@ class Layer:
         """Copies of all parameters and buffers by torch's names, in C order."""
         return {full: np.array(getattr(layer, name), order="C") for full, layer, name in self.named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        strict: bool = True,
+        *,
+        rename: Mapping[str, str] | Callable[[str], str | None] | None = None,
+        ignore_mismatched_sizes: bool = False,
+    ) -> LoadedKeys:
         """Copy arrays into the parameters and buffers of the same names; nothing is changed unless all of them fit.
 
+            net.load_state_dict(fastconv.load_weights("resnet18.pth"), strict=False, ignore_mismatched_sizes=True)
+            net.load_state_dict(state, rename={"backbone": "", "classifier": "head"})
+
+        rename                    {part: part}: names that begin with a part, up to a dot, begin with the other one (the
+                                  longest part that fits; "" stands before every name); or a function of a name that
+                                  returns the new one, or None to leave the array out
+        ignore_mismatched_sizes   leave out arrays whose shape is not the net's, a head for other classes
+
         Returns the names that are missing and those that are unknown, as `.missing_keys` and `.unexpected_keys`: two
-        empty lists, unless `strict=False` passes over them. Raises ValueError for such names otherwise, ShapeError for
-        shapes that differ and TypeError for what is no dict of arrays.
+        empty lists, unless `strict=False` passes over them; and what was left out for its shape, as `.mismatched_keys`.
+        Raises ValueError for such names otherwise, or where two arrays get one name, ShapeError for shapes that differ
+        and TypeError for what is no dict of arrays.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
                 f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}; "
                 f"{_state_hint(state)}"
             )
+        if rename is not None:
+            state = _renamed(state, rename)
         own = {full: getattr(layer, name) for full, layer, name in self.named_arrays()}
         missing = [name for name in own if name not in state]
         unknown = [str(name) for name in state if name not in own]
         if strict and (missing or unknown):
             raise ValueError(f"load_state_dict: missing {_listing(missing)}; unknown {_listing(unknown)}")
         arrays = {}
-        for name in own.keys() & state.keys():
+        mismatched = []
+        for name in own:
+            if name not in state:
+                continue
             array = np.asarray(state[name])
             if array.dtype.kind not in "fbiu":
                 raise TypeError(f"load_state_dict: {name} must hold real numbers, got {array.dtype}")
-            if array.shape != own[name].shape:
-                raise ShapeError(f"load_state_dict: {name} must have shape {own[name].shape}, got {array.shape}")
-            arrays[name] = array
+            if array.shape == own[name].shape:
+                arrays[name] = array
+            elif ignore_mismatched_sizes:
+                mismatched.append((name, array.shape, own[name].shape))
+            else:
+                raise ShapeError(
+                    f"load_state_dict: {name} must have shape {own[name].shape}, got {array.shape}; to leave it out: "
+                    "ignore_mismatched_sizes=True"
+                )
         for name, array in arrays.items():
             own[name][...] = array
-        return LoadedKeys(missing, unknown)
+        return LoadedKeys(missing, unknown, mismatched)
 
     def astype(self, dtype: Any) -> Self:
         """A copy of the net with parameters and float buffers in another float type (float32 or float64)."""
@@ -395,8 +442,7 @@ class OpLayer(Layer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         get: Callable[[Any], Any] = operator.attrgetter(*(cls.positional or ("op",)))
-        several = len(cls.positional) > 1
-        cls._fetch = staticmethod(get if several else lambda layer: (get(layer),) if cls.positional else ())
+        cls._fetch = staticmethod(get if len(cls.positional) > 1 else lambda layer: (get(layer),))
 
     def configure(self, **options: Any) -> None:
         """Set the operation's keyword arguments; raises what every call with them would raise."""
@@ -426,7 +472,7 @@ class OpLayer(Layer):
 
     def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
         """What the operation takes behind x."""
-        arrays: tuple[np.ndarray | None, ...] = self._fetch(self)
+        arrays: tuple[np.ndarray | None, ...] = self._fetch(self) if self.positional else ()
         if context.snapshot:
             arrays = tuple(
                 array.copy(order="K") if name in self.parameter_names and array is not None else array
@@ -508,6 +554,29 @@ def _state_hint(state: Any) -> str:
     if isinstance(state, (str, os.PathLike)):
         return "read the file first"
     return "write load_state_dict(dict(zip(net.state_dict(), arrays))) for arrays in the net's order"
+
+
+def _renamed(state: Mapping[str, Any], rename: Mapping[str, str] | Callable[[str], str | None]) -> dict[str, Any]:
+    """The state by its new names; see `Layer.load_state_dict`."""
+    if not isinstance(rename, Mapping) and not callable(rename):
+        raise TypeError(f"load_state_dict: rename must be a dict of names or a function, got {rename!r}")
+    renamed: dict[str, Any] = {}
+    for name, array in state.items():
+        new = _renamed_part(str(name), rename) if isinstance(rename, Mapping) else rename(name)
+        if new in renamed:
+            raise ValueError(f"load_state_dict: rename gives two arrays the name {new!r}, {name!r} the second time")
+        if new is not None:
+            renamed[new] = array
+    return renamed
+
+
+def _renamed_part(name: str, parts: Mapping[str, str]) -> str:
+    for part in sorted((part.rstrip(".") for part in parts), key=len, reverse=True):
+        if not part or name == part or name.startswith(f"{part}."):
+            new = parts[part] if part in parts else parts[f"{part}."]
+            rest = name[len(part) :].lstrip(".")
+            return ".".join(filter(None, (new.rstrip("."), rest)))
+    return name
 
 
 def _listing(names: list[str], most: int = 6) -> str:

@@ -1,4 +1,4 @@
-"""Layers made of layers."""
+"""Layers made of layers: one after another, and branches that meet again; `graph.py` has any other form."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
 if TYPE_CHECKING:
     from fastconv.layers.base import SomeLayer
 
-__all__ = ["Concat", "Graph", "Residual", "Sequential"]
-
-INPUT = "input"  # the name of a graph's input
-JOINS = ("add", "concat")
+__all__ = ["Concat", "Residual", "Sequential"]
 
 
 class _Container(Layer):
     """A layer that is made of others: what it computes is what its `flow` says, planned (fastconv.plan)."""
 
     is_container = True
+
+    def last(self) -> Layer | None:
+        """The layer that gives the output, where one does."""
+        return None
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         return plan.forward(self, x, context)
@@ -51,6 +52,9 @@ class Sequential(_Container):
     def children(self) -> dict[str, Layer]:
         return self._layers
 
+    def last(self) -> Layer | None:
+        return next(reversed(self._layers.values()), None)
+
     def __len__(self) -> int:
         return len(self._layers)
 
@@ -72,70 +76,6 @@ class Sequential(_Container):
         for name, layer in self._layers.items():
             x = apply(name, layer, x)
         return x
-
-
-class Graph(_Container):
-    """Layers joined to any directed acyclic graph.
-
-        Graph({
-            "stem": (Conv2d(3, 16, 3, padding=1), "input"),
-            "left": (Conv2d(16, 16, 3, padding=1), "stem"),
-            "sum": ("add", "stem", "left"),
-            "again": ("left", "sum"),               # the layer of node "left" once more, its weights shared
-            "both": ("concat", "sum", "again"),     # along the channels
-        })
-
-    A node is a layer (or the name of an earlier node, to share its layer) and the node that it reads; or "add" or
-    "concat" and the nodes that it joins. Nodes stand in order: each reads "input" or earlier ones. `output` names the
-    node whose value is the net's; default: the last. Raises ValueError for names that do not fit.
-    """
-
-    forks = True
-
-    def __init__(self, nodes: Mapping[str, Any], output: str | None = None) -> None:
-        self._layers: dict[str, Layer] = {}  # by the node that brought it
-        self._nodes: dict[str, tuple[str, tuple[str, ...]]] = {}  # name: (layer's node or join, nodes read)
-        for name, (what, *sources) in nodes.items():
-            if not isinstance(name, str) or not name or "." in name or name in (INPUT, *JOINS):
-                raise ValueError(f"Graph: a node cannot be called {name!r}")
-            for source in sources:
-                if source != INPUT and source not in self._nodes:
-                    raise ValueError(f"Graph: node {name!r} reads {source!r}, which is no earlier node")
-            if isinstance(what, Layer):
-                self._layers[name] = what
-                what = name
-            elif what not in JOINS and what not in self._layers:
-                raise ValueError(f"Graph: node {name!r} must be a layer, an earlier layer's name, 'add' or 'concat'")
-            if len(sources) < 1 or (what not in JOINS and len(sources) != 1):
-                raise ValueError(
-                    f"Graph: node {name!r} reads {len(sources)} nodes; a layer reads one, a join any number"
-                )
-            self._nodes[name] = (what, tuple(sources))
-        if not self._nodes:
-            raise ValueError("Graph: there must be at least one node")
-        self._output = output if output is not None else next(reversed(self._nodes))
-        if self._output not in self._nodes:
-            raise ValueError(f"Graph: output {output!r} is no node")
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
-
-    @property
-    def nodes(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """Per node: "add", "concat" or the node whose layer it applies, and the nodes that it reads."""
-        return dict(self._nodes)
-
-    @property
-    def output(self) -> str:
-        """The node whose value is the net's."""
-        return self._output
-
-    def flow(self, x: Any, apply: Apply, join: Join) -> Any:
-        values = {INPUT: x}
-        for name, (what, sources) in self._nodes.items():
-            inputs = [values[source] for source in sources]
-            values[name] = join(name, what, inputs) if what in JOINS else apply(name, self._layers[what], inputs[0])
-        return values[self._output]
 
 
 class Residual(_Container):

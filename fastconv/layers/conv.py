@@ -6,16 +6,18 @@ torch.nn's names, arguments, initialisation and state_dict keys.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fastconv.errors import ShapeError
-from fastconv.layers.base import OpLayer
+from fastconv.errors import ShapeError, nearest
+from fastconv.functional import Padding, Sizes, Stride
+from fastconv.layers.base import Context, Gradients, OpLayer
 from fastconv.layers.common import need_default, uniform, uniform_array
-from fastconv.ops import conv, conv_transpose, locally_connected
+from fastconv.ops import OPS, conv, conv_transpose, locally_connected
 from fastconv.random import as_generator
-from fastconv.window import integers
+from fastconv.window import Window, integers, is_sequence
 
 __all__ = [
     "Conv1d",
@@ -27,6 +29,8 @@ __all__ = [
     "Linear",
     "LocallyConnected2d",
 ]
+
+BORDERS = ("zeros", "reflect", "replicate", "circular")  # torch's words for padding_mode
 
 
 def channels_and_groups(layer: str, in_channels: Any, out_channels: Any, groups: Any) -> tuple[int, int, int]:
@@ -41,6 +45,17 @@ def channels_and_groups(layer: str, in_channels: Any, out_channels: Any, groups:
     return inputs, filters, groups
 
 
+def need_border(layer: str, padding_mode: Any, stride: Any) -> str:
+    """`padding_mode`, one of torch's four words."""
+    if padding_mode not in BORDERS:
+        names, meant = ", ".join(BORDERS), nearest(padding_mode, BORDERS)
+        raise ValueError(f"{layer}: padding_mode must be one of {names}, got {padding_mode!r}{meant}")
+    steps = stride if is_sequence(stride) else (stride,)
+    if padding_mode != "zeros" and any(isinstance(step, Fraction) and step.denominator > 1 for step in steps):
+        raise ValueError(f"{layer}: padding_mode {padding_mode!r} takes an integer stride, got {stride}")
+    return str(padding_mode)
+
+
 class _Conv(OpLayer):
     parameter_names = positional = ("weight", "bias")
     ndim: ClassVar[int]
@@ -49,10 +64,10 @@ class _Conv(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Sizes,
+        stride: Stride = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -63,17 +78,36 @@ class _Conv(OpLayer):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         layer = type(self).__name__
-        need_default(layer, "zeros", padding_mode=padding_mode)
         need_default(layer, None, device=device, dtype=dtype)
         inputs, filters, groups = channels_and_groups(layer, in_channels, out_channels, groups)
         kernel = integers(layer, "kernel_size", kernel_size, self.ndim, 1)
         shape = (filters, inputs // groups, *kernel)
         conv.check(self.op, shape, stride, padding, dilation, groups, algorithm)
+        self.padding_mode = need_border(layer, padding_mode, stride)
         self.weight, generator, bound = uniform(layer, shape, math.prod(shape[1:]), rng)
         self.bias = generator.uniform(-bound, bound, filters).astype(np.float32) if bias else None
         self.configure(
             stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm,
         )  # fmt: skip
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        """With a padding_mode the border is filled first, and the convolution has none."""
+        if self.padding_mode == "zeros":
+            return OpLayer.forward(self, x, context)
+        given = dict(self.options(context))
+        kernel, step = self.weight.shape[2:], given["stride"]
+        around = Window.parse(self.op, x.shape[2:], kernel, step, given["padding"], given["dilation"]).padding
+        wide, kept = OPS["pad"].forward(x, around, mode=self.padding_mode)
+        arrays = tuple(array if array is None or not context.snapshot else array.copy() for array in self._fetch(self))
+        y, saved = OPS[self.op].forward(wide, *arrays, **given | {"padding": 0})
+        return y, (kept, saved)
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        if self.padding_mode == "zeros":
+            return OpLayer.backward(self, dy, saved, need_dx)
+        kept, saved = saved
+        dx, gradients = OpLayer.backward(self, dy, saved, need_dx)
+        return None if dx is None else OPS["pad"].backward(dx, kept, (True,))[0], gradients
 
 
 class Conv1d(_Conv):
@@ -83,7 +117,11 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """Convolution of (N, C, H, W); weight (K, C / groups, R, S), bias (K,). See `fastconv.functional.conv2d`."""
+    """Convolution of (N, C, H, W); weight (K, C / groups, R, S), bias (K,). See `fastconv.functional.conv2d`.
+
+    padding_mode   what stands around the input: "zeros", or what `fastconv.functional.pad` puts there: "reflect",
+                   "replicate", "circular" (integer strides only)
+    """
 
     op, ndim = "conv2d", 2
 
@@ -102,13 +140,13 @@ class _ConvTranspose(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        output_padding: Sizes = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: Any = 1,
+        dilation: Sizes = 1,
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: Any = None,
@@ -164,11 +202,11 @@ class LocallyConnected2d(OpLayer):
         self,
         in_channels: int,
         out_channels: int,
-        output_size: Any,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        output_size: Sizes,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
         bias: bool = True,
         *,
         groups: int = 1,

@@ -13,7 +13,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.machine.memory import require
-from fastconv.ops.norm.channels import batch_forward, batch_relu_backward
+from fastconv.ops.norm.channels import batch_relu_backward, batch_relu_forward
 from fastconv.ops.norm.layer import normalized
 from fastconv.window import integers
 
@@ -67,7 +67,7 @@ class _BatchNorm(OpLayer):
                 f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
             )
         if relu:
-            result = batch_forward(x, *self.arrays(context), **self.options(context), relu=True, addend=addend)
+            result = batch_relu_forward(x, *self.arrays(context), addend=addend, **self.options(context))
         else:
             result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastconv.errors import ShapeError, nearest
+from fastconv.functional import AdaptiveSizes, Padding, Scale, Sizes
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.machine.memory import require
@@ -46,10 +47,10 @@ __all__ = [
 class _MaxPool(OpLayer):
     def __init__(
         self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Padding = 0,
+        dilation: Sizes = 1,
         return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
@@ -78,12 +79,12 @@ class MaxPool3d(_MaxPool):
 class _AvgPool(OpLayer):
     def __init__(
         self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
-        divisor_override: Any = None,
+        divisor_override: None = None,
     ) -> None:
         need_default(type(self).__name__, None, divisor_override=divisor_override)
         self.configure(
@@ -112,7 +113,13 @@ class AvgPool3d(_AvgPool):
 
 class _LpPool(OpLayer):
     def __init__(
-        self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *, padding: Any = 0
+        self,
+        norm_type: float,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        ceil_mode: bool = False,
+        *,
+        padding: Padding = 0,
     ) -> None:
         self.configure(
             norm_type=norm_type, kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode
@@ -138,12 +145,12 @@ class LpPool3d(_LpPool):
 
 
 class _AdaptivePool(OpLayer):
-    def __init__(self, output_size: Any) -> None:
+    def __init__(self, output_size: AdaptiveSizes) -> None:
         self.configure(output_size=output_size)
 
 
 class _AdaptiveMaxPool(OpLayer):
-    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+    def __init__(self, output_size: AdaptiveSizes, return_indices: bool = False) -> None:
         need_default(type(self).__name__, False, return_indices=return_indices)
         self.configure(output_size=output_size)
 
@@ -198,9 +205,9 @@ class FunctionPool2d(OpLayer):
     def __init__(
         self,
         function: Callable[..., Any] | str,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Padding = 0,
         vjp: Callable[..., Any] | None = None,
     ) -> None:
         name = function if isinstance(function, str) else getattr(function, "__name__", None)
@@ -244,7 +251,7 @@ class NetworkPool2d(Layer):
     (N, C, H, W) -> (N, C, H', W'), as AvgPool2d; parameters and state_dict have the network's names behind "network.".
     """
 
-    def __init__(self, network: Layer, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+    def __init__(self, network: Layer, kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = 0) -> None:
         if not isinstance(network, Layer):
             raise TypeError(f"NetworkPool2d: network must be a layer, got {network!r}")
         self.network = network
@@ -289,8 +296,8 @@ class Resize(OpLayer):
 
     def __init__(
         self,
-        size: Any = None,
-        scale_factor: Any = None,
+        size: Sizes | None = None,
+        scale_factor: Scale | None = None,
         mode: str = "nearest",
         align_corners: bool | None = None,
         recompute_scale_factor: Any = None,
@@ -328,7 +335,7 @@ class Downsample(OpLayer):
 
     op = "downsample"
 
-    def __init__(self, factor: Any, phase: Any = 0) -> None:
+    def __init__(self, factor: Sizes, phase: Sizes = 0) -> None:
         self.configure(factor=factor, phase=phase)
 
 
@@ -344,7 +351,7 @@ class Upsample(Downsample):
         for name in ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
     }
 
-    def __init__(self, factor: Any, output_size: Any = None) -> None:
+    def __init__(self, factor: Sizes, output_size: Sizes | None = None) -> None:
         if factor is None:
             raise TypeError(f"Upsample: factor must be an integer, got None; {self.elsewhere['scale_factor']}")
         self.configure(factor=factor, output_size=output_size)

@@ -8,8 +8,6 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fastconv._ext import memory
 from fastconv.errors import integer
 from fastconv.machine import cgroup
@@ -24,7 +22,6 @@ UNCHECKED = 16 << 20  # requests below this many bytes are not held against the 
 POOLED = 1 << 16  # results of at least this many bytes come from the free list
 
 _limit = DEFAULT_WORKSPACE_LIMIT
-_borrowed = 0
 
 
 def set_workspace_limit(nbytes: int) -> None:
@@ -47,26 +44,6 @@ def get_workspace_limit() -> int:
     return _limit
 
 
-def allocate(op: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised C-contiguous array on a block of the free list; it belongs to the caller.
-
-    Raises MemoryError, before anything is allocated, when it is larger than what this process may still use.
-    """
-    global _borrowed
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes > UNCHECKED or not nbytes:
-        require_array(op, shape, dtype.itemsize)
-    _borrowed += nbytes
-    if nbytes < POOLED:
-        return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, buffer=memory.Block(nbytes))  # type: ignore[arg-type]
-
-
-def borrowed() -> int:
-    """Bytes that `allocate` has handed out so far, results and scratch, in all threads."""
-    return _borrowed
-
-
 def require(op: str, nbytes: int) -> None:
     """Raise MemoryError when `nbytes` bytes are more than this process may still use; its cached blocks it may."""
     if nbytes <= max(UNCHECKED, memory.cached()):
@@ -79,6 +56,16 @@ def require(op: str, nbytes: int) -> None:
 def require_array(op: str, shape: Sequence[int], itemsize: int) -> None:
     """`require` for an array of this shape. An empty axis counts as one: an empty batch's planes are walked too."""
     require(op, itemsize * math.prod(shape if 0 not in shape else [n or 1 for n in shape]))
+
+
+# An uninitialised C-contiguous array (op, shape, dtype) on a block of the free list; it belongs to the caller. Raises
+# MemoryError, before anything is allocated, when it is larger than what this process may still use.
+allocate = memory.Allocator(require_array, UNCHECKED, POOLED)
+
+
+def borrowed() -> int:
+    """Bytes that `allocate` has handed out so far, results and scratch, in all threads."""
+    return allocate.borrowed
 
 
 def available_bytes() -> int:

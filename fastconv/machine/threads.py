@@ -17,7 +17,10 @@ from fastconv.errors import integer
 from fastconv.machine import cgroup
 from fastconv.version import __version__
 
-__all__ = ["get_num_threads", "set_num_threads", "team_size", "threadpool_controller", "threads_for", "usable_cpus"]
+__all__ = [
+    "get_num_threads", "register_with_threadpoolctl", "set_num_threads", "team_size", "threadpool_controller",
+    "threads_for", "usable_cpus",
+]  # fmt: skip
 
 MOST_THREADS = 1024  # that anyone may ask for: more are a slip
 BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
@@ -144,10 +147,11 @@ def threadpool_controller() -> type:
     return _Controller
 
 
-def _register() -> None:
+def register_with_threadpoolctl() -> None:
+    """Do so where threadpoolctl is imported and does not know us yet."""
     threadpoolctl = sys.modules.get("threadpoolctl")
     if hasattr(threadpoolctl, "register") and _Controller not in getattr(threadpoolctl, "_ALL_CONTROLLERS", []):
         threadpoolctl.register(_Controller)  # type: ignore[union-attr]
 
 
-_register()
+register_with_threadpoolctl()

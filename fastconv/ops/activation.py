@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +30,7 @@ from fastconv.arrays import as_floats
 from fastconv.errors import nearest
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import (
-    Order,
-    in_memory_order,
-    number,
-    ordered,
-    restored,
-)
+from fastconv.ops.common import Layout, copied, layout_of, number, ordered
 from fastconv.ops.registry import Gradients, add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (
@@ -137,30 +131,24 @@ def naive_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradi
 # --- fast: elementwise, over memory as it lies -----------------------------------------------------------------------
 
 
-class Saved(NamedTuple):
-    kind: int
-    x: np.ndarray  # axes in memory order
-    order: Order
-    a: float
-    b: float
+Saved = tuple[np.ndarray, tuple[int, Layout, float, float]]  # x; the kind, how x lies, a and b
 
 
 def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.ndarray, Saved]:
-    (x,) = as_floats(op, x=x)
-    x, order = in_memory_order(op, x)
-    y = allocate(op, x.shape, x.dtype)
-    threads = threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes)
-    kernels.activate(kind, x.reshape(-1), y.reshape(-1), a, b, threads)
-    return restored(y, order), Saved(kind, x, order, a, b)
+    x, lies = layout_of(op, x)
+    if not lies.is_dense:
+        x = copied(op, x)
+    y = allocate(op, lies.shape, x.dtype)
+    kernels.activate(kind, x, y, a, b, threads_for((2 if kind in CHEAP else 2 * WORK) * y.nbytes))
+    return y if lies.back is None else y.transpose(lies.back), (x, (kind, lies, a, b))
 
 
 def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
-    kind, x, order, a, b = saved
-    dy = ordered(op, dy, order)
-    dx = allocate(op, x.shape, x.dtype)
-    threads = threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes)
-    kernels.activate_backward(kind, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), a, b, threads)
-    return restored(dx, order), None, None
+    x, (kind, lies, a, b) = saved
+    dy = ordered(op, dy, lies.order)
+    dx = allocate(op, lies.shape, x.dtype)
+    kernels.activate_backward(kind, dy, x, dx, a, b, threads_for((3 if kind in CHEAP else 3 * WORK) * dx.nbytes))
+    return dx if lies.back is None else dx.transpose(lies.back), None, None
 
 
 # --- the elementwise functions: `run` is `fast` or `naive` -----------------------------------------------------------

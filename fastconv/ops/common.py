@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import layout
+from fastconv.arrays import CHANNELS_LAST, memoised
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 
 __all__ = [
+    "Layout",
     "Order",
     "Rows",
     "as_rows",
@@ -22,6 +24,7 @@ __all__ = [
     "copied",
     "from_rows",
     "in_memory_order",
+    "layout_of",
     "need_channels",
     "need_entries",
     "number",
@@ -80,8 +83,6 @@ def need_entries(op: str, what: str, shape: tuple[int, ...], **arrays: np.ndarra
 LARGE = 1 << 14  # bytes from which the way of copying matters
 
 Order = tuple[int, ...] | None  # the axes as they lie in memory; None: as they are counted
-CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # by the number of axes
-CHANNELS_FIRST = {3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
 
 
 def contiguous(op: str, x: np.ndarray) -> np.ndarray:
@@ -96,27 +97,39 @@ def copied(op: str, x: np.ndarray) -> np.ndarray:
         for k in range(2, x.ndim):
             moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
             if moved.flags.c_contiguous:
-                n, first, second = x.shape[0], math.prod(x.shape[1:k]), math.prod(x.shape[k:])
-                layout.swap_axes(
-                    moved.reshape(n, second, first), copy.reshape(n, first, second), threads_for(2 * x.nbytes)
-                )
+                rows, columns = math.prod(x.shape[k:]), math.prod(x.shape[1:k])  # of what is moved
+                layout.swap_axes(moved, copy, rows, columns, threads_for(2 * x.nbytes))
                 return copy
     np.copyto(copy, x)
     return copy
 
 
-def in_memory_order(op: str, x: np.ndarray) -> tuple[np.ndarray, Order]:
-    """x with its axes in memory order, C-contiguous, and that order; copied, to C order, where memory has gaps."""
+class Layout(NamedTuple):
+    """How an array lies in memory."""
+
+    order: Order
+    back: Order  # of the axes in `order`, to count them as the array does
+    shape: tuple[int, ...]  # in `order`
+    is_dense: bool  # else there are gaps, and a copy in C order is meant
+
+
+@memoised("x")
+def layout_of(op: str, x: np.ndarray) -> Layout:
     if x.flags.c_contiguous:
-        return x, None
-    order = CHANNELS_LAST.get(x.ndim)
-    if order is not None:
+        return Layout(None, None, x.shape, True)
+    for order in (CHANNELS_LAST[x.ndim], tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))):
         moved = x.transpose(order)
         if moved.flags.c_contiguous:
-            return moved, order
-    order = tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
-    moved = x.transpose(order)
-    return (moved, order) if moved.flags.c_contiguous else (contiguous(op, x), None)
+            return Layout(order, tuple(order.index(axis) for axis in range(x.ndim)), moved.shape, True)
+    return Layout(None, None, x.shape, False)
+
+
+def in_memory_order(op: str, x: np.ndarray) -> tuple[np.ndarray, Order]:
+    """x with its axes in memory order, C-contiguous, and that order; copied, to C order, where memory has gaps."""
+    x, lies = layout_of(op, x)
+    if not lies.is_dense:
+        return copied(op, x), None
+    return x if lies.order is None else x.transpose(lies.order), lies.order
 
 
 def ordered(op: str, x: np.ndarray, order: Order) -> np.ndarray:
@@ -128,8 +141,6 @@ def restored(moved: np.ndarray, order: Order) -> np.ndarray:
     """The array that `ordered` moved, its axes as they are counted; no copy."""
     if order is None:
         return moved
-    if order is CHANNELS_LAST.get(len(order)):
-        return moved.transpose(CHANNELS_FIRST[len(order)])
     return moved.transpose([order.index(axis) for axis in range(len(order))])
 
 

@@ -22,13 +22,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
+from fastconv.arrays import (
+    CHANNELS_LAST,
+    as_floats,
+    channel_sums,
+    channels_last,
+    logical,
+    memoised,
+    need_array,
+    need_shape,
+)
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError, nearest
 from fastconv.machine.memory import UNCHECKED, allocate, require, require_array
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, fitting, integers, remembered
+from fastconv.window import Window, fitting, integers
 
 Ints = tuple[int, ...]
 
@@ -113,21 +122,19 @@ def reference(
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     a = prepare(op, x, w, b, stride, padding, dilation, groups, "auto")
-    taps = windows(a.window, a.x.shape[2:], a.output)
-    batch, filters, per_group = a.x.shape[0], a.w.shape[0], a.w.shape[1]
-    xs, ws = planes(a.x), planes(a.w)
+    taps = windows(a.window, a.x.shape[2:], a.output)  # of every output: which element lies under which weight
+    xs, ws, bs = planes(a.x), planes(a.w), [0.0] * len(a.w) if a.b is None else a.b.tolist()
     ys = []
-    for n in range(batch):
-        for k in range(filters):
-            first = k // (filters // a.groups) * per_group
+    for channels in xs:
+        for k, filters in enumerate(ws):
+            first = k // (len(ws) // a.groups) * len(filters)  # of its group's channels
             for inside in taps:
-                total = 0.0 if a.b is None else float(a.b[k])
-                for c in range(per_group):
-                    plane, weights = xs[n][first + c], ws[k][c]
+                total = bs[k]
+                for plane, weights in zip(channels[first : first + len(filters)], filters, strict=True):
                     for i, t in inside:
                         total += plane[i] * weights[t]
                 ys.append(total)
-    return np.array(ys, a.x.dtype).reshape(batch, filters, *a.output), (a, taps)
+    return np.array(ys, a.x.dtype).reshape(len(xs), len(ws), *a.output), (a, taps)
 
 
 def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
@@ -158,92 +165,86 @@ class Part(NamedTuple):
     """A phase of the outputs, as a convolution by itself."""
 
     phase: Phase
-    problem: engine.Problem
+    convolution: engine.Convolution
+    some: dict[int, engine.Convolution]  # by how many images are taken at a time
 
 
 class Call(NamedTuple):
-    """What the shapes and the options of a call decide; arrays are channels last."""
+    """What the layout of the arrays and the options decide; shapes are channels last, the first three lifted."""
 
     x_shape: Ints  # (N, i0, i1, i2, C)
     w_shape: Ints  # (K, r0, r1, r2, C / groups)
     y_shape: Ints  # (N, o0, o1, o2, K)
+    input: Ints  # (N, *spatial, C)
+    weights: Ints  # (K, *kernel, C / groups)
     output: Ints  # (N, *output, K)
     nbytes: int  # of y
     groups: int
-    parts: tuple[Part, ...]
-    problem: engine.Problem | None  # of the whole call, where the stride is an integer
-    across: engine.Problem | None  # whose gradient to the input is the convolution
+    has_bias: bool
+    whole: engine.Convolution | None  # the call, where the stride is an integer
+    across: engine.Convolution | None  # whose gradient to the input is the call
+    parts: tuple[Part, ...]  # the phases
+    images: int  # whose phases are put together at a time
 
 
-@partial(remembered, known=5)
+@memoised("x", "w", "b")
 def plan(
-    op: str, x: Ints, w: Ints, b: Ints | None, dtype: np.dtype, stride: Any, padding: Any, dilation: Any, groups: Any,
-    algorithm: Any,
+    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Any, padding: Any, dilation: Any, groups: Any,
+    algorithm: Any, precision: str,
 ) -> Call:  # fmt: skip
-    window, groups, output = rule(op, x, w, b, stride, padding, dilation, groups, algorithm)
+    shapes = x.shape, need_array(op, "w", w).shape, None if b is None else b.shape
+    window, groups, output = rule(op, *shapes, stride, padding, dilation, groups, algorithm)
+    policy = engine.Policy(algorithm, precision == "strict")
     window, ones = window.lift(), (1,) * (3 - len(output))
-    inputs, outputs = (*ones, *x[2:]), (*ones, *output)
+    batch, channels, *spatial = x.shape
+    filters, per_group, *kernel = w.shape
+    inputs, outputs = (*ones, *spatial), (*ones, *output)
+    size = x.itemsize * filters * math.prod(output)  # of an image of y
+    images = max(1, CHUNK_BYTES // size)
 
-    def problem(window: Window, spatial: Ints) -> engine.Problem:
-        return engine.Problem(x[0], x[1], inputs, w[0], spatial, window, groups, dtype)
+    def part(phase: Phase) -> Part:
+        lengths = phase.lengths(outputs)
+        whole = engine.Problem(batch, channels, inputs, filters, lengths, phase.window, groups, x.dtype)
+        some = (whole._replace(batch=count) for count in {min(images, batch), batch % images})
+        return Part(
+            phase, engine.Convolution(whole, policy), {one.batch: engine.Convolution(one, policy) for one in some}
+        )
 
-    parts = tuple(Part(phase, problem(phase.window, phase.lengths(outputs))) for phase in phases(window, outputs))
+    parts = tuple(map(part, phases(window, outputs)))
     upwards = across(window, outputs)
     other_way = None
     if upwards is not None:
-        other_way = engine.Problem(x[0], w[0], outputs, x[1], inputs, upwards, groups, dtype)
-    whole = parts[0].problem if window.up == ONES else None
-    kernel, nbytes = (*ones, *w[2:]), dtype.itemsize * math.prod((x[0] or 1, w[0], *output))
+        problem = engine.Problem(batch, filters, outputs, channels, inputs, upwards, groups, x.dtype)
+        other_way = engine.Convolution(problem, policy)
     return Call(
-        (x[0], *inputs, x[1]),
-        (w[0], *kernel, w[1]),
-        (x[0], *outputs, w[0]),
-        (x[0], *output, w[0]),
-        nbytes,
-        groups,
-        parts,
-        whole,
-        other_way,
-    )
+        (batch, *inputs, channels), (filters, *ones, *kernel, per_group), (batch, *outputs, filters),
+        (batch, *spatial, channels), (filters, *kernel, per_group), (batch, *output, filters), (batch or 1) * size,
+        groups, b is not None, parts[0].convolution if window.up == ONES else None, other_way, parts, images,
+    )  # fmt: skip
 
 
-class Saved(NamedTuple):
-    x: np.ndarray  # (N, i0, i1, i2, C)
-    w: np.ndarray  # (K, r0, r1, r2, C / groups)
-    call: Call
-    x_shape: Ints  # (N, C, *spatial)
-    w_shape: Ints  # (K, C / groups, *kernel)
-    has_bias: bool
-    policy: engine.Policy
+Saved = tuple[np.ndarray, np.ndarray, Call]  # x, w as the call has them
 
 
 def forward(
     op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    x, w, b = as_floats(op, x=x, w=w, b=b)
-    if w is None:
-        need_array(op, "w", w)
-    b_shape = None if b is None else b.shape
-    call = plan(op, x.shape, w.shape, b_shape, x.dtype, stride, padding, dilation, groups, algorithm)
+    x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
     if call.nbytes > UNCHECKED:
         require(op, call.nbytes)
-    policy = engine.Policy.now(algorithm)
-    x_last, w_last = (
-        channels_last(op, x).reshape(call.x_shape),
-        w.transpose(0, *range(2, w.ndim), 1).reshape(call.w_shape),
-    )
+    x_last = channels_last(op, x).reshape(call.x_shape)
+    w_last = w.transpose(CHANNELS_LAST[w.ndim]).reshape(call.w_shape)
     bias = b if b is None or b.flags.c_contiguous else np.ascontiguousarray(b)
     if call.across is not None:
-        y = engine.gradient_input(op, policy, call.across, x_last, exchanged(w_last, call.groups), bias)
+        y = call.across.gradient_input(op, x_last, exchanged(w_last, call.groups), bias)
     else:
         y = allocate(op, call.y_shape, x.dtype)
-        if call.problem is not None:
-            w_last = engine.forward(op, policy, call.problem, x_last, w_last, bias, y)
+        if call.whole is not None:
+            w_last = call.whole.forward(op, x_last, w_last, bias, y)
         else:
-            interleave(op, policy, x_last, w_last, bias, y, call.parts)
-    saved = Saved(x_last, w_last, call, x.shape, w.shape, b is not None, policy)
-    return logical(y.reshape(call.output)), saved
+            interleave(op, x_last, w_last, bias, y, call)
+    return logical(y.reshape(call.output)), (x_last, w_last, call)
 
 
 def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
@@ -254,69 +255,67 @@ def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
 
 
 def interleave(
-    op: str, policy: engine.Policy, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-    parts: tuple[Part, ...],
+    op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, call: Call
 ) -> None:  # fmt: skip
     """Fill y: of some images at a time, each phase's outputs are computed apart and put between the others'."""
-    if sum(math.prod(problem.y_shape) for _, problem in parts) < y.size:  # the others see inserted zeros only
+    filled = sum(math.prod(part.convolution.problem.y_shape) for part in call.parts)
+    if filled < y.size:  # the others see inserted zeros only
         y[...] = 0 if bias is None else bias
-    ws = [np.ascontiguousarray(w[phase.taps]) for phase, _ in parts]
-    images = max(1, CHUNK_BYTES // max(1, y[:1].nbytes))
-    for start in range(0, len(y), images):
-        x_some, y_some = x[start : start + images], y[start : start + images]
-        for (phase, problem), w_part in zip(parts, ws, strict=True):
-            problem = problem._replace(batch=len(x_some))
-            y_part = allocate(op, problem.y_shape, y.dtype)
-            engine.forward(op, policy, problem, x_some, w_part, bias, y_part)
-            put(y_part, y_some, phase)
+    ws = [np.ascontiguousarray(w[part.phase.taps]) for part in call.parts]
+    for start in range(0, len(y), call.images):
+        x_some, y_some = x[start : start + call.images], y[start : start + call.images]
+        for part, w_part in zip(call.parts, ws, strict=True):
+            convolution = part.some[len(x_some)]
+            y_part = allocate(op, convolution.problem.y_shape, y.dtype)
+            convolution.forward(op, x_some, w_part, bias, y_part)
+            put(y_part, y_some, part.phase)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    x, w, call, policy = saved.x, saved.w, saved.call, saved.policy
-    dy_last = lift(channels_last(op, dy))  # (N, o0, o1, o2, K)
-    dys = [take(op, dy_last, phase) for phase, _ in call.parts]
+    x, w, call = saved
+    dy_last = channels_last(op, dy).reshape(call.y_shape)
+    dys = [dy_last] if call.whole is not None else [take(op, dy_last, part.phase) for part in call.parts]
     dx = dw = db = None
     if needs[0]:
         if call.across is not None:  # dx is the convolution of dy by it, with the filters reversed
-            dx = allocate(op, x.shape, x.dtype)
-            engine.forward(op, policy, call.across, dy_last, exchanged(w, call.groups), None, dx)
+            dx = allocate(op, call.x_shape, x.dtype)
+            call.across.forward(op, dy_last, exchanged(w, call.groups), None, dx)
         else:
-            dx = gradient_input(op, dys, saved)
-        n, c, *spatial = saved.x_shape
-        dx = logical(dx.reshape(n, *spatial, c))
-    if saved.has_bias and needs[2]:
-        if call.problem is not None:
-            dw, db = engine.gradient_weights_and_bias(op, policy, call.problem, x, dy_last, needs[1])
+            dx = gradient_input(op, dys, w, call)
+        dx = logical(dx.reshape(call.input))
+    if call.has_bias and needs[2]:
+        if call.whole is not None:
+            dw, db = call.whole.gradient_weights_and_bias(op, x, dy_last, needs[1])
         else:
             db = channel_sums(dy_last)
     if needs[1]:
-        dw = gradient_weights(op, dys, saved) if dw is None else dw
-        filters, per_group, *kernel = saved.w_shape
-        dw = logical(dw.reshape(filters, *kernel, per_group))
+        dw = gradient_weights(op, x, dys, call) if dw is None else dw
+        dw = logical(dw.reshape(call.weights))
     return dx, dw if needs[1] else None, db
 
 
-def gradient_input(op: str, dys: list[np.ndarray], saved: Saved) -> np.ndarray:
+def gradient_input(op: str, dys: list[np.ndarray], w: np.ndarray, call: Call) -> np.ndarray:
     """The sum over the phases, in order, of what each sends back."""
+    if call.whole is not None:
+        return call.whole.gradient_input(op, dys[0], w)
     total = None
-    for (phase, problem), dy_part in zip(saved.call.parts, dys, strict=True):
-        w_part = saved.w if saved.call.problem is not None else np.ascontiguousarray(saved.w[phase.taps])
-        dx = engine.gradient_input(op, saved.policy, problem, dy_part, w_part)
+    for part, dy_part in zip(call.parts, dys, strict=True):
+        dx = part.convolution.gradient_input(op, dy_part, np.ascontiguousarray(w[part.phase.taps]))
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
-        total = allocate(op, saved.x.shape, saved.x.dtype)
+        total = allocate(op, call.x_shape, w.dtype)
         total[...] = 0
     return total
 
 
-def gradient_weights(op: str, dys: list[np.ndarray], saved: Saved) -> np.ndarray:
+def gradient_weights(op: str, x: np.ndarray, dys: list[np.ndarray], call: Call) -> np.ndarray:
     """Each phase fills its own taps; where a tap falls on inserted zeros only, the gradient is 0."""
-    if saved.call.problem is not None:
-        return engine.gradient_weights(op, saved.policy, saved.call.problem, saved.x, dys[0])
-    dw = allocate(op, saved.w.shape, saved.w.dtype)
+    if call.whole is not None:
+        return call.whole.gradient_weights(op, x, dys[0])
+    dw = allocate(op, call.w_shape, x.dtype)
     dw[...] = 0
-    for (phase, problem), dy_part in zip(saved.call.parts, dys, strict=True):
-        dw[phase.taps] = engine.gradient_weights(op, saved.policy, problem, saved.x, dy_part)
+    for part, dy_part in zip(call.parts, dys, strict=True):
+        dw[part.phase.taps] = part.convolution.gradient_weights(op, x, dy_part)
     return dw
 
 

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
-from fastconv.arrays import as_floats, channel_sums, channels_last, lift, logical, need_array, need_shape
+from fastconv.arrays import as_floats, channel_sums, channels_last, logical, memoised, need_array, need_shape
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require, require_array
 from fastconv.ops.conv import AXES, Ints
 from fastconv.ops.naive import planes, windows
 from fastconv.ops.registry import add
-from fastconv.window import Window, integers, pairs, remembered
+from fastconv.window import Window, integers, pairs
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -172,68 +172,68 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 
 
 class Call(NamedTuple):
-    """What the shapes and the options of a call decide; arrays are lifted, channels last."""
+    """What the layout of the arrays and the options decide; shapes are channels last, the first three lifted."""
 
-    problem: engine.Problem  # from y to x
+    x_shape: Ints  # (N, i0, i1, i2, C)
+    w_shape: Ints  # (C, r0, r1, r2, K / groups)
+    y_shape: Ints  # (N, o0, o1, o2, K)
+    input: Ints  # (N, *spatial, C)
+    weights: Ints  # (C, *kernel, K / groups)
     output: Ints  # (N, *output, K)
     nbytes: int  # of y
-
-
-@partial(remembered, known=5)
-def plan(
-    op: str, x: Ints, w: Ints, b: Ints | None, dtype: np.dtype, stride: Any, padding: Any, output_padding: Any,
-    output_size: Any, dilation: Any, groups: Any,
-) -> Call:  # fmt: skip
-    window, groups, output = rule(op, x, w, b, stride, padding, output_padding, output_size, dilation, groups)
-    filters, ones = w[1] * groups, (1,) * (3 - len(output))
-    inputs, outputs = (*ones, *x[2:]), (*ones, *output)
-    problem = engine.Problem(x[0], filters, outputs, x[1], inputs, window.lift(), groups, dtype)
-    return Call(problem, (x[0], *output, filters), dtype.itemsize * math.prod((x[0] or 1, filters, *output)))
-
-
-class Saved(NamedTuple):
-    x: np.ndarray  # (N, i0, i1, i2, C)
-    w: np.ndarray  # (C, r0, r1, r2, K / groups)
-    problem: engine.Problem
-    x_shape: Ints
-    w_shape: Ints
     has_bias: bool
-    policy: engine.Policy
+    convolution: engine.Convolution  # from y to x
+
+
+@memoised("x", "w", "b")
+def plan(
+    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Any, padding: Any, output_padding: Any,
+    output_size: Any, dilation: Any, groups: Any, precision: str,
+) -> Call:  # fmt: skip
+    shapes = x.shape, need_array(op, "w", w).shape, None if b is None else b.shape
+    window, groups, output = rule(op, *shapes, stride, padding, output_padding, output_size, dilation, groups)
+    ones, filters = (1,) * (3 - len(output)), w.shape[1] * groups
+    batch, channels, *spatial = x.shape
+    _, per_group, *kernel = w.shape
+    inputs, outputs = (*ones, *spatial), (*ones, *output)
+    problem = engine.Problem(batch, filters, outputs, channels, inputs, window.lift(), groups, x.dtype)
+    return Call(
+        problem.y_shape, problem.w_shape, problem.x_shape, (batch, *spatial, channels), (channels, *kernel, per_group),
+        (batch, *output, filters), x.itemsize * math.prod((batch or 1, filters, *output)), b is not None,
+        engine.Convolution(problem, engine.Policy("auto", precision == "strict")),
+    )  # fmt: skip
+
+
+Saved = tuple[np.ndarray, np.ndarray, Call]  # x, w as the call has them
 
 
 def forward(
     op: str, x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     output_size: Any = None, dilation: Any = 1, groups: int = 1,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    x, w, b = as_floats(op, x=x, w=w, b=b)
-    if w is None:
-        need_array(op, "w", w)
-    b_shape = None if b is None else b.shape
-    call = plan(
-        op, x.shape, w.shape, b_shape, x.dtype, stride, padding, output_padding, output_size, dilation, groups
+    x, w, b, call = plan(
+        op, x, w, b, stride, padding, output_padding, output_size, dilation, groups, engine.get_precision()
     )  # fmt: skip
     if call.nbytes > UNCHECKED:
         require(op, call.nbytes)
-    x_last, w_last = lift(channels_last(op, x)), lift(channels_last(op, w))
-    bias, policy = None if b is None else np.ascontiguousarray(b), engine.Policy.now()
-    y = engine.gradient_input(op, policy, call.problem, x_last, w_last, bias)
-    saved = Saved(x_last, w_last, call.problem, x.shape, w.shape, b is not None, policy)
-    return logical(y.reshape(call.output)), saved
+    x_last, w_last = channels_last(op, x).reshape(call.x_shape), channels_last(op, w).reshape(call.w_shape)
+    bias = b if b is None or b.flags.c_contiguous else np.ascontiguousarray(b)
+    y = call.convolution.gradient_input(op, x_last, w_last, bias)
+    return logical(y.reshape(call.output)), (x_last, w_last, call)
 
 
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-    dy_last = lift(channels_last(op, dy))
+    x, w, call = saved
+    dy_last = channels_last(op, dy).reshape(call.y_shape)
     dx = dw = db = None
     if needs[0]:
-        n, c, *spatial = saved.x_shape
-        dx = allocate(op, saved.x.shape, saved.x.dtype)
-        engine.forward(op, saved.policy, saved.problem, dy_last, saved.w, None, dx)
-        dx = logical(dx.reshape(n, *spatial, c))
+        dx = allocate(op, call.x_shape, x.dtype)
+        call.convolution.forward(op, dy_last, w, None, dx)
+        dx = logical(dx.reshape(call.input))
     if needs[1]:
-        c, per_group, *kernel = saved.w_shape
-        dw = engine.gradient_weights(op, saved.policy, saved.problem, dy_last, saved.x)
-        dw = logical(dw.reshape(c, *kernel, per_group))
-    if saved.has_bias and needs[2]:
+        dw = call.convolution.gradient_weights(op, dy_last, x)
+        dw = logical(dw.reshape(call.weights))
+    if call.has_bias and needs[2]:
         db = channel_sums(dy_last)
     return dx, dw, db
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import blas, reduce
-from fastconv.arrays import as_floats, channel_sums, logical, need_axes
+from fastconv.arrays import CHANNELS_LAST, as_floats, channel_sums, logical, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
@@ -33,14 +33,20 @@ SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
 def prepare(x: Any, w: Any, b: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     x, w, b = as_floats("linear", x=x, w=w, b=b)
-    need_axes("linear", "w", w, "K F")
-    if x.ndim < 2:
-        raise ShapeError(f"linear: x must have at least 2 axes (N F), got {x.ndim}: shape {x.shape}")
-    if x.shape[-1] != w.shape[1]:
-        raise ShapeError(f"linear: x must have as many features as w, got x {x.shape} and w {w.shape}")
-    need_entries("linear", "row of w", w.shape[:1], b=b)
-    require("linear", x.dtype.itemsize * w.shape[0] * math.prod(x.shape[:-1]))
+    rule("linear", x, w, b)
     return x, w, b
+
+
+def rule(op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> tuple[int, ...]:
+    """The shape of y."""
+    need_axes(op, "w", w, "K F")
+    if x.ndim < 2:
+        raise ShapeError(f"{op}: x must have at least 2 axes (N F), got {x.ndim}: shape {x.shape}")
+    if x.shape[-1] != w.shape[1]:
+        raise ShapeError(f"{op}: x must have as many features as w, got x {x.shape} and w {w.shape}")
+    need_entries(op, "row of w", w.shape[:1], b=b)
+    require(op, x.dtype.itemsize * w.shape[0] * math.prod(x.shape[:-1]))
+    return (*x.shape[:-1], w.shape[0])
 
 
 def prepare_flatten(x: Any) -> tuple[np.ndarray, int]:
@@ -94,25 +100,24 @@ def flatten_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ..
 # --- fast: one BLAS call a block of the output -----------------------------------------------------------------------
 
 
-class Saved(NamedTuple):
-    x: np.ndarray  # (..., F)
-    w: np.ndarray  # (K, F)
-    has_bias: bool
+Saved = tuple[np.ndarray, np.ndarray, bool]  # x (..., F), w (K, F), whether there is a bias
+
+shape_of_y = memoised("x", "w", "b")(rule)
 
 
 def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
-    x, w, b = prepare(x, w, b)
-    y = product(x.reshape(-1, x.shape[-1]), w.T)
+    x, w, b, shape = shape_of_y("linear", x, w, b)
+    y = product(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T)
     if b is not None and y.size:
         reduce.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
-    return y.reshape(*x.shape[:-1], len(w)), Saved(x, w, b is not None)
+    return y if x.ndim == 2 else y.reshape(shape), (x, w, b is not None)
 
 
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     x, w, has_bias = saved
-    dy_rows = dy.reshape(-1, len(w))  # (rows, K)
+    dy_rows, x_rows = dy.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
     dx = product(dy_rows, w).reshape(x.shape) if needs[0] else None  # y = x @ w.T
-    dw = product(dy_rows.T, x.reshape(-1, x.shape[-1])) if needs[1] else None
+    dw = product(dy_rows.T, x_rows) if needs[1] else None
     db = None
     if has_bias and len(needs) > 2 and needs[2]:
         db = channel_sums(np.ascontiguousarray(dy_rows))
@@ -152,20 +157,27 @@ def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
 
 class Flattened(NamedTuple):
     shape: tuple[int, ...]
+    features: int
     channels_last: bool  # in memory
 
 
-def flatten_forward(x: Any) -> tuple[np.ndarray, Flattened]:
+@memoised("x")
+def plan_flatten(op: str, x: np.ndarray) -> Flattened:
     x, features = prepare_flatten(x)
-    last = x.ndim > 2 and not x.flags.c_contiguous and x.transpose(0, *range(2, x.ndim), 1).flags.c_contiguous
-    return copied("flatten", x).reshape(len(x), features), Flattened(x.shape, last)
+    last = x.ndim > 2 and not x.flags.c_contiguous and x.transpose(CHANNELS_LAST[x.ndim]).flags.c_contiguous
+    return Flattened(x.shape, features, last)
+
+
+def flatten_forward(x: Any) -> tuple[np.ndarray, Flattened]:
+    x, call = plan_flatten("flatten", x)
+    return copied("flatten", x).reshape(len(x), call.features), call
 
 
 def flatten_backward(dy: np.ndarray, saved: Flattened, needs: tuple[bool, ...]) -> Gradients:
     """dy in x's shape, and channels-last where x was."""
     dx = contiguous("flatten", dy).reshape(saved.shape)
     if saved.channels_last:
-        return (logical(copied("flatten", dx.transpose(0, *range(2, dx.ndim), 1))),)
+        return (logical(copied("flatten", dx.transpose(CHANNELS_LAST[dx.ndim]))),)
     return (copied("flatten", dx) if np.may_share_memory(dx, dy) else dx,)
 
 

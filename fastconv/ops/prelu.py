@@ -9,12 +9,12 @@ weight   (C,) or (1,)
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastconv._ext import activation as kernels
-from fastconv.arrays import as_floats, channels_last, logical
+from fastconv.arrays import as_floats, channels_last, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -69,20 +69,22 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> G
 # --- fast: rows of channels ------------------------------------------------------------------------------------------
 
 
-class Saved(NamedTuple):
-    last: np.ndarray  # x, channels last
-    weight: np.ndarray
-    cut: Rows
+Saved = tuple[np.ndarray, np.ndarray, Rows]  # x, channels last; weight; how rows are cut
+
+
+@memoised("x", "weight")
+def plan(op: str, x: np.ndarray, weight: np.ndarray) -> Rows:
+    prepare(x, weight)
+    return Rows.of(1, x.size // weight.size, weight.size)
 
 
 def forward(x: Any, weight: Any) -> tuple[np.ndarray, Saved]:
-    x, weight = prepare(x, weight)
+    x, weight, cut = plan("prelu", x, weight)
     last = channels_last("prelu", x)
-    cut = Rows.of(1, x.size // weight.size, weight.size)
     y = allocate("prelu", last.shape, x.dtype)
     wide = cut.widen(weight.reshape(-1).copy(), x.dtype)
     kernels.prelu(cut.table(last), wide, cut.table(y), cut.block_rows, threads_for(2 * y.nbytes))
-    return logical(y), Saved(last, weight, cut)
+    return logical(y), (last, weight, cut)
 
 
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import resampling
-from fastconv.arrays import channels_last, lift, logical
+from fastconv.arrays import channels_last, lift, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require_array
 from fastconv.machine.threads import threads_for
@@ -123,13 +123,23 @@ def upsample_reference(x: Any, factor: Any, *, output_size: Any = None) -> tuple
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
+@memoised("x")
+def plan_downsample(op: str, x: np.ndarray, factor: Any, phase: Any) -> Steps:
+    return prepare_downsample(op, x, factor, phase)[1]
+
+
+@memoised("x")
+def plan_upsample(op: str, x: np.ndarray, factor: Any, output_size: Any) -> Steps:
+    return prepare_upsample(op, x, factor, output_size)[1]
+
+
 def downsample(x: Any, factor: Any, *, phase: Any = 0) -> tuple[np.ndarray, Steps]:
-    x, steps = prepare_downsample("downsample", x, factor, phase)
+    x, steps = plan_downsample("downsample", x, factor, phase)
     return keep("downsample", x, steps), steps
 
 
 def upsample(x: Any, factor: Any, *, output_size: Any = None) -> tuple[np.ndarray, Steps]:
-    x, steps = prepare_upsample("upsample", x, factor, output_size)
+    x, steps = plan_upsample("upsample", x, factor, output_size)
     return spread("upsample", x, steps), steps
 
 

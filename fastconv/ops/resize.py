@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import resampling
-from fastconv.arrays import channels_last
+from fastconv.arrays import channels_last, lift, logical, memoised
 from fastconv.errors import ShapeError, nearest
 from fastconv.machine.memory import allocate, require, require_array
 from fastconv.machine.threads import threads_for
@@ -31,7 +31,7 @@ from fastconv.ops.common import number
 from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import flag, gradient_to_x, planes, prepare_input
-from fastconv.window import count_axes, integers, per_axis
+from fastconv.window import AXES, count_axes, integers, per_axis
 
 OP = "resize"
 MODES = ("nearest", "linear", "cubic")
@@ -232,15 +232,34 @@ def make_matrices(axis: Axis) -> tuple[Rows, Rows]:
 kept_matrices = lru_cache(maxsize=64)(make_matrices)
 
 
+@memoised("x")
+def axes_of(op: str, x: np.ndarray, *options: Any) -> tuple[Axis, ...]:
+    return prepare(x, *options)[1]
+
+
 def forward(
     x: Any, *, size: Any = None, scale: Any = None, mode: str = "nearest", align_corners: bool = False
 ) -> tuple[np.ndarray, tuple[Axis, ...]]:
-    x, axes = prepare(x, size, scale, mode, align_corners)
+    x, axes = axes_of(OP, x, size, scale, mode, align_corners)
+    if all(axis.mode == "nearest" for axis in axes):
+        return pick(x, axes), axes
     return multiply(x, [matrices(axis)[0] for axis in axes]), axes
 
 
 def backward(dy: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
     return multiply(dy, [matrices(axis)[1] for axis in axes])
+
+
+def pick(x: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
+    """The nearest elements along every axis at once: each output has one, and its weight is 1."""
+    last = channels_last(OP, x)
+    out = allocate(OP, (x.shape[0], *(axis.m for axis in axes), x.shape[1]), x.dtype)
+    if out.size:
+        first = [np.zeros(1, np.intp)] * (AXES - len(axes))
+        picked = [*first, *(matrices(axis)[0].columns for axis in axes)]
+        twice = axes[-1].m == 2 * axes[-1].n and axes[-1].ratio == 0.5
+        resampling.pick(lift(last), lift(out), *picked, twice, threads_for(2 * out.nbytes))
+    return logical(out)
 
 
 def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
@@ -256,7 +275,7 @@ def multiply(x: np.ndarray, rows: list[Rows]) -> np.ndarray:
             pieces = max(1, min(sizes[axis], TASKS // count))
             resampling.combine(inputs, outputs, *rows[axis], pieces, threads_for(2 * out.nbytes + last.nbytes))
         last = out
-    return last.transpose(0, last.ndim - 1, *range(1, last.ndim - 1))
+    return logical(last)
 
 
 add(OP, forward, gradient_to_x(backward), reference, gradient_to_x(reference_backward), check=check)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import softmax as kernels
-from fastconv.arrays import as_floats
+from fastconv.arrays import as_floats, memoised
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -84,8 +84,13 @@ class Saved(NamedTuple):
     axis: int
 
 
+@memoised("x")
+def axis_for(op: str, x: np.ndarray, dim: Any) -> int:
+    return prepare(op, x, dim)[1]
+
+
 def forward(op: str, x: Any, *, dim: int = 1) -> tuple[np.ndarray, Saved]:
-    x, axis = prepare(op, x, dim)
+    x, axis = axis_for(op, x, dim)
     table = as_rows(op, x, axis)
     if not x.size:
         return np.empty(x.shape, x.dtype), Saved(table, np.empty(0), x.shape, axis)

@@ -148,6 +148,10 @@ class Optimizer:
             ndim = int(ndim)
         return {"match": patterns, "ndim": ndim, "options": self._checked(options)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without the plans, which are views of the parameters of the net that was trained."""
+        return {**self.__dict__, "_plans": {}}
+
     def options_of(self, name: str, ndim: int) -> dict[str, Any]:
         """The options that hold for the parameter called `name` with `ndim` axes."""
         for group in self._groups:

@@ -8,7 +8,8 @@ the list of steps as long as the container's layers are the same ones. What a st
 modes and weights are read at every call. `steps` has the kinds of steps, `fusions` which neighbours become one;
 FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
 
-Values are numbered, the input is 0. Forward drops each after the last step that reads it; backward goes through the
+Values are numbered, the input is 0; a net of k inputs or outputs has tuples of them, and its steps' values begin at k.
+Forward drops each after the last step that reads it; backward goes through the
 steps in reverse, and adds what several steps send to one value in that order.
 """
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.plan.fusions import fused
-from fastconv.plan.steps import Add, Concat, Enter, LayerStep, Step
+from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
@@ -35,9 +36,12 @@ class Plan:
     """The steps of a net; `print(plan_of(net))` lists them."""
 
     def __init__(self, net: Layer, fusing: bool) -> None:
-        steps, self.output, self._inside = _follow(net)
+        steps, output, self._inside = _follow(net)
+        self.several = isinstance(output, tuple)
+        self.outputs: tuple[int, ...] = output if isinstance(output, tuple) else (output,)
+        self.inputs = tuple(range(len(net.inputs))) if hasattr(net, "inputs") else (0,)
         self._root = self._inside.pop(0)[1]  # its children; the net itself is not held: dropping it drops the plan
-        self.steps = fused(steps, self.output) if fusing else steps
+        self.steps = fused(steps, self.outputs) if fusing else steps
         first: dict[int, str] = {}  # of each layer its first name, which is its parameters'
         aliases: dict[str, str] = {}  # and what a shared one's are called elsewhere
         for name, layer in net.walk():
@@ -50,7 +54,8 @@ class Plan:
         for index, step in enumerate(self.steps):
             last[step.output] = index  # where nobody reads it
             last.update(dict.fromkeys(step.inputs, index))
-        last.pop(self.output, None)
+        for value in self.outputs:
+            last.pop(value, None)
         self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
         for value, index in last.items():
             self.dead[index].append(value)
@@ -89,7 +94,7 @@ def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
 def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
     """The output of a container, and what the backward needs."""
     plan = plan_of(net)
-    values: dict[int, Any] = {0: x}
+    values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
     saved: list[Any] = []
     for step, dead in zip(plan.steps, plan.dead, strict=True):
@@ -100,17 +105,22 @@ def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, An
         del y, kept
         for value in dead:
             del values[value]
-    return values[plan.output], (plan, saved, context.once)
+    y = tuple(values[value] for value in plan.outputs)
+    return (y if plan.several else y[0]), (plan, saved, context.once)
 
 
-def backward(net: Layer, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
     """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
-    dropped step by step."""
+    dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
     plan, kept, once = saved
-    needed = {0: need_dx}  # whether anything before a value, or its own step, needs its gradient
+    needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
+    needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
     for step in plan.steps:
         needed[step.output] = step.is_trainable() or any(needed[value] for value in step.inputs)
-    sent: dict[int, np.ndarray] = {plan.output: dy}
+    sent: dict[int, Any] = {}
+    for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
+        if part is not None:
+            sent[value] = sent[value] + part if value in sent else part
     gradients: Gradients = {}
     for index in range(len(plan.steps) - 1, -1, -1):
         step, prefixes = plan.steps[index], plan.prefixes[index]
@@ -135,6 +145,8 @@ def backward(net: Layer, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.
             for name, gradient in inside.items():
                 full = plan.known(prefix, name)
                 gradients[full] = gradients[full] + gradient if full in gradients else gradient
+    if isinstance(need_dx, tuple):
+        return tuple(sent.get(value) for value in plan.inputs), gradients
     if not need_dx:
         return None, gradients
     if 0 not in sent:
@@ -142,35 +154,56 @@ def backward(net: Layer, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.
     return sent[0], gradients
 
 
-def _follow(net: Layer) -> tuple[list[Step], int, list[tuple[Layer, tuple[Layer, ...]]]]:
-    """The steps of a container, the value that is its output, and what it and the containers inside hold."""
+def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, tuple[Layer, ...]]]]:
+    """The steps of a container, the value that is its output (of several a tuple), and what it and the containers
+    inside hold."""
     steps: list[Step] = []
     containers = []
+    first = len(getattr(net, "inputs", "x"))
+
+    def number() -> int:
+        return first + len(steps)
 
     def emit(step: Step) -> int:
         steps.append(step)
         return step.output
 
-    def enter(container: Layer, prefix: str, within: tuple[tuple[str, str], ...], value: int) -> int:
+    def enter(container: Layer, prefix: str, within: tuple[tuple[str, str], ...], value: Any) -> Any:
         containers.append((container, tuple(container.children().values())))
-        if container.forks:  # what its layers send back is added up apart
-            value = emit(Enter(prefix, (value,), len(steps) + 1, (), within))
+        if container.forks and not isinstance(value, tuple):  # what its layers send back is added up apart
+            value = emit(Enter(prefix, (value,), number(), (), within))
+        graph = weakref.ref(container)
+        arrays: dict[Any, int] = {}
 
-        def apply(name: str, layer: Layer, value: int) -> int:
-            full, inside = _dotted(prefix, name), ((name, type(layer).__name__), *within)
+        def known(value: Any) -> Any:
+            """The number of a value; an array that a layer holds becomes one where it is first read."""
+            if not isinstance(value, Held):
+                return value
+            key = (id(value.layer), value.attribute)
+            if key not in arrays:
+                arrays[key] = emit(Array(value, number(), within))
+            return arrays[key]
+
+        def apply(name: str, layer: Layer, value: Any) -> int:
+            full, inside = _dotted(prefix, name), ((name, getattr(layer, "kind", type(layer).__name__)), *within)
+            if isinstance(value, tuple):  # an operation
+                values = tuple(map(known, value))
+                if layer.name == "item":  # type: ignore[attr-defined]
+                    return emit(Item(full, values[0], number(), layer.given["index"], within))  # type: ignore[attr-defined]
+                return emit(OperationStep(full, values, number(), layer, graph, inside))
             if layer.is_plain() and layer.is_container:
-                return enter(layer, full, inside, value)
-            return emit(LayerStep(full, (value,), len(steps) + 1, (layer,), inside))
+                return int(enter(layer, full, inside, known(value)))
+            return emit(LayerStep(full, (known(value),), number(), (layer,), inside))
 
-        def join(name: str, what: str, values: list[int]) -> int:
-            kind = {"add": Add, "concat": Concat}[what]
+        def join(name: str, what: str, values: list[Any]) -> int:
+            kind = {"add": Add, "mul": Multiply, "concat": Concat}[what]
             title = name or type(container).__name__
-            return emit(kind(title, tuple(values), len(steps) + 1, (), within))
+            return emit(kind(title, tuple(map(known, values)), number(), (), within))
 
-        result: int = container.flow(value, apply, join)
-        return result
+        result = container.flow(value, apply, join)
+        return tuple(map(known, result)) if isinstance(result, tuple) else known(result)
 
-    output = enter(net, "", (), 0)
+    output = enter(net, "", (), 0 if first == 1 else tuple(range(first)))
     return steps, output, containers
 
 

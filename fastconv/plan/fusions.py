@@ -123,10 +123,10 @@ class PoolRelu(Fused):
         return parts, [{}, {}]
 
 
-def fused(steps: list[Step], output: int) -> list[Step]:
+def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
     """The steps with neighbours as one, in order: a fused one stands where its last part did."""
     readers = Counter(value for step in steps for value in step.inputs)
-    readers[output] += 1
+    readers.update(outputs)
     uses = Counter(id(layer) for step in steps for layer in step.layers)
     found: dict[int, Step] = {}  # by the value that it makes
     place: dict[int, int] = {}

@@ -6,12 +6,12 @@ backward(dy, saved, needs) -> (a gradient per value or None, {parameter: gradien
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastconv._ext import reduce
-from fastconv.arrays import logical
+from fastconv.arrays import empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -20,7 +20,10 @@ from fastconv.ops.common import in_memory_order, ordered, restored
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
 
-__all__ = ["Add", "Concat", "Enter", "LayerStep", "Parts", "Step", "add", "concat", "named_forward", "split"]
+__all__ = [
+    "Add", "Array", "Concat", "Enter", "Held", "Item", "LayerStep", "Multiply", "OperationStep", "Parts", "Step", "add",
+    "concat", "multiply", "multiply_backward", "named_forward", "split",
+]  # fmt: skip
 
 Parts = tuple["np.ndarray | None", ...]
 
@@ -108,7 +111,109 @@ class Concat(Step):
         return tuple(split(dy, saved)), []
 
 
-def located(error: ShapeError | MemoryError, within: tuple[tuple[str, str], ...]) -> Exception:
+class Multiply(Step):
+    """The product of values, element by element."""
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        return multiply(self.name, values), values
+
+    def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        return tuple(multiply_backward(dy, saved)), []
+
+
+class Held(NamedTuple):
+    """An array of a layer that a graph's nodes read as a value."""
+
+    name: str
+    layer: Layer
+    attribute: str
+
+    @property
+    def array(self) -> np.ndarray:
+        array: np.ndarray = getattr(self.layer, self.attribute)
+        return array
+
+
+class Array(Step):
+    """An array that a layer holds, as a value."""
+
+    def __init__(self, held: Held, output: int, within: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(held.name, (), output, (held.layer,), within)
+        self.attribute = held.attribute
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        array: np.ndarray = getattr(self.layers[0], self.attribute)
+        return array.copy(order="K") if context.snapshot else array, None
+
+    def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        return (), [{self.attribute: dy}]
+
+    def is_trainable(self) -> bool:
+        layer = self.layers[0]
+        return self.attribute in layer.parameter_names and self.attribute not in layer._frozen
+
+
+class OperationStep(Step):
+    """An operation of several values of a graph; None for an argument that is left out."""
+
+    def __init__(
+        self, name: str, arguments: tuple[int | None, ...], output: int, operation: Any, graph: Any,
+        within: tuple[tuple[str, str], ...],
+    ) -> None:  # fmt: skip
+        inputs = tuple(value for value in arguments if value is not None)
+        super().__init__(name, inputs, output, (operation,), within)
+        self.given = tuple(value is not None for value in arguments)
+        self.graph = graph  # a weak reference
+
+    def call(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        try:
+            return self.forward(values, context)
+        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+            raise located(self.layers[0].refusal(error), self.within) from None  # type: ignore[attr-defined]
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        operation: Any = self.layers[0]
+        source = iter(values)
+        x = tuple(next(source) if given else None for given in self.given)
+        dtype = self.graph().dtype if operation.follows_type else None
+        result: tuple[np.ndarray, Any] = operation.forward(x, context, dtype)
+        return result
+
+    def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        need = iter(needs)
+        wanted = tuple(next(need) if given else False for given in self.given)
+        parts, _ = self.layers[0].backward(dy, saved, wanted)  # type: ignore[arg-type]
+        assert parts is not None
+        return tuple(part for part, given in zip(parts, self.given, strict=True) if given), [{}]
+
+    def is_trainable(self) -> bool:
+        return False  # arrays of its own are steps of their own
+
+    def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return add(self.name, [one, other])
+
+
+class Item(Step):
+    """One of the outputs of a step that has several."""
+
+    def __init__(self, name: str, value: int, output: int, index: int, within: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(name, (value,), output, (), within)
+        self.index = index
+
+    def forward(self, values: list[Any], context: Context) -> tuple[np.ndarray, Any]:
+        return values[0][self.index], None
+
+    def backward(self, dy: Any, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        return ({self.index: dy},), []  # type: ignore[return-value]
+
+    def accumulate(self, one: Any, other: Any, dy: Any) -> Any:
+        merged = dict(one)
+        for index, part in other.items():
+            merged[index] = merged[index] + part if index in merged else part
+        return merged
+
+
+def located(error: Exception, within: tuple[tuple[str, str], ...]) -> Exception:
     """The error, saying in which layer: (name, class), and those around it."""
     return type(error)(f"{error}{''.join(f' (in layer {name}, {kind})' for name, kind in within)}")
 
@@ -138,6 +243,24 @@ def add(op: str, values: list[np.ndarray]) -> np.ndarray:
     for other in others[1:]:
         reduce.add(other, None, y, threads)
     return restored(total, order)
+
+
+def multiply(op: str, values: list[np.ndarray]) -> np.ndarray:
+    """The product of arrays of one shape, in order, in memory of its own."""
+    first = values[0]
+    for value in values[1:]:
+        if value.shape != first.shape:
+            raise ShapeError(f"{op}: what is multiplied must have one shape, got {first.shape} and {value.shape}")
+    product = empty_like(op, first)
+    np.copyto(product, first)
+    for value in values[1:]:
+        product *= value
+    return product
+
+
+def multiply_backward(dy: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+    """The gradient of `multiply` to each of the arrays: dy times all the others."""
+    return [multiply("mul", [dy, *values[:i], *values[i + 1 :]]) for i in range(len(values))]
 
 
 def add_to(op: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ from fastconv.machine.threads import threads_for
 from fastconv.training import checksum
 
 __all__ = [
-    "as_format_error", "load_net", "net_data", "net_from_data", "parse_json", "read", "read_json", "save_net", "write",
+    "FORMAT", "TRAINER", "Tensors", "as_format_error", "load_net", "net_data", "net_from_data", "net_from_file",
+    "parse_json", "read", "read_json", "refuse", "save_net", "short", "write",
 ]  # fmt: skip
 
 MAX_HEADER = 16 << 20  # bytes; Python objects take some 25 times the text they were parsed from
@@ -48,8 +49,11 @@ DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+BFLOAT16 = {"BF16": "<u2"}  # which NumPy has not: read as float32
 MOST_DIGITS = 39  # of an integer in JSON: 128 bits, as seeds have them
+FORMAT, TRAINER = "fastconv.net/1", "fastconv.trainer/1"  # in "format" of our own files: a net, a Trainer's checkpoint
 CHECKSUMS = "checksums"
+READ = DTYPES | BFLOAT16
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
 Tensors = dict[str, np.ndarray]
@@ -158,36 +162,34 @@ def _little_endian(name: str, tensor: np.ndarray) -> np.ndarray:
 def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[str, str]]:
     """The arrays and the metadata of a safetensors file; its checksums, where it has them, are held against both.
 
-    Raises FormatError for anything that is no such file, or has dtypes that NumPy has not, MemoryError for more than
-    this process's memory, and OSError.
+    bfloat16 becomes float32. Raises FormatError for anything that is no such file, or has other dtypes that NumPy has
+    not, MemoryError for more than this process's memory, and OSError.
     """
     path = Path(path)
     with open_regular(path, follow_links=follow_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
-            _refuse(path, f"is no safetensors file: it has {size} bytes")
+            refuse(path, f"is no safetensors file: it has {size} bytes")
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
-            _refuse(path, f"is no safetensors file: its header would have {length:,} bytes, the file has {size:,}")
+            refuse(path, f"is no safetensors file: its header would have {length:,} bytes, the file has {size:,}")
         if length > MAX_HEADER:
-            _refuse(path, f"has a header of {length:,} bytes, more than {MAX_HEADER:,}")
+            refuse(path, f"has a header of {length:,} bytes, more than {MAX_HEADER:,}")
         header = parse_json(path, "the header", file.read(length))
         if not isinstance(header, dict):
-            _refuse(path, "is no safetensors file: its header is no JSON object")
+            refuse(path, "is no safetensors file: its header is no JSON object")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            _refuse(path, "its __metadata__ must map text to text")
+            refuse(path, "its __metadata__ must map text to text")
         sums = _checksums(path, header, metadata)
         entries = sorted(_entry(path, name, fields) for name, fields in header.items())
         end = 0
         for begin, stop, name, _, _ in entries:
             if begin != end:
-                _refuse(
-                    path, f"the data of {_short(name)} must begin where the array before ends, at {end}, not {begin}"
-                )
+                refuse(path, f"the data of {short(name)} must begin where the array before ends, at {end}, not {begin}")
             end = stop
         if end != size - 8 - length:
-            _refuse(path, f"its arrays end at byte {end:,} of the data, but {size - 8 - length:,} bytes are there")
+            refuse(path, f"its arrays end at byte {end:,} of the data, but {size - 8 - length:,} bytes are there")
         try:
             memory.require("reading", end)
         except MemoryError as error:
@@ -195,9 +197,9 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
         tensors, shares = {}, []
         for begin, _, name, code, shape in entries:
             try:
-                tensors[name] = np.empty(shape, DTYPES[code])
+                tensors[name] = np.empty(shape, READ[code])
             except ValueError:  # zero elements, but one axis too long for NumPy
-                _refuse(path, f"{_short(name)} has a shape that NumPy cannot hold")
+                refuse(path, f"{short(name)} has a shape that NumPy cannot hold")
             data = tensors[name].reshape(-1).view(np.uint8)
             for number, share in enumerate(_cut(data, checksum.SHARE)):
                 shares.append((name, share, 8 + length + begin + number * checksum.SHARE))
@@ -206,7 +208,7 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
             """The pieces of a share, each as soon as it was read."""
             for piece in _cut(share, checksum.PIECE):
                 if not _read_into(file, piece, at):
-                    _refuse(path, f"ends within the data of {_short(name)}")
+                    refuse(path, f"ends within the data of {short(name)}")
                 at += len(piece)
                 yield piece
 
@@ -219,9 +221,11 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
                 its = itertools.islice(found, _shares(tensor.nbytes))
                 total = checksum.of_array(code, shape, its)
                 if sums and total != sums[name]:
-                    _refuse(path, f"is damaged: the data of {_short(name)} is not what its checksum says")
+                    refuse(path, f"is damaged: the data of {short(name)} is not what its checksum says")
                 if code == "BOOL" and (tensor.view(np.uint8) > 1).any():
-                    _refuse(path, f"{_short(name)} is BOOL but holds other bytes than 0 and 1")
+                    refuse(path, f"{short(name)} is BOOL but holds other bytes than 0 and 1")
+                if code in BFLOAT16:
+                    tensor = (tensor.astype(np.uint32) << 16).view(np.float32)
                 tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
     return {name: tensors[name] for name in header}, metadata
 
@@ -250,25 +254,25 @@ def _checksums(path: Path, header: dict[str, Any], metadata: dict[str, str]) -> 
             raise ValueError(f"{len(arrays)} of arrays, which have other names")
         for name, expected in texts.items():
             if checksum.of_text(metadata[name]) != expected:
-                _refuse(path, f"is damaged: the metadata {_short(name)} is not what its checksum says")
+                refuse(path, f"is damaged: the metadata {short(name)} is not what its checksum says")
     return arrays
 
 
 def _entry(path: Path, name: str, fields: Any) -> tuple[int, int, str, str, tuple[int, ...]]:
     """(begin, end, name, the dtype's code, shape) of one array, proven to agree with each other."""
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        _refuse(path, f"{_short(name)} must have exactly dtype, shape and data_offsets")
+        refuse(path, f"{short(name)} must have exactly dtype, shape and data_offsets")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
-        _refuse(path, f"{_short(name)} has dtype {_short(code)}; read are {', '.join(DTYPES)}")
+    if not isinstance(code, str) or code not in READ:
+        refuse(path, f"{short(name)} has dtype {short(code)}; read are {', '.join(READ)}")
     for role, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-            _refuse(path, f"the {role} of {_short(name)} must be a list of integers from 0 to 2**63 - 1")
+            refuse(path, f"the {role} of {short(name)} must be a list of integers from 0 to 2**63 - 1")
     if len(offsets) != 2 or len(shape) > 32:
-        _refuse(path, f"{_short(name)} must have two data_offsets and at most 32 axes")
-    nbytes = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
+        refuse(path, f"{short(name)} must have two data_offsets and at most 32 axes")
+    nbytes = math.prod(shape) * np.dtype(READ[code]).itemsize
     if offsets[1] - offsets[0] != nbytes:
-        _refuse(path, f"{_short(name)} needs {_short(nbytes)} bytes, its data_offsets are {_short(offsets)}")
+        refuse(path, f"{short(name)} needs {short(nbytes)} bytes, its data_offsets are {short(offsets)}")
     return offsets[0], offsets[1], name, code, tuple(shape)
 
 
@@ -277,7 +281,7 @@ def read_json(path: Pathlike, what: str, *, follow_links: bool = True) -> Any:
     with open_regular(path, follow_links=follow_links) as file:
         text = file.read(MAX_HEADER + 1)
     if len(text) > MAX_HEADER:
-        _refuse(path, f"has more than {MAX_HEADER:,} bytes")
+        refuse(path, f"has more than {MAX_HEADER:,} bytes")
     return parse_json(path, what, text)
 
 
@@ -291,9 +295,9 @@ def parse_json(path: Pathlike, what: str, text: bytes | str) -> Any:
             text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
         )
     except RecursionError:
-        _refuse(path, f"{what} is nested too deeply")
+        refuse(path, f"{what} is nested too deeply")
     except (ValueError, MemoryError) as error:
-        _refuse(path, f"{what} is no valid JSON: {_short(error)}")
+        refuse(path, f"{what} is no valid JSON: {short(error)}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -319,14 +323,14 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text[:40]} is no number that is read here")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """`value` for a message: one line, not for ever."""
     text = repr(value) if isinstance(value, str) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _refuse(path: Pathlike, text: str) -> NoReturn:
+def refuse(path: Pathlike, text: str) -> NoReturn:
     raise FormatError(f"{path}: {text}")
 
 
@@ -339,7 +343,7 @@ def as_format_error(path: Pathlike, what: str) -> Iterator[None]:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
         reason = f"no entry {error}" if isinstance(error, KeyError) else error
-        raise FormatError(f"{path}: {what}: {_short(reason)}") from None
+        raise FormatError(f"{path}: {what}: {short(reason)}") from None
 
 
 # --- nets ------------------------------------------------------------------------------------------------------------
@@ -358,7 +362,12 @@ def net_data(net: Layer) -> dict[str, Any]:
                 kind = type(layer).__name__
                 raise ValueError(f"{kind}: {arrays[id(array)]} and {name} are one array, which a file cannot say")
     trainable = net.parameters()
+    known = {
+        "classes": net.classes and list(map(str, net.classes)),
+        "preparation": net.preparation and {**net.preparation, "image_shape": [*net.preparation["image_shape"]]},
+    }
     return {
+        **{name: value for name, value in known.items() if value},
         "config": net.config(),
         "dtype": None if net.dtype is None else str(net.dtype),
         "frozen": [name for name, _, _ in net._named(trainable=False) if name not in trainable],
@@ -395,6 +404,7 @@ def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) 
         for layer, attribute in _called("frozen", parameters, frozen):
             layer._frozen.add(attribute)
         _set_modes(net, data)
+        _set_knowledge(net, data)
     return net
 
 
@@ -410,6 +420,22 @@ def _set_modes(net: Layer, data: dict[str, Any]) -> None:
     net.train(training)
     for layer in _called("other_mode", layers, data.get("other_mode", [])):
         layer.training = not training
+
+
+def _set_knowledge(net: Layer, data: dict[str, Any]) -> None:
+    """What a file says of a net's outputs and inputs (most say nothing)."""
+    classes, preparation = data.get("classes"), data.get("preparation")
+    if classes is not None:
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"classes must be a list of texts, got {classes!r}")
+        net.classes = tuple(classes)
+    if preparation is not None:
+        shape = preparation["image_shape"]
+        if preparation.keys() != {"method", "image_shape"} or not isinstance(preparation["method"], str):
+            raise ValueError(f"preparation must have a method and an image_shape, got {preparation!r}")
+        if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"the preparation's image_shape must be three positive integers, got {shape!r}")
+        net.preparation = {"method": preparation["method"], "image_shape": tuple(shape)}
 
 
 def _called(entry: str, named: Mapping[str, Any], names: Any) -> list[Any]:
@@ -491,7 +517,7 @@ class _Zeros(np.random.Generator):
 
 def save_net(path: Pathlike, net: Layer, *, follow_links: bool = True) -> None:
     """Write a net, its configuration and its weights by torch's names, as one safetensors file. See `write`."""
-    metadata = {"format": "fastconv.net/1", "net": json.dumps(net_data(net), allow_nan=False)}
+    metadata = {"format": FORMAT, "net": json.dumps(net_data(net), allow_nan=False)}
     tensors = {name: getattr(layer, attribute) for name, layer, attribute in net.named_arrays()}
     write(path, tensors, metadata, follow_links=follow_links)
 
@@ -499,6 +525,13 @@ def save_net(path: Pathlike, net: Layer, *, follow_links: bool = True) -> None:
 def load_net(path: Pathlike, *, follow_links: bool = True) -> Layer:
     """The net that `save_net` wrote. Raises FormatError for anything else."""
     tensors, metadata = read(path, follow_links=follow_links)
-    if metadata.get("format") != "fastconv.net/1" or "net" not in metadata:
-        _refuse(path, "holds no net that fastconv wrote")
+    if metadata.get("format") != FORMAT:
+        refuse(path, "holds no net that fastconv wrote")
+    return net_from_file(path, tensors, metadata)
+
+
+def net_from_file(path: Pathlike, tensors: Tensors, metadata: Mapping[str, str]) -> Layer:
+    """`load_net` of a file that was read. Raises FormatError where it does not say what it must."""
+    if "net" not in metadata:
+        refuse(path, "holds no net that fastconv wrote")
     return net_from_data(path, parse_json(path, "the net", metadata["net"]), tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,22 @@ def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
 
 
 def batches(
-    owner: str, x: Any, y: Any, batch_size: int, *, seed: int | None = None, drop_last: bool = False
-) -> ArrayBatches | StreamBatches:
+    owner: str, x: Any, y: Any, batch_size: int, *, seed: int | None = None, drop_last: bool = False,
+    several: tuple[bool, bool] = (False, False),
+) -> ArrayBatches | StreamBatches:  # fmt: skip
     """The batches of arrays (x, y), or of an iterable x of batches where y is None.
 
-    `seed` shuffles the samples for training (None: they come in order); see `ArrayBatches`.
+    A dict is several inputs or targets; so is a tuple where `several` says that the net has more inputs or losses than
+    one, else it is rows. `seed` shuffles the samples for training (None: they come in order); see `ArrayBatches`.
     """
     if y is None:
         if hasattr(x, "shape"):
             raise TypeError(f"{owner}: y is missing; an X that yields (x, y) batches must be no array")
         return StreamBatches(owner, x)
+    x, y = (
+        np.asarray(each) if isinstance(each, tuple) and not many else each
+        for each, many in zip((x, y), several, strict=True)
+    )
     return ArrayBatches(owner, x, y, batch_size, seed, drop_last)
 
 
@@ -45,13 +51,20 @@ class ArrayBatches:
     """
 
     def __init__(self, owner: str, x: Any, y: Any, batch_size: int, seed: int | None, drop_last: bool) -> None:
-        self.x, self.y = _as_rows(x), _as_rows(y)
-        for name, array in (("X", self.x), ("y", self.y)):
+        self.x, self.y = _each(_as_rows, x), _each(_as_rows, y)
+        named = {**_named("X", self.x), **_named("y", self.y)}
+        for name, array in named.items():
             if not len(array.shape):
                 raise ValueError(f"{owner}: {name} must be an array of samples, got a single number")
-        self.samples = len(self.x)
-        if len(self.y) != self.samples:
-            raise ValueError(f"{owner}: X and y must have as many samples, got {self.samples} and {len(self.y)}")
+        if not named:
+            raise ValueError(f"{owner}: X has no samples")
+        self.samples = len(next(iter(named.values())))
+        other = next((name for name, array in named.items() if len(array) != self.samples), None)
+        if other is not None:
+            first = next(iter(named))
+            raise ValueError(
+                f"{owner}: {first} and {other} must have as many samples, got {self.samples} and {len(named[other])}"
+            )
         if not self.samples:
             raise ValueError(f"{owner}: X has no samples")
         self.batch_size = batch_size
@@ -69,22 +82,39 @@ class ArrayBatches:
         for step in range(start, self.steps):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             if order is None:
-                yield np.asarray(self.x[part]), np.asarray(self.y[part])
+                yield tuple(_each(lambda array: np.asarray(array[part]), each) for each in (self.x, self.y))  # noqa: B023
             else:
-                yield _rows(self.x, order[part]), _rows(self.y, order[part])
+                rows = order[part]
+                yield tuple(_each(lambda array: _rows(array, rows), each) for each in (self.x, self.y))  # noqa: B023
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these samples from others: their number, shape, type, and a checksum over some of them."""
         at = np.unique(np.linspace(0, self.samples - 1, min(self.samples, PROBED)).astype(np.intp))
         checksum = 0
-        for array in (self.x, self.y):
+        inputs = list(_named("X", self.x).values())
+        for array in (*inputs, *_named("y", self.y).values()):
             checksum = zlib.crc32(np.ascontiguousarray(_rows(array, at)).data, checksum)
+        shapes = [[int(n) for n in array.shape[1:]] for array in inputs]
         return {
             "samples": self.samples,
-            "shape": [int(n) for n in self.x.shape[1:]],
-            "dtype": str(self.x.dtype),
+            "shape": shapes if len(shapes) > 1 else shapes[0],
+            "dtype": ", ".join(str(array.dtype) for array in inputs),
             "checksum": checksum,
         }
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of an array, or of each in a tuple or dict of them."""
+    if isinstance(value, Mapping):
+        return {name: function(each) for name, each in value.items()}
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+
+
+def _named(name: str, value: Any) -> dict[str, Any]:
+    """An array, or each of a tuple or dict, with what a message calls it."""
+    if isinstance(value, Mapping):
+        return {f"{name}[{key!r}]": each for key, each in value.items()}
+    return {f"{name}[{i}]": each for i, each in enumerate(value)} if isinstance(value, tuple) else {name: value}
 
 
 def _as_rows(array: Any) -> Any:
@@ -127,7 +157,7 @@ class StreamBatches:
         for batch in itertools.islice(self.open(number), start, None):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TypeError(f"{self.owner}: X must yield pairs (x, y), got {type(batch).__name__}")
-            yield np.asarray(batch[0]), np.asarray(batch[1])
+            yield _each(np.asarray, batch[0]), _each(np.asarray, batch[1])
 
     def fingerprint(self) -> dict[str, Any]:
         """What can be known beforehand: how many batches there are."""

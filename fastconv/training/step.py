@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,9 @@ from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
 from fastconv.ops.registry import FUNCTIONS
 
-__all__ = ["Loss", "resolve_loss", "value_and_grad"]
+__all__ = ["Loss", "Losses", "resolve_loss", "value_and_grad"]
 
-LossLike = str | Callable[..., Any]
+LossLike = Any  # a name, a function, or a dict of them
 IGNORED = -100  # torch's ignore_index
 
 
@@ -75,6 +76,71 @@ class Loss:
         return self.options.get("ignore_index", IGNORED)
 
 
+@dataclass(frozen=True)
+class Losses:
+    """A loss for each of several outputs of a net, and the factors with which they are added up.
+
+    Targets are a dict by the outputs' names, or a tuple in the order of the net's outputs that have a loss. A batch's
+    weight is its number of samples; a loss whose targets are all ignored adds nothing.
+    """
+
+    outputs: tuple[str, ...]  # all of the net's
+    losses: dict[str, Loss]
+    weights: dict[str, float]
+
+    name = "losses"
+    ignore_index = IGNORED
+
+    def __call__(self, output: Any, target: Any) -> tuple[float, float]:
+        """The loss and the batch's weight."""
+        total, samples = 0.0, 0
+        for name, y, t in self._each(output, target):
+            value, weight = self.losses[name](y, t)
+            total += self.weights.get(name, 1.0) * value if weight else 0.0
+            samples = len(y)
+        return total, float(samples)
+
+    def with_gradient(self, output: Any, target: Any) -> tuple[float, float, Any]:
+        """The loss, the batch's weight and the gradient to each output."""
+        total, samples, gradients = 0.0, 0, dict.fromkeys(self.outputs)
+        for name, y, t in self._each(output, target):
+            value, weight, gradient = self.losses[name].with_gradient(y, t)
+            factor, samples = self.weights.get(name, 1.0), len(y)
+            if weight:
+                total += factor * value
+                gradients[name] = gradient if factor == 1 else gradient * np.asarray(factor, gradient.dtype)
+        found = tuple(gradients[name] for name in self.outputs)
+        return total, float(samples), found if isinstance(output, tuple) else found[0]
+
+    def _each(self, output: Any, target: Any) -> list[tuple[str, np.ndarray, Any]]:
+        """Per loss the output's name, the output and its targets."""
+        named = [name for name in self.outputs if name in self.losses]
+        if isinstance(target, Mapping):
+            if target.keys() != self.losses.keys():
+                raise ValueError(
+                    f"loss: targets must be given for {', '.join(named)}, got {', '.join(map(str, target))}"
+                )
+        elif isinstance(target, tuple) and len(target) == len(named):
+            target = dict(zip(named, target, strict=True))
+        elif len(named) == 1 and not isinstance(target, tuple):
+            target = {named[0]: target}
+        else:
+            got = len(target) if isinstance(target, tuple) else "one array"
+            raise ValueError(
+                f"loss: targets must be a tuple or dict of {len(named)}, for {', '.join(named)}; got {got}"
+            )
+        values = dict(zip(self.outputs, output if isinstance(output, tuple) else (output,), strict=True))
+        return [(name, values[name], target[name]) for name in named]
+
+    def portion(self, value: float, weight: float) -> float:
+        """See `Loss.portion`."""
+        return value * weight if weight else 0.0
+
+    def whole(self, portions: float, weights: float) -> float:
+        """See `Loss.whole`."""
+        return portions / weights if weights else math.nan
+
+
 def _following(output: np.ndarray, value: Any) -> Any:
     """Floats, in an array or a list, in the output's float type; anything else as it is."""
     if isinstance(value, np.floating):
@@ -90,9 +156,25 @@ def _following(output: np.ndarray, value: Any) -> Any:
     return value
 
 
-def resolve_loss(loss: LossLike | Loss) -> Loss:
-    """A name, a function of fastconv.functional (functools.partial gives it options) or a registered one, as a Loss."""
-    if isinstance(loss, Loss):
+def resolve_loss(loss: LossLike, net: Layer | None = None, weights: Mapping[str, float] | None = None) -> Any:
+    """A name, a function of fastconv.functional (functools.partial gives it options) or a registered one, as a Loss; a
+    dict of them by the names of the net's outputs as Losses, with their factors."""
+    if isinstance(loss, Mapping):
+        outputs = getattr(net, "outputs", ())
+        for what, given in (("loss", loss), ("loss_weights", weights or {})):
+            unknown = [str(name) for name in given if name not in (outputs if what == "loss" else loss)]
+            if unknown:
+                known = ", ".join(outputs if what == "loss" else map(str, loss)) or "none with names"
+                raise ValueError(f"{what}: no output is called {unknown[0]!r}; there are {known}")
+        if not loss:
+            raise ValueError("loss: a dict of losses must name an output at least")
+        return Losses(
+            tuple(outputs), {str(name): resolve_loss(each) for name, each in loss.items()},
+            {str(name): float(factor) for name, factor in (weights or {}).items()},
+        )  # fmt: skip
+    if weights is not None:
+        raise ValueError("loss_weights: only where loss is a dict by the outputs' names")
+    if isinstance(loss, Loss | Losses):
         return loss
     options: dict[str, Any] = {}
     function: Any = loss
@@ -108,12 +190,31 @@ def resolve_loss(loss: LossLike | Loss) -> Loss:
     return Loss(name, options)
 
 
+def warn_of_softmax(net: Layer, loss: Any) -> None:
+    """RuntimeWarning where cross_entropy, which takes logits, meets a net that ends in softmax."""
+    if getattr(loss, "name", "") != "cross_entropy":
+        return
+    last = net
+    while last.is_container and (end := last.last()) is not None:
+        last = end
+    if getattr(last, "op", "") == "softmax":
+        warnings.warn(
+            "the net ends in softmax, and cross_entropy takes what is before it (logits): cut it off, of an ONNX file "
+            "by load(…, outputs=(name,)) with the name of what softmax reads",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def value_and_grad(
     net: Layer, loss: LossLike | Loss, x: Any, y: Any, *, rng: np.random.Generator | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of `net` on the batch (x, y) in training mode, and its gradient to every trainable parameter by name.
 
-    loss   a function of fastconv.functional, one from `fastconv.register`, or its name; options by functools.partial
+    loss   a function of fastconv.functional, one from `fastconv.register`, or its name; options by functools.partial.
+           Of a net with several outputs a dict of them by the outputs' names: their sum counts, and y is a dict, or a
+           tuple in the outputs' order
+    x      the input; of several a tuple, or a dict by their names
     rng    what dropout draws from (default: the generator that `manual_seed` seeds)
 
     Every part of the net is in training, in whichever mode the net is, but those that were put aside: frozen as a whole
@@ -122,7 +223,8 @@ def value_and_grad(
 
     Raises TypeError for a loss that is none of these, ValueError for one that is not a single number.
     """
-    loss = resolve_loss(loss)
+    loss = resolve_loss(loss, net)
+    warn_of_softmax(net, loss)
     with blas_held():
         output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
         value, _, gradient = loss.with_gradient(output, y)

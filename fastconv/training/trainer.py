@@ -38,12 +38,11 @@ from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
-from fastconv.training.step import Loss, LossLike, resolve_loss
+from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
 
-FORMAT = "fastconv.trainer/1"
 BATCH_SIZE = 128
 SEED_BITS = 128
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
@@ -73,7 +72,9 @@ class _Sums:
     def add(self, loss: Loss, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
         self.loss += loss.portion(value, weight)
         self.weight += weight
-        self.samples += len(output)
+        self.samples += len(output[0] if isinstance(output, tuple) else output)
+        if isinstance(loss, Losses):  # none of the outputs is the net's only one
+            return
         if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
             right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
             self.correct += int(np.count_nonzero(right))
@@ -98,7 +99,8 @@ class Trainer:
     """Trains `net` with `optimizer`.
 
     loss              a function of fastconv.functional, one from `fastconv.register`, or its name (default
-                      "cross_entropy"); options by functools.partial
+                      "cross_entropy"); options by functools.partial. Of a net with several outputs a dict of them by
+                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1)
     seed              what shuffling, augmentation and dropout are derived from (default 0)
     checkpoint        a path: a checkpoint is written there before the first step, then every `checkpoint_every` steps
                       (default: after each epoch), and when `fit` ends. See `resume`
@@ -118,6 +120,7 @@ class Trainer:
         optimizer: optim.Optimizer,
         loss: LossLike | Loss = "cross_entropy",
         *,
+        loss_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
@@ -130,7 +133,9 @@ class Trainer:
             raise TypeError(f"Trainer: optimizer must be one of fastconv.optim's, got {optimizer!r}")
         self.net = net
         self.optimizer = optimizer
-        self.loss = resolve_loss(loss)
+        self.loss = resolve_loss(loss, net, loss_weights)
+        warn_of_softmax(net, self.loss)
+        self._several = len(getattr(net, "inputs", "x")) != 1, isinstance(self.loss, Losses)
         self.seed = _integer("Trainer", "seed", seed, 0)
         if self.seed >> SEED_BITS:
             raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
@@ -179,7 +184,8 @@ class Trainer:
         """Train until `epochs` epochs are behind the net, those of earlier calls and of a resumed file included.
 
         X, y              samples and targets: arrays, memory-mapped or integer ones too (a batch at a time becomes the
-                          net's float type). Or X alone: an iterable of batches (x, y), or a function that returns an
+                          net's float type); of a net of several inputs or losses tuples of them, or dicts by their
+                          names. Or X alone: an iterable of batches (x, y), or a function that returns an
                           iterator for every epoch; batches then come as they are
         epochs            the total; needed unless the run was resumed from a file, which has it
         batch_size        default 128, or as before. Samples are shuffled anew in every epoch. The last batch may be
@@ -209,7 +215,9 @@ class Trainer:
         settings = self._settled(batch_size, drop_last)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
-        source = batches("fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"])
+        source = batches(
+            "fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"], several=self._several
+        )
         validation = self._batches_of("fit: validation_data", validation_data, settings["batch_size"])
         total = self._total_epochs(epochs)
         settings.update(
@@ -337,12 +345,14 @@ class Trainer:
         try:
             with blas_held(), np.errstate(all="ignore"):
                 output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
-                if not len(output):
+                if not len(output[0] if isinstance(output, tuple) else output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 loss, weight, gradient = self.loss.with_gradient(output, y)
                 if weight:
                     self._need_finite("loss", loss, x)
-                else:  # all targets are ignored, or of classes without weight: nothing to learn
+                elif not isinstance(
+                    output, tuple
+                ):  # all targets are ignored, or of classes without weight: nothing to learn
                     gradient = np.zeros_like(output)
                 gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
@@ -366,7 +376,8 @@ class Trainer:
     def _need_finite(self, what: str, value: float, x: np.ndarray) -> None:
         if math.isfinite(value):
             return
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
+        arrays = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             advice = "the batch itself holds NaN or infinity: look at the data"
         else:
             advice = "try a lower learning rate, clip_norm=1, or inputs scaled to about [0, 1]"
@@ -437,13 +448,16 @@ class Trainer:
         """
         size = self._settled(batch_size, None)["batch_size"]
         with precisions.precision(self.precision or precisions.get_precision()):
-            return self._evaluate(batches("evaluate", X, y, size))
+            return self._evaluate(batches("evaluate", X, y, size, several=self._several))
 
     def _batches_of(self, owner: str, data: Any, batch_size: int) -> Batches | None:
         if data is None:
             return None
-        if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple):
-            return batches(owner, *data, batch_size)
+        if isinstance(data, tuple) and len(data) == 2:
+            x, y = data
+            arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and _is_arrays(y))  # type: ignore[attr-defined]
+            if arrays:
+                return batches(owner, x, y, batch_size, several=self._several)
         return batches(owner, data, None, batch_size)
 
     def _evaluate(self, source: Batches) -> Evaluation:
@@ -452,7 +466,7 @@ class Trainer:
         for x, y in source.epoch(0):
             with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
-                if len(output):
+                if len(output[0] if isinstance(output, tuple) else output):
                     sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
@@ -475,19 +489,22 @@ class Trainer:
         tensors = {f"net.{name}": getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays()}
         tensors.update((f"optimizer.{slot}.{name}", array) for slot, name, array in self.optimizer._state())
         tensors.update((f"best.{name}", array) for name, array in (self.best_state or {}).items())
-        options = {}
-        for name, value in self.loss.options.items():
-            if isinstance(value, (np.ndarray, list, tuple)):
-                tensors[f"loss.{name}"] = np.asarray(value)
-            else:
-                options[name] = _plain(f"save: the loss {self.loss.name} has an option {name}", value)
+        losses: dict[str, Any] = {}
+        for output, loss in self.loss.losses.items() if isinstance(self.loss, Losses) else [("", self.loss)]:
+            options = {}
+            for name, value in loss.options.items():
+                if isinstance(value, (np.ndarray, list, tuple)):
+                    tensors[f"loss.{output}.{name}" if output else f"loss.{name}"] = np.asarray(value)
+                else:
+                    options[name] = _plain(f"save: the loss {loss.name} has an option {name}", value)
+            losses[output] = {"name": loss.name, "options": options}
         data = {
             "fastconv": __version__,
             "net": files.net_data(self.net),
             "optimizer": {
                 "config": self.optimizer.config(), "steps": self.optimizer.steps, "updates": self.optimizer.updates,
             },
-            "loss": {"name": self.loss.name, "options": options},
+            "loss": {"each": losses, "weights": self.loss.weights} if isinstance(self.loss, Losses) else losses[""],
             "seed": self.seed,
             "precision": self.precision,
             "checkpoint_every": self.checkpoint_every,
@@ -499,7 +516,7 @@ class Trainer:
             "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
         }  # fmt: skip
-        metadata = {"format": FORMAT, "trainer": json.dumps(data, allow_nan=False)}
+        metadata = {"format": files.TRAINER, "trainer": json.dumps(data, allow_nan=False)}
         files.write(path, tensors, metadata, follow_links=self.follow_links or not automatic)
 
     def _augment_data(self) -> Any:
@@ -537,7 +554,7 @@ class Trainer:
             if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):
                 register(name, *function, replace=True)
         tensors, metadata = files.read(path, follow_links=follow_links)
-        if metadata.get("format") != FORMAT or "trainer" not in metadata:
+        if metadata.get("format") != files.TRAINER or "trainer" not in metadata:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")
         data = files.parse_json(path, "the checkpoint", metadata["trainer"])
         with files.as_format_error(path, "the checkpoint cannot be resumed"):
@@ -547,14 +564,11 @@ class Trainer:
                 parts[part][name] = tensor
             net = files.net_from_data(path, data["net"], parts["net"])
             optimizer = _optimizer_from_data(data["optimizer"], parts["optimizer"], parts["net"])
-            name, options = data["loss"]["name"], data["loss"]["options"]
-            if name not in OPS:
-                raise ValueError(f"its loss {name!r} is not registered: fastconv.register it, or give functions=")
-            inspect.signature(OPS[name].forward).bind_partial(**options, **parts["loss"])
+            loss, factors = _loss_from_data(data["loss"], parts["loss"])
             if type(data["automatic"]) is not bool:
                 raise ValueError(f"automatic must be true or false, got {data['automatic']!r}")
             trainer = cls(
-                net, optimizer, Loss(name, {**options, **parts["loss"]}), seed=data["seed"],
+                net, optimizer, loss, loss_weights=factors, seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
                 precision=data.get("precision"),
@@ -613,6 +627,27 @@ class Trainer:
         steps = data["batches"] if "batches" in data else -(-data["samples"] // settings["batch_size"])
         if steps is not None and position.batch > steps:
             raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
+
+
+def _is_arrays(y: Any) -> bool:
+    """Whether it is an array, or a tuple or dict of them, and no batch of a list of batches."""
+    each = y.values() if isinstance(y, Mapping) else y if isinstance(y, tuple) else (y,)
+    return all(hasattr(array, "shape") for array in each)
+
+
+def _loss_from_data(data: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+    """The loss that a file describes, or a dict of several and their factors; `arrays`: its options that are arrays."""
+    if "each" in data:
+        found = {}
+        for output, each in data["each"].items():
+            own = {name[len(output) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{output}.")}
+            found[output] = _loss_from_data(each, own)[0]
+        return found, data["weights"]
+    name, options = data["name"], data["options"]
+    if name not in OPS:
+        raise ValueError(f"its loss {name!r} is not registered: fastconv.register it, or give functions=")
+    inspect.signature(OPS[name].forward).bind_partial(**options, **arrays)
+    return Loss(name, {**options, **arrays}), None
 
 
 def _optimizer_from_data(

@@ -19,8 +19,9 @@ ELEMENTWISE: dict[str, dict[str, dict[str, Any]]] = {  # op -> {name of a case: 
     "tanh": {},
     "softplus": {"beta": {"beta": 2.5}, "threshold": {"threshold": 1.05}, "both": {"beta": 0.5, "threshold": 0.54}},
     "hardswish": {},
+    "step": {},
 }  # fmt: skip
-EXACT = {"relu"}
+EXACT = {"relu", "step"}
 ROWS = ("softmax", "log_softmax")
 
 
@@ -137,6 +138,10 @@ def torch_function(op: str) -> Callable[..., Any]:
     return lambda torch, *tensors, **options: getattr(torch.nn.functional, op)(*tensors, **options)
 
 
+def torch_step(torch: Any, x: Any) -> Any:
+    return (x >= 0).to(x.dtype) + 0 * x.detach() + 0 * x
+
+
 def torch_rows(op: str) -> Callable[..., Any]:
     return lambda torch, x, dim=1: getattr(torch.nn.functional, op)(x, dim=dim)
 
@@ -149,11 +154,13 @@ RANDOM = {
 TORCH = {
     **{op: torch_function(op) for op in (*ELEMENTWISE, "prelu")},
     **{op: torch_rows(op) for op in ROWS},
+    "step": torch_step,
 }
 
 LAYERS = [
     *(LayerCase(name, (), {}, (2, 3, 4)) for name in ("ReLU", "GELU", "SiLU", "SELU")),
     *(LayerCase(name, (), {}, (2, 3, 4)) for name in ("Sigmoid", "Tanh", "Hardswish", "Softplus")),
+    LayerCase("Step", (), {}, (2, 3, 4), twin=False),
     LayerCase("GELU", ("tanh",), {}, (2, 3, 4)),
     LayerCase("LeakyReLU", (0.2,), {}, (2, 3)),
     LayerCase("LeakyReLU", (0.2,), {}, (2, 3, 4, 5)),

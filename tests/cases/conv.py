@@ -238,6 +238,15 @@ LAYERS = [
     LayerCase("Conv2d", (2, 2, (2, 3)), {"stride": (3, 1), "padding": ((0, 2), (2, 0))}, (1, 2, 9, 7), twin=False),
     LayerCase("Conv2d", (2, 2, 2), {"stride": (Fraction(1, 2), 2)}, (1, 2, 5, 6), twin=False),
     LayerCase("Conv2d", (4, 4, 3), {"groups": 4}, (1, 4, 6, 7)),
+    *(
+        LayerCase(
+            f"Conv{axes}d", (2, 3, 3), {"padding": 2, "stride": 2, "padding_mode": mode}, (2, 2, 5, 6, 4)[: axes + 2]
+        )
+        for axes in (1, 2, 3)
+        for mode in ("reflect", "replicate", "circular")
+    ),
+    LayerCase("Conv2d", (2, 2, (4, 3)), {"padding": "same", "padding_mode": "reflect"}, (1, 2, 6, 7)),
+    LayerCase("Conv2d", (2, 2, 2), {"padding": ((0, 2), (1, 0)), "padding_mode": "circular"}, (1, 2, 4, 5), twin=False),
     LayerCase("Conv3d", (2, 3, 2), {"padding": 1}, (2, 2, 3, 4, 3)),
     LayerCase("Conv3d", (1, 2, (1, 2, 3)), {"stride": (1, 2, 1), "dilation": (1, 1, 2)}, (1, 1, 3, 5, 7)),
 ]

@@ -16,6 +16,28 @@ from fastconv._ext.blas cimport gemm
 from fastconv._ext.geometry cimport Geometry, geometry_of
 from fastconv._ext.team cimport Task, run
 
+cdef extern from "conv/lowering.h" nogil:
+    const Py_ssize_t PIECES
+    const float *zeros_float
+    const double *zeros_double
+
+    ctypedef struct Rows:
+        const void **pieces
+        Py_ssize_t *steps
+        Py_ssize_t count, first, span
+        Py_ssize_t at, stride
+        Py_ssize_t length, taps, dilation, channels
+        bint whole
+
+    void rows_float(const Rows *, float *y, Py_ssize_t pixels, const float *x_end, const float *y_end)
+    void rows_double(const Rows *, double *y, Py_ssize_t pixels, const double *x_end, const double *y_end)
+    void run_float(
+        const float *x, Py_ssize_t step, float *y, Py_ssize_t head, Py_ssize_t stop, Py_ssize_t count)
+    void run_double(
+        const double *x, Py_ssize_t step, double *y, Py_ssize_t head, Py_ssize_t stop, Py_ssize_t count)
+    void add_run_float(const float *x, float *y, Py_ssize_t count)
+    void add_run_double(const double *x, double *y, Py_ssize_t count)
+
 cdef extern from *:
     const int RELAXED "__ATOMIC_RELAXED"
     void atomic_store "__atomic_store_n"(int *at, int value, int order) noexcept nogil
@@ -61,50 +83,76 @@ cdef inline void copy(const floating *x, floating *out, Py_ssize_t count) noexce
     memcpy(out, x, count * sizeof(floating))
 
 
+cdef inline void add(const floating *x, floating *y, Py_ssize_t count) noexcept nogil:
+    if floating is float:
+        add_run_float(x, y, count)
+    else:
+        add_run_double(x, y, count)
+
+
 # --- im2col ----------------------------------------------------------------------------------------------------------
 
 
 cdef void im2col_rows(
     const floating *x, floating *col, const Geometry *g, Py_ssize_t group, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels."""
-    cdef Py_ssize_t c = g.channels // g.groups
-    cdef Py_ssize_t span = g.kernel[2] * c
-    cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
-    cdef const floating *line
+    """Rows of col for the output pixels first..last-1: a window's taps, each with its group's channels.
+
+    Outputs of one line go together; where a window has more pieces than fit, one by one and some pieces at a time.
+    """
+    cdef const floating *x_end = x + g.batch * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
+    cdef floating *col_end = col + (last - first) * g.taps
+    cdef Py_ssize_t count, pieces, begin
     cdef Cursor cursor
-    cdef Py_ssize_t *at = cursor.at
+    cdef Rows rows
+    rows.whole = g.groups == 1 and (g.dilation[2] == 1 or g.kernel[2] == 1)
+    rows.taps, rows.dilation, rows.channels = g.kernel[2], g.dilation[2], g.channels // g.groups
+    rows.span = rows.channels * (rows.taps if rows.whole else 1)
+    rows.stride, rows.length = g.stride[2], g.inp[2]
+    pieces = g.kernel[0] * g.kernel[1] * (1 if rows.whole else rows.taps)
     seek(&cursor, g, first)
-    for _pixel in range(first, last):
-        for r0 in range(g.kernel[0]):
-            i0 = at[0] + r0 * g.dilation[0]
-            for r1 in range(g.kernel[1]):
-                i1 = at[1] + r1 * g.dilation[1]
-                if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
-                    zero(col, span)
-                    col += span
-                    continue
-                line = x + ((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] * g.channels + group * c
-                if whole:
-                    head = min(max(-at[2], 0), g.kernel[2])
-                    stop = max(min(g.inp[2] - at[2], g.kernel[2]), head)
-                    if head > 0:
-                        zero(col, head * c)
-                    if stop > head:
-                        copy(line + (at[2] + head) * c, col + head * c, (stop - head) * c)
-                    if stop < g.kernel[2]:
-                        zero(col + stop * c, (g.kernel[2] - stop) * c)
-                    col += span
-                    continue
-                for r2 in range(g.kernel[2]):
-                    i2 = at[2] + r2 * g.dilation[2]
-                    if i2 < 0 or i2 >= g.inp[2]:
-                        zero(col, c)
-                    else:
-                        copy(line + i2 * g.channels, col, c)
-                    col += c
-        advance(&cursor, g, 1)
+    while first < last:
+        count = min(g.out[2] - cursor.out[2], last - first) if pieces <= PIECES else 1
+        begin = 0
+        while begin < pieces:
+            rows.first, rows.count = begin, min(pieces - begin, PIECES)
+            lay_out_pieces(x, &rows, g, group, &cursor)
+            if pieces > PIECES:
+                col_end = col + rows.count * rows.span
+            if floating is float:
+                rows_float(&rows, col, count, x_end, col_end)
+            else:
+                rows_double(&rows, col, count, x_end, col_end)
+            begin += rows.count
+            col += count * rows.count * rows.span
+        first += count
+        advance(&cursor, g, count)
+
+
+cdef inline void lay_out_pieces(
+    const floating *x, Rows *rows, const Geometry *g, Py_ssize_t group, const Cursor *cursor
+) noexcept nogil:
+    """Where the pieces of the cursor's window lie in x, or would lie beyond a line's begin."""
+    cdef Py_ssize_t taps = 1 if rows.whole else rows.taps, k, r0, r1, i0, i1, at
+    rows.at = cursor.at[2]
+    for k in range(rows.count):
+        r1 = (rows.first + k) // taps % g.kernel[1]
+        r0 = (rows.first + k) // taps // g.kernel[1]
+        i0 = cursor.at[0] + r0 * g.dilation[0]
+        i1 = cursor.at[1] + r1 * g.dilation[1]
+        if i0 < 0 or i0 >= g.inp[0] or i1 < 0 or i1 >= g.inp[1]:
+            rows.steps[k] = 0
+            if floating is float:
+                rows.pieces[k] = zeros_float
+            else:
+                rows.pieces[k] = zeros_double
+        else:
+            at = cursor.at[2] + (rows.first + k) % taps * g.dilation[2]
+            rows.steps[k] = g.stride[2] * g.channels
+            rows.pieces[k] = (
+                x + (((cursor.image * g.inp[0] + i0) * g.inp[1] + i1) * g.inp[2] + at) * g.channels
+                + group * rows.channels
+            )
 
 
 cdef void im2col_taps(
@@ -112,7 +160,7 @@ cdef void im2col_taps(
 ) noexcept nogil:
     """The transpose of `im2col_rows` for one group: a row a tap, in runs of output pixels that share an output line."""
     cdef Py_ssize_t pixels = last - first
-    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, j, _j
+    cdef Py_ssize_t done = 0, count, r0, r1, r2, c, i0, i1, start, head, stop, _j
     cdef Py_ssize_t step = g.stride[2] * g.channels
     cdef const floating *line
     cdef floating *out
@@ -138,16 +186,10 @@ cdef void im2col_taps(
                     stop = 0 if start >= g.inp[2] else min(count, (g.inp[2] - 1 - start) // g.stride[2] + 1)
                     stop = max(stop, head)
                     for c in range(g.channels):
-                        if head > 0:
-                            zero(out, head)
-                        if step == 1:
-                            if stop > head:
-                                copy(line + start + head, out + head, stop - head)
+                        if floating is float:
+                            run_float(line + start * g.channels + c, step, out, head, stop, count)
                         else:
-                            for j in range(head, stop):
-                                out[j] = line[start * g.channels + j * step + c]
-                        if stop < count:
-                            zero(out + stop, count - stop)
+                            run_double(line + start * g.channels + c, step, out, head, stop, count)
                         out += pixels
         done += count
         advance(&cursor, g, count)
@@ -160,7 +202,7 @@ cdef void col2im_rows(
     """The adjoint of `im2col_rows`: add each row to the taps it came from, those inside the box low..high-1 only."""
     cdef Py_ssize_t c = g.channels // g.groups
     cdef bint whole = g.groups == 1 and g.dilation[2] == 1
-    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop, j
+    cdef Py_ssize_t _pixel, r0, r1, r2, i0, i1, i2, head, stop
     cdef floating *line
     cdef Cursor cursor
     cdef Py_ssize_t *at = cursor.at
@@ -177,15 +219,14 @@ cdef void col2im_rows(
                 if whole:
                     head = max(low[2] - at[2], 0)
                     stop = min(high[2] - at[2], g.kernel[2])
-                    for j in range(head * c, stop * c):
-                        line[at[2] * c + j] += col[j]
+                    if stop > head:
+                        add(col + head * c, line + (at[2] + head) * c, (stop - head) * c)
                     col += g.kernel[2] * c
                     continue
                 for r2 in range(g.kernel[2]):
                     i2 = at[2] + r2 * g.dilation[2]
                     if low[2] <= i2 < high[2]:
-                        for j in range(c):
-                            line[i2 * g.channels + j] += col[j]
+                        add(col, line + i2 * g.channels, c)
                     col += c
         advance(&cursor, g, 1)
 

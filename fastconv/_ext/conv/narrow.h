@@ -43,4 +43,6 @@ static inline void add_products(
     CHOOSE(add_products, bytes, vectors, taps, x, at, rows, x_row, pixels, step, dy, dy_row, filters, next, dw);
 }
 
+#undef NAME
+
 #endif

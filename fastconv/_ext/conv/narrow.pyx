@@ -10,6 +10,7 @@ A geometry is worked out once (`geometry`) and handed over as it is.
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
+from fastconv._ext.buffers cimport read_from, write_to
 from fastconv._ext.geometry cimport (
     Band, Geometry, band_at, banded, bands_of, ceil_div, copy_plane, first_pixel
 )
@@ -25,6 +26,10 @@ cdef extern from "conv/narrow.h" nogil:
         Py_ssize_t x_row, Py_ssize_t pixels, Py_ssize_t step, const float *dy, Py_ssize_t dy_row, Py_ssize_t filters,
         const float *next, float *dw)
     void fence()
+
+cdef extern from "layout.h" nogil:
+    void transpose_float(
+        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
 
 cdef enum:
     LINE = 16  # floats of a cache line
@@ -150,41 +155,41 @@ cdef struct Forward:
 
 
 def forward(
-    bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w,
-    const float[::1] bias, float[:, :, :, :, ::1] y, float[::1] scratch, int threads, bint far,
+    bytes geometry, at, x, w, bias, y, scratch, int threads, bint far,
 ):
     """y = bias (zeros if None) + conv(x, w).
 
-    at: the `offsets`; scratch: a line, what `room` says for packed weights, then that for each thread; far: y is too
-    large for the caches.
+    All arrays are float32 and C-contiguous. at: the `offsets`; scratch: a line, what `room` says for packed weights,
+    then that for each thread; far: y is too large for the caches.
     """
     cdef const Plan *p = <const Plan *> <const char *> geometry
     cdef Py_ssize_t packed = lanes_of(p, True) * (p.g.taps + 1)
-    cdef Py_ssize_t room = (scratch.shape[0] - LINE - packed) // threads
-    cdef float *memory = aligned(&scratch[0])
-    cdef int past = far and p.g.filters % LINE == 0 and <uintptr_t> &y[0, 0, 0, 0, 0] % (LINE * sizeof(float)) == 0
-    cdef const float *start = NULL
-    if bias is not None:
-        start = &bias[0]
-    pack(p, &w[0, 0, 0, 0, 0], start, memory)
-    cdef Forward c = Forward(&x[0, 0, 0, 0, 0], memory, p, &at[0], memory + packed, room, past)
+    cdef Py_ssize_t room = (<Py_ssize_t> scratch.size - LINE - packed) // threads
+    cdef float *memory = aligned(<float *> write_to(scratch))
+    cdef float *out = <float *> write_to(y)
+    cdef int past = far and p.g.filters % LINE == 0 and <uintptr_t> out % (LINE * sizeof(float)) == 0
+    pack(p, <const float *> read_from(w), <const float *> read_from(bias), memory)
+    cdef Forward c = Forward(
+        <const float *> read_from(x), memory, p, <const Py_ssize_t *> read_from(at), memory + packed, room, past
+    )
     with nogil:
-        run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, bands_of(&p.g), threads)
+        run(<Task> forward_task, out, &c, bands_of(&p.g), threads)
 
 
 cdef void pack(const Plan *p, const float *w, const float *bias, float *packed) noexcept nogil:
     """Panel by panel the bias, then the weights tap by tap."""
-    cdef Py_ssize_t first = 0, tap, lane
+    cdef Py_ssize_t first = 0, used
     cdef Panel panel
     while first < p.g.filters:
         panel = panel_at(p, first, True)
-        for lane in range(panel.lanes):
-            packed[lane] = bias[panel.first + lane] if bias != NULL and lane < p.g.filters else 0
+        used = min(panel.lanes, p.g.filters)
+        if used < panel.lanes or bias == NULL:
+            memset(packed, 0, panel.lanes * (p.g.taps + 1) * sizeof(float))
+        if bias != NULL:
+            memcpy(packed, bias + panel.first, used * sizeof(float))
         packed += panel.lanes
-        for tap in range(p.g.taps):
-            for lane in range(panel.lanes):
-                packed[lane] = w[(panel.first + lane) * p.g.taps + tap] if lane < p.g.filters else 0
-            packed += panel.lanes
+        transpose_float(w + panel.first * p.g.taps, p.g.taps, packed, panel.lanes, used, p.g.taps)
+        packed += panel.lanes * p.g.taps
         first = panel.first + panel.lanes
 
 

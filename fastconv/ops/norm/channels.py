@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import norm as kernels
-from fastconv.arrays import as_floats, channels_last, logical
+from fastconv.arrays import as_floats, channels_last, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -48,15 +48,30 @@ def prepare(
 ) -> Arguments:
     """For batch_norm and instance_norm; from_x: the statistics are x's, the running ones are updated."""
     if from_x:
-        for name, running in (("running_mean", running_mean), ("running_var", running_var)):
-            if running is not None and not (isinstance(running, np.ndarray) and running.dtype.kind == "f"):
-                kind = running.dtype if isinstance(running, np.ndarray) else type(running).__name__
-                raise TypeError(f"{op}: {name} is updated in place and must be an array of floats, got {kind}")
-            if running is not None and not running.flags.writeable:
-                raise ValueError(f"{op}: {name} is updated in place and must not be read-only")
+        need_updatable(op, running_mean=running_mean, running_var=running_var)
     x, mean, var, weight, bias = as_floats(
         op, x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
+    rule(op, x, mean, var, weight, bias, from_x)
+    if from_x:
+        mean, var = running_mean, running_var
+    return Arguments(x, mean, var, weight, bias, number(op, "momentum", momentum), need_eps(op, eps))
+
+
+def need_updatable(op: str, **arrays: Any) -> None:
+    for name, running in arrays.items():
+        if running is not None and not (isinstance(running, np.ndarray) and running.dtype.kind == "f"):
+            kind = running.dtype if isinstance(running, np.ndarray) else type(running).__name__
+            raise TypeError(f"{op}: {name} is updated in place and must be an array of floats, got {kind}")
+        if running is not None and not running.flags.writeable:
+            raise ValueError(f"{op}: {name} is updated in place and must not be read-only")
+
+
+def rule(
+    op: str, x: np.ndarray, mean: np.ndarray | None, var: np.ndarray | None, weight: np.ndarray | None,
+    bias: np.ndarray | None, from_x: Any,
+) -> int:  # fmt: skip
+    """The elements that share a mean; for batch_norm and instance_norm."""
     if not from_x and (mean is None or var is None):
         raise ShapeError(f"{op}: running_mean and running_var must be given where x's own statistics are not used")
     channels = need_channels(op, x, 2 if op == "batch_norm" else 3)
@@ -64,19 +79,24 @@ def prepare(
     count = x.size // channels if op == "batch_norm" else math.prod(x.shape[2:])
     if from_x:
         need_several(op, count, x)
-        mean, var = running_mean, running_var
-    return Arguments(x, mean, var, weight, bias, number(op, "momentum", momentum), need_eps(op, eps))
+    return count
 
 
 def prepare_group(op: str, x: Any, num_groups: Any, weight: Any, bias: Any, eps: Any) -> tuple[Arguments, int]:
     x, weight, bias = as_floats(op, x=x, weight=weight, bias=bias)
+    groups = rule_of_groups(op, x, weight, bias, num_groups)
+    return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), groups
+
+
+def rule_of_groups(op: str, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, num_groups: Any) -> int:
+    """The groups of group_norm."""
     channels = need_channels(op, x)
     (groups,) = integers(op, "num_groups", num_groups, 1, 1)
     if channels % groups:
         raise ShapeError(f"{op}: num_groups must divide the channels of x, got {groups} for {channels}")
     need_entries(op, "channel", (channels,), weight=weight, bias=bias)
     need_several(op, x.size // groups, x)
-    return Arguments(x, None, None, weight, bias, 0.0, need_eps(op, eps)), groups
+    return groups
 
 
 def need_several(op: str, count: int, x: np.ndarray) -> None:
@@ -183,17 +203,55 @@ def group_reference(
 # group, repeated to (I, C). batch_norm is I = 1, P = all pixels of the batch, G = C.
 
 
+class Call(NamedTuple):
+    """What the layout of the arrays and the options decide."""
+
+    cut: Rows
+    groups: int
+    averaged: int  # elements that share a mean
+    eps: float
+    from_x: bool  # mean and var are functions of x
+    has_weight: bool
+    has_bias: bool
+
+
+@memoised("x", "running_mean", "running_var", "weight", "bias")
+def plan(
+    op: str, x: np.ndarray, mean: np.ndarray | None, var: np.ndarray | None, weight: np.ndarray | None,
+    bias: np.ndarray | None, from_x: bool, eps: Any,
+) -> Call:  # fmt: skip
+    """For batch_norm and instance_norm."""
+    if from_x:
+        need_updatable(op, running_mean=mean, running_var=var)
+    count, channels = rule(op, x, mean, var, weight, bias, from_x), x.shape[1]
+    images = x.shape[0] if op == "instance_norm" and from_x else 1
+    return call_of(x, images, channels, count, need_eps(op, eps), from_x, weight, bias)
+
+
+@memoised("x", "weight", "bias")
+def plan_groups(
+    op: str, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, num_groups: Any, eps: Any
+) -> Call:
+    groups = rule_of_groups(op, x, weight, bias, num_groups)
+    return call_of(x, x.shape[0], groups, x.size // groups, need_eps(op, eps), True, weight, bias)
+
+
+def call_of(
+    x: np.ndarray, images: int, groups: int, count: int, eps: float, from_x: bool, weight: np.ndarray | None,
+    bias: np.ndarray | None,
+) -> Call:  # fmt: skip
+    channels = x.shape[1]
+    cut = Rows.of(images, x.size // channels // max(1, images), channels)
+    return Call(cut, groups, count, eps, from_x, weight is not None, bias is not None)
+
+
 class Saved(NamedTuple):
     last: np.ndarray  # x, channels last
-    cut: Rows
     statistics: np.ndarray  # (3, I, C) float64: mean, rstd = 1 / sqrt(var + eps), var
-    eps: float
-    weight: np.ndarray | None  # (C,)
-    has_bias: bool
-    groups: int
-    from_x: bool  # mean and var are functions of x
     coefficients: np.ndarray  # (3, I, width): y = (x - [0]) * [1] + [2]
-    relu: bool = False  # of that; not for a mean and var that are given
+    weight: np.ndarray | None  # (C,)
+    call: Call
+    relu: bool = False  # of y; not for a mean and var that are given
     y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
 
 
@@ -206,15 +264,15 @@ def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
 
 
 def normalise(
-    op: str, last: np.ndarray, cut: Rows, statistics: np.ndarray, eps: float, weight: np.ndarray | None,
-    bias: np.ndarray | None, coefficients: np.ndarray, relu: bool = False, addend: np.ndarray | None = None,
+    op: str, last: np.ndarray, call: Call, statistics: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
+    coefficients: np.ndarray, relu: bool = False, addend: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """y = (x - mean) * rstd * weight + bias, channels last; rstd and the coefficients are written. relu: that of y, or
     of y + addend."""
     y = allocate(op, last.shape, last.dtype)
     kernels.normalise(
-        cut.table(last), cut.table(y), statistics, eps, weight, bias, coefficients, cut.block_rows,
-        threads_for(2 * y.nbytes), relu, None if addend is None else cut.table(addend),
+        last, y, statistics, call.eps, weight, bias, coefficients, call.cut.block_rows, threads_for(2 * y.nbytes),
+        relu, addend,
     )  # fmt: skip
     return y
 
@@ -223,10 +281,11 @@ def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx."""
-    last, cut, statistics, eps, own_weight, has_bias, groups, from_x, before, relu, y = saved
+    last, statistics, before, own_weight, call, relu, y = saved
+    cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
-    needs_x, needs_weight, needs_bias = needs[0], needs[1] and weight is not None, needs[2] and has_bias
+    needs_x, needs_weight, needs_bias = needs[0], needs[1] and call.has_weight, needs[2] and call.has_bias
     dy_last = channels_last(op, dy)
     rounded = mean.astype(last.dtype)
     dx = dweight = dbias = gated = None
@@ -247,7 +306,7 @@ def normalise_backward(
     if needs_x and not from_x:
         centred = statistics.copy()
         centred[0] = 0
-        dx = logical(normalise(op, dy_last, cut, centred, eps, own_weight, None, cut.coefficients(3, last.dtype)))
+        dx = logical(normalise(op, dy_last, call, centred, own_weight, None, cut.coefficients(3, last.dtype)))
     elif needs_x:
         scale = rstd if weight is None else rstd * weight
         if weight is not None:
@@ -267,88 +326,103 @@ def normalise_backward(
 
 
 def channel_norm(
-    op: str, a: Arguments, images: int, groups: int, from_x: bool, relu: bool = False, addend: np.ndarray | None = None
-) -> tuple[np.ndarray, Saved]:
-    """y, and what the backward needs; from_x: the statistics are x's own, else the running ones."""
-    channels = a.x.shape[1]
-    last = channels_last(op, a.x)
-    cut = Rows.of(images, a.x.size // channels // max(1, images), channels)
-    statistics = np.zeros((3, images, channels))
-    mean, _, var = statistics
+    op: str, call: Call, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
+    given: tuple[np.ndarray, np.ndarray] | None = None, relu: bool = False, addend: np.ndarray | None = None,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """y, and what the backward needs; given: mean and var, where the statistics are not x's own."""
+    cut, groups = call.cut, call.groups
+    last = channels_last(op, x)
+    statistics = np.zeros((3, cut.images, cut.channels))
     coefficients = cut.coefficients(3, last.dtype)
-    if not from_x:
-        mean[...], var[...] = a.running_mean, a.running_var
+    if given is not None:
+        statistics[0], statistics[2] = given
     elif last.size:
         kernels.moments(
-            cut.table(last), coefficients[0], cut.sums(op, 2), mean, var, -(-cut.pixels // SAMPLE), cut.block_rows,
+            last, coefficients, cut.sums(op, 2), statistics, -(-cut.pixels // SAMPLE), cut.block_rows,
             threads_for(last.nbytes),
         )  # fmt: skip
-        if groups != channels:
+        if groups != cut.channels:
+            mean, _, var = statistics
             with np.errstate(all="ignore"):
                 whole = over_groups(mean, groups)
                 var[...] = over_groups(var + (mean - whole) ** 2, groups)
                 mean[...] = whole
+    weight = None if weight is None else weight.copy()
+    bias = bias if bias is None or bias.flags.c_contiguous else bias.copy()
     if addend is not None:
         addend = channels_last(op, addend)
-    y = normalise(op, last, cut, statistics, a.eps, a.weight, a.bias, coefficients, relu, addend)
-    weight = None if a.weight is None else a.weight.copy()
+    y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
     gate = None if addend is None else y
-    return logical(y), Saved(
-        last, cut, statistics, a.eps, weight, a.bias is not None, groups, from_x, coefficients, relu, gate
-    )
+    return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate)
 
 
-def update(a: Arguments, statistics: np.ndarray, count: int) -> None:
-    """The running statistics from (3, I, C) ones of `count` elements each."""
-    if not a.x.size:
+def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float, *running: np.ndarray | None) -> None:
+    """The running mean and variance from (3, I, C) ones of so many elements each."""
+    if not statistics.size or not call.averaged:
         return
-    for running, values, factor in (
-        (a.running_mean, statistics[0], 1.0),
-        (a.running_var, statistics[2], count / (count - 1)),
-    ):
-        if running is None:
+    factors = 1.0, 0.0, call.averaged / (call.averaged - 1)
+    for array, which in zip(running, (0, 2), strict=True):
+        if array is None:
             continue
-        if running.dtype == a.x.dtype:
-            kernels.update_running(running, values, factor, a.momentum)
+        if array.dtype == dtype and array.flags.c_contiguous:
+            kernels.update_running(array, statistics, which, factors[which], momentum)
         else:
-            own = running.astype(a.x.dtype)
-            kernels.update_running(own, values, factor, a.momentum)
-            running[...] = own
+            own = array.astype(dtype, order="C")
+            kernels.update_running(own, statistics, which, factors[which], momentum)
+            array[...] = own
 
 
 # --- fast: the norms -------------------------------------------------------------------------------------------------
 
 
+def running_forward(
+    op: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, from_x: bool, momentum: Any, eps: Any,
+    relu: bool = False, addend: np.ndarray | None = None,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """batch_norm and instance_norm."""
+    x, mean, var, weight, bias, call = plan(op, x, running_mean, running_var, weight, bias, from_x, eps)
+    if from_x and not (mean is running_mean and var is running_var):
+        need_updatable(op, running_mean=running_mean, running_var=running_var)
+    momentum = number(op, "momentum", momentum)
+    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend)
+    if from_x:
+        update(call, x.dtype, saved.statistics, momentum, running_mean, running_var)
+    return y, saved
+
+
 def batch_forward(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, *, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5, relu: bool = False, addend: np.ndarray | None = None,
+    momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    """relu: that of y, or of y + addend, in the same pass (fastconv.plan); its backward is `batch_relu_backward`."""
-    a = prepare("batch_norm", x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y, saved = channel_norm("batch_norm", a, 1, a.x.shape[1], bool(training), relu, addend)
-    if training:
-        update(a, saved.statistics, a.x.size // a.x.shape[1])
-    return y, saved
+    return running_forward(
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps
+    )  # fmt: skip
+
+
+def batch_relu_forward(
+    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, *, addend: np.ndarray | None, training: bool,
+    momentum: float, eps: float,
+) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    """relu of what batch_norm gives, or of that and an addend, in the same pass (fastconv.plan)."""
+    return running_forward(
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, True, addend
+    )  # fmt: skip
 
 
 def instance_forward(
     x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    op = "instance_norm"
-    a = prepare(op, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    images = a.x.shape[0] if use_input_stats else 1
-    y, saved = channel_norm(op, a, images, a.x.shape[1], bool(use_input_stats))
-    if use_input_stats:
-        update(a, saved.statistics, math.prod(a.x.shape[2:]))
-    return y, saved
+    return running_forward(
+        "instance_norm", x, running_mean, running_var, weight, bias, bool(use_input_stats), momentum, eps
+    )  # fmt: skip
 
 
 def group_forward(
     x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> tuple[np.ndarray, Saved]:
-    a, groups = prepare_group("group_norm", x, num_groups, weight, bias, eps)
-    return channel_norm("group_norm", a, a.x.shape[0], groups, True)
+    x, weight, bias, call = plan_groups("group_norm", x, weight, bias, num_groups, eps)
+    return channel_norm("group_norm", call, x, weight, bias)
 
 
 def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import norm as kernels
-from fastconv.arrays import as_floats
+from fastconv.arrays import as_floats, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -79,20 +79,29 @@ class Saved(NamedTuple):
     has_bias: bool
 
 
+@memoised("x", "weight", "bias")
+def plan(
+    op: str, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, normalized_shape: Any, eps: Any
+) -> tuple[tuple[int, ...], float]:
+    """normalized_shape and eps."""
+    a, shape = prepare(op, x, normalized_shape, weight, bias, eps)
+    return shape, a.eps
+
+
 def forward(
     x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> tuple[np.ndarray, Saved]:
     op = "layer_norm"
-    a, shape = prepare(op, x, normalized_shape, weight, bias, eps)
+    x, weight, bias, (shape, eps) = plan(op, x, weight, bias, normalized_shape, eps)
     size = math.prod(shape)
-    table = contiguous(op, a.x).reshape(-1, size)
-    w = np.ones(size, table.dtype) if a.weight is None else contiguous(op, a.weight).reshape(-1)
-    b = np.zeros(size, table.dtype) if a.bias is None else contiguous(op, a.bias).reshape(-1)
+    table = contiguous(op, x).reshape(-1, size)
+    w = np.ones(size, table.dtype) if weight is None else contiguous(op, weight).reshape(-1)
+    b = np.zeros(size, table.dtype) if bias is None else contiguous(op, bias).reshape(-1)
     y = allocate(op, table.shape, table.dtype)
     statistics = allocate(op, (len(table), 2), np.dtype(np.float64))
-    kernels.layer_norm(table, w, b, y, statistics, a.eps, threads_for(2 * y.nbytes))
-    saved = Saved(table, w, statistics, a.x.shape, shape, a.weight is not None, a.bias is not None)
-    return y.reshape(a.x.shape), saved
+    kernels.layer_norm(table, w, b, y, statistics, eps, threads_for(2 * y.nbytes))
+    saved = Saved(table, w, statistics, x.shape, shape, weight is not None, bias is not None)
+    return y.reshape(x.shape), saved
 
 
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:

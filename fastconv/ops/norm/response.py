@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import response as kernels
-from fastconv.arrays import as_floats, channels_last, logical
+from fastconv.arrays import as_floats, channels_last, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
@@ -105,21 +105,32 @@ def scratch(last: np.ndarray) -> np.ndarray:
     return allocate("local_response_norm", (threads, 2 * last.shape[-1]), last.dtype)
 
 
-def forward(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[np.ndarray, Arguments]:
-    a = prepare(x, size, alpha, beta, k)
-    last = channels_last("local_response_norm", a.x)
-    y = allocate("local_response_norm", last.shape, last.dtype)
+Numbers = tuple[int, int, float, float, float]  # as Arguments has them
+Saved = tuple[np.ndarray, Numbers]  # x, channels last
+
+
+@memoised("x")
+def plan(op: str, x: np.ndarray, *options: Any) -> Numbers:
+    return prepare(x, *options)[1:]
+
+
+def forward(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[np.ndarray, Saved]:
+    op = "local_response_norm"
+    numbers: Numbers
+    x, numbers = plan(op, x, size, alpha, beta, k)
+    last = channels_last(op, x)
+    y = allocate(op, last.shape, last.dtype)
     channels = last.shape[-1]
-    kernels.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *a[1:], scratch(last))
-    return logical(y), a._replace(x=last)
+    kernels.local_response_norm(last.reshape(-1, channels), y.reshape(-1, channels), *numbers, scratch(last))
+    return logical(y), (last, numbers)
 
 
-def backward(dy: np.ndarray, saved: Arguments, needs: tuple[bool, ...]) -> Gradients:
-    last = saved.x  # channels last
+def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
+    last, numbers = saved
     dy_last = channels_last("local_response_norm", dy)
     dx = allocate("local_response_norm", last.shape, last.dtype)
     dy_rows, x_rows, dx_rows = (array.reshape(-1, last.shape[-1]) for array in (dy_last, last, dx))
-    kernels.local_response_norm_backward(dy_rows, x_rows, dx_rows, *saved[1:], scratch(last))
+    kernels.local_response_norm_backward(dy_rows, x_rows, dx_rows, *numbers, scratch(last))
     return logical(dx), None, None, None, None
 
 

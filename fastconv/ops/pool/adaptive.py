@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import channels_last, lift
+from fastconv.arrays import memoised
 from fastconv.machine.memory import require, require_array
 from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.pool import average, maximum
-from fastconv.ops.pool.windows import INNER_TAPS, Plan, planned, sliding
+from fastconv.ops.pool.windows import INNER_TAPS, MOST_KEPT, Plan, sliding
 from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input, unlift
+from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input
 from fastconv.window import Window, integers, per_axis
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -84,29 +84,29 @@ def max_reference(op: str, x: Any, output_size: Any, *, return_indices: bool = F
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
-@planned
-def adapting(x_shape: Ints, output: Ints) -> Plan:
+@memoised("x", most=MOST_KEPT)
+def plan(op: str, x: np.ndarray, output_size: Any, return_indices: Any = False) -> Plan:
     """Windows that do not overlap where every length divides: sliding ones. Else at most one tap more than n / m."""
-    spatial = x_shape[2:]
+    flag(op, "return_indices", return_indices)
+    x, output = prepare(op, x, output_size)
+    spatial = x.shape[2:]
     axes = len(spatial)
     ones, none = (1,) * axes, ((0, 0),) * axes
     if all(n % m == 0 for n, m in zip(spatial, output, strict=True)):
         kernel = tuple(n // m for n, m in zip(spatial, output, strict=True))
-        return sliding(x_shape, Window(kernel, kernel, none, ones, ones), output, INNER_TAPS)
+        return sliding(x.shape, Window(kernel, kernel, none, ones, ones), output, INNER_TAPS)
     kernel = tuple(n // m if n % m == 0 else min(n, -(-n // m) + 1) for n, m in zip(spatial, output, strict=True))
-    return Plan(x_shape, output, Window(kernel, ones, none, ones, ones).lift(), True, INNER_TAPS)
+    return Plan(x.shape, output, Window(kernel, ones, none, ones, ones).lift(), True, INNER_TAPS)
 
 
 def avg_forward(op: str, x: Any, output_size: Any) -> tuple[np.ndarray, Plan]:
-    x, output = prepare(op, x, output_size)
-    plan = adapting(x.shape, output)
-    return unlift(average.pool_sums(op, lift(channels_last(op, x)), plan), output), plan
+    x, found = plan(op, x, output_size)
+    return average.by_plan(op, x, found)
 
 
 def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = False) -> tuple[Any, maximum.Saved]:
-    x, output = prepare(op, x, output_size)
-    flag(op, "return_indices", return_indices)
-    return maximum.by_plan(op, x, adapting(x.shape, output), return_indices)
+    x, found = plan(op, x, output_size, return_indices)
+    return maximum.by_plan(op, x, found, return_indices)
 
 
 for _axes in ("1d", "2d", "3d"):

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fastconv._ext.pool import pooling
-from fastconv.arrays import channels_last, lift
+from fastconv.arrays import channels_last
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import windows
-from fastconv.ops.pool.windows import INNER_TAPS, PADDED_TAPS, Arguments, Plan, check, cut_pixels, prepare, sliding
+from fastconv.ops.pool.windows import Arguments, Plan, check, cut_pixels, plan, prepare
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes, unlift
 
@@ -73,13 +73,16 @@ def forward(
     op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> tuple[np.ndarray, Plan]:  # fmt: skip
-    a = prepare(op, x, kernel_size, stride, padding, 1, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
-    plan = sliding(a.x.shape, a.window, a.output, PADDED_TAPS if count_include_pad else INNER_TAPS)
-    return unlift(pool_sums(op, lift(channels_last(op, a.x)), plan), plan.output), plan
+    x, found = plan(op, x, kernel_size, stride, padding, 1, ceil_mode, "count_include_pad", count_include_pad)
+    return by_plan(op, x, found)
+
+
+def by_plan(op: str, x: np.ndarray, plan: Plan) -> tuple[np.ndarray, Plan]:
+    return unlift(pool_sums(op, channels_last(op, x).reshape(plan.x_last), plan), plan.output), plan
 
 
 def backward(op: str, dy: np.ndarray, plan: Plan) -> np.ndarray:
-    return unlift(spread_sums(op, lift(channels_last(op, dy)), plan), plan.x_shape[2:])
+    return unlift(spread_sums(op, channels_last(op, dy).reshape(plan.y_last), plan), plan.x_shape[2:])
 
 
 def pool_sums(op: str, x_last: np.ndarray, plan: Plan) -> np.ndarray:

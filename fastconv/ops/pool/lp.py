@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import channels_last, lift
+from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.ops.common import number
 from fastconv.ops.naive import windows as naive_windows
 from fastconv.ops.pool import windows
 from fastconv.ops.pool.average import pool_sums, spread_sums
-from fastconv.ops.pool.windows import Arguments, Plan, sliding
+from fastconv.ops.pool.windows import Arguments, Plan
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes, unlift
 
@@ -94,9 +94,9 @@ class Saved(NamedTuple):
 def forward(
     op: str, x: Any, norm_type: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False
 ) -> tuple[np.ndarray, Saved]:
-    a, p = prepare(op, x, norm_type, kernel_size, stride, padding, ceil_mode)
-    plan = sliding(a.x.shape, a.window, a.output)
-    x_last = lift(channels_last(op, a.x))
+    p = norm_order(op, norm_type)
+    x, plan = windows.plan(op, x, kernel_size, stride, padding, 1, ceil_mode)
+    x_last = channels_last(op, x).reshape(plan.x_last)
     with np.errstate(all="ignore"):
         powers = np.abs(x_last, out=allocate(op, plan.x_last, x_last.dtype))
         sums = pool_sums(op, raised(powers, p), plan)
@@ -111,7 +111,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved) -> np.ndarray:
     x_last, sums, p, plan = saved
     with np.errstate(all="ignore"):
         share = raised(sums.copy(), (p - 1) / p)
-        np.divide(lift(channels_last(op, dy)), share, out=share)
+        np.divide(channels_last(op, dy).reshape(plan.y_last), share, out=share)
         share[sums == 0] = 0
         slope = np.sign(x_last)
         if p != 1:

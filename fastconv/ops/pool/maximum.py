@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext.pool import pooling
-from fastconv.arrays import channels_last, lift
+from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import windows
-from fastconv.ops.pool.windows import Plan, check, cut_pixels, prepare, sliding
+from fastconv.ops.pool.windows import Plan, check, cut_pixels, plan, prepare
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import gradient_to_x, planes, unlift
 
@@ -74,14 +74,14 @@ def forward(
     op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> tuple[Any, Saved]:  # fmt: skip
-    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
-    return by_plan(op, a.x, sliding(a.x.shape, a.window, a.output), return_indices)
+    x, found = plan(op, x, kernel_size, stride, padding, dilation, ceil_mode, "return_indices", return_indices)
+    return by_plan(op, x, found, return_indices)
 
 
 def by_plan(op: str, x: np.ndarray, plan: Plan, return_indices: bool) -> tuple[Any, Saved]:
     if plan.taps >= 1 << 31:
         raise ShapeError(f"{op}: a window must have less than 2**31 taps, got {plan.taps}")
-    x_last = lift(channels_last(op, x))
+    x_last = channels_last(op, x).reshape(plan.x_last)
     y_last = allocate(op, plan.y_last, x.dtype)
     taps = allocate(op, plan.y_last, BYTE if plan.taps < 256 else INT)
     if y_last.size:
@@ -109,7 +109,7 @@ def indices_of(op: str, saved: Saved) -> np.ndarray:
 
 def backward(op: str, dy: np.ndarray, saved: Saved) -> np.ndarray:
     taps, plan = saved
-    dy_last = lift(channels_last(op, dy))
+    dy_last = channels_last(op, dy).reshape(plan.y_last)
     dx_last = allocate(op, plan.x_last, dy.dtype)
     if dx_last.size:
         axis, cuts = plan.bands

@@ -9,21 +9,22 @@ y   (N, C, *output)     output: window.Window.output; ceil_mode rounds it up
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastconv._ext.pool import pooling
+from fastconv.arrays import memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require_array
 from fastconv.ops.spatial import Ints, flag, prepare_input
-from fastconv.window import Window, fitting, remembered
+from fastconv.window import Window, fitting
 
 TASK_ELEMENTS = 1 << 14  # that one task moves at least
-KEPT_PLANE = 1 << 16  # elements of the largest planes whose plans are kept
+KEPT_PLANE = 1 << 16  # elements of the largest planes whose tables are kept
+MOST_KEPT = 64  # plans of an operation
 MOST_TAPS = 1 << 62  # they are counted in 64 bits
 TASKS = 32  # pieces that a layer is cut into where its size allows
 HALO = 4  # overlapping windows: a band has this many times the outputs that its neighbour visits too
@@ -64,7 +65,6 @@ def check(
     windows_of(op, spatial, kernel_size, stride, padding, dilation, flag(op, "ceil_mode", ceil_mode))
 
 
-@remembered
 def windows_of(
     op: str, spatial: Ints, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, Ints]:
@@ -83,6 +83,15 @@ def windows_of(
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
+
+
+class kept(cached_property[Any]):
+    """A cached_property that is worked out every time where planes are large, and so would be what is kept."""
+
+    def __get__(self, plan: Any, owner: Any = None) -> Any:
+        if plan is not None and math.prod(plan.x_shape[2:]) > KEPT_PLANE:
+            return self.func(plan)
+        return super().__get__(plan, owner)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class Plan:
             return -(-(np.arange(m) + 1) * n // m)
         return self.starts(axis) + self.window.kernel[axis]
 
-    @cached_property
+    @kept
     def divisors(self) -> np.ndarray:
         """What the sums are divided by: one number, or (o0, o1, o2, 1)."""
         product = np.ones((1, 1, 1, 1), np.int64)
@@ -151,7 +160,7 @@ class Plan:
             product = product * np.expand_dims(counts, tuple(other for other in range(4) if other != axis))
         return product
 
-    @cached_property
+    @kept
     def offsets(self) -> np.ndarray:
         """(taps + 1,) positions of the taps from tap 0, in a plane; the last one, of no tap, is before every plane."""
         steps = np.zeros(1, np.intp)
@@ -160,9 +169,10 @@ class Plan:
             steps = (steps[:, None] * self.x_last[1 + axis] + taps).reshape(-1)
         return np.append(steps, -math.prod(self.x_last[1:4]))
 
-    @cached_property
+    @kept
     def element_offsets(self) -> np.ndarray:
-        return self.offsets * self.x_shape[1]
+        offsets: np.ndarray = self.offsets
+        return offsets * self.x_shape[1]
 
     @cached_property
     def bands(self) -> tuple[int, np.ndarray]:
@@ -181,17 +191,19 @@ class Plan:
         return axis, cuts
 
 
-def planned(make: Callable[..., Plan]) -> Callable[..., Plan]:
-    """`make(x_shape, …)`, kept for the next call with the same arguments where the planes are not large."""
-    keep = lru_cache(maxsize=64)(make)
+@memoised("x", most=MOST_KEPT)
+def plan(
+    op: str, x: np.ndarray, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any,
+    option: str = "", value: Any = False,
+) -> Plan:  # fmt: skip
+    """Of a sliding window. option: a flag that only this operation has; "count_include_pad" says what sums are divided
+    by."""
+    own = {option: value} if option else {}
+    a = prepare(op, x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, **own)
+    divisor = (PADDED_TAPS if value else INNER_TAPS) if option == "count_include_pad" else 1
+    return sliding(x.shape, a.window, a.output, divisor)
 
-    def plan(x_shape: Ints, *arguments: Any) -> Plan:
-        return (keep if math.prod(x_shape[2:]) <= KEPT_PLANE else make)(x_shape, *arguments)
 
-    return plan
-
-
-@planned
 def sliding(x_shape: Ints, window: Window, output: Ints, divisor: int = 1) -> Plan:
     """The plan of a sliding window, without the taps that no output has inside and the steps that nobody takes.
 

@@ -1,19 +1,24 @@
 """Image files for a trained net: any size, any mode, dark on light or light on dark.
 
-`digit_ink` finds the ink of a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of
-the two data sets, by the recipes that made them.
+`read_image` prepares one as a net's own training images were: `net.preparation` says how. `digit_ink` finds the ink of
+a drawn, printed or photographed digit; `as_mnist` and `as_digits` bring it to the form of the two data sets, by the
+recipes that made them.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from fastconv.datasets.image_files import ImageFile, load_image, opened
+from fastconv.layers.base import Layer
 
-__all__ = ["as_digits", "as_mnist", "digit_ink", "gray_levels", "prepare"]
+__all__ = ["METHODS", "as_digits", "as_mnist", "digit_ink", "gray_levels", "prepare", "read_image"]
+
+METHODS = ("mnist", "digits", "picture")
 
 LONGEST = 1024  # pixels; a larger picture of a digit is reduced before its ink is looked for
 CONTRAST = 0.06  # of the whole range; below it there is nothing to read
@@ -28,6 +33,29 @@ INK = 31  # per cent of the pixels of 32x32: what every class of the digits set 
 
 Gray = np.ndarray  # (H, W) float64
 Shape = tuple[int, ...]  # (C, H, W)
+
+
+def read_image(path: str | os.PathLike[str], net: Layer) -> np.ndarray:
+    """An image file as a batch of one, (1, C, H, W) float32 in [0, 1], prepared as the net's training images were.
+
+        net = fastconv.load("runs/digits-1")
+        probabilities = fastconv.functional.softmax(net(fastconv.datasets.read_image("seven.png", net)))
+
+    `net.preparation` says how: {"method": "picture", "image_shape": (C, H, W)}. A "picture" is resized; of "digits" and
+    "mnist" the ink is looked for, dark on light or light on dark, and brought to that set's form. Nets that `fastconv
+    train` left have it; to others it can be given. Raises ValueError where it is missing and for an image that shows no
+    digit, FormatError for what is no image, OSError, and ImportError without Pillow.
+    """
+    preparation = getattr(net, "preparation", None)
+    if preparation is None:
+        raise ValueError(
+            "read_image: the net does not say how its images are prepared; write "
+            'net.preparation = {"method": "picture", "image_shape": (C, H, W)}'
+        )
+    method, shape = preparation["method"], tuple(preparation["image_shape"])
+    if method not in METHODS:
+        raise ValueError(f"read_image: the net's preparation must be one of {', '.join(METHODS)}, got {method!r}")
+    return prepare(Path(path), method, shape)[np.newaxis]
 
 
 def prepare(path: Path, preparation: str, shape: Shape) -> np.ndarray:

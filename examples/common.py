@@ -1,0 +1,31 @@
+"""What the examples share: their command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastconv import plots
+
+
+def arguments(doc: str, name: str, argv: list[str] | None, *, data: bool = False) -> argparse.Namespace:
+    """`--out FOLDER` and `--small`, with `data` also `--data FOLDER`; ends in one line where matplotlib is missing, for
+    each example draws a picture when its work is done."""
+    parser = argparse.ArgumentParser(prog=f"{name}.py", description=doc.splitlines()[0])
+    if data:
+        parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: the bundled 8x8 digits)")
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder for what it writes")
+    parser.add_argument("--small", action="store_true", help="a form that takes seconds, for the tests")
+    try:
+        plots.need_matplotlib("the picture")
+    except ImportError as error:
+        if not any(given in ("-h", "--help") for given in argv or []):
+            parser.error(str(error))
+    return parser.parse_args(argv)
+
+
+def save(figure: object, folder: Path, name: str) -> None:
+    """Write the picture and say where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.save(figure, folder / f"{name}.png")
+    print(f"picture: {folder / f'{name}.png'}")

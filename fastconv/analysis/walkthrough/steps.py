@@ -1,0 +1,404 @@
+"""The steps of an operation and of its gradients, one element of the result at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from fastconv.analysis.walkthrough.numbers import index, matrix, shown
+from fastconv.analysis.walkthrough.reading import Reading, outer
+
+__all__ = ["Step", "Walkthrough"]
+
+Shape = tuple[int, ...]
+Share = Callable[[int, int, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]], np.ndarray]
+
+MOST_TERMS = 12  # of a sum that is written out
+MOST_LINES = 40  # of a walkthrough that is printed
+MOST_COLUMNS = 16  # of a result that is printed as a matrix
+MOST_MAPS = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; prints as a line.
+
+    at         the index of the element that is computed; of one that is scattered, its index in the gradient
+    window     what is read, (channels, *kernel) of a convolution, (*kernel) of what takes every channel by itself:
+               zeros stand where padding or inserted zeros lie (a maximum's padding: -inf); scattering: what the
+               element is multiplied by, without what falls into the padding
+    products   what is added up: their sum, and the bias, is `value`; of a maximum the winner and zeros, of a p-norm
+               |x|^p, of a function the window
+    value      the element's number; of one that is scattered, the gradient there
+    target     where the numbers go in the result: `result[target] = value`; of one that is scattered,
+               `numpy.add.at(result, target, products)`
+    place      of a maximum its place in the window, 1, 2, … row by row, as the chapter counts; else None
+    text       the line
+    """
+
+    at: Shape
+    window: np.ndarray
+    products: np.ndarray
+    value: float
+    target: tuple[Any, ...]
+    place: int | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Names:
+    made: str  # the result: "y", "dx", "dw"
+    read: str  # what lies under the window
+    factor: str  # what it is multiplied by; "" for nothing that has a name
+
+
+class Walkthrough(Sequence[Step]):
+    """What `fastconv.analysis.walkthrough` returns: a sequence of `Step`.
+
+    function    the operation's name;  direction   "forward", "dx" or "dw"
+    manner      "collect": every step is an element of the result, and reads; "scatter": every step is an element of
+                the gradient, and is added to the result at several places
+    result      what the function or its pullback gives
+    bias        of a convolution, (K,) or None: a step has added it; scattering adds it at the end
+    scattered   the same result by scattering, where it is a gradient to an input or a transposed convolution; else None
+    """
+
+    def __init__(
+        self,
+        function: str,
+        direction: str,
+        manner: str,
+        kind: str,
+        names: Names,
+        reading: Reading,
+        result: np.ndarray,
+        *,
+        head: str,
+        said: str,
+        bias: np.ndarray | None = None,
+        spread: np.ndarray | None = None,
+        share: Share | None = None,
+        winners: np.ndarray | None = None,
+        order: float = 1.0,
+        scattered: Walkthrough | None = None,
+    ) -> None:
+        self.function, self.direction, self.manner, self.kind = function, direction, manner, kind
+        self.names, self.reading, self.result, self.scattered = names, reading, result, scattered
+        self.head, self.said = head, said
+        self.bias, self._spread, self._share = bias, spread, share
+        self._winners, self.order = winners, order
+        self.by_itself = reading.filters is None  # every channel, not a sum over channels
+
+    # --- a sequence
+
+    @property
+    def shape(self) -> Shape:
+        """A step for each index of an array of this shape, in C order."""
+        return self.reading.shape
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    @overload
+    def __getitem__(self, key: int) -> Step: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Step]: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self._step(i) for i in range(*key.indices(len(self)))]
+        place = range(len(self))[key]
+        return self._step(place)
+
+    def __iter__(self) -> Iterator[Step]:
+        return map(self._step, range(len(self)))
+
+    def at(self, number: int) -> Shape:
+        return tuple(map(int, np.unravel_index(number, self.shape)))
+
+    def _step(self, number: int) -> Step:
+        at = self.at(number)
+        return self._scatter(at) if self.manner == "scatter" else self._collect(at)
+
+    # --- one step
+
+    def factors(self, at: Shape) -> np.ndarray | None:
+        """(channels, *places): what is read is multiplied by them; of what is scattered, the gradient; None: by 1."""
+        factors = self.reading.factors(at)
+        if factors is not None or self._share is None:
+            return factors
+        places, taps = self.reading.block(at)
+        indices = self.reading.indices(places)
+        met = outer([np.maximum(each, 0) for each in indices])
+        here = tuple(np.array(o) for o in at[2:])
+        o, i = (here, met) if self.manner == "scatter" else (met, here)
+        shares = np.broadcast_to(self._share(at[0], at[1], o, i, outer(taps)), tuple(map(len, indices)))
+        for each in outer([each >= 0 for each in indices]):
+            shares = np.where(each, shares, 0.0)
+        return shares[np.newaxis].astype(np.float64)
+
+    @property
+    def factors_vary(self) -> bool:
+        """Whether every step has factors of its own."""
+        return self.by_itself and (
+            self._share is not None or any(axis.weights is not None for axis in self.reading.axes)
+        )
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """The gradient that is scattered."""
+        return self._spread
+
+    def divisor(self, at: Shape) -> float:
+        """Of a mean."""
+        factors = self.reading.factors(at)
+        return 1 / float(factors.reshape(-1)[0]) if factors is not None and factors.size else 1.0
+
+    def winner_of(self, at: Shape) -> int:
+        """Where in the block that is read the maximum stands; -1: nowhere, all of it is padding."""
+        assert self._winners is not None
+        wanted = int(self._winners[at])
+        place = 0
+        for here, i in zip(self.reading.indices(self.reading.block(at)[0]), self._position(wanted), strict=True):
+            found = np.flatnonzero(here == i)
+            if wanted < 0 or not len(found):
+                return -1
+            place = place * len(here) + int(found[0])
+        return place
+
+    def _position(self, flat: int) -> tuple[int, ...]:
+        return tuple(map(int, np.unravel_index(max(flat, 0), self.reading.array.shape[2:])))
+
+    def _collect(self, at: Shape) -> Step:
+        values = self.reading.values(at)
+        place, bias = None, None if self.bias is None else float(self.bias[at[1]])
+        label = index(self.names.made, at)
+        if self.kind == "max":
+            winner = self.winner_of(at)
+            products = np.zeros_like(values)
+            value = -math.inf
+            if winner >= 0:
+                value = float(values.reshape(-1)[winner])
+                products.reshape(-1)[winner] = value
+                place = self._place(at, winner)
+            listed = _listed(values[values != -math.inf], shown, ", ")
+            text = f"{label} = max({listed}) = {shown(value)}" + (f", place {place}" if place else "")
+        elif self.kind == "norm":
+            products = np.abs(values) ** self.order
+            value = float(products.sum()) ** (1 / self.order)
+            terms = _listed(values, lambda v: f"|{shown(v)}|^{shown(self.order)}", " + ")
+            text = f"{label} = ({terms})^(1/{shown(self.order)}) = {shown(value)}"
+        elif self.kind == "function":
+            products, value = values, float(self.result[at])
+            text = f"{label} = f({_listed(values, shown, ', ')}) = {shown(value)}"
+        else:
+            factors = self.factors(at)
+            products = values if factors is None else values * factors
+            value = float(products.sum()) + (bias or 0.0)
+            terms, total = self._sum(at, values, factors, bias), shown(value, self.noise(products))
+            text = f"{label} = {terms} = {total}" if terms != total else f"{label} = {total}"
+            if not terms:
+                text = f"{label} = {total}, the maximum of no window"
+        drop = 0 if self.by_itself else slice(None)
+        return Step(at, values[drop], products[drop], value, at, place, text)
+
+    def noise(self, products: np.ndarray) -> float:
+        """What a sum of these may err by: its value is shown as 0 below it."""
+        eps = max(np.finfo(a.dtype).eps for a in (self.result, self.reading.array) if a.dtype.kind == "f")
+        finite = products[np.isfinite(products)]
+        return float(16 * eps * np.abs(finite).sum())
+
+    def _place(self, at: Shape, winner: int) -> int:
+        """1, 2, … in the whole window."""
+        _, taps = self.reading.block(at)
+        where = np.unravel_index(winner, tuple(map(len, taps)))
+        number = 0
+        for axis, (each, here) in enumerate(zip(taps, where, strict=True)):
+            size = max(int(t.max(initial=0)) for t in self.reading.axes[axis].taps) + 1
+            number = number * (size if self.function.startswith("max") else len(each)) + int(each[here])
+        return number + 1
+
+    def _sum(self, at: Shape, values: np.ndarray, factors: np.ndarray | None, bias: float | None) -> str:
+        if self.kind == "shares of a maximum":
+            return _sum_of(values[factors != 0])
+        if self.kind == "mean":
+            return f"({_sum_of(values)}) / {shown(self.divisor(at))}"
+        terms = _sum_of(values, factors) or "0"
+        return terms if bias is None else f"{terms} + {_signed(bias)} (bias)"
+
+    def _scatter(self, at: Shape) -> Step:
+        assert self._spread is not None
+        value = float(self._spread[at])
+        places, _ = self.reading.block(at)
+        indices = self.reading.indices(places)
+        p, q = self.reading.channels(*at[:2])
+        factors = self.factors(at)
+        block = np.ones((len(p), *map(len, indices))) if factors is None else factors
+        inside = [np.flatnonzero(each >= 0) for each in indices]
+        block = block[np.ix_(np.arange(len(p)), *inside)] if inside else block
+        there = [each[chosen] for each, chosen in zip(indices, inside, strict=True)]
+        target: tuple[Any, ...]
+        if self.by_itself:
+            block, target = block[0], (int(p[0]), int(q[0]), *outer(there))
+        else:
+            axes = len(there)
+            lead = [each.reshape(-1, *(1,) * axes) for each in (p, q)]
+            target = (*lead, *outer(there))
+        products = value * block
+        place = None
+        if self.kind == "shares of a maximum" and block.size and block.max() == 1:
+            full = self.factors(at)
+            assert full is not None
+            place = self._place(at, int(full.reshape(-1).argmax()))
+        text = self._scatter_text(at, value, products, block, there, p, q)
+        return Step(at, block, products, value, target, place, text)
+
+    def _scatter_text(
+        self, at: Shape, value: float, products: np.ndarray, block: np.ndarray, there: list[np.ndarray],
+        p: np.ndarray, q: np.ndarray,
+    ) -> str:  # fmt: skip
+        given = f"{index(self.names.read, at)} = {shown(value)}"
+        if not products.size:
+            return f"{given} falls into the padding"
+        made = self.names.made
+        if self.by_itself:
+            channel = f"{int(p[0])}, {int(q[0])}"
+        else:
+            channel = f"{int(p[0])}, {int(q[0])}" + (f":{int(q[-1]) + 1}" if len(q) > 1 else "")
+        whole = f"{made}[{channel}, {', '.join(map(_span, there))}]"
+        if self.kind == "shares of a maximum":
+            chosen = np.argwhere(block == 1)
+            if not len(chosen):
+                return f"{given} goes nowhere"
+            spot = [int(each[k]) for each, k in zip(there, chosen[0], strict=True)]
+            return f"{given} goes to {index(made, (int(p[0]), int(q[0]), *spot))}, where the maximum stood"
+        if products.size == 1 and float(block.reshape(-1)[0]) == 1:
+            spot = [int(each[0]) for each in there]
+            return f"{given} goes to {index(made, (int(p[0]), int(q[0]), *spot))}"
+        if self.kind == "shares" and block.min() == block.max():
+            return f"{given} is shared: {shown(float(products.reshape(-1)[0]))} to each of {whole}"
+        by = {"products": f"times {self.names.factor}"}.get(self.kind, "times its derivative")
+        listed = _listed(products, shown, ", ")
+        return f"{given} {by}, {listed}, is added to {whole}"
+
+    # --- as text
+
+    def __str__(self) -> str:
+        lines = [self.head, self.said, ""]
+        lines += self._lines()
+        lines += self._matrices()
+        if self.scattered is not None:
+            lines += ["", f"The same by scattering. {self.scattered.said}", "", *self.scattered._lines()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _lines(self) -> list[str]:
+        width = len(str(len(self)))
+        count = len(self)
+        chosen = list(range(count)) if count <= MOST_LINES else [*range(MOST_LINES - 2), count - 1]
+        lines = [f"{i + 1:>{width}}  {self._step(i).text}" for i in chosen]
+        if count > MOST_LINES:
+            lines.insert(-1, f"{'…':>{width}}  {count - MOST_LINES + 1} more steps; print(walk[i]) shows one")
+        return lines
+
+    def _matrices(self) -> list[str]:
+        """The result, where it is small."""
+        shape = self.result.shape
+        if shape[-1] > MOST_COLUMNS or math.prod(shape[:-2]) > MOST_MAPS or not self.result.size:
+            return []
+        lines: list[str] = []
+        for lead in np.ndindex(*shape[:-2]):
+            lines += ["", f"{index(self.names.made, lead)[:-1]}, :, :] =" if len(shape) > 3 else
+                      f"{self.names.made}[{lead[0]}, :, :] ="]  # fmt: skip
+            noise = self.noise(np.asarray(self.result, np.float64)) / 16
+            lines += [f"  {line}" for line in matrix(self.result[lead], noise)]
+        return lines
+
+    # --- as pictures
+
+    def html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The page as text: one document with its pictures and its script, which asks for nothing from anywhere.
+        Written to `path` where it is given, whole or not at all.
+
+        A slider, buttons and the arrow keys (Home, End, space) step forward and back. Raises ValueError where there is
+        more to draw than a page bears, OSError.
+        """
+        from fastconv.analysis.walkthrough.page import page
+        from fastconv.files import replace_text
+
+        text = page(self)
+        if path is not None:
+            replace_text(path, text)
+        return text
+
+    def plot(self, path: str | os.PathLike[str], steps: Sequence[int] | None = None) -> None:
+        """A strip of some steps, one below the other, to a .png, .svg or .pdf file; `steps` are their numbers from 0
+        (default: six, from the first to the last).
+
+        Raises ImportError without matplotlib (extra [plot]), IndexError for a step that is not there, ValueError where
+        there is more to draw than a picture bears, OSError.
+        """
+        from fastconv.analysis.walkthrough.picture import strip
+        from fastconv.plots import save
+
+        save(strip(self, steps), path)
+
+    def animate(self, path: str | os.PathLike[str], seconds: float = 0.8) -> None:
+        """All steps as an animation, a .gif file that begins again at its end; `seconds` a step.
+
+        Raises ImportError without Pillow or matplotlib (extra [plot]), ValueError for another suffix, for no steps, for
+        a time that is not positive and where there is more to draw than a picture bears, OSError.
+        """
+        from fastconv.analysis.walkthrough.picture import animation
+
+        animation(self, path, seconds)
+
+    def _repr_html_(self) -> str:
+        from fastconv.analysis.walkthrough.page import frame
+
+        return frame(self)
+
+
+def _signed(value: float) -> str:
+    """Behind a sign: in parentheses where it has one of its own."""
+    return shown(value) if not value < 0 else f"({shown(value)})"
+
+
+def _sum_of(values: np.ndarray, factors: np.ndarray | None = None) -> str:
+    """ "a + b", or "a·f + b·g"."""
+    terms = np.stack([values, values if factors is None else np.broadcast_to(factors, values.shape)], -1).reshape(-1, 2)
+
+    def written(number: int) -> str:
+        value, factor = terms[number]
+        return (_signed if number else shown)(value) + ("" if factors is None else f"·{_signed(factor)}")
+
+    return _listed(np.arange(len(terms)), written, " + ")
+
+
+def _listed(values: np.ndarray, written: Callable[[Any], str], between: str) -> str:
+    """All of them, or the first and last of many."""
+    flat = values.reshape(-1)
+    if flat.size <= MOST_TERMS:
+        return between.join(map(written, flat))
+    return between.join([*map(written, flat[: MOST_TERMS - 2]), f"… ({flat.size} in all) …", written(flat[-1])])
+
+
+def _span(positions: np.ndarray) -> str:
+    """Of an axis: "2", "1:3", "0:5:2", or the positions."""
+    if len(positions) == 1:
+        return str(int(positions[0]))
+    steps = np.diff(positions)
+    if (steps == steps[0]).all() and steps[0] > 0:
+        step = "" if steps[0] == 1 else f":{int(steps[0])}"
+        return f"{int(positions[0])}:{int(positions[-1]) + 1}{step}"
+    return "(" + " ".join(str(int(i)) for i in positions) + ")"

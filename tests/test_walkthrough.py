@@ -1,0 +1,267 @@
+"""Walkthroughs: every step of every call, put together, is what the function and its pullback give."""
+
+import re
+
+import numpy as np
+import pytest
+from cases import CASES, RANDOM, Case, Draw
+from cases.pool import small_net
+from support import assert_close, fast, naive
+from test_chapter import CONVOLVED, CONVOLVED_2, CONVOLVED_2_PADDED, MAXIMA, MEANS, PLACES, W, X, Y, plane
+from tolerance import tolerance
+
+import fastconv as fc
+from fastconv import functional, vjp
+from fastconv.analysis import walkthrough
+from fastconv.analysis.walkthrough.call import CONVOLUTIONS, MOST_STEPS, TRANSPOSED, WALKED
+from fastconv.analysis.walkthrough.numbers import shown
+
+STEPS = 150  # of a case that is walked here: the others are too slow for every run
+
+
+def put_together(walk):
+    """The result, from the steps alone."""
+    made = np.zeros(walk.result.shape)
+    steps = list(walk)
+    assert len(steps) == len(walk)
+    for step in steps:
+        if walk.manner == "scatter":
+            np.add.at(made, step.target, step.products)
+        else:
+            assert step.target == step.at
+            made[step.at] = step.value
+    if walk.manner == "scatter" and walk.bias is not None:
+        made += walk.bias.reshape(-1, *(1,) * (made.ndim - 2))
+    return made
+
+
+def assert_walks(case, seed, dtype, function):
+    """Forward, dx both ways, dw: against vjp. Whether it was walked."""
+    arrays = case.arrays(Draw(seed, dtype, "floats"))
+    output, pullback = vjp(function, *arrays, **case.options)
+    output = output[0] if isinstance(output, tuple) else output
+    if max(output.size, arrays[0].size) > STEPS or (case.op.startswith("conv") and arrays[1].size > STEPS):
+        return False
+    close = tolerance(case.op, np.dtype(dtype)) * 100
+    walks = [(walkthrough(function, *arrays, **case.options), output)]
+    if case.gradients:
+        dy = np.random.default_rng(seed).uniform(-1, 1, output.shape).astype(dtype)
+        gradients = pullback(dy)
+        for direction, expected in zip(("dx", "dw"), gradients, strict=False):
+            if direction == "dx" or case.op in CONVOLUTIONS + TRANSPOSED:
+                walk = walkthrough(function, *arrays, direction=direction, dy=dy, **case.options)
+                walks.append((walk, expected))
+                assert (walk.scattered is None) == (direction == "dw")
+    for walk, expected in walks:
+        for view in [walk] + [walk.scattered] * (walk.scattered is not None):
+            np.testing.assert_array_equal(view.result, expected, strict=True)
+            assert_close(put_together(view).astype(dtype), expected, close, f"{case}, {view.direction}, {view.manner}")
+        assert str(walk)
+    return True
+
+
+@pytest.mark.parametrize("op", sorted({case.op for case in CASES} & set(WALKED)))
+def test_the_steps_of_every_case(op):
+    walked = [
+        assert_walks(case, 3, dtype, module(case))
+        for number, case in enumerate(case for case in CASES if case.op == op)
+        for dtype in [(np.float32, np.float64)[number % 2]]
+        for module in [(fast, naive)[number % 3 == 0]]
+    ]
+    assert any(walked)
+
+
+@pytest.mark.filterwarnings("ignore:function_pool2d:RuntimeWarning")
+def test_the_steps_of_random_calls(request):
+    """All options mixed; 200 of them that are small enough to be walked."""
+    rng = np.random.default_rng(11)
+    names = sorted(set(RANDOM) & set(WALKED))
+    done = 0
+    for trial in range(5000):
+        case: Case = RANDOM[names[trial % len(names)]](rng)
+        done += assert_walks(case, trial, np.float64, fast(case))
+        if done == 200:
+            return
+    raise AssertionError(f"only {done} random calls were small enough")
+
+
+# --- the chapter's numbers -------------------------------------------------------------------------------------------
+
+
+def column(walk):
+    """The number at the end of every line."""
+    return [step.text.split(" = ")[-1].split(",")[0] for step in walk]
+
+
+def flat(matrix):
+    return [str(value) for row in matrix for value in row]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, CONVOLVED),
+        ({"stride": 2}, CONVOLVED_2),
+        ({"stride": 2, "padding": ((0, 0), (0, 1))}, CONVOLVED_2_PADDED),
+    ],
+    ids=["stride_1", "stride_2", "one_zero_column"],
+)
+def test_the_worked_convolution(options, expected):
+    walk = walkthrough("conv2d", plane(X), plane(W), **options)
+    assert column(walk) == flat(expected)
+    assert all(step.text in str(walk) and step.text in walk.html() for step in walk)
+    for line in ["  ".join(f"{v:>3}" for v in row) for row in expected]:
+        assert line in str(walk)
+
+
+def test_the_worked_sum_is_written_out():
+    walk = walkthrough(functional.conv2d, plane(X), plane(W))
+    assert str(walk[3]) == "y[0, 0, 0, 3] = 0.3·1 + 0.4·0 + 0.5·1 + 3·1 = 3.8"
+    np.testing.assert_array_equal(walk[3].window, [[[0.3, 0.4], [0.5, 3]]])
+    np.testing.assert_array_equal(walk[3].products, [[[0.3, 0], [0.5, 3]]])
+    assert (walk[3].at, walk[-1].at, len(walk), walk[1:3][1].text) == ((0, 0, 0, 3), (0, 0, 2, 3), 12, walk[2].text)
+
+
+def test_the_worked_maxima_and_their_places():
+    walk = walkthrough("max_pool2d", plane(Y), kernel_size=2, stride=1)
+    assert column(walk) == [*map(str, np.ravel(MAXIMA))] or [step.value for step in walk] == [*np.ravel(MAXIMA)]
+    assert [step.place for step in walk] == [*np.ravel(PLACES)]
+    assert str(walk[0]) == "y[0, 0, 0, 0] = max(0.4, 2.3, 1.9, 3.2) = 3.2, place 4"
+    back = walkthrough("max_pool2d", plane(Y), kernel_size=2, stride=1, direction="dx")
+    assert [step.place for step in back.scattered] == [*np.ravel(PLACES)]
+    assert str(back.scattered[5]) == "dy[0, 0, 1, 1] = 1 goes to dx[0, 0, 2, 2], where the maximum stood"
+    assert str(back[12]) == "dx[0, 0, 2, 2] = 1 + 1 + 1 + 1 = 4"
+
+
+def test_the_worked_means():
+    walk = walkthrough("avg_pool2d", plane(Y), 2, stride=1)
+    assert column(walk) == [shown(v) for v in np.ravel(MEANS)]
+    assert str(walk[5]) == "y[0, 0, 1, 1] = (3.2 + 2.1 + 0 + 3.8) / 4 = 2.275"
+    back = walkthrough("avg_pool2d", plane(Y), 2, stride=1, direction="dx")
+    assert str(back.scattered[5]) == "dy[0, 0, 1, 1] = 1 is shared: 0.25 to each of dx[0, 0, 1:3, 1:3]"
+
+
+# --- what is taken and what is refused -------------------------------------------------------------------------------
+
+
+def test_a_name_a_function_its_twin_and_a_layer_are_one():
+    x, layer = Draw(1)(1, 2, 5, 6), fc.Conv2d(2, 3, 2, stride=2, rng=1).astype(np.float64)
+    walks = [walkthrough(layer, x)] + [
+        walkthrough(function, x, layer.weight, layer.bias, stride=2)
+        for function in ("conv2d", functional.conv2d, fc.reference.conv2d)
+    ]
+    assert len({"\n".join(step.text for step in walk) for walk in walks}) == 1
+    np.testing.assert_array_equal(walks[0].result, layer(x))
+    assert "(bias)" in str(walks[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 1, "padding": 1}, {"stride": (1, 2), "padding": (0, 1)}])
+def test_a_network_that_pools(options):
+    layer, x = fc.NetworkPool2d(small_net(6), (2, 3), **options).astype(np.float64), Draw(2, kind="floats")(2, 2, 5, 6)
+    output, pullback = vjp(layer, x)
+    dy = Draw(3, kind="floats")(*output.shape)
+    for walk, expected in (
+        (walkthrough(layer, x), output),
+        (walkthrough(layer, x, direction="dx", dy=dy), pullback(dy)[0]),
+        (walkthrough(layer, x, direction="dx", dy=dy).scattered, pullback(dy)[0]),
+    ):
+        np.testing.assert_array_equal(walk.result, expected)
+        assert_close(put_together(walk), expected, 1e-12)
+
+
+def test_the_bias_of_a_transposed_convolution_comes_last_when_it_scatters():
+    walk = walkthrough("conv_transpose1d", [[[1.0, 2]]], [[[3.0, 4]]], [5.0])
+    assert [step.value for step in walk] == [8, 15, 13]
+    assert "bias" in walk.scattered.said
+    np.testing.assert_array_equal(put_together(walk.scattered), walk.result)
+
+
+def test_too_many_steps_are_refused_before_anything_is_computed():
+    x = np.broadcast_to(np.float32(1), (1, 8, 4096, 4096))  # half a GB, were it there
+    for options in ({}, {"direction": "dx"}):
+        with pytest.raises(ValueError, match=r"^walkthrough: max_pool2d would take .* steps.*crop x"):
+            walkthrough("max_pool2d", x, 2, **options)
+    with pytest.raises(ValueError, match=r"2,304 steps, one for each element of dw \(16, 16, 3, 3\); more than 2,000"):
+        walkthrough("conv2d", np.ones((1, 16, 3, 3)), np.ones((16, 16, 3, 3)), direction="dw")
+    assert len(walkthrough("conv1d", np.ones((1, 1, MOST_STEPS)), np.ones((1, 1, 1)))) == MOST_STEPS
+    with pytest.raises(ValueError, match="2,001 steps"):
+        walkthrough("conv1d", np.ones((1, 1, MOST_STEPS + 1)), np.ones((1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "function", "arrays", "options"),
+    [
+        (TypeError, "relu cannot be shown", "relu", (np.ones((1, 2)),), {}),
+        (TypeError, "softmax cannot be shown", functional.softmax, (np.ones((1, 2)),), {}),
+        (TypeError, "linear cannot be shown", fc.Linear(3, 2), (np.ones((1, 3)),), {}),
+        (TypeError, "Sequential cannot be shown", fc.Sequential(fc.ReLU()), (np.ones((1, 3)),), {}),
+        (TypeError, "is no function of fastconv", np.convolve, (np.ones(3),), {}),
+        (ValueError, "no operation is called 'conv2'.*conv2d", "conv2", (np.ones((1, 2)),), {}),
+        (ValueError, "direction must be one of forward, dx, dw, got 'dX'", "max_pool1d", (np.ones((1, 1, 2)), 2),
+         {"direction": "dX"}),
+        (ValueError, "max_pool1d has no filters", "max_pool1d", (np.ones((1, 1, 2)), 2), {"direction": "dw"}),
+        (ValueError, "forward takes none", "max_pool1d", (np.ones((1, 1, 2)), 2), {"dy": 1}),
+        (ValueError, "dy must have the output's shape", "max_pool1d", (np.ones((1, 1, 2)), 2),
+         {"direction": "dx", "dy": np.ones((1, 1, 2))}),
+        (fc.ShapeError, "^max_pool1d: x must have", "max_pool1d", (np.ones((1, 2)), 2), {}),
+        (TypeError, "^max_pool1d: .*stridee", "max_pool1d", (np.ones((1, 1, 2)), 2), {"stridee": 1}),
+    ],
+)  # fmt: skip
+def test_what_is_refused(error, match, function, arrays, options):
+    with pytest.raises(error, match=match) as raised:
+        walkthrough(function, *arrays, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_inputs_are_not_modified_and_later_changes_are_not_seen():
+    x, w = plane(X), plane(W)
+    walk = walkthrough("conv2d", x, w)
+    before = str(walk)
+    x[...] = 7
+    w[...] = 7
+    assert str(walk) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1 + 0.2, "0.3"), (2.275, "2.275"), (1.0625, "1.063"), (-1.0625, "-1.063"), (12345, "12345"), (-0.0, "0"),
+        (12345.6, "12350"), (1e6, "1e6"), (1.5e-5, "1.5e-5"), (99999.96, "100000"), (0.000123456, "0.0001235"),
+        (999999.9, "1e6"), (np.inf, "∞"), (-np.inf, "-∞"), (np.nan, "nan"), (1 / 3, "0.3333"), (3.0, "3"),
+    ],
+)  # fmt: skip
+def test_how_numbers_are_written(value, text):
+    assert shown(value) == text
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_one_small_file(tmp_path):
+    """That asks for nothing from elsewhere; test_browser.py opens it."""
+    draw = Draw(5, kind="floats")
+    x, w, b = draw(1, 3, 10, 10), draw(4, 3, 3, 3), draw(4)
+    for direction in ("forward", "dx", "dw"):
+        walk = walkthrough("conv2d", x, w, b, padding=1, direction=direction)
+        text = walk.html(tmp_path / "walk.html")
+        assert (tmp_path / "walk.html").read_text(encoding="utf-8") == text
+        assert len(text.encode()) < 300_000
+        assert not re.search(r"https?:|src=|@import|url\(|<link rel=\"stylesheet", text)
+        assert "<svg" in text and "<script" in text and "<img" not in text
+    assert walk._repr_html_().startswith("<iframe srcdoc=")
+
+
+def test_what_is_shown_cannot_end_the_page():
+    def function(windows):
+        return windows.sum(-1)
+
+    function.__name__ = "</script><b>"
+    text = walkthrough("function_pool2d", np.ones((1, 1, 2, 2)), function, 2).html()
+    assert "</script><b>" not in text
+
+
+def test_a_page_with_too_much_on_it_is_refused():
+    walk = walkthrough("conv2d", np.ones((1, 1, 200, 200)), np.ones((1, 1, 3, 3)), direction="dw")
+    assert len(walk) == 9
+    with pytest.raises(ValueError, match=r"40,000 cells in one grid.*crop x"):
+        walk.html()
