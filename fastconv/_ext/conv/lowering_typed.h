@@ -149,8 +149,6 @@ TARGET static void NAME(add_run)(const REAL *restrict x, REAL *restrict y, ptrdi
         y[j] += x[j];
 }
 
-#undef LANES
 #undef Reals
 #undef Piece
 #undef PIECE
-#undef BYTES

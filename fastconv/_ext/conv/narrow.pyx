@@ -34,6 +34,8 @@ cdef extern from "layout.h" nogil:
 cdef enum:
     LINE = 16  # floats of a cache line
 
+LINE_FLOATS = LINE  # for fastconv.engine.narrow, which leaves room for aligned scratch
+
 
 cdef struct Plan:
     Geometry g
