@@ -177,6 +177,8 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_image": "path",
     "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",
+    "analysis.record": "net, x, target=None, loss=None",
+    "analysis.walkthrough": "function, /, *arrays, direction='forward', dy=None, **options",
     "datasets.place": "X, size, *, top=None, left=None, rng=None, background=0.0, return_places=False",
     "analysis.scan": "net, image, *, image_shape=None, threshold=0.5, stride=None, answers=None, nothing=None, "
                      "overlap=0.3",
