@@ -10,7 +10,7 @@ import fastconv as fc
 from fastconv import functional, vjp
 from fastconv.analysis import record
 from fastconv.layers.base import Context, OpLayer
-from fastconv.layers.containers import JOINS
+from fastconv.layers.graph import JOINS
 
 
 def parts_of(net, prefix=""):
