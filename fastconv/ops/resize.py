@@ -256,9 +256,9 @@ def pick(x: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
     out = allocate(OP, (x.shape[0], *(axis.m for axis in axes), x.shape[1]), x.dtype)
     if out.size:
         first = [np.zeros(1, np.intp)] * (AXES - len(axes))
-        depths, lines, columns = [*first, *(matrices(axis)[0].columns for axis in axes)]
+        picked = [*first, *(matrices(axis)[0].columns for axis in axes)]
         twice = axes[-1].m == 2 * axes[-1].n and axes[-1].ratio == 0.5
-        resampling.pick(lift(last), lift(out), depths, lines, columns, twice, threads_for(2 * out.nbytes))
+        resampling.pick(lift(last), lift(out), picked[0], picked[1], picked[2], twice, threads_for(2 * out.nbytes))
     return logical(out)
 
 
