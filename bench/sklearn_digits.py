@@ -25,7 +25,7 @@ from fastconv.sklearn import CNNClassifier
 
 MODELS = {
     "MLPClassifier()": lambda seed: MLPClassifier(random_state=seed),
-    "CNNClassifier(epochs=50)": lambda seed: CNNClassifier(epochs=50, random_state=seed),
+    "CNNClassifier()": lambda seed: CNNClassifier(random_state=seed),
     "CNNClassifier(image_shape=(1, 8, 8), epochs=20)": lambda seed: CNNClassifier(
         image_shape=(1, 8, 8), epochs=20, random_state=seed
     ),

@@ -61,7 +61,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "sklearn": ("fastconv.sklearn", None),
 }
 
-_EXTRAS = {"sklearn": "sklearn"}  # what of these needs a package that may be missing
+_EXTRAS = {"onnx": "onnx", "sklearn": "sklearn"}  # what of these needs a package that may be missing
 
 if TYPE_CHECKING:
     from fastconv import analysis as analysis

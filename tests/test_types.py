@@ -19,7 +19,7 @@ PACKAGE = Path(fastconv.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
 KERNELS = Path(_ext.__path__[0])
 STUBS = sorted(KERNELS.rglob("*.pyi"))
-CONSTRUCTOR = re.compile(r"^cdef class (\w+).*?def __cinit__\(self,?(.*?)\)", re.M | re.S)
+CONSTRUCTOR = re.compile(r"^cdef class (\w+).*?def __c?init__\(self,?(.*?)\)", re.M | re.S)
 
 # --- as a user's mypy has it -----------------------------------------------------------------------------------------
 
