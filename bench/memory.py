@@ -88,7 +88,9 @@ def samples(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
                 read = int(x.nbytes / 2 * touched(dtype, c, 2))
             elif size < side:
                 read = x.nbytes * size // side
-            yield Case(f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out)
+            yield Case(
+                f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out
+            )
 
 
 def places(dtype: np.dtype, nbytes: int) -> Iterator[Case]:

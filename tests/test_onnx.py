@@ -512,10 +512,7 @@ def test_command_line(tmp_path, capsys):
     from fastconv.cli import main
 
     out = tmp_path / "run"
-    assert main(["train", "digits", "--epochs", "1", "--limit", "64", "--out", str(out), "--quiet", "--no-plots"]) in (
-        0,
-        2,
-    )
+    assert main(["train", "digits", "--epochs", "1", "--limit", "64", "--out", str(out), "--quiet", "--no-plots"]) in (0, 2)
     if not out.exists():
         assert main(["train", "digits", "--epochs", "1", "--out", str(out), "--quiet", "--no-plots"]) == 0
     assert main(["onnx", "export", str(out), str(tmp_path / "net.onnx"), "--json"]) == 0
