@@ -1,13 +1,14 @@
 """Kernels that only move memory against memcpy: bytes a second, each input read once and each output written once.
 
     python bench/memory.py                      arrays of 64 MB, float32, one thread
-    python bench/memory.py --threads 2          wall clock; on one thread CPU time, which other processes disturb less
+    python bench/memory.py --threads 2 --clock wall   on an idle machine; else the threads' CPU time, a thread
     python bench/memory.py -k layout --dtype float64 --rounds 31
 
 A round times memcpy (whole, which goes past the caches; in pieces of 256 KB, which does not; whichever is faster) and
-then the kernel, in one process. The table has the rates of minima and medians, and memcpy's over the kernel's: 1.0 is as
-fast, 1.3 the goal. What is skipped counts as read where it shares a line of 64 bytes with what is not. A lowering is
-held against memcpy into a tile of its size, in the cache, as the convolution uses it.
+then the kernel, in one process. The table has the rates of minima and medians, and memcpy's over the kernel's: 1.0 is
+as fast, 1.3 the goal. Of an input of which parts are skipped, what shares a line of 64 bytes with what is not counts as
+read; the last column counts all of it. A lowering is held against memcpy into a tile of its size, in the cache, as the
+convolution uses it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Case(NamedTuple):
     name: str
     call: Callable[[], object]
     nbytes: int  # read and written
+    whole: int = 0  # the same with what is skipped
     tile: int = 0  # bytes that memcpy is to write, where not as many
 
 
@@ -72,7 +74,10 @@ def samples(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
             n = max(1, nbytes // (c * side * side * dtype.itemsize))
             x = logical(array(dtype, n, side, side, c))
             kept = int(x.nbytes / factor * touched(dtype, c, factor)), x.nbytes // factor**2
-            yield Case(f"downsample by {factor}, {c} at {side}", lambda x=x, f=factor: F.downsample(x, f), sum(kept))
+            yield Case(
+                f"downsample by {factor}, {c} at {side}", lambda x=x, f=factor: F.downsample(x, f), sum(kept),
+                x.nbytes + kept[1],
+            )  # fmt: skip
             half = side // factor
             x = logical(array(dtype, n, half, half, c))
             out = n * c * ((half - 1) * factor + 1) ** 2 * dtype.itemsize
@@ -89,8 +94,9 @@ def samples(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
             elif size < side:
                 read = x.nbytes * size // side
             yield Case(
-                f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out
-            )
+                f"resize to nearest {side} to {size}, {c}", lambda x=x, s=size: F.resize(x, size=s), read + out,
+                x.nbytes + out,
+            )  # fmt: skip
 
 
 def places(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
@@ -143,7 +149,7 @@ def lowerings(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
             f"lowering {kernel}x{kernel}/{stride}, {c} at {side}, {col.nbytes >> 10} KB",
             lambda x=x, shape=shape, window=window, col=col: lowering.im2col(x, shape, window, col),
             2 * col.nbytes,
-            col.nbytes,
+            tile=col.nbytes,
         )
 
 
@@ -175,9 +181,11 @@ def seconds(call: Callable[[], object], clock: Callable[[], float], times: int) 
     return (clock() - start) / times
 
 
-def measure(case: Case, rounds: int, threads: int) -> tuple[tuple[float, float], tuple[float, float]]:
+def measure(case: Case, rounds: int, threads: int, wall: bool) -> tuple[tuple[float, float], tuple[float, float]]:
     """GB/s of memcpy and of the kernel: by the fastest and by the median round."""
-    clock = time.thread_time if threads == 1 or case.tile else time.perf_counter
+    clock = time.perf_counter if wall else time.thread_time
+    if threads > 1 and not wall and not case.tile:
+        clock = lambda: time.process_time() / threads  # noqa: E731
     times = max(1, int(1e-3 / (case.nbytes / 20e9)))
     calls = [*memcpys(case.nbytes, case.tile, threads), case.call]
     for call in calls:
@@ -195,19 +203,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-k", default="", metavar="WORD", help="the cases whose names have it")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", default="cpu", choices=["cpu", "wall"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--megabytes", type=int, default=64, help="of the larger array")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     fastconv.set_num_threads(args.threads)
     dtype, nbytes = np.dtype(args.dtype), args.megabytes << 20
-    print(f"{'GB/s: minimum, median':52}{'memcpy':>14}{'kernel':>14}{'memcpy over kernel':>20}")
+    print(f"{'GB/s: minimum, median':52}{'memcpy':>14}{'kernel':>14}{'memcpy over kernel':>20}{'whole':>7}")
     for group in GROUPS:
         for case in group(dtype, nbytes):
             if args.k in case.name:
-                other, own = measure(case, args.rounds, args.threads)
+                other, own = measure(case, args.rounds, args.threads, args.clock == "wall")
                 rates = "".join(f"{low:8.1f}{mid:6.1f}" for low, mid in (other, own))
-                print(f"{case.name:52}{rates}{other[0] / own[0]:14.2f}{other[1] / own[1]:6.2f}", flush=True)
+                ratios = [other[0] / own[0], other[1] / own[1]]
+                whole = ratios[1] * case.nbytes / (case.whole or case.nbytes)
+                print(f"{case.name:52}{rates}{ratios[0]:14.2f}{ratios[1]:6.2f}{whole:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """ONNX's own test cases, which of them are ours, and what is left out and why. Import it where onnx is there.
 
-    node_cases()        (TestCase, …) of single operators that fastconv.onnx serves
-    stored_cases(kind)  folders with model.onnx and its data sets
-    LEFT                {reason: function(TestCase) -> whether it is left out for that}
+node_cases()        (TestCase, …) of single operators that fastconv.onnx serves
+stored_cases(kind)  folders with model.onnx and its data sets
+LEFT                {reason: function(TestCase) -> whether it is left out for that}
 """
 
 from __future__ import annotations
@@ -20,17 +20,27 @@ from onnx import TensorProto
 from onnx.backend.test.loader import load_model_tests
 
 FOLDER = Path(onnx.backend.test.__file__).parent / "data"
-OPERATORS = set(
-    """Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool
-    BatchNormalization InstanceNormalization GroupNormalization LayerNormalization LpNormalization
-    MeanVarianceNormalization LRN Gemm MatMul Add Sub Mul Div Pow Sqrt Neg Abs Sign Exp Log Clip Min Max Sum Mean
-    ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare
-    Relu LeakyRelu PRelu Elu Selu Celu Gelu ThresholdedRelu Shrink HardSigmoid HardSwish Swish Mish Softsign Softplus
-    Sigmoid Tanh Softmax LogSoftmax Dropout Flatten Reshape Transpose Squeeze Unsqueeze Concat Split Slice Pad Resize
-    Upsample DepthToSpace SpaceToDepth Identity Constant ConstantOfShape Shape Tile Range Cast Expand Gather ArgMax
-    Where SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss""".split()
-)
-TYPES = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL}
+OPERATORS = {
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
+    "GlobalLpPool", "MaxUnpool", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
+    "LayerNormalization", "LpNormalization", "MeanVarianceNormalization", "LRN", "Gemm", "MatMul", "Add", "Sub",
+    "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Sign", "Exp", "Log", "Clip", "Min", "Max", "Sum", "Mean",
+    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceSumSquare", "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu",
+    "ThresholdedRelu", "Shrink", "HardSigmoid", "HardSwish", "Swish", "Mish", "Softsign", "Softplus", "Sigmoid",
+    "Tanh", "Softmax", "LogSoftmax", "Dropout", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+    "Concat", "Split", "Slice", "Pad", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "Identity",
+    "Constant", "ConstantOfShape", "Shape", "Tile", "Range", "Cast", "Expand", "Gather", "ArgMax", "Where",
+    "SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss",
+}  # fmt: skip
+TYPES = {
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+}
 
 
 def _values(case: Any) -> list[Any]:
@@ -51,7 +61,8 @@ LEFT = {
         value.type.tensor_type.elem_type not in TYPES for value in _values(case)
     ),
     "training mode: dropout that is random in every mode, whose masks another generator draws": lambda case: (
-        case.model.graph.node[0].op_type == "Dropout" and re.match("test_training_dropout(_default)?(_mask)?$", case.name)
+        case.model.graph.node[0].op_type == "Dropout"
+        and re.match("test_training_dropout(_default)?(_mask)?$", case.name)
     ),
 }
 STORED_LEFT = re.compile("sequence|strnorm|gradient")  # sequences, strings and ai.onnx.preview.training.Gradient

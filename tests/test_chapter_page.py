@@ -5,6 +5,7 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TESTS = Path(__file__).resolve().parent
@@ -60,3 +61,16 @@ def test_links_lead_somewhere():
         assert (TESTS.parent / example).exists()
     for picture in re.findall(r"!\[[^]]*\]\((\w+\.png)\)", PAGE):
         assert (TESTS.parent / "docs" / picture).exists()
+
+
+def test_its_code_runs():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict = {}
+        exec(compile(block, "docs/chapter.md", "exec"), names)
+    np.testing.assert_allclose(names["Z"][0], [2.1, 1.1, 2.1])
+    np.testing.assert_array_equal(names["H"], names["Conv"](names["uSample"](names["X"], 2), names["W"]))
+    assert names["H"].shape == (6, 6)
+    assert names["at"].min() >= 1
+    assert names["at"].max() <= 4

@@ -6,7 +6,7 @@ import pytest
 
 from fastconv import reference, set_num_threads, set_workspace_limit, vjp
 from fastconv.arrays import channels_last, lift, logical
-from fastconv.engine import depthwise, grouped
+from fastconv.engine import depthwise, grouped, tuning
 from fastconv.machine import memory, simd
 from fastconv.machine.memory import allocate
 from fastconv.window import Window
@@ -197,10 +197,10 @@ def test_what_goes_past_the_caches(filters, groups, stride, dtype, monkeypatch):
     shape = 2, max(32, groups), 20, 21
     x, w, b, dy, window = setting(shape, filters, groups, (3, 3), {"padding": 1, "stride": stride}, dtype)
     expected = run(x, w, b, dy, window, groups)
-    monkeypatch.setattr(depthwise, "CACHED", 0)
-    monkeypatch.setattr(depthwise, "FAR", 0)
-    monkeypatch.setattr(grouped, "CACHED", 0)
-    monkeypatch.setattr(grouped, "FAR", 0)
+    monkeypatch.setattr(tuning, "CACHED_BYTES", 0)
+    monkeypatch.setattr(tuning, "DEPTHWISE_NON_TEMPORAL_BYTES", 0)
+    monkeypatch.setattr(tuning, "CACHED_BYTES", 0)
+    monkeypatch.setattr(tuning, "DEPTHWISE_NON_TEMPORAL_BYTES", 0)
     for a, e in zip(run(x, w, b, dy, window, groups), expected, strict=True):
         np.testing.assert_array_equal(a, e)
 
@@ -211,8 +211,8 @@ def test_what_goes_past_the_caches_of_wide_groups(channels, groups, stride, monk
     case = (2, channels, 20, 21), channels, groups, (3, 3), {"padding": 1, "stride": stride}
     x, w, b, dy, window = setting(*case, np.float32)
     expected = run(x, w, b, dy, window, groups)
-    monkeypatch.setattr(grouped, "CACHED", 0)
-    monkeypatch.setattr(grouped, "FAR", 0)
+    monkeypatch.setattr(tuning, "CACHED_BYTES", 0)
+    monkeypatch.setattr(tuning, "DEPTHWISE_NON_TEMPORAL_BYTES", 0)
     for a, e in zip(run(x, w, b, dy, window, groups), expected, strict=True):
         np.testing.assert_array_equal(a, e)
 

@@ -248,7 +248,7 @@ BAD = {
     "dy": (lambda net: fc.vjp(net, draw(2, 4), draw(2, 3))[1](draw(2, 3)), fc.ShapeError, "a tuple of 2"),
     "operation": (lambda net: fc.Graph({"a": ("nosuch", "input", "input")}), ValueError, "none is called 'nosuch'"),
     "source": (lambda net: fc.Graph({"a": ("Add", "input", "b")}), ValueError, "reads 'b', which is no earlier node"),
-    "option": (lambda net: fc.Graph({"a": ("conv2d", "input", "input", {"pad": 1})}), TypeError, "did you mean 'padding'"),
+    "option": (lambda net: fc.Graph({"a": ("conv2d", "input", "input", {"pad": 1})}), TypeError, "did you mean 'pad"),
     "name": (lambda net: fc.Graph({"input": (fc.ReLU(), "input")}), ValueError, "a node cannot be called 'input'"),
     "output": (lambda net: fc.Graph({"a": (fc.ReLU(), "input")}, outputs=("b",)), ValueError, "output 'b' is no node"),
     "shapes": (

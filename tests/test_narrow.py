@@ -8,7 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import ShapeError, machine
-from fastconv.engine import im2col, narrow, plan
+from fastconv.engine import im2col, narrow, plan, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
 from fastconv.window import Window
@@ -115,9 +115,9 @@ def test_every_length_of_a_row_and_every_count_of_taps():
 @pytest.mark.parametrize("far", [0, 1 << 40], ids=["past the caches", "into the caches"])
 @pytest.mark.usefixtures("width")
 def test_exact_however_it_is_cut(monkeypatch, pixels, far):
-    monkeypatch.setattr(narrow, "PIXELS", pixels)
-    monkeypatch.setattr(narrow, "CHUNK_PIXELS", pixels)
-    monkeypatch.setattr(narrow, "FAR", far)
+    monkeypatch.setattr(tuning, "BAND_PIXELS", pixels)
+    monkeypatch.setattr(tuning, "NARROW_CHUNK_PIXELS", pixels)
+    monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", far)
     for shape in SHAPES:
         check(shape)
 
@@ -125,7 +125,7 @@ def test_exact_however_it_is_cut(monkeypatch, pixels, far):
 @pytest.mark.usefixtures("width")
 def test_outputs_past_the_caches(monkeypatch):
     """Only what lies on whole lines goes there; y's memory is aligned here, unlike in `check`."""
-    monkeypatch.setattr(narrow, "FAR", 0)
+    monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", 0)
     for filters in (16, 20, 32, 64):
         x, w, bias, dy, window = case((2, (1, 9, 35), 3, filters, (1, 3, 3), ONES, (0, 1, 1), ONES))
         memory = np.full(dy.size + 32, np.nan, np.float32)

@@ -10,10 +10,10 @@ import pytest
 import fastconv as fc
 
 pytest.importorskip("onnx", reason="onnx, whose suite this is, is not installed")
-import onnx  # noqa: E402
-import onnx_cases  # noqa: E402
+import onnx
+import onnx_cases
 
-import fastconv.onnx  # noqa: E402
+import fastconv.onnx
 
 SAMPLE = 9  # every so many cases, without --onnx-all
 
@@ -133,7 +133,9 @@ def check_gradients_of(case):
             if op == "BatchNormalization" and place == 4:
                 direction = np.abs(direction)
             step = 1e-6 * max(1, np.abs(given[place]).max())
-            sides = [[a + sign * step * direction if i == place else a for i, a in enumerate(given)] for sign in (1, -1)]
+            sides = [
+                [a + sign * step * direction if i == place else a for i, a in enumerate(given)] for sign in (1, -1)
+            ]
             expected = (mixture(sides[0]) - mixture(sides[1])) / (2 * step)
             tried.append((float((found[place] * direction).sum()), expected))
             if abs(tried[-1][0] - expected) <= 1e-5 * max(1, abs(expected)):

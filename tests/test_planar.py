@@ -8,7 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import ShapeError, machine
-from fastconv.engine import im2col, plan, planar
+from fastconv.engine import im2col, plan, planar, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
 from fastconv.window import Window
@@ -81,8 +81,8 @@ def test_exact_on_small_integers(shape):
 @pytest.mark.parametrize("sums", [1, 2000], ids=["small bands", "bands"])
 @pytest.mark.usefixtures("width")
 def test_exact_however_it_is_cut(monkeypatch, sums, short):
-    monkeypatch.setattr(planar, "SUMS", sums)
-    monkeypatch.setattr(planar, "SHORT", short)
+    monkeypatch.setattr(tuning, "PLANAR_SUMS_ELEMENTS", sums)
+    monkeypatch.setattr(tuning, "PLANAR_SHORT_SUM", short)
     for shape in SHAPES:
         check(shape)
 

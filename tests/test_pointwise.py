@@ -8,7 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import functional, machine
-from fastconv.engine import direct, im2col
+from fastconv.engine import direct, im2col, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
 from fastconv.window import Window
@@ -72,11 +72,11 @@ def width(request, monkeypatch):
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Sets direct's constants, which its plans of a shape depend on."""
+    """Sets constants of engine.tuning, which direct's plans of a shape depend on."""
 
     def set_constants(**constants):
         for name, value in constants.items():
-            monkeypatch.setattr(direct, name, value)
+            monkeypatch.setattr(tuning, name, value)
 
     return set_constants
 
@@ -98,7 +98,7 @@ def test_exact_on_small_integers(shape, offset):
 @pytest.mark.usefixtures("width")
 def test_exact_however_it_is_cut(cut, pixels, far):
     for tasks, chunk_pixels, chunk_cost in ((1, 1, 12), (7, 1, 0), (7, 40, 1000)):
-        cut(FAR=far, FORWARD_PIXELS=pixels, GRADIENT_PIXELS=pixels, TASKS=tasks, CHUNK_PIXELS=chunk_pixels,
+        cut(NON_TEMPORAL_BYTES=far, BAND_PIXELS=pixels, TASKS=tasks, CHUNK_PIXELS=chunk_pixels,
             CHUNK_COST=chunk_cost)  # fmt: skip
         for shape in SHAPES:
             check(shape)
@@ -107,7 +107,7 @@ def test_exact_however_it_is_cut(cut, pixels, far):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_change_no_bit(shape, cut, monkeypatch):
     monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
-    cut(FAR=0, CHUNK_PIXELS=16)
+    cut(NON_TEMPORAL_BYTES=0, CHUNK_PIXELS=16)
     before = fastconv.get_num_threads()
     found = []
     try:

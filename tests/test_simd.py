@@ -39,10 +39,10 @@ def test_a_level_is_in_force(level):
 
 @pytest.mark.parametrize("level", simd.simd_levels()[:-1])  # the whole suite runs at the highest
 def test_operations_at_a_lower_level(level):
-    files = [str(TESTS / name) for name in ("test_ops.py", "test_engine_fuzz.py")]
+    files = [str(TESTS / name) for name in ("test_ops.py", "test_engine_fuzz.py", "test_moves.py")]
     done = python(
         "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", str(TESTS.parent / "pyproject.toml"),
-        "-k", f"({SUITE}) or test_algorithms_agree", "--engine-fuzz", "20", *files, level=level,
+        "-k", f"({SUITE}) or test_algorithms_agree or test_moves", "--engine-fuzz", "20", *files, level=level,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
@@ -66,6 +66,7 @@ for dtype in (np.float32, np.float64):
             (functional.prelu, (x, w), {}),
             (functional.resize, (x,), {"size": (13, 10), "mode": "linear"}),
             (functional.resize, (x,), {"size": (4, 15)}),
+            (functional.conv2d, (x, draw(6, channels, 3, 3)), {"padding": 1, "algorithm": "im2col"}),
         ]
         for operation, arrays, options in calls:
             y, pullback = vjp(operation, *arrays, **options)

@@ -19,7 +19,7 @@ PACKAGE = Path(fastconv.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
 KERNELS = Path(_ext.__path__[0])
 STUBS = sorted(KERNELS.rglob("*.pyi"))
-CONSTRUCTOR = re.compile(r"^cdef class (\w+).*?def __cinit__\(self,?(.*?)\)", re.M | re.S)
+CONSTRUCTOR = re.compile(r"^cdef class (\w+).*?def __c?init__\(self,?(.*?)\)", re.M | re.S)
 
 # --- as a user's mypy has it -----------------------------------------------------------------------------------------
 
@@ -35,6 +35,8 @@ loss, gradients = fastconv.value_and_grad(again.net, "cross_entropy", X, y)
 again.optimizer.step(again.net.parameters(), gradients)
 graph = fastconv.Graph({"stem": (fastconv.Conv2d(1, 2, 3), "input"), "sum": ("add", "stem", "stem")})
 print(graph(X), graph.predict(X), graph.state_dict(), fastconv.models.lenet5(rng=0), fastconv.layers.Layer)
+number: float = fastconv.analysis.walkthrough("conv2d", X, X, direction="dx")[0].value
+print(fastconv.analysis.record(net, X, y)["0"].y.shape, fastconv.analysis.walkthrough(F.relu, X)[1:3][0].text)
 print(fastconv.Conv2d(1, 2, [3, 3], stride=(1, 2), padding="same"), F.max_pool2d(X, [2, 2]).size)
 print(fastconv.analysis.receptive_field(net, (1, 1, 8, 8)).size, fastconv.augment.Flip(), F.relu(X).shape)
 """

@@ -1,5 +1,6 @@
 """Walkthroughs: every step of every call, put together, is what the function and its pullback give."""
 
+import itertools
 import re
 
 import numpy as np
@@ -91,6 +92,16 @@ def test_the_steps_of_random_calls(request):
 def column(walk):
     """The number at the end of every line."""
     return [step.text.split(" = ")[-1].split(",")[0] for step in walk]
+
+
+def named(name):
+    """A function of another library's, by the name of one of ours."""
+
+    def function(x):
+        return x
+
+    function.__name__ = name
+    return function
 
 
 def flat(matrix):
@@ -196,6 +207,7 @@ def test_too_many_steps_are_refused_before_anything_is_computed():
         (TypeError, "linear cannot be shown", fc.Linear(3, 2), (np.ones((1, 3)),), {}),
         (TypeError, "Sequential cannot be shown", fc.Sequential(fc.ReLU()), (np.ones((1, 3)),), {}),
         (TypeError, "is no function of fastconv", np.convolve, (np.ones(3),), {}),
+        (TypeError, "is no function of fastconv", named("conv2d"), (np.ones(3),), {}),
         (ValueError, "no operation is called 'conv2'.*conv2d", "conv2", (np.ones((1, 2)),), {}),
         (ValueError, "direction must be one of forward, dx, dw, got 'dX'", "max_pool1d", (np.ones((1, 1, 2)), 2),
          {"direction": "dX"}),
@@ -232,6 +244,86 @@ def test_inputs_are_not_modified_and_later_changes_are_not_seen():
 )  # fmt: skip
 def test_how_numbers_are_written(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.skipif("pad" not in WALKED or "pad" not in fc.ops.OPS, reason="no pad")
+def test_padding_says_what_it_is():
+    walk = walkthrough("pad", [[[1.0, 2]]], ((1, 2),), value=5)
+    assert [step.text for step in walk] == [
+        "y[0, 0, 0] = 5, padding", "y[0, 0, 1] = 1", "y[0, 0, 2] = 2", "y[0, 0, 3] = 5, padding",
+        "y[0, 0, 4] = 5, padding",
+    ]  # fmt: skip
+
+
+def test_inserted_zeros_say_what_they_are():
+    walk = walkthrough("upsample", [[[1.0, 2]]], 2)
+    assert [step.text for step in walk] == ["y[0, 0, 0] = 1", "y[0, 0, 1] = 0, inserted", "y[0, 0, 2] = 2"]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def inked(path):
+    pillow = pytest.importorskip("PIL.Image")
+    image = np.asarray(pillow.open(path).convert("RGB")).astype(int)
+    return image, (image < 200).any(axis=2).mean()
+
+
+@pytest.mark.parametrize("direction", ["forward", "dx", "dw"])
+def test_a_strip_and_an_animation(direction, tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    walk = walkthrough("conv2d", plane(X), plane(W), stride=2, direction=direction)
+    for view in [walk] + [walk.scattered] * (walk.scattered is not None):
+        view.plot(tmp_path / "all.png")
+        view.plot(tmp_path / "two.png", [0, -1])
+        all_of_it, ink = inked(tmp_path / "all.png")
+        two, _ = inked(tmp_path / "two.png")
+        assert 0.01 < ink < 0.5 and len(two) < len(all_of_it) and two.shape[1] == all_of_it.shape[1]
+        orange = (np.abs(two - [213, 94, 0]).max(axis=2) < 20).any(axis=1)
+        assert orange[: len(two) // 2].any() and orange[len(two) // 2 :].any()  # what is computed, in both steps
+        view.animate(tmp_path / "walk.gif", seconds=0.5)
+        with pillow.open(tmp_path / "walk.gif") as moving:
+            assert (moving.n_frames, moving.info["duration"], moving.info["loop"]) == (len(view), 500, 0)
+            frames = []
+            for number in range(moving.n_frames):
+                moving.seek(number)
+                frames.append(np.asarray(moving.convert("RGB")))
+        assert all((one != other).any() for one, other in itertools.pairwise(frames))
+        assert tuple(frames[0][0, 0]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("max_pool1d", ([[[3.0, 1, 2]]], 2), {"padding": 1}),
+        ("conv3d", (np.ones((1, 1, 2, 3, 2)), np.ones((2, 1, 2, 2, 1))), {}),
+        ("resize", (plane(X)[..., :2, :2],), {"scale": 2, "mode": "linear", "direction": "dx"}),
+        ("lp_pool2d", (plane(Y), 2, 2), {"direction": "dx"}), ("adaptive_max_pool2d", (plane(Y), 2), {}),
+    ],
+    ids=lambda call: call[0],
+)  # fmt: skip
+def test_everything_has_a_picture(call, tmp_path):
+    pytest.importorskip("matplotlib")
+    name, arrays, options = call
+    walkthrough(name, *arrays, **options).plot(tmp_path / "walk.png", [0])
+    assert inked(tmp_path / "walk.png")[1] > 0.01
+
+
+def test_pictures_that_are_refused(tmp_path):
+    pytest.importorskip("matplotlib")
+    walk = walkthrough("conv2d", plane(X), plane(W))
+    for call, error, match in (
+        (lambda: walk.plot(tmp_path / "walk.jpg"), ValueError, "must end in .png, .svg, .pdf"),
+        (lambda: walk.animate(tmp_path / "walk.png"), ValueError, "must end in .gif"),
+        (lambda: walk.animate(tmp_path / "walk.gif", seconds=0), ValueError, "seconds must be between"),
+        (lambda: walk.animate(tmp_path / "walk.gif", []), ValueError, "a step at least"),
+        (lambda: walk.plot(tmp_path / "walk.png", [12]), IndexError, "out of range"),
+        (lambda: walk.plot(tmp_path / "walk.png", [0] * 2000), ValueError, "take fewer steps"),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+    assert not [*tmp_path.iterdir()]
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

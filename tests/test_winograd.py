@@ -9,7 +9,7 @@ import pytest
 import fastconv
 from fastconv import engine, functional
 from fastconv._ext.conv import winograd as kernels
-from fastconv.engine import Problem, im2col, winograd
+from fastconv.engine import Problem, im2col, tuning, winograd
 from fastconv.machine import simd
 from fastconv.window import Window
 
@@ -113,15 +113,15 @@ def check(shape, seed=0):
 def cut(request, monkeypatch):
     """Every way in which a layer may be cut."""
     if request.param == "by panels":
-        monkeypatch.setattr(winograd, "SHARED_BYTES", 0)
-        monkeypatch.setattr(winograd, "OWN_BYTES", 0)
-        monkeypatch.setattr(winograd, "CHUNK", 20)
-        monkeypatch.setattr(winograd, "PANEL_STEPS", 24)
-        monkeypatch.setattr(winograd, "PIECE_FILTERS", 20)
-        monkeypatch.setattr(winograd, "PIECE_CHANNELS", 32)
+        monkeypatch.setattr(tuning, "WINOGRAD_SHARED_BYTES", 0)
+        monkeypatch.setattr(tuning, "WINOGRAD_OWN_BYTES", 0)
+        monkeypatch.setattr(tuning, "WINOGRAD_PANEL_TILES", 20)
+        monkeypatch.setattr(tuning, "WINOGRAD_PANEL_STEPS", 24)
+        monkeypatch.setattr(tuning, "WINOGRAD_PIECE_FILTERS", 20)
+        monkeypatch.setattr(tuning, "WINOGRAD_PIECE_CHANNELS", 32)
     if request.param == "by blocks":
-        monkeypatch.setattr(winograd, "FEW_TILES", 1)
-        monkeypatch.setattr(winograd, "TASKS", 3)
+        monkeypatch.setattr(tuning, "WINOGRAD_CHUNK_TILES", 1)
+        monkeypatch.setattr(tuning, "TASKS", 3)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -203,7 +203,7 @@ def test_gradients_are_adjoint():
     ids=str,
 )
 def test_same_bits_at_any_number_of_threads(shape, cut, monkeypatch):
-    monkeypatch.setattr(winograd, "THREAD_WORK", 1)
+    monkeypatch.setattr(tuning, "WINOGRAD_PRODUCTS_PER_BYTE", 1)
     operands = arrays(shape)
     results = []
     for threads in (1, 2, 3):
@@ -232,7 +232,7 @@ def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
         return borrowed[-1]
 
     monkeypatch.setattr(winograd, "allocate", allocate)
-    monkeypatch.setattr(winograd, "THREAD_WORK", 1)
+    monkeypatch.setattr(tuning, "WINOGRAD_PRODUCTS_PER_BYTE", 1)
     fastconv.set_num_threads(3)
     fastconv.set_workspace_limit(limit)
     x, w, bias, dy = operands

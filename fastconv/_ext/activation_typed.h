@@ -159,5 +159,3 @@ TARGET static void NAME(prelu_backward)(
         }
     }
 }
-
-#undef BYTES

@@ -365,11 +365,8 @@ TARGET static void NAME(transpose)(
         NAME(rows)(x, x_step, y, y_step, rows, columns, far);
 }
 
-#undef LANES
 #undef LINE_OF
-#undef Vector
 #undef Pairs
 #undef SHUFFLED
 #undef TWO
 #undef FOUR
-#undef BYTES

@@ -55,4 +55,3 @@ TARGET static void NAME(errors_target_backward)(
 }
 
 #undef EACH_KIND
-#undef BYTES

@@ -203,7 +203,6 @@ TARGET static void NAME(scale_shift_backward)(
 }
 
 #undef Reals
-#undef LANES
 #undef Floats
 #undef AT
 #undef CENTRED
@@ -215,4 +214,3 @@ TARGET static void NAME(scale_shift_backward)(
 #undef NOT_BELOW
 #undef SCALE_SHIFT
 #undef SCALE_SHIFT_BACKWARD
-#undef BYTES

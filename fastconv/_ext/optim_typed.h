@@ -117,5 +117,3 @@ TARGET static void NAME(rmsprop)(REAL *p, const RmsProp *c, ptrdiff_t at, ptrdif
     else
         NAME(rmsprop_loop)(1, 1, p + at, g, square, average, m, c, count);
 }
-
-#undef BYTES

@@ -48,5 +48,3 @@ TARGET static void NAME(add_to)(REAL *restrict y, const REAL *restrict x, ptrdif
     for (ptrdiff_t i = 0; i < count; i++)
         y[i] += x[i];
 }
-
-#undef BYTES

@@ -12,15 +12,15 @@
 #define TYPED "resampling_typed.h"
 
 #define REAL float
-#define BYTES 4
-#include TYPED
+#define ONE 4
 #include "simd/every_width.h"
+#undef ONE
 #undef REAL
 
 #define REAL double
-#define BYTES 8
-#include TYPED
+#define ONE 8
 #include "simd/every_width.h"
+#undef ONE
 #undef TYPED
 #undef REAL
 

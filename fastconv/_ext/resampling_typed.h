@@ -231,9 +231,7 @@ TARGET static void NAME(combine)(
             }
 }
 
-#undef LANES
 #undef Reals
 #undef VECTORS
 #undef Piece
 #undef PIECE
-#undef BYTES

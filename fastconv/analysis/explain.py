@@ -113,7 +113,7 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
     dtype = np.dtype(twin.dtype or np.float32)
     kinds = twin.input_types(dtype) if isinstance(twin, Graph) else (dtype,)
     given = tuple(rng.standard_normal(shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True))
-    x = given if len(given) != 1 else given[0]
+    x: Any = given if len(given) != 1 else given[0]
     recorder = _Recorder(twin)
     with blas_held(), trace.listening(recorder.listen):
         for _ in range(1 + RUNS):
@@ -121,7 +121,7 @@ def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:
             try:
                 y, saved = twin.forward(x, Context.of_step(twin, rng))
             except ShapeError:
-                follow("explain", net, shapes[0])  # says it where only the batch axis is missing
+                follow("explain", net, input_shape)  # says it where only the batch axis is missing
                 raise
             twin.backward(tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y), saved, False)
     return Explanation(

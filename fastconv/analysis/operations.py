@@ -15,8 +15,7 @@ from fastconv import functional
 from fastconv.analysis import reach
 from fastconv.analysis.reach import POINT, Pairs, Shape, Sliding, Taps, Whole
 from fastconv.layers.graph import Operation
-from fastconv.onnx import resizing, windows
-from fastconv.onnx.operators import TABLE, axes_of
+from fastconv.operators import TABLE, axes_of, resizing, windows
 
 __all__ = ["operation_reach"]
 
@@ -74,7 +73,9 @@ def operation_reach(
         signature = inspect.signature(getattr(functional, operation.name)).parameters.values()
         options = {p.name: p.default for p in signature if p.default is not p.empty} | operation.given
         shape = options.get("normalized_shape", ())
-        twin = SimpleNamespace(op=operation.name, weight=arrays[0] if arrays else None, normalized_shape=shape)
+        twin = SimpleNamespace(
+            padding_mode="zeros", op=operation.name, weight=arrays[0] if arrays else None, normalized_shape=shape
+        )
         return rule(twin, options, x, y)
     if operation.name == "item":
         return (POINT,) * ndim
@@ -125,7 +126,7 @@ def layer_norm(given: Mapping[str, Any], x: Shape, y: Shape, arguments: tuple[An
 def convolution(given: Mapping[str, Any], x: Shape, y: Shape, arguments: tuple[Any, ...]) -> tuple[Taps, ...] | None:
     if not isinstance(arguments[1], np.ndarray):
         return None
-    op = SimpleNamespace(op=f"conv{len(x) - 2}d", weight=arguments[1])
+    op = SimpleNamespace(op=f"conv{len(x) - 2}d", weight=arguments[1], padding_mode="zeros")
     return reach.convolution(op, windows.conv_options(len(x) - 2, **given), x, y)
 
 

@@ -18,7 +18,7 @@ from fastconv import plan, random
 from fastconv.analysis.walkthrough.numbers import shown
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS
-from fastconv.plan.steps import Enter, LayerStep, Step
+from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
 from fastconv.training.step import Loss, LossLike, resolve_loss
 
 __all__ = ["Entry", "Record", "record"]
@@ -33,15 +33,15 @@ HEADING = ("layer", "y", "mean |y|", "largest |y|", "mean |dy|", "parameters", "
 class Entry:
     """A layer as it is applied once, or a sum or concatenation of branches; prints as its arrays.
 
-    x, y         what goes in and what comes out; of what joins branches x is a tuple, one for each of them
+    x, y         what goes in and what comes out; of what reads several values x is a tuple, one for each of them
     dx, dy       the loss's gradients to them (None without a target); dx a tuple where x is one
     parameters   {name: array}, as they were; gradients   {name: array} of this use alone, of those that are trained
     """
 
     name: str
-    kind: str  # the layer's class, or what joins: "Add", "Concat"
+    kind: str  # the layer's class; what joins: "Add", "Concat", "Multiply"; an operation or an array of a graph
     x: Any
-    y: np.ndarray
+    y: Any
     dx: Any = None
     dy: np.ndarray | None = None
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -55,7 +55,9 @@ class Entry:
         for number, (x, dx) in enumerate(zip(xs, dxs, strict=True)):
             which = f"[{number}]" if len(xs) > 1 else ""
             named += [(f"x{which}", x), (f"dx{which}", dx)]
-        named += [("y", self.y), ("dy", self.dy), *self.parameters.items()]
+        ys = self.y if isinstance(self.y, tuple) else (self.y,)
+        named += [(f"y[{number}]" if len(ys) > 1 else "y", y) for number, y in enumerate(ys)]
+        named += [("dy", self.dy), *self.parameters.items()]
         named += [(f"gradient of {name}", gradient) for name, gradient in self.gradients.items()]
         for name, array in named:
             if array is not None:
@@ -70,35 +72,26 @@ class Record:
 
     rec[name]    the `Entry` of that layer, by its name or its place; "softmax" and "loss", where there is one, too
     names        of the net's layers, in the order in which they ran; a layer that is shared has one for each use
-    x, y         the net's input and output;  dx, dy   the gradients to them, None without a target
+    x, y         the net's input and output, of several tuples;  dx, dy   the gradients to them, None without a target
     loss         its value, None without a target
     gradients    {name: array} of all trained parameters, the sum of all uses: what `value_and_grad` gives
     """
 
     def __init__(
-        self, net: str, entries: list[Entry], ends: list[Entry], x: np.ndarray, dx: np.ndarray | None,
+        self, net: str, inputs: tuple[str, ...], entries: list[Entry], ends: list[Entry], x: Any, y: Any, dx: Any,
         gradients: dict[str, np.ndarray],
     ) -> None:  # fmt: skip
-        self.net = net
+        self.net, self._inputs = net, inputs
         self._entries, self._ends = entries, ends
         self.names = [entry.name for entry in entries]
-        self.x, self.dx = x, dx
+        self.x, self.y, self.dx = x, y, dx
         self.gradients = gradients
         self.loss = float(ends[-1].y) if ends else None
 
     @property
-    def y(self) -> np.ndarray:
-        """The net's output."""
-        return self._output.y if self._output else self.x
-
-    @property
-    def dy(self) -> np.ndarray | None:
-        """The loss's gradient to it."""
+    def dy(self) -> Any:
+        """The loss's gradient to the net's output."""
         return self._ends[-1].dx if self._ends else None
-
-    @property
-    def _output(self) -> Entry | None:
-        return self._entries[-1] if self._entries else None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,9 +127,9 @@ class Record:
             rows.append(
                 (
                     f"{entry.name} {entry.kind}".strip(),
-                    "x".join(map(str, np.shape(entry.y))),
-                    _mean(entry.y),
-                    _largest(entry.y),
+                    _sizes(entry.y),
+                    _mean(_first(entry.y)),
+                    _largest(_first(entry.y)),
                     _mean(entry.dy),
                     f"{count:,}" if count else "",
                     shown(norm) if entry.gradients else "",
@@ -147,7 +140,7 @@ class Record:
     @property
     def head(self) -> str:
         loss = "" if self.loss is None else f"; loss {shown(self.loss)}"
-        return f"{self.net}: x {'x'.join(map(str, self.x.shape))}{loss}"
+        return f"{self.net}: x {_sizes(self.x)}{loss}"
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -176,13 +169,17 @@ class Record:
         """The same as a matplotlib Figure."""
         from fastconv.plots import record_of_maps
 
-        image = range(len(self.x))[image]
+        image = range(len(_first(self.x)))[image]
         if maps < 1:
             raise ValueError(f"record: maps must be at least 1, got {maps}")
-        entries = [("input", "", self.x, self.dx), *((e.name, e.kind, e.y, e.dy) for e in self._entries)]
-        entries += [(e.name, e.kind, e.y, e.dy) for e in self._ends if np.ndim(e.y)]
+        xs = self.x if isinstance(self.x, tuple) else (self.x,)
+        dxs = self.dx if isinstance(self.x, tuple) else (self.dx,)
+        entries = [(name, "", x, dx) for name, x, dx in zip(self._inputs, xs, dxs, strict=True)]
+        entries += [(e.name, e.kind, e.y, e.dy) for e in [*self._entries, *self._ends]]
         rows = [
-            (f"{name} {kind}".strip(), y[image], None if dy is None else dy[image]) for name, kind, y, dy in entries
+            (f"{name} {kind}".strip(), y[image], None if dy is None else dy[image])
+            for name, kind, y, dy in entries
+            if isinstance(y, np.ndarray) and y.ndim > 1 and len(y) == len(xs[0])  # a batch, no array of a graph's
         ]
         return record_of_maps(rows[:MOST_ROWS], maps=maps, title=self.head, left_out=max(0, len(rows) - MOST_ROWS))
 
@@ -199,7 +196,7 @@ class Record:
 
     def _picture(self) -> str:
         """The picture as a part of an HTML page, where there is matplotlib and an image."""
-        if not len(self.x):
+        if not len(_first(self.x)):
             return ""
         try:
             figure = self.figure()
@@ -237,63 +234,85 @@ def record(net: Layer, x: Any, target: Any = None, loss: LossLike | None = None)
         raise TypeError(f"record: net must be a layer or a net of layers, got {net!r}")
     if target is None and loss is not None:
         raise TypeError("record: a loss needs a target")
-    resolved = None if target is None else resolve_loss("cross_entropy" if loss is None else loss)
+    resolved = None if target is None else resolve_loss("cross_entropy" if loss is None else loss, net)
     net = copy.deepcopy(net)
     way = plan.plan_of(net, fusing=False)
     given = net.cast(x)
     context = Context(rng=copy.deepcopy(random.default_generator()))
-    values: dict[int, np.ndarray] = {0: given}
+    values: dict[int, Any] = dict(zip(way.inputs, given if len(way.inputs) > 1 else (given,), strict=True))
     saved = []
     for step in way.steps:
         values[step.output], kept = step.call([values[value] for value in step.inputs], context)
         saved.append(kept)
+    output = tuple(values[value] for value in way.outputs) if way.several else values[way.outputs[0]]
     ends: list[Entry] = []
-    sent: dict[int, np.ndarray] = {}
+    sent: dict[int, Any] = {}
     if resolved is not None:
-        ends, sent[way.output] = _ends(resolved, values[way.output], target)
-    backward: dict[int, tuple[Any, list[dict[str, np.ndarray]]]] = {}
+        ends, dy = _ends(resolved, output, target)
+        for value, part in zip(way.outputs, dy if way.several else (dy,), strict=True):
+            if part is not None:
+                sent[value] = sent[value] + part if value in sent else part
+    found: dict[int, tuple[tuple[Any, ...], dict[str, np.ndarray]]] = {}
     gradients: dict[str, np.ndarray] = {}
     for index, step in reversed(list(enumerate(way.steps))):
         if step.output not in sent:
             continue
-        parts, found = step.backward(sent[step.output], saved[index], (True,) * len(step.inputs))
-        backward[index] = parts, list(found)
+        here = sent[step.output]
+        parts, of_layers = step.backward(here, saved[index], (True,) * len(step.inputs))
+        of_layers = of_layers if not isinstance(step, Array) or step.is_trainable() else []
+        found[index] = parts, {name: each for inside in of_layers for name, each in inside.items()}
         for value, part in zip(step.inputs, parts, strict=True):
             if part is not None:
-                sent[value] = sent[value] + part if value in sent else part
-        for prefix, inside in zip(way.prefixes[index], found, strict=True):
+                sent[value] = _added(step, sent[value], part, here) if value in sent else part
+        for prefix, inside in zip(way.prefixes[index], of_layers, strict=False):
             for name, gradient in inside.items():
                 full = way.known(prefix, name)
                 gradients[full] = gradients[full] + gradient if full in gradients else gradient
     if resolved is not None:  # a branch that does not reach the output
         for name, parameter in net.parameters().items():
             gradients.setdefault(name, np.zeros_like(parameter))
-    entries = []
-    for index, step in enumerate(way.steps):
-        if isinstance(step, Enter):
-            continue
-        parts, found = backward.get(index, ((None,) * len(step.inputs), []))
-        xs = tuple(values[value] for value in step.inputs)
-        single = isinstance(step, LayerStep)
-        entries.append(
-            Entry(
-                name=_name(step),
-                kind=type(step.layers[0] if single else step).__name__,
-                x=xs[0] if single else xs,
-                y=values[step.output],
-                dx=parts[0] if single else (parts if index in backward else None),
-                dy=sent.get(step.output),
-                parameters=_parameters(step),
-                gradients=dict(found[0]) if found else {},
-            )
-        )
-    return Record(type(net).__name__, entries, ends, given, sent.get(0), gradients)
+    entries = [
+        _entry(step, values, sent, *found.get(index, ((None,) * len(step.inputs), {})))
+        for index, step in enumerate(way.steps)
+        if not isinstance(step, Enter)
+    ]
+    back = tuple(sent.get(value) for value in way.inputs)
+    names = tuple(getattr(net, "inputs", ("input",)))
+    dx = back if len(back) > 1 else back[0]
+    return Record(type(net).__name__, names, entries, ends, given, output, dx, gradients)
+
+
+def _added(step: Step, one: Any, other: Any, dy: Any) -> Any:
+    """What two steps send to one value: a new array, for both are kept."""
+    return one + other if isinstance(one, np.ndarray) else step.accumulate(one, other, dy)
+
+
+def _entry(
+    step: Step, values: dict[int, Any], sent: dict[int, Any], parts: tuple[Any, ...], gradients: dict[str, np.ndarray]
+) -> Entry:  # fmt: skip
+    xs = tuple(values[value] for value in step.inputs)
+    single = isinstance(step, LayerStep | Item)
+    layer = step.layers[0] if isinstance(step, LayerStep | OperationStep) else step
+    dy = sent.get(step.output)
+    there = any(part is not None for part in parts)
+    return Entry(
+        name=_name(step),
+        kind=str(getattr(layer, "kind", type(layer).__name__)),
+        x=xs[0] if single else xs,
+        y=values[step.output],
+        dx=(parts[0] if isinstance(parts[0], np.ndarray) else None) if single else parts if there else None,
+        dy=dy if isinstance(dy, np.ndarray) else None,
+        parameters=_parameters(step),
+        gradients=gradients,
+    )
 
 
 def _name(step: Step) -> str:
     """As in state_dict; a container's own join has the container's name, a net that is one layer its class."""
     if isinstance(step, LayerStep):
         return step.name or type(step.layers[0]).__name__
+    if not isinstance(step, Add | Concat | Multiply):
+        return step.name
     around = [name for name, _ in reversed(step.within)]
     own = step.within[0][1] if step.within else ""
     return ".".join(around) if around and step.name == own else ".".join([*around, step.name])
@@ -305,19 +324,20 @@ def _parameters(step: Step) -> dict[str, np.ndarray]:
     }
 
 
-def _ends(loss: Loss, output: np.ndarray, target: Any) -> tuple[list[Entry], np.ndarray]:
+def _ends(loss: Any, output: Any, target: Any) -> tuple[list[Entry], Any]:
     """What stands behind the net, softmax, where the loss has one inside, and the loss; the gradient to the output."""
     value, weight, gradient = loss.with_gradient(output, target)
     entries = []
-    if loss.name == "cross_entropy":
+    if isinstance(loss, Loss) and loss.name == "cross_entropy":
         probabilities = OPS["softmax"].forward(output, dim=1)[0]
         shares = _shares(loss, output, target)
         scale = 1.0 if loss.options.get("reduction") == "sum" else weight
         with np.errstate(all="ignore"):
             slope = np.where(shares == 0, 0.0, -shares / (probabilities.astype(np.float64) * scale))
         entries.append(Entry("softmax", "", output, probabilities, gradient, slope.astype(output.dtype)))
-    one = np.ones((), output.dtype)
-    entries.append(Entry("loss", loss.name, output, np.asarray(value, output.dtype), gradient, one))
+    dtype = _first(output).dtype
+    kind = str(getattr(loss, "name", ""))
+    entries.append(Entry("loss", kind, output, np.asarray(value, dtype), gradient, np.ones((), dtype)))
     return entries, gradient
 
 
@@ -342,6 +362,14 @@ def _shares(loss: Loss, output: np.ndarray, target: Any) -> np.ndarray:
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _sizes(value: Any) -> str:
+    return ", ".join("x".join(map(str, np.shape(each))) for each in (value if isinstance(value, tuple) else (value,)))
 
 
 def _mean(array: Any) -> str:

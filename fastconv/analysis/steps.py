@@ -15,8 +15,8 @@ import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
-from fastconv.layers.graph import Graph, Held, Operation
-from fastconv.plan.steps import add, concat, multiply, named_forward
+from fastconv.layers.graph import Graph, Operation
+from fastconv.plan.steps import Held, add, concat, multiply, named_forward
 from fastconv.window import integers
 
 __all__ = ["INPUT", "Shape", "Step", "Trace", "output_shape", "parse_input_shape", "trace"]

@@ -128,7 +128,7 @@ def summary(net: Layer, input_shape: Any) -> Summary:
         rows.append(
             Row(
                 name=step.name,
-                kind=step.join or getattr(step.layer, "kind", type(step.layer).__name__),
+                kind=step.join or str(getattr(step.layer, "kind", type(step.layer).__name__)),
                 input_shape=step.x_shape,
                 output_shape=step.y_shape,
                 parameters=sum(array.size for array in new),

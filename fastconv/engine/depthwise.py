@@ -22,9 +22,8 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import depthwise
-from fastconv.engine import grouped
+from fastconv.engine import grouped, tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
-from fastconv.engine.grouped import MOST_PER_GROUP
 from fastconv.machine import simd
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
@@ -32,20 +31,15 @@ from fastconv.window import Window
 __all__ = ["cost", "plan"]
 
 WIDEST = simd.SIMD_BYTES  # bytes of a vector
-TASKS = 32  # pieces that a layer is cut into where its size allows
-LINE = 256  # outputs of a line's segment
-CACHED = 1 << 20  # bytes of x and y, beyond which x is prefetched
-FAR = 2 << 20  # bytes of y, from which on it is written past the caches
-SUM_LINE = 128  # of one whose products are summed up one by one: float32 loses 1e-6 there
 
 PLAIN, PERMUTED, BROADCAST = (depthwise.KINDS[kind] for kind in ("plain", "permuted", "broadcast"))
 
 
 def cost(direction: Direction, problem: Problem) -> float:
-    """Groups of at most MOST_PER_GROUP channels and filters, or of one channel: the others lose most there. Where
-    grouped serves, it goes first."""
+    """Groups of at most DEPTHWISE_GROUP_CHANNELS channels and filters, or of one channel: the others lose most there.
+    Where grouped serves, it goes first."""
     inside, outside = problem.channels // problem.groups, problem.filters // problem.groups
-    if problem.groups == 1 or (inside != 1 and max(inside, outside) > MOST_PER_GROUP):
+    if problem.groups == 1 or (inside != 1 and max(inside, outside) > tuning.DEPTHWISE_GROUP_CHANNELS):
         return math.inf
     in_blocks = grouped.cost(direction, problem)
     return in_blocks if in_blocks < math.inf else 0.0
@@ -64,7 +58,7 @@ def _forward(p: Problem) -> Plan:
     def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
         convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y)
 
-    return Plan("depthwise", run, convolve.work, TASKS)
+    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS)
 
 
 def _gradient_input(p: Problem) -> Plan:
@@ -74,7 +68,7 @@ def _gradient_input(p: Problem) -> Plan:
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
         convolve(threads, dy, _exchange(w.reshape(p.filters, -1, w.shape[4]), p.groups), None, dx)
 
-    return Plan("depthwise", run, convolve.work, TASKS)
+    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS)
 
 
 def _gradient_weights(p: Problem) -> Plan:
@@ -82,19 +76,24 @@ def _gradient_weights(p: Problem) -> Plan:
     taps = math.prod(p.window.kernel)
     shape = (len(lanes.filters), taps, lanes.masks.shape[1], lanes.filters.shape[1])
     nbytes = math.prod(shape) * p.dtype.itemsize
-    tasks = max(1, min(TASKS, get_workspace_limit() // 2 // nbytes, -(-p.pixels // SUM_LINE)))
+    tasks = max(
+        1,
+        min(tuning.DEPTHWISE_TASKS, get_workspace_limit() // 2 // nbytes, -(-p.pixels // tuning.DEPTHWISE_SUM_PIXELS)),
+    )
     reach = _reach(p.window, p.inputs, p.outputs, False)
-    work, prefetches = _work(p, p.y_shape, taps * p.w_shape[4]), _bytes(p) > CACHED
+    work, prefetches = _work(p, p.y_shape, taps * p.w_shape[4]), _bytes(p) > tuning.CACHED_BYTES
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
         partial = allocate(op, (tasks, *shape), x.dtype)
-        depthwise.gradient_weights(x, dy, partial, reach, lanes, x_is_source, SUM_LINE, prefetches, threads)
+        depthwise.gradient_weights(
+            x, dy, partial, reach, lanes, x_is_source, tuning.DEPTHWISE_SUM_PIXELS, prefetches, threads
+        )
         total = allocate(op, shape, x.dtype)
         reduce.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
         found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
         dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
 
-    return Plan("depthwise", run, work, TASKS, shared=(tasks + 1) * nbytes)
+    return Plan("depthwise", run, work, tuning.DEPTHWISE_TASKS, shared=(tasks + 1) * nbytes)
 
 
 class _Convolution:
@@ -102,10 +101,10 @@ class _Convolution:
 
     def __init__(self, p: Problem, y_shape: Ints, reach: Reach, lanes: Lanes, sources: int) -> None:
         self.reach, self.lanes = reach, lanes
-        self.length = min(LINE, y_shape[3])
-        self.tasks = min(TASKS, math.prod(y_shape[:3]) * -(-y_shape[3] // self.length))
-        self.prefetches = _bytes(p) > CACHED
-        far = math.prod(y_shape) * p.dtype.itemsize >= FAR
+        self.length = min(tuning.DEPTHWISE_SEGMENT_PIXELS, y_shape[3])
+        self.tasks = min(tuning.DEPTHWISE_TASKS, math.prod(y_shape[:3]) * -(-y_shape[3] // self.length))
+        self.prefetches = _bytes(p) > tuning.CACHED_BYTES
+        far = math.prod(y_shape) * p.dtype.itemsize >= tuning.DEPTHWISE_NON_TEMPORAL_BYTES
         self.far = far and _fits_vectors(y_shape[4], p.dtype.itemsize, lanes)
         self.work = _work(p, y_shape, math.prod(p.window.kernel) * sources)
 

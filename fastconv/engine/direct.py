@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from fastconv._ext.conv import direct
-from fastconv.engine import planar
+from fastconv.engine import planar, tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -31,15 +31,6 @@ __all__ = ["cost", "plan"]
 Slices = tuple[slice, ...]
 Cut = tuple[int, int, int]  # images of a band, bands of rows, bands of columns
 
-BAND_BYTES = 256 << 10  # of what a band's windows see: a quarter of a core's L2
-FORWARD_PIXELS = 448  # of a band
-GRADIENT_PIXELS = 448
-IMAGE_PIXELS = 112  # small images are joined until a band has so many
-TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
-LONG_CHUNK = 1 << 16  # pixels: longer sums lose digits
-CHUNK_PIXELS = 256  # at least, whose gradients are summed apart
-CHUNK_COST = 12  # of an element of their sum, in elements of x that are read once more
-FAR = 4 << 20  # bytes of y, from which on it is written past the caches
 EVERYTHING: Slices = (slice(None),) * 3
 
 
@@ -55,7 +46,7 @@ def cost(direction: Direction, problem: Problem) -> float:
         return math.inf
     if 4 * _packed_size(problem.groups, written, read, problem.window.kernel) > get_workspace_limit() // 2:
         return math.inf
-    if problem.window.dilation != ONES and 4 * problem.window_elements(direction) > BAND_BYTES:
+    if problem.window.dilation != ONES and 4 * problem.window_elements(direction) > tuning.BAND_BYTES:
         return math.inf
     in_columns = planar.cost(direction, problem)
     if in_columns < math.inf:
@@ -94,9 +85,9 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
     parts, filled, tasks, multiply_adds, elements, entries = [], 0, 0, 0, 0, 0
     for outputs, taps, part in each:
         out = tuple(len(range(*along.indices(n))) for along, n in zip(outputs, y_shape[1:4], strict=True))
-        cut = _cut(y_shape[0], x_shape[4], out, part, FORWARD_PIXELS, -(-TASKS // len(each)))
+        cut = _cut(y_shape[0], x_shape[4], out, part, tuning.BAND_PIXELS, -(-tuning.TASKS // len(each)))
         bands = _bands((y_shape[0], *out), cut)
-        splits = max(1, min(p.groups * panels, TASKS // len(each) // bands))
+        splits = max(1, min(p.groups * panels, tuning.TASKS // len(each) // bands))
         parts.append((part, outputs, taps, cut, splits))
         tasks += bands * splits
         pixels = y_shape[0] * math.prod(out)
@@ -105,7 +96,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
         floats, numbers = _room(x_shape[4], out, part, cut)
         elements, entries = max(elements, floats), max(entries, numbers)
     made = direct.Parts(x_shape, y_shape, p.groups, tuple(parts), window.kernel, vector)
-    whole, far = filled == math.prod(y_shape[:4]), 4 * math.prod(y_shape) >= FAR
+    whole, far = filled == math.prod(y_shape[:4]), 4 * math.prod(y_shape) >= tuning.NON_TEMPORAL_BYTES
     grouped = (p.groups, p.filters // p.groups, *window.kernel, p.w_shape[4])
     start_size = _packed_size(p.groups, y_shape[4], p.groups, ONES)
 
@@ -143,7 +134,7 @@ def _gradient_weights(p: Problem) -> Plan:
     if _is_pixelwise(p):
         x_shape, y_shape = _as_row(x_shape), _as_row(y_shape)
     depth = p.channels if math.prod(p.window.kernel) > 1 else 0  # one tap: what a band sees is read once a panel
-    cut = _cut(y_shape[0], depth, y_shape[1:4], p.window, GRADIENT_PIXELS, 1)
+    cut = _cut(y_shape[0], depth, y_shape[1:4], p.window, tuning.BAND_PIXELS, 1)
     chunks, splits = _pieces(p.pixels, _bands(y_shape, cut), panels, size, math.prod(x_shape), get_workspace_limit())
     elements, entries = _room(p.channels, y_shape[1:4], p.window, cut)
 
@@ -194,7 +185,7 @@ def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, task
 
     def fits(rows: int, columns: int) -> bool:
         seen = 4 * channels * math.prod(_seen((1, rows, columns), window))
-        return rows * columns <= pixels and seen <= BAND_BYTES
+        return rows * columns <= pixels and seen <= tuning.BAND_BYTES
 
     rows = out[1]
     while rows > 1 and not fits(rows, out[2]):
@@ -211,7 +202,7 @@ def _cut(batch: int, channels: int, out: Ints, window: Window, pixels: int, task
     images = 1
     if row_bands == column_bands == 1:
         seen = 4 * channels * math.prod(_seen((1, *out[1:]), window))
-        images = max(1, min(batch, IMAGE_PIXELS // (out[1] * out[2]), BAND_BYTES // max(1, seen)))
+        images = max(1, min(batch, tuning.JOINED_PIXELS // (out[1] * out[2]), tuning.BAND_BYTES // max(1, seen)))
     return images, row_bands, column_bands
 
 
@@ -223,15 +214,23 @@ def _bands(shape: Ints, cut: Cut) -> int:
 def _pieces(pixels: int, bands: int, panels: int, size: int, x_size: int, limit: int) -> tuple[int, int]:
     """(chunks of bands, runs of panels) whose tasks compute a gradient of `size` elements: TASKS where possible, at the
     least cost. A chunk has a gradient of its own, a run of panels reads x again."""
-    most = max(1, min(bands, max(TASKS, pixels // LONG_CHUNK), pixels // CHUNK_PIXELS, limit // 2 // (4 * size)))
-    least = max(1, min(most, pixels // LONG_CHUNK))
+    most = max(
+        1,
+        min(
+            bands,
+            max(tuning.TASKS, pixels // tuning.LONGEST_SUM_PIXELS),
+            pixels // tuning.CHUNK_PIXELS,
+            limit // 2 // (4 * size),
+        ),
+    )
+    least = max(1, min(most, pixels // tuning.LONGEST_SUM_PIXELS))
 
     def cost(chunks: int) -> tuple[int, int]:
-        splits = min(panels, -(-TASKS // chunks))
-        return -min(TASKS, chunks * splits), CHUNK_COST * chunks * size + splits * x_size
+        splits = min(panels, -(-tuning.TASKS // chunks))
+        return -min(tuning.TASKS, chunks * splits), tuning.CHUNK_COST * chunks * size + splits * x_size
 
     chunks = min(range(least, most + 1), key=cost)
-    return chunks, min(panels, -(-TASKS // chunks))
+    return chunks, min(panels, -(-tuning.TASKS // chunks))
 
 
 def _room(channels: int, out: Ints, window: Window, cut: Cut) -> tuple[int, int]:

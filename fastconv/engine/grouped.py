@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext.conv import grouped
+from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -27,21 +28,9 @@ from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
 from fastconv.window import Window
 
-__all__ = ["MOST_PER_GROUP", "cost", "plan"]
+__all__ = ["cost", "plan"]
 
 WIDEST = simd.SIMD_BYTES  # bytes of a vector
-MOST_PER_GROUP = 8  # channels and filters that are depthwise's too; wider groups have enough to do for products
-NARROWEST = 32  # that permutes quickly
-BLOCK_BYTES = 24 << 10  # of a band of one block: most of the first cache, for it is read tap by tap
-WINDOWS = 6  # as large as so many windows at least, or a band is copied for a few outputs
-BAND_BYTES = 256 << 10  # of all its blocks: a quarter of a core's L2
-PIXELS = 448  # of a band: longer sums lose digits
-TASKS = 16  # pieces that a layer is cut into where its size allows
-CHUNK_PIXELS = 256  # at least, whose gradients are summed apart
-SCRATCH = 1 << 20  # elements of a thread's, at most
-CACHED = 1 << 20  # bytes of what is read, beyond which it is prefetched
-FAR = 2 << 20  # bytes of y, from which on it is written past the caches
-PAIR = 1.05  # cost of a record of two vectors
 EVERYTHING = (slice(None),) * 3
 
 
@@ -68,17 +57,25 @@ def cost(direction: Direction, problem: Problem) -> float:
     gradient to the input every phase is computed apart, which is depthwise's where groups are small."""
     p = problem
     inside, outside = p.channels // p.groups, p.filters // p.groups
-    if p.groups == 1 or p.dtype != np.float32 or WIDEST < NARROWEST:
+    if p.groups == 1 or p.dtype != np.float32 or WIDEST < tuning.PERMUTING_VECTOR_BYTES:
         return math.inf
     if min(inside, outside) < 2 or max(inside, outside) > _vector():
         return math.inf
-    if direction == "gradient_input" and p.window.stride != ONES and max(inside, outside) <= MOST_PER_GROUP:
+    if (
+        direction == "gradient_input"
+        and p.window.stride != ONES
+        and max(inside, outside) <= tuning.DEPTHWISE_GROUP_CHANNELS
+    ):
         return math.inf
-    if 4 * _vector() * p.window.kernel[0] * p.window.spans[1] * p.window.spans[2] > SCRATCH:
+    if 4 * _vector() * p.window.kernel[0] * p.window.spans[1] * p.window.spans[2] > tuning.SCRATCH_ELEMENTS:
         return math.inf
     lanes = _lanes_of(direction, p)
     filled = len(lanes.table) * _vector() / (p.filters if direction == "forward" else p.channels)
-    return (0.7 if direction == "gradient_weights" else 0.8) * filled * (PAIR if lanes.vectors == 2 else 1.0)
+    return (
+        (0.7 if direction == "gradient_weights" else 0.8)
+        * filled
+        * (tuning.GROUPED_PAIR_COST if lanes.vectors == 2 else 1.0)
+    )
 
 
 def plan(direction: Direction, problem: Problem) -> Plan:
@@ -112,7 +109,9 @@ def lanes_of(groups: int, inside: int, outside: int, vector: int) -> Lanes:
             last = min(first + vector, (group + most) * outside, groups * outside)
             table.append((first, last - first, group * inside))
             first = last
-        found.append((len(table) * (PAIR if vectors == 2 else 1.0), vectors, each, np.array(table, np.intp)))
+        found.append(
+            (len(table) * (tuning.GROUPED_PAIR_COST if vectors == 2 else 1.0), vectors, each, np.array(table, np.intp))
+        )
     _, vectors, each, blocks = min(found, key=lambda one: one[0])
     lane = np.minimum(np.arange(vector), blocks[:, 1:2] - 1)
     begin = ((blocks[:, :1] + lane) // outside - blocks[:, :1] // outside) * each
@@ -170,8 +169,8 @@ class _Convolution:
         packed = lanes.begin.size * lanes.sources * math.prod(window.kernel)
         self.work = y_shape[0] * math.prod(out) * packed // 4
         self.own, self.most = 4 * self.cut.elements, _most(self.cut, self.cut.tasks * self.cut.splits)
-        self.prefetches = 4 * math.prod(x_shape) > CACHED
-        self.far = 4 * math.prod(y_shape) >= FAR and _fits_vectors(y_shape[4], lanes)
+        self.prefetches = 4 * math.prod(x_shape) > tuning.CACHED_BYTES
+        self.far = 4 * math.prod(y_shape) >= tuning.DEPTHWISE_NON_TEMPORAL_BYTES and _fits_vectors(y_shape[4], lanes)
 
     def __call__(self, op: str, x: np.ndarray, packed: np.ndarray, start: np.ndarray, y: np.ndarray) -> None:
         threads = threads_for(self.work, self.most)
@@ -190,8 +189,8 @@ def _gradient_weights(p: Problem) -> Plan:
     shape = len(lanes.table), taps, lanes.sources, _vector()
     nbytes = 4 * math.prod(shape)
     affordable = get_workspace_limit() // 2 // nbytes
-    chunks = max(1, min(cut.tasks, TASKS, p.pixels // CHUNK_PIXELS, affordable))
-    prefetches = 4 * (math.prod(p.x_shape) + math.prod(p.y_shape)) > CACHED
+    chunks = max(1, min(cut.tasks, tuning.TASKS, p.pixels // tuning.CHUNK_PIXELS, affordable))
+    prefetches = 4 * (math.prod(p.x_shape) + math.prod(p.y_shape)) > tuning.CACHED_BYTES
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
         partial = allocate(op, (chunks, *shape), dw.dtype)
@@ -232,7 +231,7 @@ def _start(bias: np.ndarray | None, lanes: Lanes) -> np.ndarray:
 
 def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradient: bool) -> Cut:
     blocks, vectors, vector = len(lanes.table), lanes.vectors, _vector()
-    room = min(BAND_BYTES, get_workspace_limit() // 4)  # bytes of all blocks of a band, where one is no larger
+    room = min(tuning.BAND_BYTES, get_workspace_limit() // 4)  # bytes of all blocks of a band, where one is no larger
     record = vector * (1 if gradient else vectors)
 
     def seen(rows: int, columns: int) -> int:
@@ -243,17 +242,19 @@ def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradien
         return window.kernel[0] * height * width * record + grouped.APART_FLOATS + dy
 
     def fits(rows: int, columns: int) -> bool:
-        return rows * columns <= PIXELS and 4 * seen(rows, columns) <= most
+        return rows * columns <= tuning.BAND_PIXELS and 4 * seen(rows, columns) <= most
 
-    most = max(BLOCK_BYTES, 4 * WINDOWS * seen(1, 1))
+    most = max(tuning.GROUPED_BLOCK_BYTES, 4 * tuning.GROUPED_WINDOWS * seen(1, 1))
     column_bands = fewest(1, out[2], lambda bands: fits(1, -(-out[2] // bands)))
     columns = -(-out[2] // column_bands)
     row_bands = fewest(1, out[1], lambda bands: fits(-(-out[1] // bands), columns))
-    while batch * out[0] * row_bands * column_bands < TASKS and out[1] // row_bands >= 8 * window.spans[1]:
+    while batch * out[0] * row_bands * column_bands < tuning.TASKS and out[1] // row_bands >= 8 * window.spans[1]:
         row_bands += 1
     bands = batch * out[0] * row_bands * column_bands
     each = seen(-(-out[1] // row_bands), columns)
-    splits = max(-(-TASKS // bands), -(-4 * each * blocks // max(1, room)))
+    splits = max(-(-tuning.TASKS // bands), -(-4 * each * blocks // max(1, room)))
     splits = max(1, min(splits, blocks))
-    beyond = 0 if gradient else 16 * window.stride[2] * record  # what a last tile reads behind its outputs
+    beyond = (
+        0 if gradient else grouped.MOST_OUTPUTS * window.stride[2] * record
+    )  # what a last tile reads behind its outputs
     return Cut((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + grouped.APART_FLOATS)

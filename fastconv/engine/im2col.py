@@ -18,6 +18,7 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import lowering
+from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Plan, Problem
 from fastconv.machine import blas
 from fastconv.machine.blas import blas_held
@@ -25,13 +26,6 @@ from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
 
 __all__ = ["cost", "plan"]
-
-TILE_BYTES = 1 << 20  # of a column tile with short rows: half of a core's L2
-SHORT_ROW = 16  # elements
-MIN_FILTERS = 16  # below, BLAS is slow however it is called
-MIN_UNPACKED = 12  # pixels
-TASKS = 16  # pieces that a layer is cut into where its size allows: enough for the threads of one socket
-HALO = 8  # an image is cut into bands only where a band is this many times as long as what neighbours compute twice
 
 
 def cost(direction: Direction, problem: Problem) -> float:
@@ -64,10 +58,10 @@ def _forward(p: Problem) -> Plan:
 def _gradient_input(p: Problem) -> Plan:
     """A task is some whole images, or a band of one image where the batch is small."""
     filters, width, tile, column = _sizes(p)
-    images = max(1, min(tile * p.batch // p.pixels, p.batch // TASKS))
+    images = max(1, min(tile * p.batch // p.pixels, p.batch // tuning.TASKS))
     axis = next((axis for axis in range(3) if p.outputs[axis] > 1), 2)
     halo = max(1, p.window.spans[axis] - 1)
-    bands = max(1, min(-(-TASKS // p.batch), p.inputs[axis] // (HALO * halo)))
+    bands = max(1, min(-(-tuning.TASKS // p.batch), p.inputs[axis] // (tuning.HALO_RATIO * halo)))
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None = None) -> None:
         columns = allocate(op, (threads, column), p.dtype)
@@ -83,7 +77,7 @@ def _gradient_weights(p: Problem) -> Plan:
     """Chunks of tiles are summed apart, and the chunks' sums added in order."""
     filters, width, tile, column = _sizes(p)
     nbytes = filters * width * p.dtype.itemsize
-    chunks = max(1, min(-(-p.pixels // tile), TASKS, get_workspace_limit() // 4 // nbytes))
+    chunks = max(1, min(-(-p.pixels // tile), tuning.TASKS, get_workspace_limit() // 4 // nbytes))
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None = None) -> None:
         partial = dw.reshape(1, filters, width)
@@ -121,7 +115,11 @@ def _is_pointwise(p: Problem) -> bool:
 def _unpacked_pixels(width: int, filters: int) -> int:
     """Output pixels a tile that BLAS multiplies without packing it first; 0 where too few fit to be worth while."""
     pixels = blas.UNPACKED_PRODUCT // (filters * width)
-    return pixels if pixels >= MIN_UNPACKED and filters >= MIN_FILTERS and width > SHORT_ROW else 0
+    return (
+        pixels
+        if pixels >= tuning.GEMM_PIXELS and filters >= tuning.GEMM_FILTERS and width > tuning.SHORT_ROW_ELEMENTS
+        else 0
+    )
 
 
 def _tile_pixels(pixels: int, width: int, filters: int, itemsize: int) -> int:
@@ -134,9 +132,9 @@ def _tile_pixels(pixels: int, width: int, filters: int, itemsize: int) -> int:
     unpacked = _unpacked_pixels(width, filters)
     if unpacked:
         best = min(unpacked if unpacked < 16 else unpacked // 8 * 8, 256)
-    elif filters >= MIN_FILTERS and width > SHORT_ROW:
+    elif filters >= tuning.GEMM_FILTERS and width > tuning.SHORT_ROW_ELEMENTS:
         best = 512
     else:
-        best = TILE_BYTES // row_bytes
+        best = tuning.TILE_BYTES // row_bytes
     affordable = get_workspace_limit() // 8 // row_bytes
-    return max(1, min(best, max(64, -(-pixels // TASKS)), affordable))
+    return max(1, min(best, max(64, -(-pixels // tuning.TASKS)), affordable))

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from fastconv._ext.conv import narrow
-from fastconv.engine import direct
+from fastconv.engine import direct, tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
@@ -25,18 +25,7 @@ from fastconv.window import Window
 
 __all__ = ["cost", "plan"]
 
-FEW = 8  # channels: tables of pixels would take as long as the sums
-FILTERS = 5  # at least, for vectors of 8
-MOST = 128  # channels that are read
-WIDE = 16  # filters that more than FEW channels pay for: fewer are engine.planar's
-WEIGHTS = 1 << 15  # whose gradients are added by one thread
-SCRATCH = 1 << 16  # elements of what a band's windows see, about: a quarter of a core's L2
-PIXELS = 448  # of a band
-TASKS = 16  # pieces that a layer is cut into where its size allows
-CHUNK_PIXELS = 1 << 10  # at least, whose gradients are summed apart
-LONG_CHUNK = 1 << 16  # pixels: longer sums lose digits
-LINE = 16  # elements of a cache line
-FAR = 4 << 20  # bytes of y that no cache is asked to hold
+LINE = narrow.LINE_FLOATS
 
 
 def cost(direction: Direction, problem: Problem) -> float:
@@ -50,14 +39,18 @@ def _serves(direction: Direction, p: Problem) -> bool:
     if p.groups > 1 or p.dtype != np.float32 or not p.multiply_adds * math.prod(p.inputs):
         return False
     if direction == "forward":
-        few = p.channels <= MOST and p.filters >= WIDE and p.window.kernel != ONES
-        pays = p.filters >= FILTERS if p.channels <= FEW else few
+        few = (
+            p.channels <= tuning.NARROW_MOST_CHANNELS
+            and p.filters >= tuning.NARROW_WIDE_FILTERS
+            and p.window.kernel != ONES
+        )
+        pays = p.filters >= tuning.NARROW_FILTERS if p.channels <= tuning.NARROW_CHANNELS else few
     elif direction == "gradient_weights":
-        few = math.prod(p.w_shape) <= WEIGHTS and p.window.kernel != ONES and simd.SIMD_BYTES == 64
-        pays = p.channels <= FEW or few
+        few = math.prod(p.w_shape) <= tuning.NARROW_WEIGHTS and p.window.kernel != ONES and simd.SIMD_BYTES == 64
+        pays = p.channels <= tuning.NARROW_CHANNELS or few
     else:
         return False
-    return pays and narrow.room(_geometry(p))[0] <= 2 * SCRATCH
+    return pays and narrow.room(_geometry(p))[0] <= 2 * tuning.NARROW_BAND_ELEMENTS
 
 
 def _geometry(p: Problem) -> bytes:
@@ -71,9 +64,11 @@ def plan(direction: Direction, problem: Problem) -> Plan:
     forward_elements, gradient_elements, packed, partial = narrow.room(geometry)
     at = np.empty(math.prod(p.window.kernel) * p.channels + 1, np.intp)
     narrow.offsets(geometry, at)
-    far = 4 * p.pixels * p.filters >= FAR
+    far = 4 * p.pixels * p.filters >= tuning.NON_TEMPORAL_BYTES
     bands = p.batch * p.outputs[0] * math.prod(_cut(p.batch, p.channels, p.outputs, p.window))
-    chunks = min(bands, max(TASKS, p.pixels // LONG_CHUNK), max(1, p.pixels // CHUNK_PIXELS))
+    chunks = min(
+        bands, max(tuning.TASKS, p.pixels // tuning.LONGEST_SUM_PIXELS), max(1, p.pixels // tuning.NARROW_CHUNK_PIXELS)
+    )
     chunks = max(1, min(chunks, room // (4 * partial)))
 
     def forward(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
@@ -96,21 +91,25 @@ def plan(direction: Direction, problem: Problem) -> Plan:
 
 
 def _cut(batch: int, channels: int, out: Ints, window: Window) -> tuple[int, int]:
-    """Bands of rows, bands of columns: PIXELS and SCRATCH each at most, TASKS in all where that leaves long ones."""
+    """Bands of rows, bands of columns: BAND_PIXELS and NARROW_BAND_ELEMENTS each at most, TASKS in all where that
+    leaves long ones."""
     planes, rows, columns = out
 
     def fits(row_bands: int, column_bands: int) -> bool:
         lengths = -(-rows // row_bands), -(-columns // column_bands)
         seen = [(n - 1) * window.stride[i] + window.spans[i] for i, n in enumerate(lengths, 1)]
-        return math.prod(lengths) <= PIXELS and channels * window.kernel[0] * math.prod(seen) <= SCRATCH
+        return (
+            math.prod(lengths) <= tuning.BAND_PIXELS
+            and channels * window.kernel[0] * math.prod(seen) <= tuning.NARROW_BAND_ELEMENTS
+        )
 
-    column_bands = max(1, columns // PIXELS)
-    row_bands = max(1, min(rows, rows * -(-columns // column_bands) // PIXELS))
+    column_bands = max(1, columns // tuning.BAND_PIXELS)
+    row_bands = max(1, min(rows, rows * -(-columns // column_bands) // tuning.BAND_PIXELS))
     row_bands = fewest(row_bands, rows, lambda bands: fits(bands, column_bands))
     column_bands = fewest(column_bands, max(columns, column_bands), lambda bands: fits(row_bands, bands))
     whole = batch * planes
-    while whole * row_bands * column_bands < TASKS and rows // row_bands >= 8 * window.spans[1]:
+    while whole * row_bands * column_bands < tuning.TASKS and rows // row_bands >= 8 * window.spans[1]:
         row_bands *= 2
-    while whole * row_bands * column_bands < TASKS and columns // column_bands >= 8 * max(14, window.spans[2]):
+    while whole * row_bands * column_bands < tuning.TASKS and columns // column_bands >= 8 * max(14, window.spans[2]):
         column_bands *= 2
     return row_bands, column_bands

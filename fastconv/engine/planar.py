@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv._ext.conv import direct as tiles
 from fastconv._ext.conv import planar
+from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
@@ -24,18 +25,6 @@ from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
 
 __all__ = ["cost", "plan"]
-
-COLUMNS_COST = 1.25  # also turns what it reads
-FEW = 8  # channels: fewer pay for planes even if only few are read
-WIDE = 16  # channels that are read pay for planes if at least an eighth of the lanes stays empty otherwise
-MOST = 24  # channels that are written
-SCRATCH = 1 << 20  # elements of a thread's, at most
-SUMS = 40 << 10  # elements: of the sums of a task, most of its scratch
-SHORT = 24  # terms of a sum over the filters and the rows of a window: up to so many, all taps are summed at once
-TASKS = 16  # pieces that a layer is cut into where its size allows
-LINES = 8  # of a batch, at least
-LINE = 1536  # elements of y in a line of several images: the next row of one image alone is better fetched ahead
-COLUMNS = 256  # of a line of several images
 
 
 class Transposed(NamedTuple):
@@ -48,7 +37,11 @@ class Transposed(NamedTuple):
     @property
     def shifted(self) -> bool:
         """Whether the taps of a row are summed at once, out of shifted planes."""
-        return self.window.stride[2] == 1 and self.x_shape[4] > 2 and self.window.kernel[1] * self.y_shape[4] <= SHORT
+        return (
+            self.window.stride[2] == 1
+            and self.x_shape[4] > 2
+            and self.window.kernel[1] * self.y_shape[4] <= tuning.PLANAR_SHORT_SUM
+        )
 
     @property
     def geometry(self) -> bytes:
@@ -56,10 +49,10 @@ class Transposed(NamedTuple):
 
 
 def cost(direction: Direction, problem: Problem) -> float:
-    if problem.window.dilation != ONES and problem.window_elements(direction) > SCRATCH:
+    if problem.window.dilation != ONES and problem.window_elements(direction) > tuning.SCRATCH_ELEMENTS:
         return math.inf
     served = _transposed(direction, problem)
-    return COLUMNS_COST if served is not None and _pays(served) else math.inf
+    return tuning.PLANAR_COST if served is not None and _pays(served) else math.inf
 
 
 def _transposed(direction: Direction, p: Problem) -> Transposed | None:
@@ -80,11 +73,11 @@ def _pays(t: Transposed) -> bool:
     if not (math.prod(t.x_shape) and math.prod(t.y_shape)):
         return False
     _, lanes = tiles.panels(channels, simd.SIMD_BYTES)
-    filled = 8 * channels <= 7 * lanes and channels <= MOST
-    few = channels < FEW or (filled and filters >= WIDE)
+    filled = 8 * channels <= 7 * lanes and channels <= tuning.PLANAR_MOST_CHANNELS
+    few = channels < tuning.PLANAR_CHANNELS or (filled and filters >= tuning.PLANAR_FILTERS)
     if 4 * lanes * filters * math.prod(t.window.kernel) > get_workspace_limit() // 2:  # as direct, which it relieves
         return False
-    return few and planar.room(t.geometry)[1] <= SCRATCH
+    return few and planar.room(t.geometry)[1] <= tuning.SCRATCH_ELEMENTS
 
 
 def plan(direction: Direction, problem: Problem) -> Plan:
@@ -130,24 +123,34 @@ def _cut(t: Transposed) -> Ints:
     left, ahead = max(0, -min(shifts)), max(0, *shifts)
 
     pitch = max(width, read + max(left, width + ahead - read))
-    column_bands, most = 1, max(SUMS // sums, 4 * (left + ahead), 4 * lanes)
+    column_bands, most = 1, max(tuning.PLANAR_SUMS_ELEMENTS // sums, 4 * (left + ahead), 4 * lanes)
     if pitch > most:
         column_bands = -(-width // most)
     elif rows == planes == 1:
-        column_bands = max(1, min(-(-TASKS // batch), width // max(COLUMNS, 16 * (left + ahead))))
+        column_bands = max(
+            1, min(-(-tuning.TASKS // batch), width // max(tuning.PLANAR_LINE_COLUMNS, 16 * (left + ahead)))
+        )
     if column_bands > 1:
         pitch = -(-width // column_bands) + ahead
 
     images = 1
     if column_bands == 1:
         used = width if shifted else read
-        most = max(1, min(SUMS // (sums * pitch), LINE // (read * y_shape[4]), COLUMNS // pitch, batch // LINES))
+        most = max(
+            1,
+            min(
+                tuning.PLANAR_SUMS_ELEMENTS // (sums * pitch),
+                tuning.PLANAR_LINE_ELEMENTS // (read * y_shape[4]),
+                tuning.PLANAR_LINE_COLUMNS // pitch,
+                batch // tuning.PLANAR_LINES,
+            ),
+        )
         images = max(range(most, 0, -1), key=lambda n: n * used / -(-((n - 1) * pitch + used) // lanes))
-    row_bands = -(-rows // max(1, min(rows, SUMS // (sums * images * pitch))))
+    row_bands = -(-rows // max(1, min(rows, tuning.PLANAR_SUMS_ELEMENTS // (sums * images * pitch))))
     lines = -(-batch // images) * column_bands
-    while lines * row_bands < TASKS and rows // row_bands >= 8 * window.spans[1]:
+    while lines * row_bands < tuning.TASKS and rows // row_bands >= 8 * window.spans[1]:
         row_bands *= 2
     plane_bands = 1
-    while lines * row_bands * plane_bands < TASKS and planes // plane_bands >= 8 * window.spans[0]:
+    while lines * row_bands * plane_bands < tuning.TASKS and planes // plane_bands >= 8 * window.spans[0]:
         plane_bands *= 2
     return images, plane_bands, row_bands, column_bands, pitch

@@ -35,6 +35,7 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
+from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -44,38 +45,15 @@ from fastconv.window import Window
 
 __all__ = ["cost", "plan"]
 
-OUTPUTS = {1: 1, 2: 4, 3: 4, 5: 2}  # of a tile along an axis, by the kernel's taps
-POINTS = {1: 1, 2: 5, 3: 6, 5: 6}  # inputs of a tile
+OUTPUTS = {
+    taps: outputs for taps, (outputs, _) in kernels.TILES.items()
+}  # of a tile along an axis, by the kernel's taps
+POINTS = {taps: points for taps, (_, points) in kernels.TILES.items()}  # inputs of a tile
 KERNELS = ((3, 3), (5, 5), (2, 2), (1, 3), (1, 5), (1, 2), (3, 1), (5, 1), (2, 1))
 ONE_TAP = (1, 1)  # a phase may have no more
 WIDEST = simd.SIMD_BYTES  # of a vector
 ALIGNED = 16  # floats: rows are whole vectors of any width
-ALIASED = 128  # floats: rows a multiple of so many apart share few sets of the first-level cache
-ROWS = 14  # of the products' register tile
-FEW_ROWS = 8  # that still keep it busy
-TRANSFORMS = 12  # channels
-FEWEST = 12  # channels: fewer stay exact on integers, for little
 BY_NAME = 1e9  # a cost that "auto" never takes
-MANY = 48  # channels: with fewer, small layers stay exact, for little
-HALF = 8  # of a vector's lanes: products take no less
-PHASES_READ = 1.25  # all that is transformed is as many times larger
-PHASES_WRITTEN = 1.1  # pixels apart
-FILTER_TILES = 6  # that cost as much as the transform of the filters
-WEIGHT_OUTPUTS = 27  # that cost as much as what other algorithms spend on weights, and do not count
-TASKS = 16  # pieces that a layer is cut into where its size allows
-THREAD_WORK = 20  # products that are worth as much as a byte, to threads_for
-MANY_TILES = 1 << 10  # longer sums lose digits
-FEW_TILES = 32  # fewer of them are not worth a gradient of their own
-BLOCK_BYTES = 1 << 19  # of a block of transformed tiles: half of a core's L2
-SHARED_BYTES = 1 << 22  # of transformed filters that all blocks read
-OWN_BYTES = 1 << 21  # of the transformed gradients that a thread adds up
-SUMMED_BYTES = 4 << 20  # of the transformed tiles whose products are added up at a time
-CHUNK = 256  # tiles that are transformed before their products are taken
-PANEL_STEPS = 64  # channels, and
-PANEL_FILTERS = 64  # filters that are transformed at a time: a quarter of a core's L2
-PIECE_FILTERS = 56  # and
-PIECE_CHANNELS = 64  # whose gradients are summed at a time
-TILE_STEPS = 128  # tiles that are summed at a time: a panel of them fits the first-level cache
 
 
 class Tiling(NamedTuple):
@@ -107,7 +85,7 @@ class Sizes(NamedTuple):
     def work(self) -> int:
         """As threads are worth it: about 50 microseconds of products each, for waking them is not free."""
         multiplied = self.groups * self.frequencies * self.tiles * self.steps * self.filters
-        return multiplied // THREAD_WORK
+        return multiplied // tuning.WINOGRAD_PRODUCTS_PER_BYTE
 
 
 Layout = tuple[Tiling, Sizes]
@@ -132,7 +110,7 @@ def _serves(direction: Direction, problem: Problem) -> bool:
 
 
 def cost(direction: Direction, problem: Problem) -> float:
-    """Multiplications over those of the definition, and the transforms: of a tile as much as of TRANSFORMS channels
+    """Multiplications over those of the definition, and the transforms: of a tile as much as of some channels (tuning)
     more that are written, or read and summed. Layers of many channels and few outputs are weighed with what weights
     cost the other algorithms."""
     if not _serves(direction, problem):
@@ -143,7 +121,7 @@ def cost(direction: Direction, problem: Problem) -> float:
     if direction == "gradient_input":
         read, written = written, read
         parts = [(part.window, part.out) for part in _parts(window, problem.inputs)]
-    if min(read, written) < FEWEST:
+    if min(read, written) < tuning.WINOGRAD_CHANNELS:
         return BY_NAME
     total = 0.0
     for part, out in parts:
@@ -154,14 +132,20 @@ def cost(direction: Direction, problem: Problem) -> float:
         ):
             tiles *= sum(-(-len(range(first, n, step)) // OUTPUTS[own]) for first in range(min(step, n)))
             multiplied *= POINTS[own] * min(taps, stride) - (own * stride - taps if own > 1 else 0)
-        transforms = TRANSFORMS / written + TRANSFORMS / (read * phased[0])
-        lanes = -(-written // HALF) * HALF / written
-        total += lanes * tiles * multiplied * (1 + transforms + FILTER_TILES / max(1, tiles * problem.batch))
+        transforms = tuning.WINOGRAD_TRANSFORM_CHANNELS / written + tuning.WINOGRAD_TRANSFORM_CHANNELS / (
+            read * phased[0]
+        )
+        lanes = -(-written // tuning.WINOGRAD_PRODUCT_LANES) * tuning.WINOGRAD_PRODUCT_LANES / written
+        total += (
+            lanes * tiles * multiplied * (1 + transforms + tuning.WINOGRAD_FILTER_TILES / max(1, tiles * problem.batch))
+        )
     outputs: float = math.prod(problem.outputs)
     if window.stride != ONES:
-        total *= PHASES_WRITTEN if direction == "gradient_input" else PHASES_READ
-    elif min(read, written) >= MANY:
-        outputs += WEIGHT_OUTPUTS / max(1, problem.batch)
+        total *= (
+            tuning.WINOGRAD_PHASES_WRITTEN_COST if direction == "gradient_input" else tuning.WINOGRAD_PHASES_READ_COST
+        )
+    elif min(read, written) >= tuning.WINOGRAD_SMALL_LAYER_CHANNELS:
+        outputs += tuning.WINOGRAD_WEIGHT_OUTPUTS / max(1, problem.batch)
     return total / (outputs * math.prod(window.kernel))
 
 
@@ -265,7 +249,7 @@ def _gradient_weights(p: Problem) -> Plan:
             v, m, u = scratch
             kernels.gradient_weights_pieces(
                 x, dy, split, phased, p.groups, tiling, v, m, u, sizes.v_row, sizes.m_row, cut.tiles, *cut.part,
-                TILE_STEPS, vector, threads,
+                tuning.WINOGRAD_PIECE_TILES, vector, threads,
             )  # fmt: skip
         if split is not dw:
             _join(split, dw, p.window)
@@ -304,18 +288,23 @@ def _cut_forward(s: Sizes, lanes: int, limit: int) -> Cut:
     f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
     row = max(s.v_row, s.m_row)
-    if u * 4 <= SHARED_BYTES and s.groups * u <= limit // 2:
+    if u * 4 <= tuning.WINOGRAD_SHARED_BYTES and s.groups * u <= limit // 2:
         affordable = (limit - s.groups * u) // ((f + 1) * row)
-        best = max(ROWS, BLOCK_BYTES // 4 // ((f + 1) * row) // ROWS * ROWS)
-        tiles = _evenly(s.tiles, max(1, min(best, max(FEW_ROWS, -(-s.tiles // TASKS)), affordable - 1)))
+        best = max(
+            tuning.WINOGRAD_ROWS,
+            tuning.WINOGRAD_BLOCK_BYTES // 4 // ((f + 1) * row) // tuning.WINOGRAD_ROWS * tuning.WINOGRAD_ROWS,
+        )
+        tiles = _evenly(
+            s.tiles, max(1, min(best, max(tuning.WINOGRAD_FEW_ROWS, -(-s.tiles // tuning.TASKS)), affordable - 1))
+        )
         buffer = (f + 1) * _plane(tiles, row)
         most = max(1, (limit - s.groups * u) // buffer)
         return Cut(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f),), ((buffer,),), most)
-    tiles = _evenly(s.tiles, max(1, min(CHUNK, limit // 2 // (f * (s.v_row + pair)))))
+    tiles = _evenly(s.tiles, max(1, min(tuning.WINOGRAD_PANEL_TILES, limit // 2 // (f * (s.v_row + pair)))))
     v = _plane(tiles, s.v_row)
     room = (limit - f * v) // f
-    wide = _evenly(-(-s.filters // pair), max(1, min(PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
-    steps = _evenly(s.steps, max(1, min(PANEL_STEPS, room // 2 // wide)))
+    wide = _evenly(-(-s.filters // pair), max(1, min(tuning.WINOGRAD_PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
+    steps = _evenly(s.steps, max(1, min(tuning.WINOGRAD_PANEL_STEPS, room // 2 // wide)))
     own_u, own_m = _plane(steps, wide), _plane(tiles, wide)
     most = max(1, room // (own_u + own_m))
     return Cut(False, tiles, (steps, wide), ((f, v),), ((f, own_u), (f, own_m)), most)
@@ -327,22 +316,31 @@ def _cut_weights(s: Sizes, weights: int, limit: int) -> Cut:
     limit //= 4  # floats
     f, row = s.frequencies, max(s.v_row, s.m_row)
     own = f * _plane(s.filters, row)
-    if own * 4 <= OWN_BYTES and own <= limit // 4 and s.tiles * s.groups >= TASKS * FEW_TILES:
+    if (
+        own * 4 <= tuning.WINOGRAD_OWN_BYTES
+        and own <= limit // 4
+        and s.tiles * s.groups >= tuning.TASKS * tuning.WINOGRAD_CHUNK_TILES
+    ):
         affordable = limit // 4 // (2 * f * row)
-        best = max(ROWS, BLOCK_BYTES // 4 // (2 * f * row) // ROWS * ROWS)
-        tiles = max(1, min(best, affordable, -(-s.tiles // TASKS)))
-        wanted = max(TASKS, s.tiles // MANY_TILES)
-        chunks = max(1, min(wanted, s.tiles // FEW_TILES, -(-s.tiles // tiles), limit // 4 // weights))
+        best = max(
+            tuning.WINOGRAD_ROWS,
+            tuning.WINOGRAD_BLOCK_BYTES // 4 // (2 * f * row) // tuning.WINOGRAD_ROWS * tuning.WINOGRAD_ROWS,
+        )
+        tiles = max(1, min(best, affordable, -(-s.tiles // tuning.TASKS)))
+        wanted = max(tuning.TASKS, s.tiles // tuning.WINOGRAD_LONGEST_SUM_TILES)
+        chunks = max(
+            1, min(wanted, s.tiles // tuning.WINOGRAD_CHUNK_TILES, -(-s.tiles // tiles), limit // 4 // weights)
+        )
         partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
         most = max(1, (limit - len(partial) * chunks * weights) // buffer)
         return Cut(True, tiles, (s.filters, s.channels), partial, ((buffer,),), most)
     both = f * (s.v_row + s.m_row)
-    best = max(s.filters * s.steps // (s.filters + s.steps), SUMMED_BYTES // 4 // both)
+    best = max(s.filters * s.steps // (s.filters + s.steps), tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
     tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
     v, m = _plane(tiles, s.v_row), _plane(tiles, s.m_row)
-    width = min(PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
-    height = _evenly(s.filters, max(1, min(PIECE_FILTERS, limit // 4 // (f * width))))
+    width = min(tuning.WINOGRAD_PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
+    height = _evenly(s.filters, max(1, min(tuning.WINOGRAD_PIECE_FILTERS, limit // 4 // (f * width))))
     own = _plane(height, width)
     most = max(1, (limit - f * (v + m)) // (f * own))
     return Cut(False, tiles, (height, width), ((f, v), (f, m)), ((f, own),), most)
@@ -354,7 +352,7 @@ def _evenly(total: int, most: int) -> int:
 
 
 def _row(length: int) -> int:
-    return length + ALIGNED if length % ALIASED == 0 else length
+    return length + ALIGNED if length % tuning.WINOGRAD_ALIASED_FLOATS == 0 else length
 
 
 def _plane(count: int, row: int) -> int:

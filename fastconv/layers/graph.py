@@ -253,14 +253,14 @@ class Graph(_Container):
             if isinstance(layer, Values):
                 nodes[name] = [layer.config()]
         for name, (what, sources) in self._nodes.items():
-            layer = self._layers.get(what) if name not in self._joins else None
-            if layer is None or what != name:
+            made = self._layers.get(what) if name not in self._joins else None
+            if made is None or what != name:
                 nodes[name] = [what, *sources]
-            elif isinstance(layer, Operation):
-                own = [layer.held_at(name, source) for source in sources]
-                nodes[name] = [layer.name, *own, *layer.options_as_data()]
+            elif isinstance(made, Operation):
+                own = [made.held_at(name, source) for source in sources]
+                nodes[name] = [made.name, *own, *made.options_as_data()]
             else:
-                nodes[name] = [layer.config(), *sources]
+                nodes[name] = [made.config(), *sources]
         data: dict[str, Any] = {"layer": "Graph", "nodes": {"items": [list(entry) for entry in nodes.items()]}}
         if self._several:
             data["outputs"] = {"items": [list(entry) for entry in self._outputs.items()]}
@@ -358,7 +358,7 @@ class Graph(_Container):
             return array
         if kind in (None, FLOAT):
             dtype = self.dtype
-            return as_floats("Graph", **{"x": array})[0] if dtype is None else array.astype(dtype, copy=False)
+            return as_floats("Graph", x=array)[0] if dtype is None else array.astype(dtype, copy=False)
         if not np.can_cast(array.dtype, kind, "same_kind") and not (array.size == 0 or array.dtype.kind in "biu"):
             raise TypeError(f"Graph: input {name} must hold {kind}, got {array.dtype}")
         return array.astype(kind, copy=False)
@@ -376,7 +376,7 @@ class Graph(_Container):
     # --- passes
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
-        values = dict(zip(self._inputs, x if len(self._inputs) != 1 else (x,), strict=True))
+        values: dict[str | None, Any] = dict(zip(self._inputs, x if len(self._inputs) != 1 else (x,), strict=True))
         values.update((source, self._held(source)) for source in self._arrays)
         values[None] = None
         for name, (what, sources) in self._nodes.items():
@@ -484,7 +484,7 @@ class Operation(Layer):
     def operation(self) -> Op | None:
         found = OPS.get(self.name)
         if found is None and self.name != ITEM:
-            from fastconv.onnx.operators import operator_called
+            from fastconv.operators import operator_called
 
             found = operator_called(self.name)
         return found

@@ -47,7 +47,7 @@ class _Blas:
 
     def __init__(self) -> None:
         # a symbol look-up on an extension's handle also searches the libraries that it was linked with
-        self._library = ctypes.CDLL(scipy.linalg.cython_blas.__file__)
+        self._library = ctypes.PyDLL(scipy.linalg.cython_blas.__file__)
         self.get_threads = self._find("openblas_get_num_threads", ctypes.c_int)
         self.set_threads = self._find("openblas_set_num_threads", None, ctypes.c_int)
         self._config = self._find("openblas_get_config", ctypes.c_char_p)

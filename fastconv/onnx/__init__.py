@@ -1,9 +1,8 @@
 """ONNX both ways: `load` makes a Graph of a file, `save` a file of a net; `backend` runs ONNX's own conformance suite.
 
-    operators, windows, resizing    what no layer computes, in NumPy, with derivatives; they need no package
-    tensors, reading                a file as a Graph
-    writing                         a net as a file
-    backend                         an onnx.backend.base.Backend
+    tensors, reading, building    a file as a Graph; what no layer computes stands in `fastconv.operators`
+    writing                       a net as a file
+    backend                       an onnx.backend.base.Backend
 
 Reading and writing need the package onnx: the extra [onnx].
 """
@@ -53,7 +52,7 @@ def load(
     control flow, functions, cycles, names that are undefined or there twice, data outside the model's folder;
     MemoryError for what would not fit, OSError, and ImportError without the package onnx.
     """
-    from fastconv.onnx.reading import read
+    from fastconv.onnx.building import read
 
     return read(source, trainable=trainable, outputs=outputs)
 

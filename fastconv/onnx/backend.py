@@ -19,7 +19,7 @@ from fastconv.onnx import load, package
 __all__ = ["FastconvBackend", "Prepared", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
 
-class Prepared(BackendRep):  # type: ignore[misc]
+class Prepared(BackendRep):
     """A model as a net, in inference mode."""
 
     def __init__(self, net: Graph) -> None:
@@ -34,7 +34,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         return found if isinstance(found, tuple) else (found,)
 
 
-class FastconvBackend(Backend):  # type: ignore[misc]
+class FastconvBackend(Backend):
     """Models become Graphs of layers and operations; the device is the CPU."""
 
     @classmethod

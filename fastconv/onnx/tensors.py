@@ -1,4 +1,4 @@
-"""ONNX's tensors as NumPy arrays, their sizes held against the file and against memory before anything is made of them."""
+"""ONNX's tensors as NumPy arrays: sizes are held against the file and against memory before anything is made."""
 
 from __future__ import annotations
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fastconv import functional
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError, integer
 from fastconv.files import replace_whole
@@ -24,8 +23,9 @@ from fastconv.layers import Graph, Layer
 from fastconv.layers.base import Context, OpLayer
 from fastconv.layers.graph import ITEM, Operation
 from fastconv.onnx import package
-from fastconv.onnx.operators import TABLE
+from fastconv.operators import TABLE
 from fastconv.plan.steps import Held
+from fastconv.version import __version__
 from fastconv.window import integers, pairs
 
 __all__ = ["write"]
@@ -71,7 +71,7 @@ class _Layer:
 
     name: str
     kind: str
-    arrays: dict[int, str] = field(default_factory=dict)
+    outputs: int = 1
 
     @property
     def where(self) -> str:
@@ -126,11 +126,9 @@ class _Writer:
         graph = helper.make_graph(
             self.nodes, type(self.net).__name__, [info for _, info in inputs], outputs, list(self.initializers.values())
         )
-        import fastconv
-
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
         model.ir_version = min(IR.get(self.opset, model.ir_version), model.ir_version)
-        model.producer_name, model.producer_version = "fastconv", fastconv.__version__
+        model.producer_name, model.producer_version = "fastconv", __version__
         return model
 
     def type_of(self, value: _Value) -> int:
@@ -140,7 +138,7 @@ class _Writer:
     def _inputs(self, input_shape: Any) -> list[tuple[_Value, Any]]:
         from fastconv.analysis.steps import parse_input_shapes
 
-        kinds = (self.dtype,)
+        kinds: tuple[np.dtype, ...] = (self.dtype,)
         names: tuple[str, ...] = ("input",)
         if isinstance(self.net, Graph):
             kinds, names = self.net.input_types(self.dtype), self.net.inputs
@@ -292,9 +290,16 @@ class _Writer:
 
     def emit(
         self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None, *, rank: int | None = None,
-        kind: str = "float", outputs: int = 1,
-    ) -> Any:  # fmt: skip
-        """A node; its output as a value, of several a tuple. ValueError where the operator set has it not."""
+        kind: str = "float",
+    ) -> _Value:  # fmt: skip
+        """A node; its output as a value. ValueError where the operator set has it not."""
+        return self.emit_several(op, inputs, attributes, 1, rank, kind)[0]
+
+    def emit_several(
+        self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None, outputs: int,
+        rank: int | None = None, kind: str = "float",
+    ) -> tuple[_Value, ...]:  # fmt: skip
+        """A node of several outputs."""
         given = {key: value for key, value in (attributes or {}).items() if value is not None}
         self._need(op, given)
         names = [each.name if isinstance(each, _Value) else each or "" for each in inputs]
@@ -303,8 +308,7 @@ class _Writer:
         node = self.unique(self.here.name or op, self.node_names)
         made = [self.unique(f"{node}/{op}" + (f"_{i}" if i else "")) for i in range(outputs)]
         self.nodes.append(self.onnx.helper.make_node(op, names, made, name=node, **given))
-        values = tuple(_Value(name, None, rank, kind) for name in made)
-        return values if outputs > 1 else values[0]
+        return tuple(_Value(name, None, rank, kind) for name in made)
 
     def _need(self, op: str, attributes: Mapping[str, Any]) -> None:
         defs = self.onnx.defs
@@ -321,7 +325,7 @@ class _Writer:
             what = op if attribute is None else f"{op}'s {attribute}"
             raise ValueError(f"{self.here.where} needs {what} of operator set {min(later, default='?')}: write opset=…")
 
-    _schemas: dict[str, list[Any]] = {}
+    _schemas: ClassVar[dict[str, list[Any]]] = {}
 
     def refuse(self, why: str) -> ValueError:
         return ValueError(f"{self.here.where} {why}")
@@ -348,7 +352,7 @@ class _Writer:
         op = next(name for name in TABLE if TABLE[name] is operation.operation)
         op = {"Upsample": "Resize"}.get(op, op)
         a = dict(operation.given)
-        outputs = a.pop("outputs", 1)
+        outputs = self.here.outputs = a.pop("outputs", 1)
         inputs: list[Any] = [None if each is None else self.as_value(each) for each in arrays]
         for place, name in INPUTS.get(op, {}).items():
             since = SINCE.get((op, name), 0)
@@ -376,7 +380,8 @@ class _Writer:
             kind = inputs[1].kind
         elif inputs and isinstance(inputs[0], _Value) and kind == "float":
             kind = inputs[0].kind if inputs[0].kind != "bool" else kind
-        return self.emit(op, inputs, a, outputs=outputs, kind=kind)
+        found = self.emit_several(op, inputs, a, outputs, kind=kind)
+        return found if outputs > 1 else found[0]
 
 
 INPUTS: dict[str, dict[int, str]] = {  # options that the newest operator sets take as inputs
@@ -401,6 +406,8 @@ SINCE = {(name, "axes"): 18 for name in TABLE if name.startswith("Reduce") and n
 
 def _of_layer(layer: OpLayer, context: Context) -> dict[str, Any]:
     options = dict(layer.options(context))
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        options["padding_mode"] = layer.padding_mode  # type: ignore[attr-defined]
     return {name: value for name, value in options.items() if name not in ("algorithm", "rng", "training")}
 
 
@@ -427,7 +434,7 @@ def _expected(net: Layer) -> tuple[int | None, ...] | None:
             found.shape = (None, weight.shape[1])  # type: ignore[union-attr]
         elif type(layer).__name__ in ("BatchNorm2d", "BatchNorm3d") and layer.running_mean is not None:  # type: ignore[attr-defined]
             found.shape = (None, len(layer.running_mean), *(None,) * (layer.ranks[0] - 2))  # type: ignore[attr-defined]
-        elif op in ("flatten", "layer_norm") or not op and type(layer).__name__ not in ("Normalize",):
+        elif op in ("flatten", "layer_norm") or (not op and type(layer).__name__ not in ("Normalize",)):
             raise found
         if found.shape is not None:
             raise found
@@ -470,7 +477,7 @@ def _pads(
 
 def _conv(
     w: _Writer, x: _Value, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
+    groups: int = 1, padding_mode: str = "zeros",
 ) -> _Value:  # fmt: skip
     kernel = np.shape(weight)[2:] if not isinstance(weight, _Value) else (weight.shape or ())[2:]
     axes = len(kernel)
@@ -483,10 +490,61 @@ def _conv(
     steps = [ratio.numerator for ratio in ratios]
     dilations = integers("onnx.save", "dilation", dilation, axes, 1)
     attributes = {"strides": steps, "dilations": dilations, "group": groups, "kernel_shape": kernel}
-    attributes |= _pads(w, padding, kernel, steps, dilations)
+    border = _pads(w, padding, kernel, steps, dilations)
+    if padding_mode != "zeros":
+        x, border = _bordered(w, x, _around(w, x, border, kernel, steps, dilations), padding_mode), {}
+    attributes |= border
     return w.emit(
         "Conv", [x, w.as_value(weight), None if bias is None else w.as_value(bias)], attributes, rank=axes + 2
     )
+
+
+def _around(
+    w: _Writer, x: _Value, border: Mapping[str, Any], kernel: Sequence[int], steps: Sequence[int],
+    dilations: Sequence[int],
+) -> list[tuple[int, int]]:  # fmt: skip
+    """What `_pads` gave as a pair for each axis."""
+    axes = len(kernel)
+    if "auto_pad" in border:
+        spatial = w.lengths(x, "of padding by name they decide")
+        totals = [
+            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            for n, s, k, d in zip(spatial, steps, kernel, dilations, strict=True)
+        ]
+        less = [t // 2 for t in totals]
+        more = [t - t // 2 for t in totals]
+        return list(
+            zip(less, more, strict=True) if border["auto_pad"] == "SAME_UPPER" else zip(more, less, strict=True)
+        )
+    pads = border.get("pads", [0] * 2 * axes)
+    return list(zip(pads[:axes], pads[axes:], strict=True))
+
+
+def _bordered(w: _Writer, x: _Value, around: Sequence[tuple[int, int]], mode: str, value: float = 0.0) -> _Value:
+    """x with its border filled."""
+    axes = len(around)
+    if mode == "circular" and w.opset < 19:  # the other end's lines, axis by axis
+        for axis, (before, after) in enumerate(around, 2):
+            ends = []
+            for start, end, count in ((-before, END, before), (0, after, after)):
+                numbers = ([start], [end], [axis])
+                ends.append(w.emit("Slice", [x, *(w.ints(each) for each in numbers)]) if count else None)
+            parts = [part for part in (ends[0], x, ends[1]) if part is not None]
+            x = w.emit("Concat", parts, {"axis": axis}, rank=axes + 2) if len(parts) > 1 else x
+        return x
+    pads = [0, 0, *(before for before, _ in around), 0, 0, *(after for _, after in around)]
+    names = {"constant": "constant", "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    number = w.number(value, "value") if mode in ("constant", "zeros") else None
+    return w.emit("Pad", [x, w.ints(pads, "pads"), number], {"mode": names[mode]}, rank=x.rank)
+
+
+def _pad(w: _Writer, x: _Value, padding: Any, *, mode: str = "constant", value: float = 0.0) -> _Value:
+    return _bordered(w, x, pairs("onnx.save", "padding", padding, w.need_rank(x) - 2), mode, value)
+
+
+def _step(w: _Writer, x: _Value) -> _Value:
+    at_least = w.emit("Not", [w.emit("Less", [x, w.number(0.0)], kind="bool")], kind="bool")
+    return w.emit("Cast", [at_least], {"to": w.type_of(x)}, rank=x.rank)
 
 
 def _conv_transpose(
@@ -624,8 +682,7 @@ def _resize(
         spatial = (None,) * axes if x.shape is None else x.shape[2:]
         whole = all(each == int(each) for each in scales)
         exact = None not in spatial and all(
-            math.isclose(math.floor(n * each), n * each, rel_tol=1e-12)  # type: ignore[operator]
-            for n, each in zip(spatial, scales, strict=True)
+            math.isclose(math.floor(n * each), n * each, rel_tol=1e-12) for n, each in zip(spatial, scales, strict=True)
         )
         if whole or not (exact or coordinates == "align_corners"):
             found = [_in_single(each, n) for each, n in zip(scales, spatial, strict=True)]
@@ -757,8 +814,7 @@ def _batch_norm(
             raise w.refuse(
                 "in training mode needs BatchNormalization's training_mode of operator set 14: write opset=…"
             )
-        y, *_ = w.emit("BatchNormalization", inputs, {**a, "training_mode": 1}, rank=x.rank, outputs=3)
-        return y
+        return w.emit_several("BatchNormalization", inputs, {**a, "training_mode": 1}, 3, x.rank)[0]
     return w.emit("BatchNormalization", inputs, a, rank=x.rank)
 
 
@@ -820,19 +876,9 @@ def _windows(w: _Writer, x: _Value, kernel: Sequence[int], stride: Any, padding:
     """For each tap of a window in C order what the outputs see there: (N, C, H', W')."""
     steps = integers("onnx.save", "stride", stride, 2, 1)
     dilations = integers("onnx.save", "dilation", dilation, 2, 1)
-    attributes = _pads(w, padding, kernel, steps, dilations)
-    if "auto_pad" in attributes:
-        spatial = w.lengths(x, "of padding by name they decide")
-        total = [
-            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
-            for n, s, k, d in zip(spatial, steps, kernel, dilations, strict=True)
-        ]
-        half = [t // 2 if attributes["auto_pad"] == "SAME_UPPER" else t - t // 2 for t in total]
-        attributes = {"pads": [*half, *(t - h for t, h in zip(total, half, strict=True))]}
-    pads = attributes.get("pads")
-    if pads:
-        full = [0, 0, *pads[:2], 0, 0, *pads[2:]]
-        x = w.emit("Pad", [x, w.ints(full, "pads"), w.number(0.0, "value")])
+    around = _around(w, x, _pads(w, padding, kernel, steps, dilations), kernel, steps, dilations)
+    if any(map(any, around)):
+        x = _bordered(w, x, around, "zeros")
     taps = []
     for r in range(kernel[0]):
         for s in range(kernel[1]):
@@ -894,6 +940,8 @@ RULES: dict[str, Callable[..., _Value]] = {
     "upsample": _upsample,
     "downsample": _downsample,
     "resize": _resize,
+    "pad": _pad,
+    "step": _step,
     "relu": _unary("Relu"),
     "leaky_relu": _unary("LeakyRelu", negative_slope="alpha"),
     "elu": _unary("Elu", alpha="alpha"),
@@ -960,11 +1008,20 @@ def _direct_softmax(op: str) -> Callable[[_Writer, list[Any], dict[str, Any]], A
     return rule
 
 
+def _direct_split(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
+    """From version 18 on equal parts are counted."""
+    count = a.pop("num_outputs", None)
+    if w.opset >= 18 and len(inputs) < 2:
+        a["num_outputs"] = count or w.here.outputs
+    return None
+
+
 DIRECT: dict[str, Callable[[_Writer, list[Any], dict[str, Any]], Any]] = {
     "Gelu": _direct_gelu,
     "Swish": _direct_swish,
     "Mish": _direct_mish,
     "HardSwish": _direct_hardswish,
+    "Split": _direct_split,
     "Softmax": _direct_softmax("Softmax"),
     "LogSoftmax": _direct_softmax("LogSoftmax"),
 }

@@ -76,6 +76,11 @@ class Plan:
         full = _dotted(prefix, name)
         return self.aliases.get(full, full)
 
+    @property
+    def output(self) -> int:
+        """The value that is the net's output; of several the first."""
+        return self.outputs[0]
+
     def __str__(self) -> str:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
 
@@ -91,7 +96,7 @@ def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
     return known[fusing]
 
 
-def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     """The output of a container, and what the backward needs."""
     plan = plan_of(net)
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
@@ -105,8 +110,8 @@ def forward(net: Layer, x: np.ndarray, context: Context) -> tuple[np.ndarray, An
         del y, kept
         for value in dead:
             del values[value]
-    y = tuple(values[value] for value in plan.outputs)
-    return (y if plan.several else y[0]), (plan, saved, context.once)
+    results = tuple(values[value] for value in plan.outputs)
+    return (results if plan.several else results[0]), (plan, saved, context.once)
 
 
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,7 +194,7 @@ def warn_of_softmax(net: Layer, loss: Any) -> None:
     """RuntimeWarning where cross_entropy, which takes logits, meets a net that ends in softmax."""
     if getattr(loss, "name", "") != "cross_entropy":
         return
-    last = net
+    last: Any = net
     while last.is_container and (end := last.last()) is not None:
         last = end
     if getattr(last, "op", "") == "softmax":

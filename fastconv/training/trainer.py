@@ -467,7 +467,8 @@ class Trainer:
             with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
                 if len(output[0] if isinstance(output, tuple) else output):
-                    sums.add(self.loss, *self.loss(output, y), output, y)
+                    value, weight = self.loss(output, y)
+                    sums.add(self.loss, value, weight, output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
         return sums.result(self.loss)

@@ -73,9 +73,9 @@ static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
 #define REAL float
 #define SINGLE 1
 #define INTEGER int
-#define BYTES 4
-#include TYPED
+#define ONE 4
 #include "simd/every_width.h"
+#undef ONE
 #undef REAL
 #undef SINGLE
 #undef INTEGER
@@ -83,9 +83,9 @@ static inline void prefetch(const void *x, ptrdiff_t begin, ptrdiff_t end)
 #define REAL double
 #define SINGLE 0
 #define INTEGER long long
-#define BYTES 8
-#include TYPED
+#define ONE 8
 #include "simd/every_width.h"
+#undef ONE
 #undef TYPED
 #undef REAL
 #undef SINGLE

@@ -41,7 +41,7 @@ TARGET INLINE void NAME(store)(Reals value, REAL *y, ptrdiff_t skip, ptrdiff_t l
     const REAL *from = (const REAL *)&value + skip;
 #if BYTES == STREAMED
     if (far) {
-        __asm__("vmovntps %1, %0" : "=m"(*(Reals *)y) : "v"(value));
+        STREAM((float *)y, value);
         return;
     }
 #endif
@@ -158,8 +158,10 @@ TARGET INLINE void NAME(outputs_of)(
         NAME(outputs_of)(x, at, w, bias, y, run, lanes, KIND);                                                         \
     }
 OUTPUTS_OF(PLAIN)
-OUTPUTS_OF(PERMUTED)
 OUTPUTS_OF(BROADCAST)
+#if BYTES >= 16 /* a single lane's channels lie in no vector */
+OUTPUTS_OF(PERMUTED)
+#endif
 
 /* y = bias + the sum over the taps inside of w * x for every output of a run. x + at, w and y belong to the first tap and
    output 0, which may lie outside. */
@@ -168,10 +170,12 @@ TARGET static void NAME(outputs)(
 {
     if (lanes->kind == PLAIN)
         NAME(outputs_of_PLAIN)(x, at, w, bias, y, run, lanes);
-    else if (lanes->kind == PERMUTED)
-        NAME(outputs_of_PERMUTED)(x, at, w, bias, y, run, lanes);
-    else
+    else if (lanes->kind == BROADCAST)
         NAME(outputs_of_BROADCAST)(x, at, w, bias, y, run, lanes);
+#if BYTES >= 16
+    else
+        NAME(outputs_of_PERMUTED)(x, at, w, bias, y, run, lanes);
+#endif
 }
 
 /* --- dw ----------------------------------------------------------------------------------------------------------- */
@@ -331,10 +335,12 @@ TARGET INLINE void NAME(products_of)(
         NAME(products_of)(x, at, dy, dw, run, lanes, X_KIND, DY_KIND);                                                 \
     }
 PRODUCTS_OF(PLAIN, PLAIN)
-PRODUCTS_OF(PERMUTED, PLAIN)
-PRODUCTS_OF(PLAIN, PERMUTED)
 PRODUCTS_OF(BROADCAST, PLAIN)
 PRODUCTS_OF(PLAIN, BROADCAST)
+#if BYTES >= 16
+PRODUCTS_OF(PERMUTED, PLAIN)
+PRODUCTS_OF(PLAIN, PERMUTED)
+#endif
 
 /* dw, packed as the weights are, += the sum over a run of dy * x; x + at, dw and dy belong to the first tap and output 0.
    The source is dy, or x. */
@@ -343,21 +349,21 @@ TARGET static void NAME(products)(
 {
     if (lanes->kind == PLAIN)
         NAME(products_of_PLAIN_PLAIN)(x, at, dy, dw, run, lanes);
-    else if (lanes->kind == PERMUTED && x_is_source)
-        NAME(products_of_PERMUTED_PLAIN)(x, at, dy, dw, run, lanes);
-    else if (lanes->kind == PERMUTED)
-        NAME(products_of_PLAIN_PERMUTED)(x, at, dy, dw, run, lanes);
-    else if (x_is_source)
+    else if (lanes->kind == BROADCAST && x_is_source)
         NAME(products_of_BROADCAST_PLAIN)(x, at, dy, dw, run, lanes);
-    else
+    else if (lanes->kind == BROADCAST)
         NAME(products_of_PLAIN_BROADCAST)(x, at, dy, dw, run, lanes);
+#if BYTES >= 16
+    else if (x_is_source)
+        NAME(products_of_PERMUTED_PLAIN)(x, at, dy, dw, run, lanes);
+    else
+        NAME(products_of_PLAIN_PERMUTED)(x, at, dy, dw, run, lanes);
+#endif
 }
 
 #undef OUTPUTS_OF
 #undef PRODUCTS_OF
-#undef LANES
 #undef MANY_LOOPS
 #undef Reals
 #undef Integers
 #undef Ints
-#undef BYTES

@@ -19,42 +19,28 @@ typedef struct {
 #define NAME(name) JOIN(name, BYTES)
 #define TYPED "conv/direct_typed.h"
 
+#include "simd/every_width.h"
+#undef TYPED
+
 /* to[c * to_row + r] = from[r * from_row + c]: all columns of four rows before the next four. */
-static inline void turn(
+static inline void transpose(
     const float *from, ptrdiff_t from_row, ptrdiff_t rows, ptrdiff_t columns, float *to, ptrdiff_t to_row)
 {
     for (ptrdiff_t r = 0; r < rows; r += 4) {
         ptrdiff_t c = 0;
         if (r + 4 <= rows)
             for (; c + 4 <= columns; c += 4) {
-                const float *row = from + r * from_row + c;
-                float *column = to + c * to_row + r;
-                const Four a = *(const Four *)row, b = *(const Four *)(row + from_row);
-                const Four d = *(const Four *)(row + 2 * from_row), e = *(const Four *)(row + 3 * from_row);
-                const Four low_ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-                const Four high_ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-                const Four low_de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
-                const Four high_de = __builtin_shufflevector(d, e, 2, 6, 3, 7);
-                *(Four *)column = __builtin_shufflevector(low_ab, low_de, 0, 1, 4, 5);
-                *(Four *)(column + to_row) = __builtin_shufflevector(low_ab, low_de, 2, 3, 6, 7);
-                *(Four *)(column + 2 * to_row) = __builtin_shufflevector(high_ab, high_de, 0, 1, 4, 5);
-                *(Four *)(column + 3 * to_row) = __builtin_shufflevector(high_ab, high_de, 2, 3, 6, 7);
+                Four four[4];
+                for (int i = 0; i < 4; i++)
+                    four[i] = *(const Four *)(from + (r + i) * from_row + c);
+                transpose_16(four, four);
+                for (int i = 0; i < 4; i++)
+                    *(Four *)(to + (c + i) * to_row + r) = four[i];
             }
         for (; c < columns; c++)
             for (ptrdiff_t i = r; i < rows && i < r + 4; i++)
                 to[c * to_row + i] = from[i * from_row + c];
     }
-}
-
-#include "simd/every_width.h"
-#undef TYPED
-
-/* Pixels (of `tile_outputs`) or taps (of `tile_weights`) that a tile of so many vectors holds in registers. */
-static inline ptrdiff_t tile_rows(int bytes, int vectors)
-{
-    if (bytes == 64)
-        return 14;
-    return vectors == 2 ? 6 : 13;
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the

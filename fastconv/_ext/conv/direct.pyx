@@ -20,9 +20,9 @@ cdef extern from "conv/direct.h" nogil:
         Py_ssize_t count
         Py_ssize_t length
 
-    void turn(
+    void transpose(
         const float *source, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, float *out, Py_ssize_t out_row)
-    Py_ssize_t tile_rows(int bytes, int vectors)
+    Py_ssize_t most_rows(int bytes, int vectors)
     void tile_outputs(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
         const float *start, float *y, const Py_ssize_t *to, Py_ssize_t filters, int far)
@@ -176,7 +176,7 @@ cdef void pack_task(float *packed, const Packing *c, Py_ssize_t task, int slot) 
                     )
                     rows = min(<Py_ssize_t> 16, depth - channel)
                     if next_channel == 1:
-                        turn(source, next_filter, panel.count, rows, packed, panel.lanes)
+                        transpose(source, next_filter, panel.count, rows, packed, panel.lanes)
                     for row in range(rows):
                         if next_filter == 1:
                             memcpy(packed, source + row * next_channel, panel.count * sizeof(float))
@@ -220,7 +220,9 @@ cdef void unpack_task(float *dw, const Unpacking *c, Py_ssize_t task, int slot) 
                 for lane in range(panel.lanes):
                     sums[row][lane] = source[row * panel.lanes + lane] + (sums[row][lane] if part else 0)
         for lane in range(0, panel.count, 4):
-            turn(&sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane), dw + lane * taps + tap, taps)
+            transpose(
+                &sums[0][lane], MOST, rows, min(<Py_ssize_t> 4, panel.count - lane), dw + lane * taps + tap, taps
+            )
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
@@ -411,7 +413,7 @@ cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) no
         for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
-            tiles = (pixels - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+            tiles = (pixels - 1) // most_rows(panel.bytes, panel.vectors) + 1
             before += group * lanes
             for tile in range(tiles):
                 first = block_first + tile * pixels // tiles
@@ -510,7 +512,7 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
                 dy_at = values_at
             if number == first_band:
                 memset(partial + before * g.taps, 0, panel.lanes * g.taps * sizeof(float))
-            tiles = (g.taps - 1) // tile_rows(panel.bytes, panel.vectors) + 1
+            tiles = (g.taps - 1) // most_rows(panel.bytes, panel.vectors) + 1
             for tile in range(tiles):
                 first = tile * g.taps // tiles
                 rows = (tile + 1) * g.taps // tiles - first

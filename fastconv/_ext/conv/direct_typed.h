@@ -1,83 +1,16 @@
 /* The tiles of direct.h for vectors of BYTES bytes. */
 
+#include "simd/floats_typed.h"
+
 #if BYTES == 64
-#define EACH_SIZE(V, call)                                                                                             \
-    switch (rows) {                                                                                                    \
-    case 1: call(1, V); break;                                                                                         \
-    case 2: call(2, V); break;                                                                                         \
-    case 3: call(3, V); break;                                                                                         \
-    case 4: call(4, V); break;                                                                                         \
-    case 5: call(5, V); break;                                                                                         \
-    case 6: call(6, V); break;                                                                                         \
-    case 7: call(7, V); break;                                                                                         \
-    case 8: call(8, V); break;                                                                                         \
-    case 9: call(9, V); break;                                                                                         \
-    case 10: call(10, V); break;                                                                                       \
-    case 11: call(11, V); break;                                                                                       \
-    case 12: call(12, V); break;                                                                                       \
-    case 13: call(13, V); break;                                                                                       \
-    default: call(14, V); break;                                                                                       \
-    }
-#define EACH_SIZE_OF_ONE(call) EACH_SIZE(1, call)
-#define EACH_SIZE_OF_TWO(call) EACH_SIZE(2, call)
+#define EACH_SIZE_OF_ONE(call) switch (rows) { OF_14(1, call) }
+#define EACH_SIZE_OF_TWO(call) switch (rows) { OF_14(2, call) }
 #else
-#define EACH_SIZE_OF_ONE(call)                                                                                         \
-    switch (rows) {                                                                                                    \
-    case 1: call(1, 1); break;                                                                                         \
-    case 2: call(2, 1); break;                                                                                         \
-    case 3: call(3, 1); break;                                                                                         \
-    case 4: call(4, 1); break;                                                                                         \
-    case 5: call(5, 1); break;                                                                                         \
-    case 6: call(6, 1); break;                                                                                         \
-    case 7: call(7, 1); break;                                                                                         \
-    case 8: call(8, 1); break;                                                                                         \
-    case 9: call(9, 1); break;                                                                                         \
-    case 10: call(10, 1); break;                                                                                       \
-    case 11: call(11, 1); break;                                                                                       \
-    case 12: call(12, 1); break;                                                                                       \
-    default: call(13, 1); break;                                                                                       \
-    }
-#define EACH_SIZE_OF_TWO(call)                                                                                         \
-    switch (rows) {                                                                                                    \
-    case 1: call(1, 2); break;                                                                                         \
-    case 2: call(2, 2); break;                                                                                         \
-    case 3: call(3, 2); break;                                                                                         \
-    case 4: call(4, 2); break;                                                                                         \
-    case 5: call(5, 2); break;                                                                                         \
-    default: call(6, 2); break;                                                                                        \
-    }
+#define EACH_SIZE_OF_ONE(call) switch (rows) { OF_13(1, call) }
+#define EACH_SIZE_OF_TWO(call) switch (rows) { OF_6(2, call) }
 #endif
-
-#define LANES (BYTES / 4)
 #define JOINED (BYTES == 64 ? 4 : 2) /* taps at a time, for one vector of filters: as many as registers are left */
-#define Vector NAME(Vector)
-
-typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
-
-TARGET INLINE Vector NAME(load)(const float *x)
-{
-    return *(const Vector *)x;
-}
-
-/* The first `count` lanes of a vector. far: past the caches. */
-TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t count, int far)
-{
-    if (count >= LANES) {
-        if (far)
-            STREAM(y, value);
-        else
-            *(Vector *)y = value;
-        return;
-    }
-    float lanes[LANES] __attribute__((aligned(BYTES)));
-    ptrdiff_t lane = 0;
-    *(Vector *)lanes = value;
-    for (ptrdiff_t part = LANES / 2; part > 0; part /= 2)
-        if (count & part) {
-            memcpy(y + lane, lanes + lane, part * sizeof(float));
-            lane += part;
-        }
-}
+#define LOAD(x) (*(const Vector *)(x))
 
 TARGET INLINE void NAME(outputs)(
     const int rows, const int vectors, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
@@ -88,7 +21,7 @@ TARGET INLINE void NAME(outputs)(
     UNROLL for (int p = 0; p < rows; p++) {
         pixel[p] = x + at[p];
         UNROLL for (int v = 0; v < vectors; v++)
-            sums[p][v] = NAME(load)(start + v * LANES);
+            sums[p][v] = LOAD(start + v * LANES);
     }
     if (!far) /* a store that misses would stall the next tile */
         UNROLL for (int p = 0; p < rows; p++)
@@ -99,7 +32,7 @@ TARGET INLINE void NAME(outputs)(
         for (; run + JOINED <= taps.count; run += JOINED) {
             Vector weights[JOINED];
             UNROLL for (int t = 0; t < JOINED; t++)
-                weights[t] = NAME(load)(w + t * LANES);
+                weights[t] = LOAD(w + t * LANES);
             w += JOINED * LANES;
             UNROLL for (int p = 0; p < rows; p++)
                 UNROLL for (int t = 0; t < JOINED; t++)
@@ -115,7 +48,7 @@ TARGET INLINE void NAME(outputs)(
                     UNROLL for (int p = 0; p < rows; p++)
                         __builtin_prefetch(x + at[p + rows] + tap);
                 UNROLL for (int t = 0; t < JOINED; t++)
-                    weights[t] = NAME(load)(w + t * LANES);
+                    weights[t] = LOAD(w + t * LANES);
                 w += JOINED * LANES;
                 UNROLL for (int p = 0; p < rows; p++)
                     UNROLL for (int t = 0; t < JOINED; t++)
@@ -127,7 +60,7 @@ TARGET INLINE void NAME(outputs)(
                 UNROLL for (int p = 0; p < rows; p++)
                     __builtin_prefetch(x + at[p + rows] + tap);
             UNROLL for (int v = 0; v < vectors; v++)
-                weights[v] = NAME(load)(w + v * LANES);
+                weights[v] = LOAD(w + v * LANES);
             w += vectors * LANES;
             UNROLL for (int p = 0; p < rows; p++) {
                 const float value = pixel[p][tap];
@@ -138,7 +71,7 @@ TARGET INLINE void NAME(outputs)(
     }
     UNROLL for (int p = 0; p < rows; p++)
         UNROLL for (int v = 0; v < vectors; v++)
-            NAME(store)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES, far);
+            NAME(put)(sums[p][v], y + to[p] + v * LANES, filters - v * LANES, far);
 }
 
 TARGET INLINE void NAME(weights)(
@@ -158,7 +91,7 @@ TARGET INLINE void NAME(weights)(
         const ptrdiff_t pixel = at[p];
         Vector values[2];
         UNROLL for (int v = 0; v < vectors; v++)
-            values[v] = NAME(load)(dy + from[p] + v * LANES);
+            values[v] = LOAD(dy + from[p] + v * LANES);
         __builtin_prefetch(soon + soon_at[p], 0, 2);
         UNROLL for (int t = 0; t < rows; t++) {
             const float value = one_run ? tap[0][pixel + t] : tap[t][pixel];
@@ -214,7 +147,7 @@ TARGET static void NAME(copy_rows)(
     for (ptrdiff_t r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++, to += LANES)
             if (count >= (v + 1) * LANES)
-                *(Vector *)to = NAME(load)(from + at[r] + v * LANES);
+                *(Vector *)to = LOAD(from + at[r] + v * LANES);
             else
                 for (ptrdiff_t lane = 0; lane < LANES; lane++)
                     to[lane] = v * LANES + lane < count ? from[at[r] + v * LANES + lane] : 0;
@@ -224,10 +157,7 @@ TARGET static void NAME(copy_rows)(
 #undef WEIGHTS
 #undef RUN_WEIGHTS
 #undef TILE_OUTPUTS
-#undef EACH_SIZE
 #undef EACH_SIZE_OF_ONE
 #undef EACH_SIZE_OF_TWO
-#undef LANES
 #undef JOINED
-#undef Vector
-#undef BYTES
+#undef LOAD

@@ -39,9 +39,15 @@ typedef struct { /* the outputs of some lines, and neighbouring taps that see th
 
 #define BYTES 32
 #include "conv/grouped_typed.h"
+#undef BYTES
+#undef LANES
+#undef Vector
 #if defined(__x86_64__)
 #define BYTES 64
 #include "conv/grouped_typed.h"
+#undef BYTES
+#undef LANES
+#undef Vector
 #define CHOOSE_WIDE(name, bytes, ...) ((bytes) == 64 ? name##_64(__VA_ARGS__) : name##_32(__VA_ARGS__))
 #else
 #define CHOOSE_WIDE(name, bytes, ...) name##_32(__VA_ARGS__)

@@ -5,6 +5,7 @@ from fastconv.window import Window
 
 APART_FLOATS: int
 STREAMED_BYTES: int
+MOST_OUTPUTS: int
 
 def pack(w: ndarray, packed: ndarray, lanes: Lanes) -> None: ...
 def unpack(partial: ndarray, dw: ndarray, lanes: Lanes) -> None: ...

@@ -49,7 +49,8 @@ cdef extern from "conv/grouped.h" nogil:
 cdef enum:
     APART = 16  # floats between the blocks of a band: power-of-two steps would share few sets of the first cache
 
-APART_FLOATS, STREAMED_BYTES = APART, STREAMED  # for fastconv.engine.grouped, which sizes scratch and aligns
+# For fastconv.engine.grouped, which sizes scratch and aligns.
+APART_FLOATS, STREAMED_BYTES, MOST_OUTPUTS = APART, STREAMED, most_outputs(64)
 
 
 cdef struct Plan:

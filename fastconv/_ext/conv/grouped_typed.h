@@ -5,24 +5,23 @@
 #else
 #define WIDE 2
 #endif
-#define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
-#define Reals NAME(Reals)
+#include "simd/floats_typed.h"
+
 #define Ints NAME(Ints)
 
-typedef float Reals __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef int Ints __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 /* Of the vector at x the element index[lane] in every lane. */
-TARGET INLINE Reals NAME(pick)(const float *x, Ints index)
+TARGET INLINE Vector NAME(pick)(const float *x, Ints index)
 {
 #if !defined(__clang__)
-    return __builtin_shuffle(*(const Reals *)x, index);
+    return __builtin_shuffle(*(const Vector *)x, index);
 #elif defined(__x86_64__) && BYTES == 64
-    return (Reals)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(x));
+    return (Vector)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(x));
 #elif defined(__x86_64__)
-    return (Reals)_mm256_permutevar8x32_ps(_mm256_loadu_ps(x), (__m256i)index);
+    return (Vector)_mm256_permutevar8x32_ps(_mm256_loadu_ps(x), (__m256i)index);
 #else
-    Reals picked;
+    Vector picked;
     UNROLL
     for (ptrdiff_t lane = 0; lane < LANES; lane++)
         picked[lane] = x[index[lane] & (LANES - 1)];
@@ -31,45 +30,22 @@ TARGET INLINE Reals NAME(pick)(const float *x, Ints index)
 }
 
 /* Of the two vectors at x the element index[lane] in every lane. */
-TARGET INLINE Reals NAME(pick_of_two)(const float *x, Ints index)
+TARGET INLINE Vector NAME(pick_of_two)(const float *x, Ints index)
 {
 #if !defined(__clang__)
-    return __builtin_shuffle(*(const Reals *)x, *(const Reals *)(x + LANES), index);
+    return __builtin_shuffle(*(const Vector *)x, *(const Vector *)(x + LANES), index);
 #elif defined(__x86_64__) && BYTES == 64
-    return (Reals)_mm512_permutex2var_ps(_mm512_loadu_ps(x), (__m512i)index, _mm512_loadu_ps(x + LANES));
+    return (Vector)_mm512_permutex2var_ps(_mm512_loadu_ps(x), (__m512i)index, _mm512_loadu_ps(x + LANES));
 #elif defined(__x86_64__)
     const __m256 second = (__m256)_mm256_slli_epi32((__m256i)index, 28); /* signs: of the lanes that are the second's */
-    return (Reals)_mm256_blendv_ps((__m256)NAME(pick)(x, index), (__m256)NAME(pick)(x + LANES, index), second);
+    return (Vector)_mm256_blendv_ps((__m256)NAME(pick)(x, index), (__m256)NAME(pick)(x + LANES, index), second);
 #else
-    Reals picked;
+    Vector picked;
     UNROLL
     for (ptrdiff_t lane = 0; lane < LANES; lane++)
         picked[lane] = x[index[lane] & (2 * LANES - 1)];
     return picked;
 #endif
-}
-
-/* The first `count` lanes of a vector. far: all of them, past the caches. */
-TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t count, int far)
-{
-#if BYTES == STREAMED
-    if (far) {
-        STREAM(y, value);
-        return;
-    }
-#endif
-    if (count >= LANES) {
-        *(Reals *)y = value;
-        return;
-    }
-    float lanes[LANES] __attribute__((aligned(BYTES)));
-    ptrdiff_t lane = 0;
-    *(Reals *)lanes = value;
-    for (ptrdiff_t part = LANES / 2; part > 0; part /= 2)
-        if (count & part) {
-            memcpy(y + lane, lanes + lane, part * sizeof(float));
-            lane += part;
-        }
 }
 
 TARGET static void NAME(copy_records)(
@@ -88,8 +64,8 @@ TARGET static void NAME(copy_records)(
                 from = last;
             }
             for (ptrdiff_t v = 0; v < record; v += LANES)
-                *(Reals *)(out + v) = order ? NAME(pick_of_two)(from, *(const Ints *)(order + v))
-                                            : *(const Reals *)(from + v);
+                *(Vector *)(out + v) = order ? NAME(pick_of_two)(from, *(const Ints *)(order + v))
+                                            : *(const Vector *)(from + v);
         }
 }
 
@@ -97,21 +73,21 @@ TARGET static void NAME(copy_records)(
 
 /* sums[p] += what `taps` neighbouring taps, records `pitch` apart, give: each record is picked from once. */
 TARGET INLINE void NAME(slide)(
-    Reals *sums, const float *x, ptrdiff_t pitch, const float *w, ptrdiff_t w_tap, const Picks *picks,
+    Vector *sums, const float *x, ptrdiff_t pitch, const float *w, ptrdiff_t w_tap, const Picks *picks,
     const int outputs, const int taps)
 {
     for (ptrdiff_t first = 0; first < picks->sources; first += picks->each, x += LANES) {
         const ptrdiff_t rest = picks->sources - first;
         Ints index = *(const Ints *)picks->begin;
         for (ptrdiff_t j = rest < picks->each ? rest : picks->each; j > 0; j--, index += 1, w += LANES) {
-            Reals weight[SLIDE];
+            Vector weight[SLIDE];
             UNROLL
             for (int t = 0; t < taps; t++)
-                weight[t] = *(const Reals *)(w + t * w_tap);
+                weight[t] = *(const Vector *)(w + t * w_tap);
             const float *pixel = AGAIN(x);
             UNROLL
             for (int i = 0; i < outputs + taps - 1; i++) {
-                const Reals value = NAME(pick)(pixel + i * pitch, index);
+                const Vector value = NAME(pick)(pixel + i * pitch, index);
                 UNROLL
                 for (int t = 0; t < taps; t++)
                     if (i - t >= 0 && i - t < outputs)
@@ -122,12 +98,12 @@ TARGET INLINE void NAME(slide)(
 }
 
 TARGET INLINE void NAME(tile)(
-    const float *x, const float *w, const Picks *picks, Reals start, float *y, ptrdiff_t pixels, ptrdiff_t lanes,
+    const float *x, const float *w, const Picks *picks, Vector start, float *y, ptrdiff_t pixels, ptrdiff_t lanes,
     const Line *line, const int outputs, const int vectors)
 {
     const ptrdiff_t taps = line->taps, record = vectors * LANES;
     const ptrdiff_t most = line->x_tap == record && line->x_pixel == record ? SLIDE : 1;
-    Reals sums[16];
+    Vector sums[16];
     UNROLL
     for (int p = 0; p < outputs; p++) {
         sums[p] = start;
@@ -153,7 +129,7 @@ TARGET INLINE void NAME(tile)(
     UNROLL
     for (int p = 0; p < outputs; p++)
         if (p < pixels)
-            NAME(store)(sums[p], y + p * line->y_pixel, lanes, line->far);
+            NAME(put)(sums[p], y + p * line->y_pixel, lanes, line->far);
 }
 
 TARGET INLINE void NAME(tiles)(
@@ -161,7 +137,7 @@ TARGET INLINE void NAME(tiles)(
     ptrdiff_t lanes, const Line *line, const int outputs, const int vectors)
 {
     for (ptrdiff_t p = 0; p < pixels; p += outputs)
-        NAME(tile)(x + p * line->x_pixel, w, picks, *(const Reals *)start, y + p * line->y_pixel, pixels - p,
+        NAME(tile)(x + p * line->x_pixel, w, picks, *(const Vector *)start, y + p * line->y_pixel, pixels - p,
                    lanes, line, outputs, vectors);
 }
 
@@ -204,7 +180,7 @@ TARGET INLINE void NAME(products)(
     const float *x, const float *dy, const Picks *picks, ptrdiff_t first, float *dw, const Lines *lines,
     const int taps, const int sources)
 {
-    Reals sums[SLIDE][8];
+    Vector sums[SLIDE][8];
     ptrdiff_t from[8];
     Ints index[8];
     UNROLL
@@ -214,18 +190,18 @@ TARGET INLINE void NAME(products)(
         from[j] = vector * LANES;
         UNROLL
         for (int t = 0; t < taps; t++)
-            sums[t][j] = (Reals){0};
+            sums[t][j] = (Vector){0};
     }
     for (ptrdiff_t q = 0; q < lines->lines; q++) {
         const float *value = x + q * lines->x_line, *d = dy + q * lines->dy_line;
         for (ptrdiff_t p = 0; p < lines->pixels; p++, value += lines->x_pixel, d += lines->dy_pixel) {
-            Reals values[SLIDE];
+            Vector values[SLIDE];
             UNROLL
             for (int t = 0; t < taps; t++)
-                values[t] = *(const Reals *)(value + t * lines->x_tap);
+                values[t] = *(const Vector *)(value + t * lines->x_tap);
             UNROLL
             for (int j = 0; j < sources; j++) {
-                const Reals picked = NAME(pick)(d + from[j], index[j]);
+                const Vector picked = NAME(pick)(d + from[j], index[j]);
                 UNROLL
                 for (int t = 0; t < taps; t++)
                     sums[t][j] += values[t] * picked;
@@ -236,7 +212,7 @@ TARGET INLINE void NAME(products)(
     for (int t = 0; t < taps; t++)
         UNROLL
         for (int j = 0; j < sources; j++)
-            *(Reals *)(dw + t * lines->w_tap + j * LANES) += sums[t][j];
+            *(Vector *)(dw + t * lines->w_tap + j * LANES) += sums[t][j];
 }
 
 TARGET INLINE void NAME(products_of)(
@@ -264,7 +240,4 @@ TARGET static void NAME(products_of_lines)(
 }
 
 #undef WIDE
-#undef LANES
-#undef Reals
 #undef Ints
-#undef BYTES

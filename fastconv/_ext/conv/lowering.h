@@ -48,7 +48,14 @@ typedef struct {
     static inline void run_##real(                                                                                     \
         const real *x, ptrdiff_t step, real *y, ptrdiff_t head, ptrdiff_t stop, ptrdiff_t count)                       \
     {                                                                                                                  \
-        CHOOSE(run_##real, simd_bytes(), x, step, y, head, stop, count);                                               \
+        if (head)                                                                                                      \
+            memset(y, 0, head * sizeof(real));                                                                         \
+        if (step > 1)                                                                                                  \
+            CHOOSE(strided_##real, simd_bytes(), x + head * step, step, y + head, stop - head);                        \
+        else if (stop > head)                                                                                          \
+            memcpy(y + head, x + head, (stop - head) * sizeof(real));                                                  \
+        if (stop < count)                                                                                              \
+            memset(y + stop, 0, (count - stop) * sizeof(real));                                                        \
     }                                                                                                                  \
                                                                                                                        \
     static inline void add_run_##real(const real *x, real *y, ptrdiff_t count)                                         \

@@ -43,6 +43,10 @@ cdef extern from *:
     void atomic_store "__atomic_store_n"(int *at, int value, int order) noexcept nogil
 
 
+cdef enum:
+    LANES = 16
+
+
 cdef struct Cursor:
     Py_ssize_t image
     Py_ssize_t out[3]   # an output pixel
@@ -84,7 +88,11 @@ cdef inline void copy(const floating *x, floating *out, Py_ssize_t count) noexce
 
 
 cdef inline void add(const floating *x, floating *y, Py_ssize_t count) noexcept nogil:
-    if floating is float:
+    cdef Py_ssize_t j
+    if count < LANES:  # no vectors that are worth a call
+        for j in range(count):
+            y[j] += x[j]
+    elif floating is float:
         add_run_float(x, y, count)
     else:
         add_run_double(x, y, count)
@@ -101,7 +109,7 @@ cdef void im2col_rows(
     Outputs of one line go together; where a window has more pieces than fit, one by one and some pieces at a time.
     """
     cdef const floating *x_end = x + g.batch * g.inp[0] * g.inp[1] * g.inp[2] * g.channels
-    cdef floating *col_end = col + (last - first) * g.width
+    cdef floating *col_end = col + (last - first) * g.taps
     cdef Py_ssize_t count, pieces, begin
     cdef Cursor cursor
     cdef Rows rows
@@ -251,7 +259,6 @@ def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:,
 
 
 cdef enum:
-    LANES = 16
     TESTED = 1 << 14  # elements that are tested at a time
 
 

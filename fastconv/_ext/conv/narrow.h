@@ -13,59 +13,13 @@
 #define NAME(name) JOIN(name, BYTES)
 #define TYPED "conv/narrow_typed.h"
 
-#define OF_6(V, call)                                                                                                  \
-    case 1: call(1, V); break;                                                                                         \
-    case 2: call(2, V); break;                                                                                         \
-    case 3: call(3, V); break;                                                                                         \
-    case 4: call(4, V); break;                                                                                         \
-    case 5: call(5, V); break;                                                                                         \
-    case 6: call(6, V); break;
-#define OF_13(V, call)                                                                                                 \
-    OF_6(V, call)                                                                                                      \
-    case 7: call(7, V); break;                                                                                         \
-    case 8: call(8, V); break;                                                                                         \
-    case 9: call(9, V); break;                                                                                         \
-    case 10: call(10, V); break;                                                                                       \
-    case 11: call(11, V); break;                                                                                       \
-    case 12: call(12, V); break;                                                                                       \
-    case 13: call(13, V); break;
-#define OF_14(V, call)                                                                                                 \
-    OF_13(V, call)                                                                                                     \
-    case 14: call(14, V); break;
-#define OF_28(V, call)                                                                                                 \
-    OF_14(V, call)                                                                                                     \
-    case 15: call(15, V); break;                                                                                       \
-    case 16: call(16, V); break;                                                                                       \
-    case 17: call(17, V); break;                                                                                       \
-    case 18: call(18, V); break;                                                                                       \
-    case 19: call(19, V); break;                                                                                       \
-    case 20: call(20, V); break;                                                                                       \
-    case 21: call(21, V); break;                                                                                       \
-    case 22: call(22, V); break;                                                                                       \
-    case 23: call(23, V); break;                                                                                       \
-    case 24: call(24, V); break;                                                                                       \
-    case 25: call(25, V); break;                                                                                       \
-    case 26: call(26, V); break;                                                                                       \
-    case 27: call(27, V); break;                                                                                       \
-    case 28: call(28, V); break;
-
 #include "simd/every_width.h"
 #undef TYPED
-
-/* Pixels that a tile of so many vectors holds in registers. */
-static inline ptrdiff_t most_pixels(int bytes, int vectors)
-{
-    if (bytes == 64)
-        return 14;
-    return vectors == 2 ? 6 : 13;
-}
 
 /* Taps that a tile of so many vectors holds in registers. */
 static inline ptrdiff_t most_taps(int bytes, int vectors)
 {
-    if (bytes == 64)
-        return vectors == 2 ? 14 : 28;
-    return vectors == 2 ? 6 : 13;
+    return bytes == 64 && vectors == 1 ? 28 : most_rows(bytes, vectors);
 }
 
 /* y[p * filters + k] = start[k] + the sum over the runs t of `length` taps and their taps j, in order, of

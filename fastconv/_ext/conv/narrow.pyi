@@ -2,6 +2,8 @@ from numpy import ndarray
 
 from fastconv.window import Window
 
+LINE_FLOATS: int
+
 def geometry(
     x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window, cut: tuple[int, int], widest: int
 ) -> bytes: ...

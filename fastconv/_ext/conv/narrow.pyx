@@ -29,10 +29,12 @@ cdef extern from "conv/narrow.h" nogil:
 
 cdef extern from "layout.h" nogil:
     void transpose_float(
-        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns)
+        const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns, bint far)
 
 cdef enum:
     LINE = 16  # floats of a cache line
+
+LINE_FLOATS = LINE  # for fastconv.engine.narrow, which leaves room for aligned scratch
 
 
 cdef struct Plan:
@@ -186,7 +188,7 @@ cdef void pack(const Plan *p, const float *w, const float *bias, float *packed) 
         if bias != NULL:
             memcpy(packed, bias + panel.first, used * sizeof(float))
         packed += panel.lanes
-        transpose_float(w + panel.first * p.g.taps, p.g.taps, packed, panel.lanes, used, p.g.taps)
+        transpose_float(w + panel.first * p.g.taps, p.g.taps, packed, panel.lanes, used, p.g.taps, False)
         packed += panel.lanes * p.g.taps
         first = panel.first + panel.lanes
 

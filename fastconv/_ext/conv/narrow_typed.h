@@ -1,8 +1,8 @@
 /* The tiles of narrow.h for vectors of BYTES bytes. Loops that are never empty end in `while`: otherwise the compiler
    keeps the sums in memory, around them. */
 
-#define LANES (BYTES / 4)
-#define Vector NAME(Vector)
+#include "simd/floats_typed.h"
+
 #if BYTES == 64
 #define OF_ONE OF_28
 #define OF_TWO OF_14
@@ -10,8 +10,6 @@
 #define OF_ONE OF_13
 #define OF_TWO OF_6
 #endif
-
-typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 TARGET INLINE void NAME(outputs)(
     const int pixels, const int vectors, const int far, const float *x, ptrdiff_t step, const ptrdiff_t *at,
@@ -126,7 +124,7 @@ TARGET static void NAME(row_outputs)(
     int vectors, ptrdiff_t pixels, const float *x, ptrdiff_t step, const ptrdiff_t *at, ptrdiff_t runs,
     ptrdiff_t length, const float *w, const float *start, float *y, ptrdiff_t filters, int far)
 {
-    const ptrdiff_t most = BYTES == 64 ? 14 : vectors == 2 ? 6 : 13;
+    const ptrdiff_t most = most_rows(BYTES, vectors);
     const ptrdiff_t tiles = (pixels + most - 1) / most;
     for (ptrdiff_t tile = 0, first = 0; tile < tiles; tile++) {
         const ptrdiff_t next = (tile + 1) * pixels / tiles;
@@ -153,6 +151,3 @@ TARGET static void NAME(add_products)(
 #undef PRODUCTS
 #undef OF_ONE
 #undef OF_TWO
-#undef LANES
-#undef Vector
-#undef BYTES

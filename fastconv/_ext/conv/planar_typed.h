@@ -1,21 +1,14 @@
 /* The tiles of planar.h for vectors of BYTES bytes. */
 
-#define LANES (BYTES / 4)
-#define Vector NAME(Vector)
+#include "simd/floats_typed.h"
+
 #if BYTES == 64
-#define OF_FOURS(a, b, c, d)                                                                                           \
-    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
 #define EACH_SIZE(call)                                                                                                \
     switch (sums * 8 + vectors) {                                                                                      \
         EACH_OF_4(1, call) EACH_OF_4(2, call) EACH_OF_4(3, call) EACH_OF_4(4, call) EACH_OF_4(5, call)                 \
         EACH_OF_4(6, call) EACH_OF_3(7, call) EACH_OF_3(8, call) EACH_OF_3(9, call)                                    \
     }
 #else
-#if BYTES == 32
-#define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
-#else
-#define OF_FOURS(a, b, c, d) a, b, c, d
-#endif
 #define EACH_SIZE(call)                                                                                                \
     switch (sums * 8 + vectors) {                                                                                      \
         EACH_OF_3(1, call) EACH_OF_3(2, call) EACH_OF_3(3, call) EACH_OF_3(4, call) EACH_OF_2(5, call)                 \
@@ -31,8 +24,6 @@
 #define EACH_OF_4(M, call)                                                                                             \
     EACH_OF_3(M, call)                                                                                                 \
     case M * 8 + 4: call(M, 4); break;
-
-typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 TARGET INLINE void NAME(sums)(
     const int sums, const int vectors, const float *x, const ptrdiff_t *at, ptrdiff_t runs, ptrdiff_t length,
@@ -66,41 +57,10 @@ TARGET INLINE void NAME(sums)(
             *(Vector *)(y + m * line + v * LANES) = sum[m][v];
 }
 
-/* Each four lanes of four vectors, transposed. */
-TARGET INLINE void NAME(transposed)(const Vector rows[4], Vector columns[4])
-{
-    const Vector low01 = __builtin_shufflevector(rows[0], rows[1], OF_FOURS(0, LANES, 1, LANES + 1));
-    const Vector high01 = __builtin_shufflevector(rows[0], rows[1], OF_FOURS(2, LANES + 2, 3, LANES + 3));
-    const Vector low23 = __builtin_shufflevector(rows[2], rows[3], OF_FOURS(0, LANES, 1, LANES + 1));
-    const Vector high23 = __builtin_shufflevector(rows[2], rows[3], OF_FOURS(2, LANES + 2, 3, LANES + 3));
-    columns[0] = __builtin_shufflevector(low01, low23, OF_FOURS(0, 1, LANES, LANES + 1));
-    columns[1] = __builtin_shufflevector(low01, low23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
-    columns[2] = __builtin_shufflevector(high01, high23, OF_FOURS(0, 1, LANES, LANES + 1));
-    columns[3] = __builtin_shufflevector(high01, high23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
-}
-
-/* Four channels of every fourth of LANES pixels. */
-TARGET INLINE Vector NAME(fours)(const float *const *pixels, ptrdiff_t channel)
-{
-#define TWO_FOURS(i)                                                                                                   \
-    _mm256_insertf128_ps(                                                                                              \
-        _mm256_castps128_ps256(_mm_loadu_ps(pixels[i] + channel)), _mm_loadu_ps(pixels[(i) + 4] + channel), 1)
-#if BYTES == 16
-    return *(const Four *)(pixels[0] + channel);
-#elif BYTES == 32
-    return TWO_FOURS(0);
-#else
-    return _mm512_insertf32x8(_mm512_castps256_ps512(TWO_FOURS(0)), TWO_FOURS(8), 1);
-#endif
-#undef TWO_FOURS
-}
-
 TARGET INLINE void NAME(four_planes)(const float *const *pixels, ptrdiff_t channel, ptrdiff_t count, float *planes)
 {
-    Vector rows[4], columns[4];
-    for (int i = 0; i < 4; i++)
-        rows[i] = NAME(fours)(pixels + i, channel);
-    NAME(transposed)(rows, columns);
+    Vector columns[4];
+    NAME(transpose_rows)(pixels, channel, columns);
     for (int k = 0; k < 4; k++)
         *(Vector *)(planes + (channel + k) * count) = columns[k];
 }
@@ -170,7 +130,7 @@ TARGET INLINE void NAME(four_pixels)(
     Four rows[4], columns[4];
     for (int k = 0; k < 4; k++)
         rows[k] = *(const Four *)(planes + (first + k < channels ? first + k : first) * line + j);
-    transposed_16(rows, columns);
+    transpose_16(rows, columns);
     for (int i = 0; i < 4; i++)
         *(Four *)(pixels + (j + i) * channels + first) = columns[i];
 }
@@ -184,7 +144,7 @@ TARGET INLINE void NAME(pixels)(
     Vector rows[4], columns[4];
     for (int k = 0; k < 4; k++)
         rows[k] = *(const Vector *)(planes + (first + k < channels ? first + k : first) * line + j);
-    NAME(transposed)(rows, columns);
+    NAME(transpose)(rows, columns);
     pixels += j * channels + first;
 #define FOUR_PIXELS(i)                                                                                                 \
     for (int n = 0; n < 4; n++, pixels += channels)                                                                    \
@@ -245,11 +205,7 @@ TARGET static void NAME(tile_sums)(
 }
 
 #undef SUMS
-#undef OF_FOURS
 #undef EACH_SIZE
 #undef EACH_OF_2
 #undef EACH_OF_3
 #undef EACH_OF_4
-#undef LANES
-#undef Vector
-#undef BYTES

@@ -167,10 +167,10 @@ INLINE void gradient_tile(
    interpolate_five (5, 5). */
 static inline void axis_matrices(float *interpolate, float *evaluate, float *scaled, float *five)
 {
-    Reals_16 unit[6], values[6];
+    Vector_16 unit[6], values[6];
     for (int j = 0; j < 6; j++) {
         for (int i = 0; i < 6; i++)
-            unit[i] = (Reals_16){0} + (float)(i == j);
+            unit[i] = (Vector_16){0} + (float)(i == j);
         interpolate_16(unit, values);
         for (int i = 0; i < 6; i++)
             interpolate[i * 6 + j] = values[i][0];

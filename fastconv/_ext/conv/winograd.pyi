@@ -3,6 +3,8 @@ from numpy import ndarray
 from fastconv.engine.winograd import Tiling
 from fastconv.window import Window
 
+TILES: dict[int, tuple[int, int]]
+
 def axis_transforms() -> tuple[list[list[float]], list[list[float]], list[list[float]], list[list[float]]]: ...
 def forward_blocks(
     x: ndarray,

@@ -31,6 +31,8 @@ cdef extern from "conv/winograd.h" nogil:
         const Py_ssize_t *at[2]
         const float *zeros
 
+    int OUTPUTS(int taps)
+    int POINTS(int taps)
     void axis_matrices(float *interpolate, float *evaluate, float *scaled, float *five)
     void transform_inputs(
         int, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t)
@@ -56,6 +58,9 @@ cdef extern from "conv/winograd.h" nogil:
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
     PIECE = 7  # tiles of one task that transforms nothing but them
+
+
+TILES = {taps: (OUTPUTS(taps), POINTS(taps)) for taps in (1, 2, 3, 5)}  # along an axis: outputs, and inputs
 
 
 cdef Layer layer(

@@ -1,21 +1,10 @@
 /* The loops of winograd.h for vectors of BYTES bytes. */
 
-#if BYTES == 64
-#define ROWS 14 /* of a product's register tile, with two vectors a row */
-#define OF_FOURS(a, b, c, d)                                                                                           \
-    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
-#elif BYTES == 32
-#define ROWS 6
-#define OF_FOURS(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
-#else
-#define ROWS 6
-#define OF_FOURS(a, b, c, d) a, b, c, d
-#endif
-#define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
-#define Reals NAME(Reals)
+#include "simd/floats_typed.h"
+
+#define ROWS (BYTES == 64 ? 14 : 6) /* of a product's register tile, with two vectors a row */
 #define Half NAME(Half)
 
-typedef float Reals __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
 typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
 #if BYTES == 32
@@ -23,16 +12,16 @@ typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float))
 #endif
 
 /* The first `lanes` floats at x, then zeros. */
-TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
+TARGET INLINE Vector NAME(load)(const float *x, ptrdiff_t lanes)
 {
     if (lanes >= LANES)
-        return *(const Reals *)x;
+        return *(const Vector *)x;
 #if BYTES == 64
-    return (Reals)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
+    return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
 #elif BYTES == 32
-    return (Reals)_mm256_maskload_ps(x, MASK(lanes));
+    return (Vector)_mm256_maskload_ps(x, MASK(lanes));
 #else
-    Reals value = {0};
+    Vector value = {0};
     for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
         if (lane < lanes)
             value[lane] = x[lane];
@@ -40,10 +29,10 @@ TARGET INLINE Reals NAME(load)(const float *x, ptrdiff_t lanes)
 #endif
 }
 
-TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
+TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t lanes)
 {
     if (lanes >= LANES) {
-        *(Reals *)y = value;
+        *(Vector *)y = value;
         return;
     }
 #if BYTES == 64
@@ -60,10 +49,10 @@ TARGET INLINE void NAME(store)(Reals value, float *y, ptrdiff_t lanes)
 /* --- one axis ----------------------------------------------------------------------------------------------------- */
 
 /* B' d. The sums stand apart from the products: additions and multiplications run side by side. */
-TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
+TARGET INLINE void NAME(interpolate)(const Vector *d, Vector *v)
 {
-    const Reals even_a = d[4] - 2.0f * d[2], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
-    const Reals even_b = d[4] - 0.5f * d[2], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
+    const Vector even_a = d[4] - 2.0f * d[2], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
+    const Vector even_b = d[4] - 0.5f * d[2], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
     v[0] = (d[0] + d[4]) - 2.5f * d[2];
     v[1] = even_a + odd_a;
     v[2] = even_a - odd_a;
@@ -73,10 +62,10 @@ TARGET INLINE void NAME(interpolate)(const Reals *d, Reals *v)
 }
 
 /* B' d for 2 taps, from v[1] on: 5 inputs, and no point 0. */
-TARGET INLINE void NAME(interpolate_five)(const Reals *d, Reals *v)
+TARGET INLINE void NAME(interpolate_five)(const Vector *d, Vector *v)
 {
-    const Reals even_a = 0.5f * d[2] - d[0], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
-    const Reals even_b = 2.0f * d[2] - d[0], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
+    const Vector even_a = 0.5f * d[2] - d[0], odd_a = POINT_A * d[3] - (2.0f * POINT_A) * d[1];
+    const Vector even_b = 2.0f * d[2] - d[0], odd_b = POINT_B * d[3] - (0.5f * POINT_B) * d[1];
     v[1] = even_a + odd_a;
     v[2] = even_a - odd_a;
     v[3] = even_b + odd_b;
@@ -85,9 +74,9 @@ TARGET INLINE void NAME(interpolate_five)(const Reals *d, Reals *v)
 }
 
 /* The values at the points of a polynomial with 2 to 5 coefficients: A y */
-TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
+TARGET INLINE void NAME(evaluate)(const Vector *c, Vector *v, const int count)
 {
-    Reals even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
+    Vector even_a = c[0], even_b = c[0], odd_a = POINT_A * c[1], odd_b = POINT_B * c[1];
     if (count > 2) {
         even_a += 0.5f * c[2];
         even_b += 2.0f * c[2];
@@ -109,10 +98,10 @@ TARGET INLINE void NAME(evaluate)(const Reals *c, Reals *v, const int count)
 }
 
 /* The transpose of `evaluate`, for the points from number `first` on: A' m */
-TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count, const int first)
+TARGET INLINE void NAME(sum_powers)(const Vector *m, Vector *c, const int count, const int first)
 {
-    const Reals even_a = m[1] + m[2], even_b = m[3] + m[4];
-    const Reals odd_a = POINT_A * (m[1] - m[2]), odd_b = POINT_B * (m[3] - m[4]);
+    const Vector even_a = m[1] + m[2], even_b = m[3] + m[4];
+    const Vector odd_a = POINT_A * (m[1] - m[2]), odd_b = POINT_B * (m[3] - m[4]);
     c[0] = first ? even_a + even_b : m[0] + (even_a + even_b);
     c[1] = odd_a + odd_b;
     if (count > 2)
@@ -125,10 +114,10 @@ TARGET INLINE void NAME(sum_powers)(const Reals *m, Reals *c, const int count, c
 }
 
 /* G g: `evaluate`, and the scales */
-TARGET INLINE void NAME(evaluate_scaled)(const Reals *c, Reals *v, const int count)
+TARGET INLINE void NAME(evaluate_scaled)(const Vector *c, Vector *v, const int count)
 {
-    Reals even_a = SCALE_A * c[0], even_b = SCALE_B * c[0];
-    Reals odd_a = (SCALE_A * POINT_A) * c[1], odd_b = (SCALE_B * POINT_B) * c[1];
+    Vector even_a = SCALE_A * c[0], even_b = SCALE_B * c[0];
+    Vector odd_a = (SCALE_A * POINT_A) * c[1], odd_b = (SCALE_B * POINT_B) * c[1];
     if (count > 2) {
         even_a += (SCALE_A * 0.5f) * c[2];
         even_b += (SCALE_B * 2.0f) * c[2];
@@ -150,9 +139,9 @@ TARGET INLINE void NAME(evaluate_scaled)(const Reals *c, Reals *v, const int cou
 }
 
 /* The transpose of `evaluate_scaled`, likewise: G' u */
-TARGET INLINE void NAME(sum_scaled)(const Reals *m, Reals *c, const int count, const int first)
+TARGET INLINE void NAME(sum_scaled)(const Vector *m, Vector *c, const int count, const int first)
 {
-    const Reals even_a = m[1] + m[2], even_b = m[3] + m[4], odd_a = m[1] - m[2], odd_b = m[3] - m[4];
+    const Vector even_a = m[1] + m[2], even_b = m[3] + m[4], odd_a = m[1] - m[2], odd_b = m[3] - m[4];
     c[0] = SCALE_A * even_a + SCALE_B * even_b;
     if (!first)
         c[0] += m[0];
@@ -170,9 +159,9 @@ TARGET INLINE void NAME(sum_scaled)(const Reals *m, Reals *c, const int count, c
 
 
 /* A row of a tile, already transformed along the columns, to its frequencies' planes. */
-TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, const int n1)
+TARGET INLINE void NAME(put_row)(const Vector *line, float *v, ptrdiff_t plane, const int n1)
 {
-    Reals values[6];
+    Vector values[6];
     OPAQUE(v);
     if (n1 == 6)
         NAME(interpolate)(line, values);
@@ -181,7 +170,7 @@ TARGET INLINE void NAME(put_row)(const Reals *line, float *v, ptrdiff_t plane, c
     else
         values[0] = line[0];
     UNROLL for (int j = 0; j < n1; j++)
-        *(Reals *)(v + j * plane) = values[j + (n1 == 5)];
+        *(Vector *)(v + j * plane) = values[j + (n1 == 5)];
 }
 
 /* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
@@ -193,7 +182,7 @@ TARGET INLINE void NAME(input_vector)(
     const int n0 = POINTS(r0), n1 = POINTS(r1);
     const float *x = tile->x;
     const ptrdiff_t down = tile->down, right = tile->right;
-    Reals line[6], even[6], odd[6];
+    Vector line[6], even[6], odd[6];
 #define X(i, j) NAME(load)((whole ? x + (i) * down + (j) * right : tile->at[i][j]) + at, lanes)
     UNROLL for (int i = n0 - OUTPUTS(r0); i < n0; i++)
         UNROLL for (int j = n1 - OUTPUTS(r1); j < n1; j++)
@@ -270,14 +259,14 @@ TARGET INLINE void NAME(inputs)(
 
 /* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
 TARGET INLINE void NAME(output_vector)(
-    const float *m, ptrdiff_t plane, Reals bias, float *y, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count,
+    const float *m, ptrdiff_t plane, Vector bias, float *y, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count,
     ptrdiff_t lanes, const int whole, const int r0, const int r1)
 {
     const int n0 = POINTS(r0), n1 = POINTS(r1);
-    Reals t[4][6], line[6], values[6];
+    Vector t[4][6], line[6], values[6];
     UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
-            line[j + FIRST(r1)] = *(const Reals *)(m + j * plane);
+            line[j + FIRST(r1)] = *(const Vector *)(m + j * plane);
         if (n1 > 1)
             NAME(sum_powers)(line, values, OUTPUTS(r1), FIRST(r1));
         else
@@ -317,7 +306,7 @@ TARGET INLINE void NAME(outputs)(
         advance(g, &p);
         next = y + output_offset(g, &p);
         for (; j + LANES <= lanes; j += LANES) {
-            const Reals b = bias ? *(const Reals *)(bias + j) : (Reals){0};
+            const Vector b = bias ? *(const Vector *)(bias + j) : (Vector){0};
             UNROLL for (int i = 0; i < OUTPUTS(r0) * OUTPUTS(r1); i++)
                 __builtin_prefetch(next + i / OUTPUTS(r1) * down + i % OUTPUTS(r1) * right + j, 1);
             if (whole)
@@ -326,7 +315,7 @@ TARGET INLINE void NAME(outputs)(
                 NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 0, r0, r1);
         }
         if (j < lanes) {
-            const Reals b = bias ? NAME(load)(bias + j, lanes - j) : (Reals){0};
+            const Vector b = bias ? NAME(load)(bias + j, lanes - j) : (Vector){0};
             NAME(output_vector)(m + j, plane, b, to + j, down, right, count, lanes - j, 0, r0, r1);
         }
     }
@@ -340,7 +329,7 @@ TARGET INLINE void NAME(gradient_vector)(
     const int n0 = POINTS(r0), n1 = POINTS(r1);
     const float *x = tile->x;
     const ptrdiff_t down = tile->down, right = tile->right;
-    Reals t[4][6], line[6], values[6];
+    Vector t[4][6], line[6], values[6];
     UNROLL for (int j = 0; j < OUTPUTS(r1); j++) {
         UNROLL for (int i = 0; i < OUTPUTS(r0); i++) {
             __builtin_prefetch(next + i * down + j * right + at);
@@ -359,7 +348,7 @@ TARGET INLINE void NAME(gradient_vector)(
         else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(m + j * plane) = values[j + FIRST(r1)];
+            *(Vector *)(m + j * plane) = values[j + FIRST(r1)];
         m += n1 * plane;
         OPAQUE(m);
     }
@@ -397,7 +386,7 @@ TARGET INLINE void NAME(filter_vector)(
     const float *w, ptrdiff_t right, ptrdiff_t lanes, float *u, ptrdiff_t plane, const int r0, const int r1)
 {
     const int n0 = POINTS(r0), n1 = POINTS(r1);
-    Reals t[5][6], line[6], values[6];
+    Vector t[5][6], line[6], values[6];
     UNROLL for (int j = 0; j < r1; j++) {
         UNROLL for (int i = 0; i < r0; i++)
             line[i] = NAME(load)(w + (i * r1 + j) * right, lanes);
@@ -414,42 +403,10 @@ TARGET INLINE void NAME(filter_vector)(
         else
             values[0] = line[0];
         UNROLL for (int j = 0; j < n1; j++)
-            *(Reals *)(u + j * plane) = values[j + FIRST(r1)];
+            *(Vector *)(u + j * plane) = values[j + FIRST(r1)];
         u += n1 * plane;
         OPAQUE(u);
     }
-}
-
-/* Four floats of every fourth of LANES rows. */
-TARGET INLINE Reals NAME(fours)(const float *const *rows, ptrdiff_t at)
-{
-#define TWO_FOURS(i)                                                                                                   \
-    _mm256_insertf128_ps(                                                                                              \
-        _mm256_castps128_ps256(_mm_loadu_ps(rows[i] + at)), _mm_loadu_ps(rows[(i) + 4] + at), 1)
-#if BYTES == 64
-    return (Reals)_mm512_insertf32x8(_mm512_castps256_ps512(TWO_FOURS(0)), TWO_FOURS(8), 1);
-#elif BYTES == 32
-    return (Reals)TWO_FOURS(0);
-#else
-    return *(const Reals *)(rows[0] + at);
-#endif
-#undef TWO_FOURS
-}
-
-/* Four floats of LANES rows to four vectors. */
-TARGET INLINE void NAME(turn)(const float *const *rows, ptrdiff_t at, float *columns)
-{
-    Reals row[4];
-    for (int i = 0; i < 4; i++)
-        row[i] = NAME(fours)(rows + i, at);
-    const Reals low01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(0, LANES, 1, LANES + 1));
-    const Reals high01 = __builtin_shufflevector(row[0], row[1], OF_FOURS(2, LANES + 2, 3, LANES + 3));
-    const Reals low23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(0, LANES, 1, LANES + 1));
-    const Reals high23 = __builtin_shufflevector(row[2], row[3], OF_FOURS(2, LANES + 2, 3, LANES + 3));
-    ((Reals *)columns)[0] = __builtin_shufflevector(low01, low23, OF_FOURS(0, 1, LANES, LANES + 1));
-    ((Reals *)columns)[1] = __builtin_shufflevector(low01, low23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
-    ((Reals *)columns)[2] = __builtin_shufflevector(high01, high23, OF_FOURS(0, 1, LANES, LANES + 1));
-    ((Reals *)columns)[3] = __builtin_shufflevector(high01, high23, OF_FOURS(2, 3, LANES + 2, LANES + 3));
 }
 
 /* `filters` for one vector of lanes, of w (k, c, taps): LANES runs of taps are turned. Steps of u are `across` floats
@@ -479,9 +436,9 @@ TARGET INLINE void NAME(turned_filters)(
                     turned[tap][l] = rows[l][at + tap];
         else {
             UNROLL for (int tap = 0; tap + 4 <= taps; tap += 4)
-                NAME(turn)(rows, at + tap, turned[tap]);
+                NAME(transpose_rows)(rows, at + tap, (Vector *)turned[tap]);
             if (taps % 4)
-                NAME(turn)(rows, at + taps - 4, turned[taps - 4]);
+                NAME(transpose_rows)(rows, at + taps - 4, (Vector *)turned[taps - 4]);
         }
         NAME(filter_vector)(turned[reversed ? taps - 1 : 0], reversed ? -LANES : LANES, LANES, u, plane, r0, r1);
     }
@@ -538,7 +495,7 @@ TARGET INLINE void NAME(filters)(
                     __builtin_prefetch(rows[l] + 2 * SQUARE - 1); /* the last line of the next square */
                 }
                 for (; s + 4 <= count; s += 4)
-                    NAME(turn)(rows, s, square[tap][s]);
+                    NAME(transpose_rows)(rows, s, (Vector *)square[tap][s]);
                 for (; s < count; s++)
                     for (ptrdiff_t l = 0; l < LANES; l++)
                         square[tap][s][l] = rows[l][s];
@@ -556,10 +513,10 @@ TARGET INLINE void NAME(taps_vector)(
     const float *u, ptrdiff_t plane, float *dw, ptrdiff_t apart, ptrdiff_t lanes, int add, const int r0, const int r1)
 {
     const int n0 = POINTS(r0), n1 = POINTS(r1);
-    Reals t[6][5], line[6], values[6];
+    Vector t[6][5], line[6], values[6];
     UNROLL for (int j = 0; j < n1; j++) {
         UNROLL for (int i = 0; i < n0; i++)
-            line[i + FIRST(r0)] = *(const Reals *)(u + (i * n1 + j) * plane);
+            line[i + FIRST(r0)] = *(const Vector *)(u + (i * n1 + j) * plane);
         if (n0 > 1)
             NAME(sum_scaled)(line, t[j], r0, FIRST(r0));
         else
@@ -656,16 +613,16 @@ TARGET INLINE void NAME(register_tile)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
     ptrdiff_t steps, int add, const int across, const int rows, const int vectors, const int half)
 {
-    Reals sum[ROWS][2];
+    Vector sum[ROWS][2];
     Half half_sum[ROWS];
     UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
-            sum[p][v] = add ? *(const Reals *)(y + p * y_row + v * LANES) : (Reals){0};
+            sum[p][v] = add ? *(const Vector *)(y + p * y_row + v * LANES) : (Vector){0};
         if (half)
             half_sum[p] = add ? *(const Half *)(y + p * y_row + vectors * LANES) : (Half){0};
     }
     for (ptrdiff_t s = 0; s < steps; s++) {
-        Reals right[2];
+        Vector right[2];
         Half half_right;
         if (across)
             __builtin_prefetch(a + (rows + (s & 15)) * a_row);
@@ -675,7 +632,7 @@ TARGET INLINE void NAME(register_tile)(
                 __builtin_prefetch(b + AHEAD * b_step + v * LANES);
         }
         UNROLL for (int v = 0; v < vectors; v++)
-            right[v] = *(const Reals *)(b + v * LANES);
+            right[v] = *(const Vector *)(b + v * LANES);
         if (half)
             half_right = *(const Half *)(b + vectors * LANES);
         UNROLL for (int p = 0; p < rows; p++) {
@@ -689,7 +646,7 @@ TARGET INLINE void NAME(register_tile)(
     }
     UNROLL for (int p = 0; p < rows; p++) {
         UNROLL for (int v = 0; v < vectors; v++)
-            *(Reals *)(y + p * y_row + v * LANES) = sum[p][v];
+            *(Vector *)(y + p * y_row + v * LANES) = sum[p][v];
         if (half)
             *(Half *)(y + p * y_row + vectors * LANES) = half_sum[p];
     }
@@ -781,10 +738,7 @@ TARGET static void NAME(product_transposed)(
 }
 
 #undef ROWS
-#undef OF_FOURS
-#undef LANES
 #undef MASK
-#undef Reals
 #undef Half
 #undef EACH_SIZE
 #undef OF_SIZE
@@ -794,4 +748,3 @@ TARGET static void NAME(product_transposed)(
 #undef BY_WIDTH
 #undef TILE
 #undef EACH_TILE
-#undef BYTES

@@ -24,17 +24,17 @@ typedef struct {
 
 #define REAL float
 #define INTEGER int
-#define BYTES 4
-#include TYPED
+#define ONE 4
 #include "simd/every_width.h"
+#undef ONE
 #undef REAL
 #undef INTEGER
 
 #define REAL double
 #define INTEGER long long
-#define BYTES 8
-#include TYPED
+#define ONE 8
 #include "simd/every_width.h"
+#undef ONE
 #undef TYPED
 #undef REAL
 #undef INTEGER

@@ -15,6 +15,7 @@ from cython cimport floating
 from libc.math cimport INFINITY
 from libc.string cimport memset
 
+from fastconv._ext.geometry cimport Geometry, ceil_div, geometry_of
 from fastconv._ext.team cimport Task, run
 
 ctypedef unsigned char uchar
@@ -56,15 +57,9 @@ cdef enum:
 DIVISORS = {"padded": PADDED_TAPS, "inner": INNER_TAPS}  # of a sum that are no number
 
 
-cdef struct Geometry:
-    Py_ssize_t batch, channels, taps
-    Py_ssize_t inp[3]
-    Py_ssize_t out[3]
-    Py_ssize_t kernel[3]
-    Py_ssize_t stride[3]
-    Py_ssize_t before[3]
-    Py_ssize_t after[3]
-    Py_ssize_t dilation[3]
+cdef struct Plan:
+    Geometry g
+    Py_ssize_t taps
     bint adapts
     bint transposed  # a window is the outputs, here `inp`, whose windows cover an input, here `out`
     Py_ssize_t divisor  # of a sum: PADDED_TAPS in the padded input, INNER_TAPS in the input, or the number itself
@@ -76,41 +71,27 @@ cdef struct Span:  # of a window along one axis: the taps inside
     Py_ssize_t count
 
 
-cdef Geometry geometry(tuple x_shape, tuple y_shape, object window, bint adapts, Py_ssize_t divisor=1):
-    cdef Geometry g
-    cdef int axis
-    g.batch, g.channels = x_shape[0], x_shape[4]
-    g.adapts, g.transposed, g.divisor = adapts, False, divisor
-    g.taps = 1
-    for axis in range(3):
-        g.inp[axis] = x_shape[1 + axis]
-        g.out[axis] = y_shape[1 + axis]
-        g.kernel[axis] = window.kernel[axis]
-        g.stride[axis] = window.stride[axis]
-        g.before[axis], g.after[axis] = window.padding[axis]
-        g.dilation[axis] = window.dilation[axis]
-        g.taps *= g.kernel[axis]
-    return g
+cdef Plan geometry(tuple x_shape, tuple y_shape, object window, bint adapts, Py_ssize_t divisor=1):
+    cdef Plan p
+    p.g = geometry_of(x_shape, y_shape, window, 1)
+    p.adapts, p.transposed, p.divisor = adapts, False, divisor
+    p.taps = p.g.kernel[0] * p.g.kernel[1] * p.g.kernel[2]
+    return p
 
 
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    """For a >= 0."""
-    return a if b == 1 else (a + b - 1) // b
-
-
-cdef inline Span span(const Geometry *g, int axis, Py_ssize_t o, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+cdef inline Span span(const Plan *p, int axis, Py_ssize_t o, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
     """The taps of output `o` inside low..high-1."""
     cdef Span s
-    cdef Py_ssize_t start, last, kernel = g.kernel[axis], step = g.dilation[axis]
-    if g.adapts:  # transposed too: the same rule with the lengths exchanged
-        start = o * g.inp[axis] // g.out[axis]
-        kernel = ceil_div((o + 1) * g.inp[axis], g.out[axis]) - start
-    elif g.transposed:
-        o += g.before[axis]
-        start = 0 if o < kernel else ceil_div(o - kernel + 1, g.stride[axis])
-        kernel = o // g.stride[axis] + 1 - start
+    cdef Py_ssize_t start, last, kernel = p.g.kernel[axis], step = p.g.dilation[axis]
+    if p.adapts:  # transposed too: the same rule with the lengths exchanged
+        start = o * p.g.inp[axis] // p.g.out[axis]
+        kernel = ceil_div((o + 1) * p.g.inp[axis], p.g.out[axis]) - start
+    elif p.transposed:
+        o += p.g.before[axis]
+        start = 0 if o < kernel else ceil_div(o - kernel + 1, p.g.stride[axis])
+        kernel = o // p.g.stride[axis] + 1 - start
     else:
-        start = o * g.stride[axis] - g.before[axis]
+        start = o * p.g.stride[axis] - p.g.before[axis]
     s.tap = 0 if start >= low else ceil_div(low - start, step)
     last = min(kernel, ceil_div(high - start, step)) if high > start else 0
     s.count = max(last - s.tap, 0)
@@ -118,27 +99,27 @@ cdef inline Span span(const Geometry *g, int axis, Py_ssize_t o, Py_ssize_t low,
     return s
 
 
-cdef inline Py_ssize_t divided_by(const Geometry *g, int axis, Py_ssize_t o) noexcept nogil:
+cdef inline Py_ssize_t divided_by(const Plan *p, int axis, Py_ssize_t o) noexcept nogil:
     """The factor of one axis in the divisor of output `o`."""
-    cdef Py_ssize_t start = o * g.stride[axis] - g.before[axis]
-    if g.divisor == INNER_TAPS:
-        return span(g, axis, o, 0, g.inp[axis]).count
-    if g.divisor == PADDED_TAPS:
-        return min(g.kernel[axis], g.inp[axis] + g.after[axis] - start)
+    cdef Py_ssize_t start = o * p.g.stride[axis] - p.g.before[axis]
+    if p.divisor == INNER_TAPS:
+        return span(p, axis, o, 0, p.g.inp[axis]).count
+    if p.divisor == PADDED_TAPS:
+        return min(p.g.kernel[axis], p.g.inp[axis] + p.g.after[axis] - start)
     return 1
 
 
-cdef inline Py_ssize_t position(const Geometry *g, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t i2) noexcept nogil:
+cdef inline Py_ssize_t position(const Plan *p, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t i2) noexcept nogil:
     """The offset in one image of an input element's channels."""
-    return ((i0 * g.inp[1] + i1) * g.inp[2] + i2) * g.channels
+    return ((i0 * p.g.inp[1] + i1) * p.g.inp[2] + i2) * p.g.channels
 
 
-cdef inline void set_steps(Box *box, const Geometry *g) noexcept nogil:
-    box.step[0] = position(g, g.dilation[0], 0, 0)
-    box.step[1] = position(g, 0, g.dilation[1], 0)
-    box.step[2] = position(g, 0, 0, g.dilation[2])
-    box.tap[0] = g.kernel[1] * g.kernel[2]
-    box.tap[1] = g.kernel[2]
+cdef inline void set_steps(Box *box, const Plan *p) noexcept nogil:
+    box.step[0] = position(p, p.g.dilation[0], 0, 0)
+    box.step[1] = position(p, 0, p.g.dilation[1], 0)
+    box.step[2] = position(p, 0, 0, p.g.dilation[2])
+    box.tap[0] = p.g.kernel[1] * p.g.kernel[2]
+    box.tap[1] = p.g.kernel[2]
     box.tap[2] = 1
 
 
@@ -172,60 +153,60 @@ cdef inline void windows(
         max_double(bytes, x, across, y, taps, tap_t is int, apart, box, lanes)
 
 
-cdef inline void inner_columns(const Geometry *g, Py_ssize_t *low, Py_ssize_t *high) noexcept nogil:
+cdef inline void inner_columns(const Plan *p, Py_ssize_t *low, Py_ssize_t *high) noexcept nogil:
     """Keep of the output columns low..high-1 those whose windows lie inside."""
-    cdef Py_ssize_t before = g.before[2], size = (g.kernel[2] - 1) * g.dilation[2] + 1, stride = g.stride[2]
+    cdef Py_ssize_t before = p.g.before[2], size = (p.g.kernel[2] - 1) * p.g.dilation[2] + 1, stride = p.g.stride[2]
     cdef Py_ssize_t first, last
-    if g.adapts:
+    if p.adapts:
         first, last = 0, 0
-    elif g.transposed:
-        first, last = size - 1 - before, g.inp[2] * stride - before
+    elif p.transposed:
+        first, last = size - 1 - before, p.g.inp[2] * stride - before
     else:
         first = ceil_div(before, stride)
-        last = (g.inp[2] + before - size) // stride + 1 if g.inp[2] + before >= size else 0
+        last = (p.g.inp[2] + before - size) // stride + 1 if p.g.inp[2] + before >= size else 0
     low[0] = min(max(low[0], first), high[0])
     high[0] = max(min(high[0], last), low[0])
 
 
 cdef void pool_run(
-    const floating *x, floating *y, tap_t *taps, const Geometry *g, Py_ssize_t first, Py_ssize_t last
+    const floating *x, floating *y, tap_t *taps, const Plan *p, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """The output pixels first..last-1, counted over the whole batch: maxima where taps is given, else sums.
 
     Channels are the lanes. Where they fill no vector, the columns inside are: every one, or, transposed, in as many
     classes as the stride every one that a new window begins to cover.
     """
-    cdef Py_ssize_t c = g.channels
-    cdef Py_ssize_t image_size = position(g, g.inp[0], 0, 0)
+    cdef Py_ssize_t c = p.g.channels
+    cdef Py_ssize_t image_size = position(p, p.g.inp[0], 0, 0)
     cdef Py_ssize_t rest, o0, o1, o2, stop, low, high, line, source, divisor, tap, begin, at, lanes, j
-    cdef Py_ssize_t classes = g.stride[2] if g.transposed else 1
-    cdef Py_ssize_t across = c if g.transposed else g.stride[2] * c
+    cdef Py_ssize_t classes = p.g.stride[2] if p.transposed else 1
+    cdef Py_ssize_t across = c if p.transposed else p.g.stride[2] * c
     cdef int bytes = vector_bytes(c, sizeof(floating), WIDEST)
     cdef Span s
     cdef Box box
-    set_steps(&box, g)
+    set_steps(&box, p)
     while first < last:
         rest = first
-        o2 = rest % g.out[2]
-        rest //= g.out[2]
-        o1 = rest % g.out[1]
-        rest //= g.out[1]
-        o0 = rest % g.out[0]
-        stop = min(g.out[2], o2 + last - first)
+        o2 = rest % p.g.out[2]
+        rest //= p.g.out[2]
+        o1 = rest % p.g.out[1]
+        rest //= p.g.out[1]
+        o0 = rest % p.g.out[0]
+        stop = min(p.g.out[2], o2 + last - first)
         begin = first - o2  # the line's first pixel
         first += stop - o2
-        s = span(g, 0, o0, 0, g.inp[0])
+        s = span(p, 0, o0, 0, p.g.inp[0])
         line, tap, box.count[0] = s.at, s.tap, s.count
-        s = span(g, 1, o1, 0, g.inp[1])
-        line, tap, box.count[1] = line * g.inp[1] + s.at, (tap * g.kernel[1] + s.tap) * g.kernel[2], s.count
-        line = rest // g.out[0] * image_size + line * g.inp[2] * c
-        divisor = divided_by(g, 0, o0) * divided_by(g, 1, o1) * max(g.divisor, <Py_ssize_t> 1)
+        s = span(p, 1, o1, 0, p.g.inp[1])
+        line, tap, box.count[1] = line * p.g.inp[1] + s.at, (tap * p.g.kernel[1] + s.tap) * p.g.kernel[2], s.count
+        line = rest // p.g.out[0] * image_size + line * p.g.inp[2] * c
+        divisor = divided_by(p, 0, o0) * divided_by(p, 1, o1) * max(p.divisor, <Py_ssize_t> 1)
         low, high = stop, stop
         if bytes == 0:
             low = o2
-            inner_columns(g, &low, &high)
+            inner_columns(p, &low, &high)
         while o2 < stop:
-            s = span(g, 2, o2, 0, g.inp[2])
+            s = span(p, 2, o2, 0, p.g.inp[2])
             box.count[2] = s.count
             box.first = tap + s.tap
             source = line + s.at * c
@@ -235,18 +216,18 @@ cdef void pool_run(
                 for j in range(c):
                     windows(
                         vector_bytes(lanes, sizeof(floating), GATHERED), x + source + j, across, y, taps, at + j,
-                        classes * c, &box, divisor * divided_by(g, 2, o2), g.taps, lanes,
+                        classes * c, &box, divisor * divided_by(p, 2, o2), p.taps, lanes,
                     )
                 o2 = o2 + 1 if o2 + 1 < low + classes else high
             else:
                 windows(
-                    bytes, x + source, 1, y, taps, at, 1, &box, divisor * divided_by(g, 2, o2), g.taps, c
+                    bytes, x + source, 1, y, taps, at, 1, &box, divisor * divided_by(p, 2, o2), p.taps, c
                 )
                 o2 += 1
 
 
 cdef struct Pooling:
-    const Geometry *g
+    const Plan *p
     const void *x
     void *taps  # NULL: sums
     bint int_taps
@@ -258,9 +239,9 @@ def max_forward(
     bint adapts, Py_ssize_t tasks, int num_threads,
 ):
     """y, taps = the maximum of every window and the tap it came from; `tasks` runs of output pixels."""
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, adapts)
+    cdef Plan p = geometry((<object> x).shape, (<object> y).shape, window, adapts)
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
-    cdef Pooling c = Pooling(&g, &x[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, total, tasks)
+    cdef Pooling c = Pooling(&p, &x[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, total, tasks)
     with nogil:
         run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
@@ -269,11 +250,11 @@ def sum_forward(
     const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, object window, bint adapts, bint transposed,
     Py_ssize_t divisor, Py_ssize_t tasks, int num_threads,
 ):
-    """y = the sum of every window / divisor (see Geometry); transposed: x is dy and y is dx, the adjoint."""
-    cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, window, adapts, divisor)
+    """y = the sum of every window / divisor (see Plan); transposed: x is dy and y is dx, the adjoint."""
+    cdef Plan p = geometry((<object> x).shape, (<object> y).shape, window, adapts, divisor)
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
-    cdef Pooling c = Pooling(&g, &x[0, 0, 0, 0, 0], NULL, False, total, tasks)
-    g.transposed = transposed
+    cdef Pooling c = Pooling(&p, &x[0, 0, 0, 0, 0], NULL, False, total, tasks)
+    p.transposed = transposed
     with nogil:
         run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
@@ -282,9 +263,9 @@ cdef void pool_task(floating *y, const Pooling *c, Py_ssize_t task, int slot) no
     cdef const floating *x = <const floating *> c.x
     cdef Py_ssize_t first = task * c.total // c.tasks, last = (task + 1) * c.total // c.tasks
     if c.int_taps:
-        pool_run(x, y, <int *> c.taps, c.g, first, last)
+        pool_run(x, y, <int *> c.taps, c.p, first, last)
     else:
-        pool_run(x, y, <uchar *> c.taps, c.g, first, last)
+        pool_run(x, y, <uchar *> c.taps, c.p, first, last)
 
 
 # --- the adjoint of maxima -------------------------------------------------------------------------------------------
@@ -314,53 +295,53 @@ cdef inline void scatter(
 
 
 cdef void scatter_band(
-    const floating *dy, const tap_t *taps, floating *dx, const Geometry *g, const Py_ssize_t *offsets, bint apart,
+    const floating *dy, const tap_t *taps, floating *dx, const Plan *p, const Py_ssize_t *offsets, bint apart,
     int axis, Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:
     """One image's lines low..high-1 of dx along `axis`, before which every axis has length 1: zeroed, then added to.
 
     Lines are zeroed shortly before a window first reaches them, while they are written from the cache.
     """
-    cdef Py_ssize_t c = g.channels
+    cdef Py_ssize_t c = p.g.channels
     cdef Py_ssize_t line_size = c, zeroed = low, pixel = -c, o0, o1, o2, origin, needed
     cdef Py_ssize_t lows[3]
     cdef Py_ssize_t highs[3]
     cdef int index, bytes = vector_bytes(c, sizeof(floating), WIDEST)
-    cdef bint compares = tap_t is uchar and bytes > 0 and g.taps <= PUT
+    cdef bint compares = tap_t is uchar and bytes > 0 and p.taps <= PUT
     cdef Span s[3]
     cdef Box box
-    set_steps(&box, g)
+    set_steps(&box, p)
     for index in range(3):
         lows[index] = low if index == axis else 0
-        highs[index] = high if index == axis else g.inp[index]
+        highs[index] = high if index == axis else p.g.inp[index]
         if index > axis:
-            line_size *= g.inp[index]
-    for o0 in range(g.out[0]):
-        s[0] = span(g, 0, o0, lows[0], highs[0])
-        for o1 in range(g.out[1]):
-            s[1] = span(g, 1, o1, lows[1], highs[1])
+            line_size *= p.g.inp[index]
+    for o0 in range(p.g.out[0]):
+        s[0] = span(p, 0, o0, lows[0], highs[0])
+        for o1 in range(p.g.out[1]):
+            s[1] = span(p, 1, o1, lows[1], highs[1])
             if s[0].count == 0 or s[1].count == 0:
-                pixel += g.out[2] * c
+                pixel += p.g.out[2] * c
                 continue
-            for o2 in range(g.out[2]):
+            for o2 in range(p.g.out[2]):
                 pixel += c
-                s[2] = span(g, 2, o2, lows[2], highs[2])
+                s[2] = span(p, 2, o2, lows[2], highs[2])
                 if s[2].count == 0:
                     continue
-                needed = s[axis].at + (s[axis].count - 1) * g.dilation[axis] + 1
+                needed = s[axis].at + (s[axis].count - 1) * p.g.dilation[axis] + 1
                 if needed > zeroed:
                     memset(dx + zeroed * line_size, 0, (needed - zeroed) * line_size * sizeof(floating))
                     zeroed = needed
                 if compares:
-                    box.first = (s[0].tap * g.kernel[1] + s[1].tap) * g.kernel[2] + s[2].tap
+                    box.first = (s[0].tap * p.g.kernel[1] + s[1].tap) * p.g.kernel[2] + s[2].tap
                     for index in range(3):
                         box.count[index] = s[index].count
-                    origin = position(g, s[0].at, s[1].at, s[2].at)
+                    origin = position(p, s[0].at, s[1].at, s[2].at)
                     put(bytes, dy + pixel, taps + pixel, dx + origin, &box, apart, c)
                 else:
                     origin = position(
-                        g, s[0].at - s[0].tap * g.dilation[0], s[1].at - s[1].tap * g.dilation[1],
-                        s[2].at - s[2].tap * g.dilation[2],
+                        p, s[0].at - s[0].tap * p.g.dilation[0], s[1].at - s[1].tap * p.g.dilation[1],
+                        s[2].at - s[2].tap * p.g.dilation[2],
                     )
                     scatter(
                         dy + pixel, taps + pixel, dx + origin, offsets, low * line_size - origin,
@@ -371,7 +352,7 @@ cdef void scatter_band(
 
 
 cdef struct MaxBackward:
-    const Geometry *g
+    const Plan *p
     const void *dy
     const void *taps
     bint int_taps, apart
@@ -392,10 +373,10 @@ def max_backward(
     apart     no two windows overlap
     axis      before it, every spatial axis of x has length 1; a task is an image's lines cuts[k]..cuts[k + 1]-1 on it
     """
-    cdef Geometry g = geometry((<object> dx).shape, (<object> dy).shape, window, adapts)
+    cdef Plan p = geometry((<object> dx).shape, (<object> dy).shape, window, adapts)
     cdef MaxBackward c = MaxBackward(
-        &g, &dy[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, apart, axis, &offsets[0], &cuts[0],
-        cuts.shape[0] - 1, position(&g, g.inp[0], 0, 0), dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4],
+        &p, &dy[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, apart, axis, &offsets[0], &cuts[0],
+        cuts.shape[0] - 1, position(&p, p.g.inp[0], 0, 0), dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4],
     )
     with nogil:
         run(<Task> max_backward_task[floating], &dx[0, 0, 0, 0, 0], &c, dy.shape[0] * c.bands, num_threads)
@@ -406,9 +387,9 @@ cdef void max_backward_task(floating *dx, const MaxBackward *c, Py_ssize_t task,
     cdef const floating *dy = <const floating *> c.dy + image * c.y_size
     dx += image * c.x_size
     if c.int_taps:
-        scatter_band(dy, <const int *> c.taps + image * c.y_size, dx, c.g, c.offsets, c.apart, c.axis, low, high)
+        scatter_band(dy, <const int *> c.taps + image * c.y_size, dx, c.p, c.offsets, c.apart, c.axis, low, high)
     else:
-        scatter_band(dy, <const uchar *> c.taps + image * c.y_size, dx, c.g, c.offsets, c.apart, c.axis, low, high)
+        scatter_band(dy, <const uchar *> c.taps + image * c.y_size, dx, c.p, c.offsets, c.apart, c.axis, low, high)
 
 
 # --- unpooling -------------------------------------------------------------------------------------------------------

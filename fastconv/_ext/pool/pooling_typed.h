@@ -230,10 +230,8 @@ TARGET static void NAME(sum)(
     }
 }
 
-#undef LANES
 #undef LAST
 #undef Reals
 #undef Integers
 #undef Bytes
 #undef Ints
-#undef BYTES

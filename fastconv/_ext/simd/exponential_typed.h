@@ -11,5 +11,3 @@ TARGET static void NAME(powers)(REAL *x, REAL exponent, ptrdiff_t count)
     for (ptrdiff_t i = 0; i < count; i++)
         x[i] = JOIN(exp, REAL)(exponent * JOIN(log, REAL)(x[i]));
 }
-
-#undef BYTES

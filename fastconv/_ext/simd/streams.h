@@ -94,6 +94,11 @@ static inline void writer_copy(Writer *w, const void *x, size_t bytes)
 {
     static const char zeros[HELD];
     const char *from = x;
+    if (bytes <= HELD) {
+        memcpy(writer_room(w), from ? from : zeros, bytes);
+        writer_take(w, bytes);
+        return;
+    }
     while (bytes) {
         size_t part = bytes < HELD ? bytes : HELD;
         if (w->held == 0 && bytes >= CACHE_LINE) { /* y's lines begin where x's part does */

@@ -43,6 +43,58 @@
 #define TARGET_32
 #endif
 
+/* The cases of a switch over the rows of a register tile, 1 .. 6, 13, 14 or 28, with V vectors each. */
+#define OF_6(V, call)                                                                                                  \
+    case 1: call(1, V); break;                                                                                         \
+    case 2: call(2, V); break;                                                                                         \
+    case 3: call(3, V); break;                                                                                         \
+    case 4: call(4, V); break;                                                                                         \
+    case 5: call(5, V); break;                                                                                         \
+    case 6: call(6, V); break;
+#define OF_13(V, call)                                                                                                 \
+    OF_6(V, call)                                                                                                      \
+    case 7: call(7, V); break;                                                                                         \
+    case 8: call(8, V); break;                                                                                         \
+    case 9: call(9, V); break;                                                                                         \
+    case 10: call(10, V); break;                                                                                       \
+    case 11: call(11, V); break;                                                                                       \
+    case 12: call(12, V); break;                                                                                       \
+    case 13: call(13, V); break;
+#define OF_14(V, call)                                                                                                 \
+    OF_13(V, call)                                                                                                     \
+    case 14: call(14, V); break;
+#define OF_28(V, call)                                                                                                 \
+    OF_14(V, call)                                                                                                     \
+    case 15: call(15, V); break;                                                                                       \
+    case 16: call(16, V); break;                                                                                       \
+    case 17: call(17, V); break;                                                                                       \
+    case 18: call(18, V); break;                                                                                       \
+    case 19: call(19, V); break;                                                                                       \
+    case 20: call(20, V); break;                                                                                       \
+    case 21: call(21, V); break;                                                                                       \
+    case 22: call(22, V); break;                                                                                       \
+    case 23: call(23, V); break;                                                                                       \
+    case 24: call(24, V); break;                                                                                       \
+    case 25: call(25, V); break;                                                                                       \
+    case 26: call(26, V); break;                                                                                       \
+    case 27: call(27, V); break;                                                                                       \
+    case 28: call(28, V); break;
+
+/* Rows of a tile of one or two vectors a row, whose sums all stay in registers. */
+static inline ptrdiff_t most_rows(int bytes, int vectors)
+{
+    if (bytes == 64)
+        return 14;
+    return vectors == 2 ? 6 : 13;
+}
+
+/* Four lanes of two vectors, and likewise of each four that follow, for __builtin_shufflevector. */
+#define OF_FOURS JOIN(OF_FOURS, BYTES)
+#define OF_FOURS_16(a, b, c, d) a, b, c, d
+#define OF_FOURS_32(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
+#define OF_FOURS_64(a, b, c, d)                                                                                        \
+    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
+
 /* A vector of floats to an address that it divides, past the caches; `fence` follows the last. One of 16 bytes, to
    anywhere, takes the common way. */
 #define STREAM(y, value) JOIN(STREAM, BYTES)(y, value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional
+from fastconv import functional, reference
 from fastconv.analysis.walkthrough import reading
 from fastconv.analysis.walkthrough.reading import Axis, Reading
 from fastconv.analysis.walkthrough.steps import Names, Share, Walkthrough
@@ -367,6 +367,12 @@ def _function_of(function: Any, arrays: tuple[Any, ...], options: dict[str, Any]
             raise TypeError("walkthrough: a layer takes its input only")
         if not isinstance(function, OpLayer):
             raise TypeError(f"walkthrough: {type(function).__name__} cannot be shown, it is no single operation")
+        mode = function._arguments.get("padding_mode", "zeros")
+        if mode != "zeros":
+            raise TypeError(
+                f"walkthrough: {type(function).__name__} with padding_mode={mode!r} cannot be shown, it is two "
+                "operations: walk through pad, and through the convolution of what it gives"
+            )
         x = function.cast(arrays[0])
         own = tuple(getattr(function, name) for name in function.positional)
         return getattr(functional, function.op), (x, *own), dict(function.options(Context(training=False)))
@@ -375,8 +381,8 @@ def _function_of(function: Any, arrays: tuple[Any, ...], options: dict[str, Any]
         if found is None:
             raise ValueError(f"walkthrough: no operation is called {function!r}{nearest(function, OPS)}")
         return found, arrays, options
-    name = getattr(function, "__name__", "")
-    if not callable(function) or name not in OPS:
+    name = str(getattr(function, "__name__", ""))
+    if name not in OPS or function not in (getattr(functional, name, None), getattr(reference, name, None)):
         raise TypeError(
             f"walkthrough: {function!r} is no function of fastconv.functional or fastconv.reference, nor its name, nor "
             "a layer"

@@ -23,6 +23,7 @@ __all__ = ["animation", "strip"]
 
 MOST_MAPS = 4  # channels of one array that are drawn
 MOST_IN_STRIP = 6
+MOST_FRAMES = 300
 MOST_PIXELS = 40_000_000  # of a picture
 CELL_HEIGHT, CHARACTER, EDGE = 26, 7.6, 10  # in pixels, as everything below
 LINE = 20  # of text
@@ -279,6 +280,20 @@ def _drawing(scene: Scene, top: float) -> tuple[list[Box], list[Text], float, fl
     return boxes, texts, width, bottom
 
 
+def _chosen(walk: Walkthrough, steps: Sequence[int] | None, most: int) -> list[int]:
+    """The steps that were asked for, or as many as are drawn, from the first to the last."""
+    if steps is not None:
+        return [range(len(walk))[step] for step in steps]
+    return sorted({round(i) for i in np.linspace(0, len(walk) - 1, most)}) if len(walk) else []
+
+
+def _scenes_of(walk: Walkthrough, numbers: Sequence[int]) -> list[tuple[int, Scene]]:
+    """In any order, each with its number."""
+    order = sorted(set(numbers))
+    made = dict(zip(order, scenes(walk, order), strict=True))
+    return [(number, made[number]) for number in numbers]
+
+
 def _need_small(width: float, height: float, scale: float) -> None:
     if width * height * scale * scale > MOST_PIXELS:
         raise ValueError(
@@ -293,9 +308,6 @@ def strip(walk: Walkthrough, steps: Sequence[int] | None) -> Any:
     from matplotlib.patches import Rectangle
 
     need_drawable(walk)
-    if steps is None:
-        steps = sorted({round(i) for i in np.linspace(0, max(len(walk) - 1, 0), MOST_IN_STRIP)}) if len(walk) else []
-    numbers = [range(len(walk))[step] for step in steps]
     heading = [
         Text(MARGIN, MARGIN + LINE / 2, walk.head, bold=True),
         Text(MARGIN, MARGIN + 1.5 * LINE, walk.said, SOFT),
@@ -303,10 +315,7 @@ def strip(walk: Walkthrough, steps: Sequence[int] | None) -> Any:
     boxes: list[Box] = []
     texts = heading
     width, y = MARGIN * 2 + CHARACTER * max(len(walk.head), len(walk.said)), MARGIN + 2.0 * LINE + 8
-    order = sorted(set(numbers))
-    made = dict(zip(order, scenes(walk, order), strict=True))
-    for number in numbers:
-        line, panels = made[number]
+    for number, (line, panels) in _scenes_of(walk, _chosen(walk, steps, MOST_IN_STRIP)):
         some, more, right, y = _drawing((f"{number + 1} of {len(walk)}:  {line}", panels), y)
         boxes, texts, width, y = boxes + some, texts + more, max(width, right), y + 12
     height = y + MARGIN
@@ -326,13 +335,16 @@ def strip(walk: Walkthrough, steps: Sequence[int] | None) -> Any:
     return figure
 
 
-def animation(walk: Walkthrough, path: str | os.PathLike[str], seconds: float) -> None:
+def animation(
+    walk: Walkthrough, path: str | os.PathLike[str], steps: Sequence[int] | None, seconds: float
+) -> None:  # fmt: skip
     """Write the GIF."""
     if Path(path).suffix.lower() != ".gif":
         raise ValueError(f"{path}: an animation's name must end in .gif")
     if not 0.01 <= seconds <= 600:
         raise ValueError(f"walkthrough: seconds must be between 0.01 and 600, got {seconds}")
-    if not len(walk):
+    numbers = _chosen(walk, steps, MOST_FRAMES)
+    if not numbers:
         raise ValueError("walkthrough: an animation must have a step at least, there is none")
     need_matplotlib("an animation of a walkthrough")
     try:
@@ -347,7 +359,7 @@ def animation(walk: Walkthrough, path: str | os.PathLike[str], seconds: float) -
     height = top
     digits = len(str(len(walk)))
     drawings = []
-    for number, (line, panels) in enumerate(scenes(walk, range(len(walk)))):
+    for number, (line, panels) in _scenes_of(walk, numbers):
         boxes, texts, right, bottom = _drawing((f"{number + 1:>{digits}} of {len(walk)}:  {line}", panels), top)
         drawings.append((boxes, heading + texts))
         width, height = max(width, right), max(height, bottom + MARGIN)

@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from fastconv.analysis.walkthrough.numbers import index, matrix, shown
-from fastconv.analysis.walkthrough.reading import Reading, outer
+from fastconv.analysis.walkthrough.reading import INSERTED, PADDING, Reading, outer
 
 __all__ = ["Step", "Walkthrough"]
 
@@ -208,8 +208,18 @@ class Walkthrough(Sequence[Step]):
             text = f"{label} = {terms} = {total}" if terms != total else f"{label} = {total}"
             if not terms:
                 text = f"{label} = {total}, the maximum of no window"
+            if self.kind == "copy":
+                text += self._outside(at)
         drop = 0 if self.by_itself else slice(None)
         return Step(at, values[drop], products[drop], value, at, place, text)
+
+    def _outside(self, at: Shape) -> str:
+        """What a copy is made of that is no element."""
+        indices = self.reading.indices(self.reading.block(at)[0])
+        for what, said in ((PADDING, ", padding"), (INSERTED, ", inserted")):
+            if any((each == what).any() for each in indices):
+                return said
+        return ""
 
     def noise(self, products: np.ndarray) -> float:
         """What a sum of these may err by: its value is shown as 0 below it."""
@@ -353,15 +363,19 @@ class Walkthrough(Sequence[Step]):
 
         save(strip(self, steps), path)
 
-    def animate(self, path: str | os.PathLike[str], seconds: float = 0.8) -> None:
-        """All steps as an animation, a .gif file that begins again at its end; `seconds` a step.
+    def animate(
+        self, path: str | os.PathLike[str], steps: Sequence[int] | None = None, *, seconds: float = 0.8
+    ) -> None:  # fmt: skip
+        """An animation, a .gif file that begins again at its end; `steps` are their numbers from 0 (default: all, of
+        more than 300 as many, evenly spaced), `seconds` the time of each.
 
-        Raises ImportError without Pillow or matplotlib (extra [plot]), ValueError for another suffix, for no steps, for
-        a time that is not positive and where there is more to draw than a picture bears, OSError.
+        Raises ImportError without Pillow or matplotlib (extra [plot]), IndexError for a step that is not there,
+        ValueError for another suffix, for no steps, for a time that is not positive and where there is more to draw
+        than a picture bears, OSError.
         """
         from fastconv.analysis.walkthrough.picture import animation
 
-        animation(self, path, seconds)
+        animation(self, path, steps, seconds)
 
     def _repr_html_(self) -> str:
         from fastconv.analysis.walkthrough.page import frame

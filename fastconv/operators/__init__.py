@@ -23,7 +23,7 @@ from scipy import special
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
-from fastconv.onnx import resizing, windows
+from fastconv.operators import resizing, windows
 from fastconv.ops.registry import OPS, Op
 
 __all__ = ["TABLE", "operator_called"]
@@ -54,7 +54,7 @@ def _backward(dy: Any, pull: Pull | None, needs: tuple[bool, ...]) -> tuple[Any,
     return (None,) * len(needs) if pull is None else tuple(pull(dy, needs))
 
 
-def through(op: str, *arrays: Any, **options: Any) -> Result:
+def through(op: str, *arrays: Any, **options: Any) -> tuple[Any, Pull]:
     """One of fastconv's own operations."""
     op_ = OPS[op]
     y, saved = op_.forward(*arrays, **options)
@@ -254,7 +254,7 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Result:
     def pull(dy: Any, needs: tuple[bool, ...]) -> Sequence[Any]:
         above = np.zeros(x.shape, bool) if high is None else (x > high) | (low is not None and low > high)
         below = np.zeros(x.shape, bool) if low is None else ~above & (x < low)
-        parts = [np.where(above | below, 0, dy).astype(x.dtype)]
+        parts: list[Any] = [np.where(above | below, 0, dy).astype(x.dtype)]
         for bound, mask in ((min, below), (max, above)):
             parts.append(None if bound is None else np.sum(np.where(mask, dy, 0)).reshape(np.shape(bound)))
         return parts
@@ -449,11 +449,11 @@ def gemm(
 
 # --- windows ----------------------------------------------------------------------------------------------------------
 
-for _name, _function in {
+for _name, _windows in {
     "Conv": windows.conv, "ConvTranspose": windows.conv_transpose, "MaxPool": windows.max_pool,
     "AveragePool": windows.average_pool, "LpPool": windows.lp_pool, "MaxUnpool": windows.max_unpool,
 }.items():  # fmt: skip
-    operator(_name)(_function)
+    TABLE[_name] = Op(_name, _windows, _backward)  # type: ignore[arg-type]
 
 
 @operator("GlobalAveragePool")
@@ -892,7 +892,7 @@ def slice_(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
     for start, end, axis, step in zip(starts, ends, over, by, strict=True):
         n = x.shape[axis]
         low, high = (0, n) if step > 0 else (-1, n - 1)
-        first = max(0 if step > 0 else 0, min(start + n if start < 0 else start, n if step > 0 else n - 1))
+        first = max(0, min(start + n if start < 0 else start, n if step > 0 else n - 1))
         last = max(low, min(end + n if end < 0 else end, n if step > 0 else high))
         index[axis] = slice(first, None if last < 0 else last, step)
     place = tuple(index)
@@ -1063,7 +1063,7 @@ def constant_of_shape(shape: Any, value: float = 0.0, to: str = "float", float_t
 
 @operator("Range")
 def range_(start: Any, limit: Any, delta: Any) -> Result:
-    start, limit, delta = (scalar(name, each) for name, each in zip("start limit delta".split(), (start, limit, delta)))  # noqa: B905
+    start, limit, delta = (scalar(name, each) for name, each in zip(["start", "limit", "delta"], (start, limit, delta)))  # noqa: B905
     if delta == 0:
         raise ValueError("delta must not be 0")
     count = max(0, math.ceil((float(limit) - float(start)) / float(delta)))
@@ -1118,7 +1118,6 @@ def cross_entropy(
     logs, pull_logs = through("log_softmax", x, dim=1)
     y, pull_loss = nll_loss(logs, target, weight, reduction, ignore_index)
     assert pull_loss is not None
-    assert pull_logs is not None
 
     def pull(dy: Any, needs: tuple[bool, ...]) -> Sequence[Any]:
         loss, prob = dy if isinstance(dy, tuple) else (dy, None)

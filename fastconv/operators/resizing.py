@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
@@ -76,7 +75,7 @@ def resize(
         )  # fmt: skip
         if by_kernel is not None:
             return by_kernel
-    rows: list[tuple[int, csr_array]] = []
+    rows: list[tuple[int, Any]] = []
     outside = np.zeros((1,) * x.ndim, bool)
     for place, (axis, factor, m) in enumerate(zip(over, factors, lengths, strict=True)):
         n = x.shape[axis]
@@ -169,8 +168,10 @@ def taps(
 
 def _matrix(
     at: np.ndarray, n: int, factor: float, mode: str, nearest: str, a: float, exclude_outside: int, antialias: int
-) -> csr_array:
+) -> Any:
     """(outputs, n): what each output takes of each input."""
+    from scipy.sparse import csr_array  # late: it takes as long to import as all of fastconv
+
     found, weights = taps(at, factor, mode, nearest, a, antialias)
     if exclude_outside and mode != "nearest":
         weights = np.where((found < 0) | (found >= n), 0, weights)
@@ -182,7 +183,8 @@ def _matrix(
 
 
 def _linear(distance: np.ndarray, a: float) -> np.ndarray:
-    return np.clip(1 - np.abs(distance), 0, 1)
+    weights: np.ndarray = np.clip(1 - np.abs(distance), 0, 1)
+    return weights
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
@@ -192,7 +194,7 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
     return np.where(d <= 1, near, np.where(d < 2, far, 0))
 
 
-def _along(matrix: csr_array, x: np.ndarray, axis: int) -> np.ndarray:
+def _along(matrix: Any, x: np.ndarray, axis: int) -> np.ndarray:
     """The matrix times every line of x along an axis."""
     lines = np.moveaxis(x, axis, 0)
     product = matrix @ lines.reshape(len(lines), math.prod(lines.shape[1:]))

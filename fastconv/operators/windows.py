@@ -1,4 +1,4 @@
-"""ONNX's convolutions and pools: attributes of windows as `fastconv.functional` takes them, and what its pools have not.
+"""ONNX's convolutions and pools: attributes of windows as `fastconv.functional` takes them, and what it has not.
 
 What a kernel serves goes to the kernel. Pools of integers, with padding over half the kernel, or (average and p-norm)
 with dilation are computed tap by tap. Source: ONNX Conv, ConvTranspose, MaxPool, AveragePool, LpPool, MaxUnpool.
@@ -197,7 +197,7 @@ class Windows(NamedTuple):
         """Whether fastconv's own pools serve it."""
         return (
             x.dtype in FLOATS
-            and all(0 <= min(pair) and max(pair) <= k // 2 for pair, k in zip(self.pads, self.kernel, strict=True))
+            and all(min(pair) >= 0 and max(pair) <= k // 2 for pair, k in zip(self.pads, self.kernel, strict=True))
             and (dilation or set(self.dilation) <= {1})
         )
 
@@ -253,9 +253,9 @@ def max_pool(
             f"max_pool{x.ndim - 2}d", x, w.kernel, stride=w.stride, padding=w.pads, dilation=w.dilation,
             ceil_mode=w.ceil_mode, return_indices=outputs > 1,
         )  # fmt: skip
-        y, places = y if outputs > 1 else (y, None)
-        if y.shape[2:] == w.output:
-            return ((y, _in_whole(places, x, storage_order)) if outputs > 1 else y), _of_x(pull)
+        values = y[0] if outputs > 1 else y
+        if values.shape[2:] == w.output:
+            return ((values, _in_whole(y[1], x, storage_order)) if outputs > 1 else values), _of_x(pull)
     least: Any = -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     padded, taps = w.taps(x, least)
     place_of = np.full((1, 1, *padded.shape[2:]), -1, np.int64)
