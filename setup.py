@@ -24,7 +24,7 @@ THREADS = ["-pthread"]
 COMPILE = ["-O3", "-g0", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-unused-function"]
 # A tenth of the compiler's time on the longest kernels is taken by passes that find nothing to do in loops written out.
 LEAN = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-split-paths", "-fno-ipa-cp-clone"]
-LEAN_KERNELS = ["winograd", "depthwise", "pooling"]
+LEAN_KERNELS = ["depthwise", "pooling"]  # winograd would fuse other products with sums
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 SANITIZED = bool(os.environ.get("FASTCONV_SANITIZE"))  # tools/sanitize.py sets it
 CYTHON = {

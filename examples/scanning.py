@@ -12,8 +12,10 @@ shown beside the digits teaches it ∅, and each kind of negatives is needed for
     shuffled   a digit's own pixels in another order, single or in blocks, in and out of place: the same ink, the same
                grey levels, the same bits of strokes, no digit
 
-Half of what is trained on are digits, up to two pixels out of place (the windows of a scanner with stride 4 miss by no
-more), a quarter parts, a quarter the rest. `analysis.scan` then slides the net over pictures that it has never seen.
+Not quite half of what is trained on are digits, up to two pixels out of place (the windows of a scanner with stride 4
+miss by no more), a quarter parts, the rest blank, noise and shuffled. `analysis.scan` then slides the net over pictures
+that it has never seen: a digit counts as found where the best box has the right class and shares at least half of the
+union with the digit's own window; a false alarm is any score above the threshold in a picture of nothing.
 
     python examples/scanning.py --data FOLDER_OF_MNIST [--out FOLDER]      (without --data: the bundled 8x8 digits)
 """

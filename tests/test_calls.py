@@ -41,10 +41,10 @@ def counted(call):
 
 IMAGE, LINE, VOLUME = (1, 16, 8, 8), (1, 16, 8), (1, 8, 4, 4, 4)
 LAYERS = {  # layer, the input's shape; frames and C calls at most, of a call in training and of its backward pass
-    "Conv2d": (fc.Conv2d(16, 16, 3, padding=1, rng=0), IMAGE, (18, 10), (30, 16)),
-    "Conv2d, strided": (fc.Conv2d(16, 16, 3, stride=2, rng=0), IMAGE, (18, 10), (32, 16)),
-    "Conv1d": (fc.Conv1d(16, 16, 3, rng=0), LINE, (18, 10), (30, 16)),
-    "Conv3d": (fc.Conv3d(8, 8, 3, padding=1, rng=0), VOLUME, (18, 10), (30, 16)),
+    "Conv2d": (fc.Conv2d(16, 16, 3, padding=1, rng=0), IMAGE, (20, 12), (30, 16)),
+    "Conv2d, strided": (fc.Conv2d(16, 16, 3, stride=2, rng=0), IMAGE, (20, 12), (32, 16)),
+    "Conv1d": (fc.Conv1d(16, 16, 3, rng=0), LINE, (20, 12), (30, 16)),
+    "Conv3d": (fc.Conv3d(8, 8, 3, padding=1, rng=0), VOLUME, (20, 12), (30, 16)),
     "ConvTranspose2d": (fc.ConvTranspose2d(16, 16, 2, stride=2, rng=0), IMAGE, (24, 18), (24, 12)),
     "Linear": (fc.Linear(64, 16, rng=0), (4, 64), (20, 10), (28, 24)),
     "ReLU": (fc.ReLU(), IMAGE, (12, 2), (10, 2)),

@@ -350,6 +350,33 @@ def change(model, rng):
     return model
 
 
+def field(number, data):
+    """A protobuf field of bytes."""
+    length, head = (
+        len(data),
+        bytes([number << 3 | 2]) if number < 16 else bytes([(number << 3 | 2) & 127 | 128, number >> 4]),
+    )
+    while length > 127:
+        head += bytes([length & 127 | 128])
+        length >>= 7
+    return head + bytes([length]) + data
+
+
+BLOWN_UP = {
+    "nodes": lambda n: field(7, field(1, b"") * (n // 2)),
+    "tensors": lambda n: field(7, field(5, b"") * (n // 2)),
+    "attributes": lambda n: field(7, field(1, field(5, b"") * (n // 2))),
+    "numbers": lambda n: field(7, field(5, field(7, bytes(8 * n)))),
+    "functions": lambda n: field(25, b"") * (n // 3),
+}
+
+
+@pytest.mark.parametrize("what", BLOWN_UP)
+def test_small_parts_by_the_thousands_are_refused_before_they_are_parsed(what):
+    with pytest.raises(fc.FormatError, match="would take far more memory than the file has"):
+        load(BLOWN_UP[what](1_000_000))
+
+
 def test_mutated_files_are_one_line(tmp_path, request):
     bases = [bytes_of(models.lenet5(rng=0), tmp=tmp_path / "lenet5.onnx")]
     bases.append(model_of([node("Conv", "x w", "c"), node("Reshape", "c s", "r"), node("Expand", "r t")],

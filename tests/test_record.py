@@ -10,14 +10,13 @@ import fastconv as fc
 from fastconv import functional, vjp
 from fastconv.analysis import record
 from fastconv.layers.base import Context, OpLayer
-from fastconv.layers.containers import JOINS
 
 
 def parts_of(net, prefix=""):
     """{name: layer} of every use, as a reader would say it: a graph's node that shares a layer counts by itself."""
     children = {**net.children()}
     if isinstance(net, fc.Graph):
-        children = {name: net.children()[what] for name, (what, *_) in net.nodes.items() if what not in JOINS}
+        children = {name: net.children()[what] for name, (what, *_) in net.nodes.items() if what in net.children()}
     found = {}
     for name, child in children.items():
         full = f"{prefix}.{name}" if prefix else name

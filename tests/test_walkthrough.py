@@ -246,7 +246,11 @@ def test_how_numbers_are_written(value, text):
     assert shown(value) == text
 
 
-@pytest.mark.skipif("pad" not in WALKED or "pad" not in fc.ops.OPS, reason="no pad")
+def test_a_layer_that_is_two_operations_is_refused():
+    with pytest.raises(TypeError, match=r"Conv2d with padding_mode='reflect' cannot be shown.*walk through pad"):
+        walkthrough(fc.Conv2d(1, 1, 3, padding=1, padding_mode="reflect", rng=1), plane(X))
+
+
 def test_padding_says_what_it_is():
     walk = walkthrough("pad", [[[1.0, 2]]], ((1, 2),), value=5)
     assert [step.text for step in walk] == [

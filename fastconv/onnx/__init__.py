@@ -1,8 +1,8 @@
 """ONNX both ways: `load` makes a Graph of a file, `save` a file of a net; `backend` runs ONNX's own conformance suite.
 
-    tensors, reading, building    a file as a Graph; what no layer computes stands in `fastconv.operators`
-    writing                       a net as a file
-    backend                       an onnx.backend.base.Backend
+    wire, tensors, reading, building    a file as a Graph; what no layer computes stands in `fastconv.operators`
+    writing                             a net as a file
+    backend                             an onnx.backend.base.Backend
 
 Reading and writing need the package onnx: the extra [onnx].
 """

@@ -22,6 +22,7 @@ from fastconv.layers import Graph, Layer, Values
 from fastconv.machine.memory import require
 from fastconv.onnx import package, tensors
 from fastconv.onnx.reading import SUFFIXES, Constant, Node, Reader, line_of, refusals, small_array, within
+from fastconv.onnx.wire import need_modest
 from fastconv.operators import TABLE, windows
 
 __all__ = ["read"]
@@ -46,8 +47,10 @@ def read(source: Any, *, trainable: bool, outputs: Any) -> Graph:
     with refusals(name):
         if isinstance(source, bytes | bytearray | memoryview):
             model = onnx.ModelProto()
+            source = bytes(source)
+            need_modest(source)
             try:
-                model.ParseFromString(bytes(source))
+                model.ParseFromString(source)
             except Exception as error:  # protobuf's own kinds of errors, by implementation
                 raise ValueError(f"is no ONNX file: {line_of(error)}") from None
         elif isinstance(source, onnx.ModelProto):
@@ -68,7 +71,7 @@ class _Nothing(np.random.Generator):
         super().__init__(np.random.PCG64(0))
 
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
-        return np.zeros(size or ())
+        return np.broadcast_to(0.0, size or ())  # nobody waits for memory to be cleared that is not kept
 
 
 class _Builder:

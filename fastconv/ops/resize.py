@@ -258,7 +258,7 @@ def pick(x: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
         first = [np.zeros(1, np.intp)] * (AXES - len(axes))
         picked = [*first, *(matrices(axis)[0].columns for axis in axes)]
         twice = axes[-1].m == 2 * axes[-1].n and axes[-1].ratio == 0.5
-        resampling.pick(lift(last), lift(out), *picked, twice, threads_for(2 * out.nbytes))
+        resampling.pick(lift(last), lift(out), picked[0], picked[1], picked[2], twice, threads_for(2 * out.nbytes))
     return logical(out)
 
 

@@ -301,9 +301,10 @@ def padded(x: Shape, options: dict[str, Any]) -> list[Axis]:
     """Where `pad` takes every position from: it is asked, on the numbers of the positions."""
     axes = []
     for n, around in zip(x[2:], pairs("pad", "padding", options["padding"], len(x) - 2), strict=True):
-        numbers = np.arange(n, dtype=np.float64).reshape(1, 1, n)
-        made = OPS["pad"].forward(numbers, (around,), mode=options["mode"], value=float(PADDING))[0]
-        grid = made[0, 0].astype(np.int64)
+        numbers = np.arange(1.0, n + 1).reshape(1, 1, n)
+        made = OPS["pad"].forward(numbers, (around,), mode=options["mode"])[0]
+        grid = made[0, 0].astype(np.int64) - 1
+        grid[grid < 0] = PADDING
         places = tuple(np.array([i]) for i in range(len(grid)))
         axes.append(Axis(grid, places, (np.zeros(1, np.int64),) * len(grid)))
     return axes
