@@ -6,6 +6,7 @@ Okabe and Ito's, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import textwrap
@@ -18,7 +19,7 @@ import numpy as np
 
 from fastconv.files import replace_whole
 
-__all__ = ["FORMATS", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field",
+__all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field",
            "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
@@ -56,6 +57,13 @@ def save(figure: Any, path: str | os.PathLike[str], *, follow_links: bool = True
             path, lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, facecolor="white"),
             follow_links=follow_links,
         )  # fmt: skip
+
+
+def as_png(figure: Any, dpi: int = DPI) -> bytes:
+    """The figure as the bytes of a PNG, for a page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+    return file.getvalue()
 
 
 def training_curve(

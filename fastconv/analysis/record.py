@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import html
-import io
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -198,13 +197,13 @@ class Record:
         """The picture as a part of an HTML page, where there is matplotlib and an image."""
         if not len(_first(self.x)):
             return ""
+        from fastconv import plots
+
         try:
             figure = self.figure()
         except ImportError:
             return ""
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=100, facecolor="white")
-        data = base64.b64encode(file.getvalue()).decode()
+        data = base64.b64encode(plots.as_png(figure, dpi=100)).decode()
         return f'<img alt="maps and their gradients, by layer" src="data:image/png;base64,{data}">'
 
 
