@@ -23,7 +23,7 @@ pictures: build   ## the pictures in docs/ again (DATA=folder of MNIST; ARGS="sc
 	python tools/pictures.py --data $(DATA) $(ARGS)
 
 docs:             ## the site, to build/docs/index.html, its code run on the way: pip install ".[docs]" first
-	sphinx-build -W --keep-going -n -q -j 2 docs/site build/docs
+	sphinx-build -E -W --keep-going -n -q -j 2 docs/site build/docs
 	@echo "build/docs/index.html"
 
 linkcheck:        ## its links to elsewhere, which need the network

@@ -5,10 +5,12 @@
 
 import html.parser
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +19,7 @@ if not SITE.is_dir():
     pytest.skip("away from the source tree: no documentation", allow_module_level=True)
 sys.path.insert(0, str(SITE / "tools"))
 try:
+    import notebooks
     import sessions
 finally:
     sys.path.pop(0)
@@ -45,6 +48,23 @@ def test_a_wrong_number_on_a_page_is_found(tmp_path):
     assert attempted == 2
     assert 'File "page.md", line 4' in said
     assert said.count("Failed example") == 1
+
+
+def test_a_page_as_a_notebook_has_the_same_lines(tmp_path):
+    page = SITE / "chapter" / "convolution.md"
+    text = page.read_text(encoding="utf-8")
+    notebooks.write(text, tmp_path / "convolution.ipynb")
+    book = json.loads((tmp_path / "convolution.ipynb").read_text(encoding="utf-8"))
+    code = [cell["source"] for cell in book["cells"] if cell["cell_type"] == "code"]
+    of_pages = [cell for cell in code if "IFrame" not in cell]
+    lines = "".join(example.source for example in sessions.session(text, "page").examples)
+    assert "\n".join(of_pages) + "\n" == lines
+    assert len(code) - len(of_pages) == text.count("{walkthrough}")
+    names: dict = {}
+    with sessions.inside(tmp_path):
+        for cell in of_pages:
+            exec(compile(cell, "convolution.ipynb", "exec"), names)
+    np.testing.assert_allclose(names["Conv"](names["X"], names["W"])[0], [2.1, 1.1, 2.1, 3.8])
 
 
 def test_every_section_of_the_chapter_has_a_page():

@@ -184,7 +184,8 @@ class Public(SphinxDirective):
             elif callable(thing):
                 lines += [f".. autofunction:: {module}.{name}", ""]
             else:
-                lines += [f".. autodata:: {module}.{name}", "   :no-value:", ""]
+                held = ", ".join(f"``{one}``" for one in thing)
+                lines += [f".. py:data:: {module}.{name}", "", f"   A table by name: {held}.", ""]
         return self.parse_text_to_nodes("\n".join(lines))
 
 

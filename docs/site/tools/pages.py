@@ -7,6 +7,7 @@ A page is one session, from its first line to its last. What it writes lands in 
 from pathlib import Path
 from typing import ClassVar
 
+import notebooks
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sessions import run, sources
@@ -28,6 +29,17 @@ def run_all(app: Sphinx) -> None:
         _, said = run(page, folder)
         if said:
             logger.warning("its code gives something else:\n%s", said, location=str(page))
+
+
+def as_notebook(app: Sphinx, page: str, source: list[str]) -> None:
+    """Writes a page of code as a notebook, too, and links it at the end."""
+    path = Path(app.env.doc2path(page))
+    if app.builder.format != "html" or path not in sources(Path(app.srcdir)) or page.startswith(("api", "index")):
+        return
+    name = f"{notebooks.FOLDER}/{path.stem}.ipynb"
+    notebooks.write(source[0], Path(app.outdir) / name)
+    up = "../" * page.count("/")
+    source[0] += f'\n\n<p class="notebook"><a href="{up}{name}" download>this page as a notebook</a></p>\n'
 
 
 class Walkthrough(SphinxDirective):
@@ -52,5 +64,6 @@ class Walkthrough(SphinxDirective):
 
 def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", run_all)
+    app.connect("source-read", as_notebook)
     app.add_directive("walkthrough", Walkthrough)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
