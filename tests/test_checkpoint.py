@@ -314,7 +314,7 @@ BAD = {
     "metadata list": (raw({"__metadata__": []}), "must map text to text"),
     "no fields": (raw({"a": {}}), "'a' must have exactly dtype, shape and data_offsets"),
     "more fields": (raw({"a": {**entry(0, 4, [1]), "x": 1}}, b"1234"), "must have exactly"),
-    "dtype": (raw({"a": entry(0, 2, [1], "BF16")}, b"12"), "'a' has dtype 'BF16'; read are F64"),
+    "dtype": (raw({"a": entry(0, 1, [1], "F8_E4M3")}, b"1"), "'a' has dtype 'F8_E4M3'; read are F64"),
     "dtype list": (raw({"a": entry(0, 2, [1], [])}, b"12"), "'a' has dtype"),
     "object": (raw({"a": entry(0, 8, [1], "O")}, b"12345678"), "'a' has dtype 'O'"),
     "shape": (raw({"a": entry(0, 4, [1.0])}, b"1234"), "the shape of 'a' must be a list of integers"),

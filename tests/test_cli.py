@@ -469,7 +469,7 @@ def test_nets(name):
     first, second = (models.build(name, shape, classes, rng=7, **options).state_dict() for _ in range(2))
     for key in first:
         np.testing.assert_array_equal(first[key], second[key])
-    if "AdaptiveAvgPool2d" in repr(net):  # takes images of any size
+    if "AdaptiveAvgPool2d(output_size=1)" in repr(net):  # takes images of any size
         assert models.build(name, (1, 1, 28), 10).predict(np.zeros((2, 1, 1, 28))).shape == (2, 10)
         return
     with pytest.raises(fastconv.ShapeError, match="too small"):
@@ -818,6 +818,9 @@ def test_every_module_without_docstrings_and_assertions():
     code = (
         "import fastconv, importlib, pkgutil\n"
         "for module in pkgutil.walk_packages(fastconv.__path__, 'fastconv.'):\n"
-        "    if module.name != 'fastconv.__main__': importlib.import_module(module.name)"
+        "    try:\n"
+        "        if module.name != 'fastconv.__main__': importlib.import_module(module.name)\n"
+        "    except ImportError as error:\n"  # an extra that is not installed
+        "        if 'pip install' not in str(error): raise"
     )
     subprocess.run([sys.executable, "-OO", "-c", code], env=environment(), check=True)

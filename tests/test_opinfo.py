@@ -52,6 +52,7 @@ NORM = Left("LpPool of another p than 2: PyTorch takes x ** p, which is nan or n
 RANDOM = Left("dropout with p between 0 and 1 in training is random")
 CAST = Left("another dtype: the array is cast before the call")
 ANTIALIAS = Left("resize has no antialias")
+PADDED = Left("padding of a batch or of channels, or below 0, which crops")
 NAN = Left("nan in x: PyTorch's gradient there is dy, ours nan")
 FLATTENED = Left("flatten keeps the batch axis, and no other")
 
@@ -99,6 +100,15 @@ def resized(
         size, scale = tuple(math.floor(n * scale) for n in x.shape[2:]), None
     mode = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     return {"x": x, "size": size, "scale": scale, "mode": mode, "align_corners": bool(align_corners)}
+
+
+def padded(x: Any, padding: Any, mode: str = "constant", value: Any = None) -> dict[str, Any]:
+    """PyTorch counts axes from the last, in pairs, and pads channels and batches as well; negative: it crops."""
+    pairs = [tuple(padding[i : i + 2]) for i in range(0, len(padding), 2)][::-1]
+    spatial = x.ndim - 2
+    need(spatial > 0 and len(pairs) <= spatial and min(padding, default=0) >= 0, PADDED)
+    pairs = [(0, 0)] * (spatial - len(pairs)) + pairs
+    return {"x": x, "padding": tuple(pairs), "mode": mode, "value": 0 if value is None else value}
 
 
 def dropped(p: float = 0.5, training: bool = True, inplace: bool = False, **given: Any) -> dict[str, Any]:
@@ -174,6 +184,9 @@ entry(
 )  # fmt: skip
 entry("nn.functional.linear", "linear", "input weight bias", NO_BATCH)
 entry("flatten", "flatten", "input start_dim end_dim", FLATTENED, adapt=flattened)
+
+for _mode in ("constant", "reflect", "replicate", "replicate_negative", "circular"):
+    entry(f"nn.functional.pad.{_mode}", "pad", "input padding mode value", PADDED, adapt=padded)
 
 entry("nn.functional.prelu", "prelu", "input weight", NO_BATCH)
 entry("nn.functional.elu", "elu", "input alpha", NAN, adapt=without_nan)

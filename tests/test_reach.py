@@ -25,6 +25,7 @@ def conv(inputs, outputs, kernel, **options):
     return fc.Conv1d(inputs, outputs, kernel, rng=0, **options)
 
 
+WEIGHT = np.random.default_rng(1).standard_normal((2, 2, 3))
 NETS = {  # containers, and operations that no layer of their own has
     "Sequential": (fc.Sequential(conv(2, 2, 3, stride=2), fc.MaxPool1d(2, 1), fc.Tanh()), (1, 2, 15)),
     "Residual": (fc.Residual(conv(2, 2, 3, padding="same", dilation=2), conv(2, 2, 1)), (1, 2, 11)),
@@ -40,6 +41,26 @@ NETS = {  # containers, and operations that no layer of their own has
             }
         ),
         (1, 2, 14),
+    ),
+    "Operation in a graph": (
+        fc.Graph(
+            {
+                "a": ("conv1d", "input", WEIGHT, {"padding": 1}),
+                "b": ("avg_pool1d", "a", {"kernel_size": 2}),
+                "c": (fc.Tanh(), "b"),
+            }
+        ),
+        (1, 2, 12),
+    ),
+    "Values in a graph": (
+        fc.Graph(
+            {
+                "w": fc.Values(parameters={"weight": WEIGHT}),
+                "a": ("conv1d", "input", "w", {"stride": 2}),
+                "b": ("mul", "a", "a"),
+            }
+        ),
+        (1, 2, 13),
     ),
     "Function": (fc.Function("resize", scale=1.5, mode="linear"), (1, 2, 12)),
     "Function of a scale": (fc.Function("resize", scale=0.7), (1, 2, 20)),

@@ -9,8 +9,8 @@ modes and weights are read at every call. `steps` has the kinds of steps, `fusio
 FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
 
 Values are numbered, the input is 0; a net of k inputs or outputs has tuples of them, and its steps' values begin at k.
-Forward drops each after the last step that reads it; backward goes through the
-steps in reverse, and adds what several steps send to one value in that order.
+Forward drops each after the last step that reads it; backward goes through the steps in reverse, and adds what several
+steps send to one value in that order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Plan:
         self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
         for value, index in last.items():
             self.dead[index].append(value)
-
         self._fused = [layer for step in self.steps if step.is_fused for layer in step.layers]
 
     def holds(self, net: Layer) -> bool:
@@ -135,9 +134,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
         if here is None:  # of a branch that does not reach the output
             for layer, prefix in zip(step.layers, prefixes, strict=True):
                 for name, parameter in layer.parameters().items():
-                    gradients.setdefault(
-                        plan.aliases.get(full := _dotted(prefix, name), full), np.zeros_like(parameter)
-                    )
+                    gradients.setdefault(plan.known(prefix, name), np.zeros_like(parameter))
             continue
         parts, found = step.backward(here, kept[index], tuple(needed[value] for value in step.inputs))
         if once:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import reduce
-from fastconv.arrays import empty_like, logical
+from fastconv.arrays import FLOATS, empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -236,12 +236,12 @@ def add(op: str, values: list[np.ndarray]) -> np.ndarray:
     total = allocate(op, moved.shape, np.result_type(*values))
     one, *others = (ordered(op, value, order).astype(total.dtype, copy=False).reshape(-1) for value in values)
     y, threads = total.reshape(-1), threads_for(3 * total.nbytes)
-    if others:
-        reduce.add(one, others[0], y, threads)
+    if not others or total.dtype not in FLOATS:
+        y[...] = sum(others, start=one)
     else:
-        y[...] = one
-    for other in others[1:]:
-        reduce.add(other, None, y, threads)
+        reduce.add(one, others[0], y, threads)
+        for other in others[1:]:
+            reduce.add(other, None, y, threads)
     return restored(total, order)
 
 
