@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_chapter as chapter
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "site"
@@ -65,6 +66,17 @@ def test_a_page_as_a_notebook_has_the_same_lines(tmp_path):
         for cell in of_pages:
             exec(compile(cell, "convolution.ipynb", "exec"), names)
     np.testing.assert_allclose(names["Conv"](names["X"], names["W"])[0], [2.1, 1.1, 2.1, 3.8])
+
+
+def test_the_chapters_tables_stand_on_the_pages():
+    """As NumPy prints them; that the code gives them is the first test."""
+    shown = {name: (SITE / "chapter" / f"{name}.md").read_text(encoding="utf-8") for name in ("convolution", "pooling")}
+    for page, tables in (
+        ("convolution", (chapter.CONVOLVED, chapter.CONVOLVED_2, chapter.CONVOLVED_2_PADDED)),
+        ("pooling", (chapter.MAXIMA, chapter.PLACES, chapter.MEANS)),
+    ):
+        for table in tables:
+            assert f"\n{np.array(table)}\n" in shown[page]
 
 
 def test_every_section_of_the_chapter_has_a_page():
