@@ -1,4 +1,4 @@
-.PHONY: build test lint format bench pictures sanitize wheels clean
+.PHONY: build test lint format bench pictures docs linkcheck sanitize wheels clean
 
 build:            ## compile the kernels in place
 	python setup.py build_ext --inplace
@@ -21,6 +21,13 @@ bench: build      ## time every operation, forward and backward
 
 pictures: build   ## the pictures in docs/ again (DATA=folder of MNIST; ARGS="scanning": some of them)
 	python tools/pictures.py --data $(DATA) $(ARGS)
+
+docs:             ## the site, to build/docs/index.html, its code run on the way: pip install ".[docs]" first
+	sphinx-build -E -W --keep-going -n -q -j 2 docs/site build/docs
+	@echo "build/docs/index.html"
+
+linkcheck:        ## its links to elsewhere, which need the network
+	sphinx-build -W --keep-going -n -q -b linkcheck docs/site build/linkcheck
 
 sanitize:         ## the operations' tests on kernels with AddressSanitizer and UBSan (ARGS="-k conv2d": some of them)
 	python tools/sanitize.py $(ARGS)
