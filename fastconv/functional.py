@@ -79,7 +79,8 @@ def conv2d(
                the one asked for cannot serve, im2col does. "winograd", which "auto" takes for 2, 3 and 5 taps from 12
                channels on, errs by some 1e-6 of the largest value, and spreads nan and infinities over its tiles
 
-    Returns (N, K, H', W') with H' = floor((H + before + after - dilation * (R - 1) - 1) / stride) + 1.
+    Returns (N, K, H', W') with H' = floor((H + before + after - dilation * (R - 1) - 1) / stride) + 1; for a stride of
+    S2/S1 with (H - 1) * S1 + 1, the upsampled length, in place of H and S2 in place of the stride.
     Source: the chapter's convolutional layer; torch.nn.functional.conv2d; ONNX Conv.
     """
 

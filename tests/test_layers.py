@@ -1079,3 +1079,42 @@ def test_relu_keeps_what_the_next_layer_keeps_too():
     expected = pullback(np.ones_like(y))[0].copy()
     y *= -1
     np.testing.assert_array_equal(pullback(np.ones_like(y))[0], expected)
+
+
+def test_parts_of_a_net_are_exchanged_by_place_and_by_name():
+    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    net = fc.models.resnet18(10, rng=0).eval()
+    assert net(x).shape == (2, 10)
+    head = fc.Linear(512, 5, rng=0)
+    net.fc = head
+    assert net.fc is head and net["fc"] is head and net(x).shape == (2, 5)
+    assert net.parameters()["fc.weight"] is head.weight
+    twin = fc.layers.from_config(net.config())
+    twin.load_state_dict(net.state_dict())
+    np.testing.assert_array_equal(twin.eval()(x), net(x))
+
+    small = fc.Sequential(fc.Conv2d(3, 2, 3), fc.ReLU())
+    small[-1] = fc.Tanh()
+    small["0"] = fc.Conv2d(3, 4, 3)
+    assert repr(fc.layers.from_config(small.config())) == repr(small) and small(x).shape == (2, 4, 62, 62)
+    residual = fc.Residual(fc.Conv2d(3, 3, 1))
+    residual.body = fc.Conv2d(3, 3, 3, padding=1)
+    assert residual.config()["body"]["kernel_size"] == 3
+    graph = fc.Graph({"a": (fc.ReLU(), "input"), "b": (fc.Tanh(), "a")})
+    graph.b = fc.Sigmoid()
+    np.testing.assert_array_equal(graph(x), fc.Sigmoid()(fc.ReLU()(x)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda net: setattr(net, "fcc", fc.Tanh()), AttributeError, "no part of the net.*did you mean 'fc'"),
+        (lambda net: net.fcc, AttributeError, "no layer 'fcc'; did you mean 'fc'"),
+        (lambda net: net.__setitem__("fcc", fc.Tanh()), KeyError, "did you mean 'fc'"),
+        (lambda net: net.__setitem__(2, fc.Tanh()), IndexError, "there are 2 layers, got index 2"),
+        (lambda net: net.__setitem__(0, 5), TypeError, "must be a layer, got 5"),
+    ],
+)
+def test_what_is_no_part_of_a_net_is_not_put_there(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong(fc.Sequential({"conv": fc.Conv2d(1, 1, 1), "fc": fc.ReLU()}))

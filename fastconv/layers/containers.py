@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
 from fastconv import plan
+from fastconv.errors import nearest
 from fastconv.layers.base import Apply, Context, Gradients, Join, Layer
 
 if TYPE_CHECKING:
@@ -21,9 +23,44 @@ class _Container(Layer):
 
     is_container = True
 
+    _layers: dict[str, Any]
+
+    def children(self) -> dict[str, Layer]:
+        return self._layers
+
     def last(self) -> Layer | None:
         """The layer that gives the output, where one does."""
         return None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """`net.fc = layer` puts a layer in the place of the one of that name."""
+        if not isinstance(value, Layer):
+            super().__setattr__(name, value)
+        elif name in self._layers:
+            self._put(name, value)
+        else:
+            raise AttributeError(
+                f"{type(self).__name__}: a layer set as an attribute would be no part of the net, and none inside is "
+                f"called {name!r}{nearest(name, self._layers)}"
+            )
+
+    if not TYPE_CHECKING:  # a type checker would take any name
+
+        def __getattr__(self, name: str) -> Layer:
+            """`net.fc`: the layer of that name."""
+            inside = self.__dict__.get("_layers", {})
+            if name in inside:
+                return inside[name]
+            raise AttributeError(f"{type(self).__name__} has no attribute and no layer {name!r}{nearest(name, inside)}")
+
+    def _put(self, name: str, layer: Layer) -> None:
+        """Exchange the layer of that name; the configuration says so, too."""
+        self._layers = {each: layer if each == name else old for each, old in self._layers.items()}
+        if "layers" in self._arguments:
+            positional = list(self._layers) == [str(index) for index in range(len(self._layers))]
+            self._arguments["layers"] = tuple(self._layers.values()) if positional else (self._layers,)
+        else:
+            self._arguments[name] = layer
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         return plan.forward(self, x, context)
@@ -47,10 +84,7 @@ class Sequential(_Container):
                 raise TypeError(f"Sequential: {name!r} must be a layer, got {got}{instead}")
             if not name or "." in name:
                 raise ValueError(f"Sequential: a layer's name must not be empty or hold a dot, got {name!r}")
-        self._layers: dict[str, Any] = named
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
+        self._layers = named
 
     def last(self) -> Layer | None:
         return next(reversed(self._layers.values()), None)
@@ -72,6 +106,17 @@ class Sequential(_Container):
         layers = list(self._layers.values())[index]
         return Sequential(*layers) if isinstance(layers, list) else layers
 
+    def __setitem__(self, index: SupportsIndex | str, layer: Layer) -> None:
+        """Put a layer in the place of another: `net[-1] = Linear(512, 5)`."""
+        if not isinstance(layer, Layer):
+            raise TypeError(f"Sequential: what stands in it must be a layer, got {layer!r}")
+        names = list(self._layers)
+        if isinstance(index, str) and index not in names:
+            raise KeyError(f"Sequential: no layer inside is called {index!r}{nearest(index, names)}")
+        if not isinstance(index, str) and not -len(names) <= operator.index(index) < len(names):
+            raise IndexError(f"Sequential: there are {len(names)} layers, got index {index}")
+        self._put(index if isinstance(index, str) else names[index], layer)
+
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         for name, layer in self._layers.items():
             x = apply(name, layer, x)
@@ -85,9 +130,6 @@ class Residual(_Container):
 
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
         self._layers = {"body": body} if shortcut is None else {"body": body, "shortcut": shortcut}
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         results = [apply(name, layer, x) for name, layer in self._layers.items()]
@@ -103,9 +145,6 @@ class Concat(_Container):
         if not layers:
             raise ValueError("Concat: there must be at least one branch")
         self._layers = {str(index): layer for index, layer in enumerate(layers)}
-
-    def children(self) -> dict[str, Layer]:
-        return self._layers
 
     def flow(self, x: Any, apply: Apply, join: Join) -> Any:
         return join("", "concat", [apply(name, layer, x) for name, layer in self._layers.items()])

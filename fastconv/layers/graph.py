@@ -232,6 +232,9 @@ class Graph(_Container):
         self._drop_unread()
         return self
 
+    def _put(self, name: str, layer: Layer) -> None:
+        self.replace(name, layer)
+
     def _drop_unread(self) -> None:
         """Remove constants that no node reads."""
         read = {source for _, sources in self._nodes.values() for source in sources} | {*self._outputs.values()}
