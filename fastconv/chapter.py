@@ -44,7 +44,8 @@ def Conv(X: ArrayLike, W: ArrayLike, S: Step = 1, b: ArrayLike | None = None, *,
     S        an integer, a `Fraction`, or a pair (rows, columns). S2/S1 is upsampling by S1, convolution, and
              downsampling by S2: `dSample(Conv(uSample(X, S1), W, padding=padding), S2)`
     b        a number for each filter (default: none)
-    padding  zeros around X, with a fraction around the upsampled X: int, (rows, columns), or ((above, below), (left, right)); "same", "valid"
+    padding  zeros around X, with a fraction around the upsampled X: int, (rows, columns), or ((above, below), (left,
+             right)); "same", "valid"
 
     Returns a matrix for one filter, (K, N', M') for K of them. The filter is not reversed. Raises ShapeError,
     TypeError.
