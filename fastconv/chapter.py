@@ -70,6 +70,13 @@ def Conv(X: ArrayLike, W: ArrayLike, S: Step = 1, b: ArrayLike | None = None, *,
     if w.ndim == 2 and not one:
         raise ShapeError(f"Conv: W must be (C, L, L') for X of {maps.shape[1]} maps, got shape {w.shape}")
     filters = w.reshape((1,) * (4 - w.ndim) + w.shape)
+    if filters.shape[1] != maps.shape[1]:
+        raise ShapeError(
+            f"Conv: W must have as many maps as X, got W {w.shape} with {filters.shape[1]} and X {x.shape} with "
+            f"{maps.shape[1]}"
+        )
+    if isinstance(S, (str, float)):
+        raise TypeError(f"Conv: S must be an integer, a Fraction or a pair of them, got {S!r}; 1/2 is Fraction(1, 2)")
     bias = None if bias is None else np.atleast_1d(bias)
     return _plain(functional.conv2d(maps, filters, bias, stride=S, padding=padding), w.ndim < 4)
 
@@ -189,6 +196,8 @@ def at(X: ArrayLike, *place: int) -> Any:
     4
     """
     array = as_array("at", "X", X)
+    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in place):
+        raise TypeError(f"at: the place must be integers, got {place}")
     if len(place) != array.ndim or not all(1 <= i <= n for i, n in zip(place, array.shape, strict=False)):
         raise ShapeError(f"at: the place must be one of 1 … n along each axis of {array.shape}, got {place}")
     return array[tuple(i - 1 for i in place)].item()
@@ -196,6 +205,9 @@ def at(X: ArrayLike, *place: int) -> Any:
 
 def _floats(op: str, **arrays: Any) -> list[Any]:
     """As floats: float64 for lists and integers, in which the chapter's numbers come out as it prints them."""
+    for name, array in arrays.items():
+        if array is None and name != "b":
+            raise TypeError(f"{op}: {name} must be an array of numbers, got None")
     given = {name: None if value is None else as_array(op, name, value) for name, value in arrays.items()}
     for name, array in given.items():
         if array is not None and array.dtype.kind in "biu":

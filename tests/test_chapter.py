@@ -562,3 +562,19 @@ def test_the_simple_cnn():
     assert value == pytest.approx(float(loss), rel=1e-14)
     for name, expected in zip(net.parameters(), (dw, db, dv, dc), strict=True):
         np.testing.assert_allclose(found[name], expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda: chapter.Conv([[1, 2]], None), TypeError, "Conv: W must be an array of numbers, got None"),
+        (lambda: chapter.Pool(None, 2), TypeError, "Pool: X must be an array of numbers, got None"),
+        (lambda: chapter.Conv([[1, 2]], [[1]], "1/2"), TypeError, r"1/2 is Fraction\(1, 2\)"),
+        (lambda: chapter.Conv([[1, 2]], [[[1]], [[2]]]), ShapeError, "W must have as many maps as X"),
+        (lambda: chapter.at([[1, 2]], 1.0, 1), TypeError, "the place must be integers"),
+        (lambda: chapter.at([[1, 2]], 0, 1), ShapeError, "one of 1 … n"),
+    ],
+)
+def test_what_the_chapters_words_refuse(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong()
