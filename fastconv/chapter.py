@@ -75,7 +75,7 @@ def Conv(X: ArrayLike, W: ArrayLike, S: Step = 1, b: ArrayLike | None = None, *,
             f"Conv: W must have as many maps as X, got W {w.shape} with {filters.shape[1]} and X {x.shape} with "
             f"{maps.shape[1]}"
         )
-    if isinstance(S, (str, float)):
+    if isinstance(S, str):
         raise TypeError(f"Conv: S must be an integer, a Fraction or a pair of them, got {S!r}; 1/2 is Fraction(1, 2)")
     bias = None if bias is None else np.atleast_1d(bias)
     return _plain(functional.conv2d(maps, filters, bias, stride=S, padding=padding), w.ndim < 4)
