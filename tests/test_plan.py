@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fastconv.layers import (
     Conv2d,
     Dropout,
     Flatten,
+    Function,
     Graph,
     Linear,
     MaxPool2d,
@@ -28,6 +30,7 @@ from fastconv.layers import (
     Sequential,
 )
 from fastconv.layers.base import Context, Layer
+from fastconv.ops.registry import FUNCTIONS, OPS
 from fastconv.plan import plan_of
 from fastconv.plan.fusions import Fused
 
@@ -283,3 +286,113 @@ def test_what_one_backward_needs_is_dropped_on_the_way() -> None:
 def test_a_plan_prints_as_a_list() -> None:
     lines = str(plan_of(Sequential(Conv2d(3, 4, 1), BatchNorm2d(4), ReLU(), Flatten()))).splitlines()
     assert lines == ["(0,) -> 1  0, Conv2d", "(1,) -> 3  1, BatchNorm2d + 2, ReLU", "(3,) -> 4  3, Flatten"]
+
+
+# --- what was found wrong once
+
+
+def test_a_gradient_of_another_type_or_shape_is_made_to_fit_or_refused() -> None:
+    class Doubling(Layer):
+        shape: tuple[int, ...] | None = None
+
+        def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, None]:
+            return x * np.float32(2), None
+
+        def backward(self, dy: np.ndarray, saved: None, need_dx: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            return 2 * (dy.astype(np.float64) if self.shape is None else np.ones(self.shape)), {}
+
+    x, _ = batch()
+    for before in (ReLU(), BatchNorm2d(3), MaxPool2d(2), Conv2d(3, 3, 3)):
+        net = Sequential(before, Doubling())
+        y, pullback = fastconv.vjp(net, x)
+        expected = fastconv.vjp(before, x)[1](2 * np.ones_like(y))[0]
+        np.testing.assert_allclose(pullback(np.ones_like(y))[0], expected, rtol=1e-5, atol=1e-6)
+        net[1].shape = (2, 1, 6, 6)
+        with pytest.raises(fastconv.ShapeError, match=r"must have its shape \(6, 3.*\(in layer 0, "):
+            pullback(np.ones_like(y))
+    relu = ReLU()
+    y, saved = relu.forward(x, Context())
+    for dy in (np.ones((2, 1, 6, 6), np.float32), np.ones(x.shape)):
+        with pytest.raises(ValueError, match="one type and size"):
+            relu.backward(dy, saved, True)
+
+
+def test_an_operation_by_its_name_is_no_layer_that_fuses() -> None:
+    x, _ = batch()
+    options = {"running_mean": None, "running_var": None, "training": True}
+    net = Sequential(Function("batch_norm", **options), ReLU(), Function("relu"), MaxPool2d(2))
+    expected = np.maximum(fastconv.functional.batch_norm(x, None, None, training=True), 0)
+    np.testing.assert_array_equal(net(x), fastconv.functional.max_pool2d(expected, 2))
+
+
+def test_a_net_that_its_layers_refer_to_is_freed() -> None:
+    x, _ = batch()
+    net = residual_net()
+    net[2].parent = net
+    net(x)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_another_flow_and_other_names_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sometimes(Sequential):
+        skips = False
+
+        def flow(self, x: Any, apply: Any, join: Any) -> Any:
+            return x if self.skips else super().flow(x, apply, join)
+
+    x, _ = batch()
+    net = Sometimes(Flatten())
+    for outer in (net, Sequential(net)):
+        for net.skips in (False, True, False):
+            assert outer(x).ndim == (4 if net.skips else 2)
+    net = Sequential(BatchNorm2d(3), ReLU()).eval()
+    assert net(x).min() == 0
+    net.flow = lambda x, apply, join: apply("0", net[0], x)
+    assert net(x).min() < 0
+    del net.flow
+    monkeypatch.setattr(Sequential, "flow", lambda self, x, apply, join: apply("0", self[0], x))
+    assert net(x).min() < 0
+    monkeypatch.undo()
+    x, y = np.zeros((6, 3, 1, 1), np.float32), np.zeros(6, np.int64)
+    named = Sequential({"a": Conv2d(3, 5, 1), "f": Flatten()})
+    fastconv.value_and_grad(named, "cross_entropy", x, y)
+    inside = named.children()
+    layers = list(inside.values())
+    inside.clear()
+    inside.update(zip(("b", "f"), layers, strict=True))
+    assert fastconv.value_and_grad(named, "cross_entropy", x, y)[1].keys() == {"b.weight", "b.bias"}
+
+
+def test_layers_that_are_equal_are_not_the_same() -> None:
+    class Factor(Layer):
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Factor)
+
+        def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, None]:
+            return x * np.float32(self.factor), None
+
+    x, _ = batch()
+    net = Sequential(Factor(2))
+    np.testing.assert_array_equal(net(x), 2 * x)
+    net[0] = Factor(3)
+    np.testing.assert_array_equal(net(x), 3 * x)
+
+
+def test_what_an_operation_of_ones_own_keeps_is_not_added_to() -> None:
+    constant = np.random.default_rng(0).standard_normal((6, 3, 8, 8))
+    before = constant.copy()
+    fastconv.register("kept_for_test", lambda x: (x + constant, None), lambda dy, saved: constant, replace=True)
+    net = Concat(Function("kept_for_test"), Conv2d(3, 3, 1), Function("kept_for_test")).astype(np.float64)
+    x, _ = batch(np.float64)
+    y, pullback = fastconv.vjp(net, x)
+    first = pullback(np.ones_like(y))[0]
+    np.testing.assert_array_equal(first, pullback(np.ones_like(y))[0])
+    np.testing.assert_array_equal(constant, before)
+    for table in (OPS, FUNCTIONS):
+        del table["kept_for_test"]

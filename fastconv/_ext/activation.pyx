@@ -74,7 +74,9 @@ cdef void activate_task(floating *y, const Activation *c, Py_ssize_t task, int s
 
 
 def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
-    """dx = dy * f'(x); dy lies as dx."""
+    """dx = dy * f'(x); dy lies as dx. Raises ValueError for arrays of several types or sizes."""
+    if not dy.nbytes == x.nbytes == dx.nbytes or dy.itemsize != dx.itemsize or x.itemsize != dx.itemsize:
+        raise ValueError(f"dy, x and dx must have one type and size, got {dy.dtype} {dy.shape} for {x.dtype} {x.shape}")
     cdef Activation c = Activation(kind, read_from(dy), read_run(x), dx.size, a, b)
     cdef void *out = write_to(dx)
     cdef bint single = dx.itemsize == sizeof(float)

@@ -71,7 +71,7 @@ class Context:
         return self.rng or random.default_generator()
 
 
-_OWN = frozenset(("forward", "backward", "flow", "options"))  # what a layer computes with
+_OWN = frozenset(("forward", "backward", "flow", "children", "options"))  # what a layer computes with
 CALL = Context(keep=False)  # net(x)
 
 
@@ -101,6 +101,9 @@ class LoadedKeys(_Pair):
 class Layer:
     """Base of all layers and containers."""
 
+    __slots__ = ("__dict__", "__weakref__", "_plans")  # what is no part of a copy: a container's plans
+
+    _plans: Any
     parameter_names: ClassVar[tuple[str, ...]] = ()
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
@@ -155,12 +158,18 @@ class Layer:
 
     @classmethod
     def _computing(cls) -> tuple[Any, ...]:
-        return cls.forward, cls.backward, cls.flow, getattr(cls, "options", None)
+        return cls.forward, cls.backward, cls.flow, cls.children, getattr(cls, "options", None)
 
     def is_plain(self) -> bool:
         """Whether the layer is fastconv's own and computes as its class was written: with nobody's methods."""
         cls = type(self)
         return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing() and _OWN.isdisjoint(self.__dict__)
+
+    def has_plain_flow(self) -> bool:
+        """Whether values go through a container as fastconv's class says, which it is or is made from."""
+        cls = type(self)
+        own = next(each for each in cls.__mro__ if LAYERS.get(each.__name__) is each)
+        return (cls.flow, cls.children) == own._methods[2:4] and _OWN.isdisjoint(self.__dict__)
 
     # --- to be written by each layer
 

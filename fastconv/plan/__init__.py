@@ -15,14 +15,16 @@ steps send to one value in that order.
 
 from __future__ import annotations
 
+import operator
 import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv.errors import ShapeError
 from fastconv.plan.fusions import fused
-from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step
+from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step, located
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
@@ -40,7 +42,7 @@ class Plan:
         self.several = isinstance(output, tuple)
         self.outputs: tuple[int, ...] = output if isinstance(output, tuple) else (output,)
         self.inputs = tuple(range(len(net.inputs))) if hasattr(net, "inputs") else (0,)
-        self._root = self._inside.pop(0)[1]  # its children; the net itself is not held: dropping it drops the plan
+        self._root = self._inside.pop(0)[1]
         self.steps = fused(steps, self.outputs) if fusing else steps
         first: dict[int, str] = {}  # of each layer its first name, which is its parameters'
         aliases: dict[str, str] = {}  # and what a shared one's are called elsewhere
@@ -59,16 +61,18 @@ class Plan:
         self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
         for value, index in last.items():
             self.dead[index].append(value)
-        self._fused = [layer for step in self.steps if step.is_fused for layer in step.layers]
+        self._fused = [
+            (layer, getattr(layer, "op", "")) for step in self.steps if step.is_fused for layer in step.layers
+        ]
 
     def holds(self, net: Layer) -> bool:
         """Whether the net is made of the same layers as when the plan was made, none with a method of its own since."""
-        if tuple(net.children().values()) != self._root:
+        if not net.has_plain_flow() or not _are_same(net, self._root):
             return False
         for container, children in self._inside:
-            if tuple(container.children().values()) != children or not container.is_plain():
+            if not _are_same(container, children) or not container.is_plain():
                 return False
-        return all(layer.is_plain() for layer in self._fused)
+        return all(layer.is_plain() and getattr(layer, "op", "") is op for layer, op in self._fused)
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""
@@ -84,14 +88,17 @@ class Plan:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
 
 
-_plans: weakref.WeakKeyDictionary[Any, tuple[Plan, Plan]] = weakref.WeakKeyDictionary()
+def _are_same(container: Layer, children: dict[str, Layer]) -> bool:
+    """Whether a container has these layers, by these names."""
+    now = container.children()
+    return tuple(now) == tuple(children) and all(map(operator.is_, now.values(), children.values()))
 
 
 def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
-    """The plan of a container as it is now."""
-    known = _plans.get(net)
+    """The plan of a container as it is now. It is kept by the net, beside its attributes: copies have none."""
+    known: tuple[Plan, Plan] | None = getattr(net, "_plans", None)
     if known is None or not known[fusing].holds(net):
-        known = _plans[net] = (Plan(net, False), Plan(net, True))
+        known = net._plans = (Plan(net, False), Plan(net, True))
     return known[fusing]
 
 
@@ -105,7 +112,7 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
         y, kept = step.call([values[value] for value in step.inputs], context)
         values[step.output] = y
         if context.keep:
-            saved.append(kept)
+            saved.append((kept, y.shape, y.dtype) if isinstance(y, np.ndarray) else (kept, None, None))
         del y, kept
         for value in dead:
             del values[value]
@@ -136,7 +143,11 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
                 for name, parameter in layer.parameters().items():
                     gradients.setdefault(plan.known(prefix, name), np.zeros_like(parameter))
             continue
-        parts, found = step.backward(here, kept[index], tuple(needed[value] for value in step.inputs))
+        of_step, shape, dtype = kept[index]
+        if shape is not None and (here.shape != shape or here.dtype != dtype):  # a layer of somebody's own sent it
+            here = _fitting(step, here, shape, dtype)
+        parts, found = step.backward(here, of_step, tuple(needed[value] for value in step.inputs))
+        del of_step
         if once:
             kept[index] = None
         for value, part in zip(step.inputs, parts, strict=True):
@@ -156,7 +167,16 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     return sent[0], gradients
 
 
-def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, tuple[Layer, ...]]]]:
+def _fitting(step: Step, dy: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A gradient of the value's type; ShapeError for one of another shape."""
+    if np.shape(dy) != shape:
+        raise located(
+            ShapeError(f"the gradient to the output must have its shape {shape}, got {np.shape(dy)}"), step.within
+        )
+    return np.asarray(dy).astype(dtype, copy=False)
+
+
+def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, dict[str, Layer]]]]:
     """The steps of a container, the value that is its output (of several a tuple), and what it and the containers
     inside hold."""
     steps: list[Step] = []
@@ -171,7 +191,7 @@ def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, tuple[Layer,
         return step.output
 
     def enter(container: Layer, prefix: str, within: tuple[tuple[str, str], ...], value: Any) -> Any:
-        containers.append((container, tuple(container.children().values())))
+        containers.append((container, dict(container.children())))
         if container.forks and not isinstance(value, tuple):  # what its layers send back is added up apart
             value = emit(Enter(prefix, (value,), number(), (), within))
         graph = weakref.ref(container)

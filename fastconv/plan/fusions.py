@@ -146,6 +146,10 @@ def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
         is_one = getattr(layer, "op", "") in names and layer.is_plain()
         return is_one and not (layer.buffer_names and uses[id(layer)] > 1)
 
+    def is_norm(step: Step | None) -> TypeGuard[LayerStep]:
+        """Whether it is a layer that does batch_norm and relu in one; `Function("batch_norm")` does not."""
+        return is_op(step, "batch_norm") and hasattr(step.layers[0], "relu_backward")
+
     def replace(made: Fused) -> None:
         """Unless a step between the parts reads what they read: gradients would be added in another order."""
         between = steps[place[made.parts[0].output] : place[made.output]]
@@ -158,10 +162,10 @@ def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
     for step in steps:
         if is_op(step, "relu"):
             before = only(step.inputs[0])
-            if is_op(before, "batch_norm"):
+            if is_norm(before):
                 replace(NormRelu(before, step))
             elif isinstance(before, Add) and len(before.inputs) == 2:
-                norm = next((each for each in map(only, before.inputs) if is_op(each, "batch_norm")), None)
+                norm = next((each for each in map(only, before.inputs) if is_norm(each)), None)
                 if norm is not None and norm.inputs[0] not in before.inputs:
                     replace(NormRelu(norm, before, step))
         elif is_op(step, "max_pool1d", "max_pool2d", "max_pool3d"):

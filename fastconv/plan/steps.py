@@ -16,6 +16,7 @@ from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import in_memory_order, ordered, restored
+from fastconv.ops.registry import FUNCTIONS
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
@@ -59,7 +60,8 @@ class Step:
 
     def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """one + other, a gradient that this step made of dy: into `other` where that is memory of its own."""
-        if all(layer.is_plain() for layer in self.layers) and not np.may_share_memory(other, dy):
+        own = all(layer.is_plain() and getattr(layer, "op", "") not in FUNCTIONS for layer in self.layers)
+        if own and not np.may_share_memory(other, dy):  # one that `register` made may keep what it returns
             return add_to(self.name, other, one)
         return add(self.name, [one, other])
 
