@@ -133,7 +133,10 @@ def draw(net: Sequential, image: np.ndarray, layers: list[Layer], accuracy: floa
         colour = np.array([0.835, 0.369, 0.0, 1.0])  # plots.ORANGE
         axes.imshow(np.where(np.arange(4) < 3, colour, 0.85 * strength[..., None]))
         frame = (region.left - 0.5, region.top - 0.5), region.width, region.height
-        axes.add_patch(Rectangle(*frame, fill=False, edgecolor=plots.BLUE, linewidth=2, clip_on=False))
+        axes.add_patch(Rectangle(*frame, fill=False, edgecolor=plots.BLUE, linewidth=2))
+        (left, top), height, width = frame[0], region.height, region.width  # the frame may reach into the padding
+        axes.set_xlim(min(-0.5, left) - 0.5, max(image.shape[2] - 0.5, left + width) + 0.5)
+        axes.set_ylim(max(image.shape[1] - 0.5, top + height) + 0.5, min(-0.5, top) - 0.5)
         axes.set_title(f"convolution {place + 1}: sees {region.height}x{region.width}", fontsize=10)
         for column, (answers, part) in enumerate(zip(layer.maps, layer.exciting, strict=True)):
             upper = panel(row, column + 2, answers, cmap="Blues", vmin=0, vmax=float(layer.maps.max()))
