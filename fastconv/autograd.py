@@ -96,5 +96,11 @@ def _pair(function: Callable[..., Any]) -> tuple[str, Forward, Backward]:
             return name, op.reference, op.reference_backward
     raise TypeError(
         f"vjp: {function!r} is no function of fastconv.functional or fastconv.reference, none that fastconv.register "
-        "made, and no net"
+        f"made, and no net{in_functional(function)}"
     )
+
+
+def in_functional(function: Any) -> str:
+    """The end of a message about one of the chapter's words: what to write instead."""
+    name = getattr(function, "stands_for", "")
+    return f"; its gradients are those of functional.{name}: write X[None, None] for a matrix X" if name else ""

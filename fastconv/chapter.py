@@ -231,3 +231,11 @@ def _maps(op: str, x: Array) -> tuple[Array, bool]:
 def _plain(y: Array, one: bool) -> Array:
     """(1, K, N, M) as maps, or as the one matrix that it is; in C order."""
     return np.ascontiguousarray(y[0, 0] if one else y[0])
+
+
+_word: Callable[..., Any]
+for _word, _operation in (
+    (Conv, "conv2d"), (Pool, "max_pool2d, avg_pool2d, lp_pool2d or function_pool2d"), (dSample, "downsample"),
+    (uSample, "upsample"), (flatten, "flatten"),
+):  # fmt: skip
+    setattr(_word, "stands_for", _operation)  # noqa: B010  what has gradients: `vjp` says so

@@ -573,6 +573,8 @@ def test_the_simple_cnn():
         (lambda: chapter.Conv([[1, 2]], [[[1]], [[2]]]), ShapeError, "W must have as many maps as X"),
         (lambda: chapter.at([[1, 2]], 1.0, 1), TypeError, "the place must be integers"),
         (lambda: chapter.at([[1, 2]], 0, 1), ShapeError, "one of 1 … n"),
+        (lambda: vjp(chapter.Conv, [[1, 2]], [[1]]), TypeError, r"those of functional\.conv2d: write X\[None, None\]"),
+        (lambda: fc.analysis.walkthrough(chapter.uSample, [[1, 2]], 2), TypeError, r"those of functional\.upsample"),
     ],
 )
 def test_what_the_chapters_words_refuse(wrong, error, message):

@@ -13,7 +13,7 @@ from fastconv import functional, reference
 from fastconv.analysis.walkthrough import reading
 from fastconv.analysis.walkthrough.reading import Axis, Reading
 from fastconv.analysis.walkthrough.steps import Names, Share, Walkthrough
-from fastconv.autograd import as_gradient, vjp
+from fastconv.autograd import as_gradient, in_functional, vjp
 from fastconv.errors import nearest
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.layers.pool import NetworkPool2d
@@ -385,7 +385,7 @@ def _function_of(function: Any, arrays: tuple[Any, ...], options: dict[str, Any]
     if name not in OPS or function not in (getattr(functional, name, None), getattr(reference, name, None)):
         raise TypeError(
             f"walkthrough: {function!r} is no function of fastconv.functional or fastconv.reference, nor its name, nor "
-            "a layer"
+            f"a layer{in_functional(function)}"
         )
     return function, arrays, options
 
