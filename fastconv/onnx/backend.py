@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx.backend.base import Backend, BackendRep
 
 from fastconv.errors import FormatError
 from fastconv.layers import Graph
 from fastconv.onnx import load, package
+
+package()  # says which extra is missing
+
+from onnx.backend.base import Backend, BackendRep  # noqa: E402
 
 __all__ = ["FastconvBackend", "Prepared", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
