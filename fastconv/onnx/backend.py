@@ -22,7 +22,7 @@ from onnx.backend.base import Backend, BackendRep  # noqa: E402
 __all__ = ["FastconvBackend", "Prepared", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
 
-class Prepared(BackendRep):
+class Prepared(BackendRep):  # type: ignore[misc, unused-ignore]
     """A model as a net, in inference mode."""
 
     def __init__(self, net: Graph) -> None:
@@ -37,7 +37,7 @@ class Prepared(BackendRep):
         return found if isinstance(found, tuple) else (found,)
 
 
-class FastconvBackend(Backend):
+class FastconvBackend(Backend):  # type: ignore[misc, unused-ignore]
     """Models become Graphs of layers and operations; the device is the CPU."""
 
     @classmethod
