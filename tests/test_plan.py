@@ -396,3 +396,38 @@ def test_what_an_operation_of_ones_own_keeps_is_not_added_to() -> None:
     np.testing.assert_array_equal(constant, before)
     for table in (OPS, FUNCTIONS):
         del table["kept_for_test"]
+
+
+def test_layers_may_have_the_names_of_what_a_container_is_asked_for() -> None:
+    x, y = batch()
+    names = "inputs", "kind", "op", "name", "layers", "norm", "training_", "is_fused"
+    net = Sequential({**{name: ReLU() for name in names}, "bn": BatchNorm2d(3), "relu": ReLU(), "flat": Flatten()})
+    outer = Sequential({"kind": net, "fc": Linear(192, 5)})
+    fastconv.value_and_grad(outer, "cross_entropy", x, y)
+    assert outer.kind is net and net.inputs == ("input",)
+    np.testing.assert_array_equal(copy.deepcopy(outer)(x), pickle.loads(pickle.dumps(outer))(x))
+
+
+def test_a_container_of_ones_own_may_keep_layers_by_other_names() -> None:
+    class Twice(Sequential):
+        def __init__(self) -> None:
+            self.before = ReLU()
+            super().__init__(Conv2d(3, 3, 1), BatchNorm2d(3))
+            self.convolution = self[0]
+
+        def forward(self, x: np.ndarray, context: Context) -> Any:
+            return super().forward(self.before.forward(x, context)[0], context)
+
+    x, _ = batch()
+    net = Twice()
+    assert net.convolution is net[0] and net(x).shape == x.shape
+
+
+def test_a_plan_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(planning, "fused", lambda steps, outputs: made.append(1) or steps)
+    x, _ = batch()
+    net = residual_net()
+    net(x)
+    net(x)
+    assert len(made) == 1

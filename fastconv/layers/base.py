@@ -160,16 +160,24 @@ class Layer:
     def _computing(cls) -> tuple[Any, ...]:
         return cls.forward, cls.backward, cls.flow, cls.children, getattr(cls, "options", None)
 
+    @classmethod
+    def is_plain_class(cls) -> bool:
+        """Whether the class is fastconv's own, and computes as it was written."""
+        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing()
+
+    def has_own_methods(self) -> bool:
+        """Whether this very layer was given methods."""
+        return not _OWN.isdisjoint(self.__dict__)
+
     def is_plain(self) -> bool:
-        """Whether the layer is fastconv's own and computes as its class was written: with nobody's methods."""
-        cls = type(self)
-        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing() and _OWN.isdisjoint(self.__dict__)
+        """Whether the layer computes as fastconv's class of its name does: with nobody's methods."""
+        return type(self).is_plain_class() and not self.has_own_methods()
 
     def has_plain_flow(self) -> bool:
         """Whether values go through a container as fastconv's class says, which it is or is made from."""
         cls = type(self)
         own = next(each for each in cls.__mro__ if LAYERS.get(each.__name__) is each)
-        return (cls.flow, cls.children) == own._methods[2:4] and _OWN.isdisjoint(self.__dict__)
+        return (cls.flow, cls.children) == own._methods[2:4] and not self.has_own_methods()
 
     # --- to be written by each layer
 
@@ -180,6 +188,11 @@ class Layer:
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         """The gradient to x (None where `need_dx` is False) and to every trainable parameter, by name."""
         raise NotImplementedError
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What a call takes, by name."""
+        return ("input",)
 
     def children(self) -> dict[str, Layer]:
         """The layers inside, by name."""
@@ -471,6 +484,9 @@ class OpLayer(Layer):
             if array is not None:
                 return array.dtype
         return None
+
+    def is_trainable(self) -> bool:
+        return any(name not in self._frozen and getattr(self, name) is not None for name in self.parameter_names)
 
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""

@@ -33,16 +33,18 @@ class _Container(Layer):
         return None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """`net.fc = layer` puts a layer in the place of the one of that name."""
-        if not isinstance(value, Layer):
-            super().__setattr__(name, value)
-        elif name in self._layers:
+        """`net.fc = layer` puts a layer in the place of the one of that name. A container of one's own may keep layers
+        by other names as well."""
+        inside = self.__dict__.get("_layers", {}) if isinstance(value, Layer) else {}
+        if name in inside:
             self._put(name, value)
-        else:
+        elif inside and type(self).is_plain_class():
             raise AttributeError(
                 f"{type(self).__name__}: a layer set as an attribute would be no part of the net, and none inside is "
-                f"called {name!r}{nearest(name, self._layers)}"
+                f"called {name!r}{nearest(name, inside)}"
             )
+        else:
+            super().__setattr__(name, value)
 
     if not TYPE_CHECKING:  # a type checker would take any name
 
@@ -51,6 +53,8 @@ class _Container(Layer):
             inside = self.__dict__.get("_layers", {})
             if name in inside:
                 return inside[name]
+            if name.startswith("_"):  # what Python asks for by itself
+                raise AttributeError(name)
             raise AttributeError(f"{type(self).__name__} has no attribute and no layer {name!r}{nearest(name, inside)}")
 
     def _put(self, name: str, layer: Layer) -> None:

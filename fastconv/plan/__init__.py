@@ -41,7 +41,7 @@ class Plan:
         steps, output, self._inside = _follow(net)
         self.several = isinstance(output, tuple)
         self.outputs: tuple[int, ...] = output if isinstance(output, tuple) else (output,)
-        self.inputs = tuple(range(len(net.inputs))) if hasattr(net, "inputs") else (0,)
+        self.inputs = tuple(range(len(net.inputs)))
         self._root = self._inside.pop(0)[1]
         self.steps = fused(steps, self.outputs) if fusing else steps
         first: dict[int, str] = {}  # of each layer its first name, which is its parameters'
@@ -61,28 +61,25 @@ class Plan:
         self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
         for value, index in last.items():
             self.dead[index].append(value)
-        self._fused = [
-            (layer, getattr(layer, "op", "")) for step in self.steps if step.is_fused for layer in step.layers
-        ]
+        self._fused = [(layer, layer.op) for step in self.steps if step.is_fused for layer in step.layers]  # type: ignore[attr-defined]
+        plain = [container for container, _ in self._inside] + [layer for layer, _ in self._fused]
+        self._classes = {type(layer) for layer in plain}
 
     def holds(self, net: Layer) -> bool:
         """Whether the net is made of the same layers as when the plan was made, none with a method of its own since."""
         if not net.has_plain_flow() or not _are_same(net, self._root):
             return False
+        if not all(cls.is_plain_class() for cls in self._classes):
+            return False
         for container, children in self._inside:
-            if not _are_same(container, children) or not container.is_plain():
+            if not _are_same(container, children) or container.has_own_methods():
                 return False
-        return all(layer.is_plain() and getattr(layer, "op", "") is op for layer, op in self._fused)
+        return not any(layer.has_own_methods() or layer.op is not op for layer, op in self._fused)  # type: ignore[attr-defined]
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""
         full = _dotted(prefix, name)
         return self.aliases.get(full, full)
-
-    @property
-    def output(self) -> int:
-        """The value that is the net's output; of several the first."""
-        return self.outputs[0]
 
     def __str__(self) -> str:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
@@ -96,9 +93,11 @@ def _are_same(container: Layer, children: dict[str, Layer]) -> bool:
 
 def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
     """The plan of a container as it is now. It is kept by the net, beside its attributes: copies have none."""
-    known: tuple[Plan, Plan] | None = getattr(net, "_plans", None)
-    if known is None or not known[fusing].holds(net):
-        known = net._plans = (Plan(net, False), Plan(net, True))
+    known: dict[bool, Plan] | None = getattr(net, "_plans", None)
+    if known is None:
+        known = net._plans = {}
+    if fusing not in known or not known[fusing].holds(net):
+        known[fusing] = Plan(net, fusing)
     return known[fusing]
 
 
@@ -181,7 +180,7 @@ def _follow(net: Layer) -> tuple[list[Step], Any, list[tuple[Layer, dict[str, La
     inside hold."""
     steps: list[Step] = []
     containers = []
-    first = len(getattr(net, "inputs", "x"))
+    first = len(net.inputs)
 
     def number() -> int:
         return first + len(steps)

@@ -135,7 +135,7 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = resolve_loss(loss, net, loss_weights)
         warn_of_softmax(net, self.loss)
-        self._several = len(getattr(net, "inputs", "x")) != 1, isinstance(self.loss, Losses)
+        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses)
         self.seed = _integer("Trainer", "seed", seed, 0)
         if self.seed >> SEED_BITS:
             raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
@@ -455,7 +455,7 @@ class Trainer:
             return None
         if isinstance(data, tuple) and len(data) == 2:
             x, y = data
-            arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and _is_arrays(y))  # type: ignore[attr-defined]
+            arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and _is_arrays(y))
             if arrays:
                 return batches(owner, x, y, batch_size, several=self._several)
         return batches(owner, data, None, batch_size)
