@@ -83,15 +83,11 @@ class _BatchNorm(OpLayer):
         found = ("weight", weight, need_weight), ("bias", bias, need_bias)
         return dx, addend, {name: gradient for name, gradient, want in found if want and gradient is not None}
 
-    def takes_batch(self, context: Context) -> bool:
-        """Whether the statistics are the batch's."""
-        return self.running_mean is None or context.is_training(self)
-
     def options(self, context: Context) -> Mapping[str, Any]:
-        momentum = self.momentum
+        momentum, training = self.momentum, context.is_training(self)
         if momentum is None:  # torch: a cumulative average, with this batch
             momentum = 0.0 if self.num_batches_tracked is None else 1 / float(self.num_batches_tracked + 1)
-        return {"training": self.takes_batch(context), "momentum": momentum, "eps": self.eps}
+        return {"training": training or self.running_mean is None, "momentum": momentum, "eps": self.eps}
 
 
 class BatchNorm1d(_BatchNorm):

@@ -89,7 +89,7 @@ class NormRelu(Fused):
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
         if self.adds and not (values[0].shape == values[1].shape and values[0].dtype == values[1].dtype):
             return False
-        return not context.keep or (context.once and self.norm.takes_batch(context))
+        return not context.keep or (context.once and self.norm.options(context)["training"])
 
     def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
         result: tuple[np.ndarray, Any] = self.norm.forward(values[0], context, True, *values[1:])
