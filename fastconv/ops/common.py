@@ -93,7 +93,7 @@ def contiguous(op: str, x: np.ndarray) -> np.ndarray:
 def copied(op: str, x: np.ndarray) -> np.ndarray:
     """A copy of x in C order, by the fast change of layout where its axes lie in memory as 0, k, …, 1, …, k - 1."""
     copy = allocate(op, x.shape, x.dtype)
-    if x.nbytes >= LARGE and not x.flags.c_contiguous:
+    if x.nbytes >= LARGE and x.itemsize in (4, 8) and not x.flags.c_contiguous:
         for k in range(2, x.ndim):
             moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
             if moved.flags.c_contiguous:
