@@ -4,14 +4,8 @@
 #define LINE_OF (CACHE_LINE / (ptrdiff_t)sizeof(REAL)) /* elements of a cache line */
 #define Vector NAME(Vector)
 #define Pairs NAME(Pairs)
-#if BYTES == 64 && PIECE == 4
-#define SHUFFLED(a, b, i, j, k, l)                                                                                     \
-    __builtin_shufflevector(                                                                                           \
-        a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
-#elif BYTES == 32 && PIECE == 4
-#define SHUFFLED(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
-#elif PIECE == 4
-#define SHUFFLED(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#if PIECE == 4
+#define SHUFFLED(a, b, i, j, k, l) __builtin_shufflevector(a, b, OF_FOURS(i, j, k, l))
 #elif BYTES == 64
 #define SHUFFLED(a, b, i, j) __builtin_shufflevector(a, b, i, j, i + 2, j + 2, i + 4, j + 4, i + 6, j + 6)
 #elif BYTES == 32
