@@ -78,9 +78,7 @@ def plan(direction: Direction, problem: Problem, policy: Policy | None = None) -
 
 
 def _readable(op: str, plan: Plan, w: np.ndarray) -> np.ndarray:
-    """w as a plan reads it."""
-    if w.flags.c_contiguous:
-        return w
+    """w, which is not C-contiguous, as a plan reads it."""
     taps_last = w.transpose(0, 4, 1, 2, 3)
     return w if plan.taps_last and taps_last.flags.c_contiguous else channels_last(op, taps_last)
 

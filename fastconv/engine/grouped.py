@@ -254,7 +254,5 @@ def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradien
     each = seen(-(-out[1] // row_bands), columns)
     splits = max(-(-tuning.TASKS // bands), -(-4 * each * blocks // max(1, room)))
     splits = max(1, min(splits, blocks))
-    beyond = (
-        0 if gradient else grouped.MOST_OUTPUTS * window.stride[2] * record
-    )  # what a last tile reads behind its outputs
+    beyond = 0 if gradient else grouped.MOST_OUTPUTS * window.stride[2] * record  # read behind a last tile's outputs
     return Cut((row_bands, column_bands), bands, splits, -(-blocks // splits) * each + beyond + grouped.APART_FLOATS)

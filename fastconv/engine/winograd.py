@@ -45,9 +45,7 @@ from fastconv.window import Window
 
 __all__ = ["cost", "plan"]
 
-OUTPUTS = {
-    taps: outputs for taps, (outputs, _) in kernels.TILES.items()
-}  # of a tile along an axis, by the kernel's taps
+OUTPUTS = {taps: outputs for taps, (outputs, _) in kernels.TILES.items()}  # of a tile along an axis, by the taps
 POINTS = {taps: points for taps, (_, points) in kernels.TILES.items()}  # inputs of a tile
 KERNELS = ((3, 3), (5, 5), (2, 2), (1, 3), (1, 5), (1, 2), (3, 1), (5, 1), (2, 1))
 ONE_TAP = (1, 1)  # a phase may have no more
