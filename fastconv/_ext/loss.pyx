@@ -5,6 +5,7 @@ The functions themselves stand in loss.h, where constants take the arrays' type.
 
 from cython cimport floating
 
+from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "loss.h" nogil:
@@ -23,10 +24,6 @@ cdef enum:
 
 LOSSES = {"mse_loss": SQUARED, "l1_loss": ABSOLUTE, "bce_with_logits": CROSS_ENTROPY}
 ERRORS_OF_ONE_SUM = RUN
-
-
-cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:
-    return (size + RUN - 1) // RUN
 
 
 cdef void errors_run(int kind, const floating *x, const floating *t, floating *y, Py_ssize_t count) noexcept nogil:
@@ -51,7 +48,7 @@ def errors(int kind, const floating[::1] x, const floating[::1] target, floating
         return
     c = Errors(kind, &target[0], &y[0], NULL, x.shape[0])
     with nogil:
-        run(<Task> errors_task[floating], &x[0], &c, tasks(c.size), num_threads)
+        run(<Task> errors_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void errors_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -68,7 +65,7 @@ def error_sums(int kind, const floating[::1] x, const floating[::1] target, doub
         return
     c = Errors(kind, &target[0], NULL, &sums[0], x.shape[0])
     with nogil:
-        run(<Task> error_sum_task[floating], &x[0], &c, tasks(c.size), num_threads)
+        run(<Task> error_sum_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void error_sum_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -117,7 +114,7 @@ def errors_backward(
         return
     c = ErrorsBackward(kind, to_target, &dy[0], &x[0], &target[0], x.shape[0], 0 if dy.shape[0] == 1 else 1, scale)
     with nogil:
-        run(<Task> errors_backward_task[floating], &dx[0], &c, tasks(c.size), num_threads)
+        run(<Task> errors_backward_task[floating], &dx[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void errors_backward_task(floating *dx, const ErrorsBackward *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -10,6 +10,7 @@ zeros would stay one for ever.
 
 from cython cimport floating
 
+from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run, run_whole
 
 cdef enum:
@@ -49,10 +50,6 @@ cdef extern from "optim.h" nogil:
     void rmsprop_double(double *, const RmsProp *, Py_ssize_t at, Py_ssize_t count)
 
 
-cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:
-    return (size + RUN - 1) // RUN
-
-
 cdef struct Squares:
     double *sums
     Py_ssize_t size, block
@@ -81,7 +78,7 @@ def sgd(
     cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
     cdef Sgd c = Sgd(&g[0], m, p.shape[0], scale, decay, lr, momentum, nesterov)
     with nogil:
-        run_whole(<Task> sgd_task[floating], &p[0], &c, tasks(c.size), num_threads)
+        run_whole(<Task> sgd_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void sgd_task(floating *p, const Sgd *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -104,7 +101,7 @@ def adam(
         &g[0], &mean[0], &square[0], top, p.shape[0], scale, decay, keep, beta1, beta2, step_size, correction, eps
     )
     with nogil:
-        run_whole(<Task> adam_task[floating], &p[0], &c, tasks(c.size), num_threads)
+        run_whole(<Task> adam_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void adam_task(floating *p, const Adam *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -124,7 +121,7 @@ def rmsprop(
     cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
     cdef RmsProp c = RmsProp(&g[0], &square[0], a, m, p.shape[0], scale, decay, lr, alpha, eps, momentum)
     with nogil:
-        run_whole(<Task> rmsprop_task[floating], &p[0], &c, tasks(c.size), num_threads)
+        run_whole(<Task> rmsprop_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void rmsprop_task(floating *p, const RmsProp *c, Py_ssize_t task, int slot) noexcept nogil:
