@@ -11,12 +11,15 @@ import pytest
 
 import fastconv as fc
 from fastconv import engine, functional
-from fastconv._ext import calls
+from fastconv._ext import activation, calls, layout, norm
+from fastconv._ext.conv import narrow
 from fastconv.arrays import as_floats, memoised
 from fastconv.engine.precision import precision
 from fastconv.engine.trace import listening
 from fastconv.layers.base import Context
 from fastconv.ops import conv
+from fastconv.ops.common import copied
+from fastconv.window import Window
 
 # --- Python's share ---------------------------------------------------------------------------------------------------
 
@@ -272,3 +275,74 @@ def test_the_workspace_limit_is_seen():
         pullback(dy)
     *_, call = conv.plan("conv2d", x, w, None, 1, 0, 1, 1, "im2col", "fast")
     assert len(call.whole._plans) <= engine.MOST_PLANS
+
+
+# --- kernels that take bare memory ------------------------------------------------------------------------------------
+
+
+def bare_calls():
+    """Calls of each kernel: (function, arguments, the places of arrays that do not say the size themselves)."""
+    x, c = np.ones((6, 4), np.float32), np.ones(4, np.float32)
+    statistics, coefficients, sums = np.ones((3, 1, 4)), np.ones((3, 1, 16), np.float32), np.ones((1, 1, 2, 16))
+    window = Window((1, 1, 3), (1, 1, 1), ((0, 0), (0, 0), (0, 0)), (1, 1, 1), (1, 1, 1))
+    geometry = narrow.geometry((1, 1, 1, 6, 2), (1, 1, 1, 4, 8), window, (1, 1), 16)
+    at = np.empty(7, np.intp)
+    narrow.offsets(geometry, at)
+    room, _, packed, _ = narrow.room(geometry)
+    scratch = np.ones(narrow.LINE_FLOATS + packed + room, np.float32)
+    image, w, y = (np.ones(shape, np.float32) for shape in ((1, 1, 1, 6, 2), (8, 1, 1, 3, 2), (1, 1, 1, 4, 8)))
+    return {
+        "activate": (activation.activate, (0, x, x.copy(), 0.0, 0.0, 1), (1, 2)),
+        "activate_backward": (activation.activate_backward, (0, x, x, x.copy(), 0.0, 0.0, 1), (1, 2, 3)),
+        "swap_axes": (layout.swap_axes, (x, x.copy(), 6, 4, 1), (0, 1)),
+        "moments": (norm.moments, (x, coefficients, sums, statistics, 1, 64, 1), ()),
+        "normalise": (
+            norm.normalise,
+            (x, x.copy(), statistics, 1e-5, c, c, coefficients, 64, 1, True, x),
+            (0, 1, 4, 5, 10),
+        ),
+        "update_running": (norm.update_running, (c, statistics, 0, 1.0, 0.1), (0,)),
+        "narrow.forward": (
+            narrow.forward,
+            (geometry, at, image, w, c.repeat(2), y, scratch, 1, False),
+            (1, 2, 3, 4, 5),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", bare_calls())
+def test_memory_that_does_not_fit_is_refused(name):
+    function, given, sized = bare_calls()[name]
+    function(*given)
+    for place, array in enumerate(given):
+        if not isinstance(array, np.ndarray):
+            continue
+        types = [np.float16, np.longdouble]
+        if name != "update_running":  # running statistics may be either type
+            types += [np.float32, np.float64]
+        wrong = [array.astype(dtype) for dtype in types if np.dtype(dtype).itemsize != array.itemsize]
+        wrong += [array.reshape(-1)[1:].copy(), np.append(array, array)] if place in sized else []
+        for misfit in wrong:
+            with pytest.raises(ValueError, match="one type and size"):
+                function(*given[:place], misfit, *given[place + 1 :])
+
+
+def test_a_gradient_of_another_type_is_refused_where_no_plan_makes_it_fit():
+    """What a layer of one's own may send to a layer that it holds."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 8, 6, 6)).astype(np.float32)
+    for layer in (fc.BatchNorm2d(8), fc.ConvTranspose2d(8, 3, 3, rng=0), fc.GELU()):
+        if layer.parameters():
+            layer.freeze()  # only the gradient to x is computed
+        y, saved = layer.forward(x, Context(training=False))
+        for dtype in (np.float16, np.float64):
+            with pytest.raises(ValueError, match="one type and size"):
+                layer.backward(np.ones(y.shape, dtype), saved, True)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float16, np.int32, np.float64, np.complex128])
+def test_copies_of_any_type(dtype):
+    x = np.random.default_rng(0).integers(0, 2, (4, 32, 32, 8)).astype(dtype).transpose(0, 3, 1, 2)
+    copy = copied("copy", x)
+    assert copy.flags.c_contiguous
+    np.testing.assert_array_equal(copy, x)

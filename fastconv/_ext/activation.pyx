@@ -5,7 +5,8 @@ The functions themselves stand in activation.h, where constants take the arrays'
 
 from cython cimport floating
 
-from fastconv._ext.buffers cimport read_from, read_run, write_to
+from fastconv._ext.buffers cimport float_size, read_from, read_run, write_to
+from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "activation.h" nogil:
@@ -37,10 +38,6 @@ ACTIVATIONS = {  # by their names in activation.h
 }
 
 
-cdef inline Py_ssize_t tasks(Py_ssize_t size) noexcept nogil:
-    return (size + RUN - 1) // RUN
-
-
 cdef struct Activation:
     int kind
     const void *dy  # NULL forwards
@@ -52,51 +49,40 @@ cdef struct Activation:
 def activate(int kind, x, y, double a, double b, int num_threads):
     """y = f(x); kind: the function's place in activation.h, a and b its parameters. x, of y's type, fills a run of
     memory in some order of its axes, y that run in C order."""
-    cdef Activation c = Activation(kind, NULL, read_run(x), y.size, a, b)
-    cdef void *out = write_to(y)
-    cdef bint single = y.itemsize == sizeof(float)
-    if c.size == 0:
-        return
+    over_run(kind, None, x, y, a, b, num_threads)
+
+
+def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
+    """dx = dy * f'(x); dy lies as dx. Raises ValueError for arrays of several types or sizes."""
+    over_run(kind, dy, x, dx, a, b, num_threads)
+
+
+cdef int over_run(int kind, dy, x, y, double a, double b, int num_threads) except -1:
+    cdef Py_ssize_t size = y.size, itemsize = float_size(y)
+    cdef Activation c = Activation(kind, read_from(dy, size, itemsize), read_run(x, size, itemsize), size, a, b)
+    cdef void *out = write_to(y, size, itemsize)
     with nogil:
-        if single:
-            run(<Task> activate_task[float], out, &c, tasks(c.size), num_threads)
+        if itemsize == sizeof(float):
+            run(<Task> activate_task[float], out, &c, tasks(size, RUN), num_threads)
         else:
-            run(<Task> activate_task[double], out, &c, tasks(c.size), num_threads)
+            run(<Task> activate_task[double], out, &c, tasks(size, RUN), num_threads)
+    return 0
 
 
 cdef void activate_task(floating *y, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
     cdef const floating *x = <const floating *> c.x + at
+    cdef const floating *dy = NULL if c.dy == NULL else <const floating *> c.dy + at
+    y += at
     if floating is float:
-        activate_float(c.kind, x, y + at, count, <float> c.a, <float> c.b)
-    else:
-        activate_double(c.kind, x, y + at, count, c.a, c.b)
-
-
-def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
-    """dx = dy * f'(x); dy lies as dx. Raises ValueError for arrays of several types or sizes."""
-    if not dy.nbytes == x.nbytes == dx.nbytes or dy.itemsize != dx.itemsize or x.itemsize != dx.itemsize:
-        raise ValueError(f"dy, x and dx must have one type and size, got {dy.dtype} {dy.shape} for {x.dtype} {x.shape}")
-    cdef Activation c = Activation(kind, read_from(dy), read_run(x), dx.size, a, b)
-    cdef void *out = write_to(dx)
-    cdef bint single = dx.itemsize == sizeof(float)
-    if c.size == 0:
-        return
-    with nogil:
-        if single:
-            run(<Task> activate_backward_task[float], out, &c, tasks(c.size), num_threads)
+        if dy == NULL:
+            activate_float(c.kind, x, y, count, <float> c.a, <float> c.b)
         else:
-            run(<Task> activate_backward_task[double], out, &c, tasks(c.size), num_threads)
-
-
-cdef void activate_backward_task(floating *dx, const Activation *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
-    cdef const floating *dy = <const floating *> c.dy + at
-    cdef const floating *x = <const floating *> c.x + at
-    if floating is float:
-        activate_backward_float(c.kind, dy, x, dx + at, count, <float> c.a, <float> c.b)
+            activate_backward_float(c.kind, dy, x, y, count, <float> c.a, <float> c.b)
+    elif dy == NULL:
+        activate_double(c.kind, x, y, count, c.a, c.b)
     else:
-        activate_backward_double(c.kind, dy, x, dx + at, count, c.a, c.b)
+        activate_backward_double(c.kind, dy, x, y, count, c.a, c.b)
 
 
 # --- prelu -----------------------------------------------------------------------------------------------------------
@@ -119,7 +105,7 @@ def prelu(
         return
     cdef Prelu c = Prelu(NULL, &x[0, 0], &weight[0], NULL, size, width, block_rows * width)
     with nogil:
-        run(<Task> prelu_task[floating], &y[0, 0], &c, (size + c.block - 1) // c.block, num_threads)
+        run(<Task> prelu_task[floating], &y[0, 0], &c, tasks(size, c.block), num_threads)
 
 
 cdef void prelu_task(floating *y, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -143,7 +129,7 @@ def prelu_backward(
         return
     cdef Prelu c = Prelu(&dy[0, 0], &x[0, 0], &weight[0], &sums[0, 0, 0, 0], size, width, block_rows * width)
     with nogil:
-        run(<Task> prelu_backward_task[floating], &dx[0, 0], &c, (size + c.block - 1) // c.block, num_threads)
+        run(<Task> prelu_backward_task[floating], &dx[0, 0], &c, tasks(size, c.block), num_threads)
 
 
 cdef void prelu_backward_task(floating *dx, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -3,7 +3,7 @@
 
 from cython cimport floating
 
-from fastconv._ext.buffers cimport read_from, write_to
+from fastconv._ext.buffers cimport float_size, read_from, write_to
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "layout.h" nogil:
@@ -29,29 +29,31 @@ cdef struct Swap:
 
 
 def swap_axes(x, out, Py_ssize_t rows, Py_ssize_t columns, int num_threads):
-    """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, float32 or float64 in C
-    order, whatever their shapes; a task is some images, or a part of one, of the longer axis."""
-    cdef Py_ssize_t nbytes = x.nbytes
-    if nbytes == 0:
+    """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, elements of 4 or 8 bytes
+    in C order, whatever their shapes; a task is some images, or a part of one, of the longer axis."""
+    cdef Py_ssize_t size = x.size, itemsize = float_size(x)
+    cdef const void *source = read_from(x, size, itemsize)
+    cdef void *target = write_to(out, size, itemsize)
+    if size == 0:
         return
-    if x.itemsize == sizeof(float):
-        swap[float](<const float *> read_from(x), <float *> write_to(out), nbytes, rows, columns, num_threads)
+    if itemsize == sizeof(float):
+        swap[float](<const float *> source, <float *> target, size, rows, columns, num_threads)
     else:
-        swap[double](<const double *> read_from(x), <double *> write_to(out), nbytes, rows, columns, num_threads)
+        swap[double](<const double *> source, <double *> target, size, rows, columns, num_threads)
 
 
 cdef int swap(
-    const floating *x, floating *out, Py_ssize_t nbytes, Py_ssize_t rows, Py_ssize_t columns, int num_threads
+    const floating *x, floating *out, Py_ssize_t size, Py_ssize_t rows, Py_ssize_t columns, int num_threads
 ) except -1:
     cdef Swap c
     cdef Py_ssize_t line = min(rows, columns) * <Py_ssize_t> sizeof(floating)
-    cdef Py_ssize_t n = nbytes // (rows * columns * <Py_ssize_t> sizeof(floating))
+    cdef Py_ssize_t n = size // (rows * columns)
     c.x, c.images, c.rows, c.columns = x, n, rows, columns
     c.parts = max(<Py_ssize_t> 1, max(rows, columns) // max(
         <Py_ssize_t> LEAST if rows <= columns else <Py_ssize_t> LEAST_ROWS, TASK // line
     ))
     c.together = max(<Py_ssize_t> 1, TASK // (line * max(rows, columns)))
-    c.far = nbytes >= FAR
+    c.far = size * <Py_ssize_t> sizeof(floating) >= FAR
     with nogil:
         run(<Task> swap_task[floating], out, &c, (n + c.together - 1) // c.together * c.parts, num_threads)
     return 0

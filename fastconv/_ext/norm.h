@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "simd/cpu.h"
+#include "simd/streams.h"
 #include "simd/vectors.h"
 
 #define NAME(name) JOIN(JOIN(name, REAL), BYTES)

@@ -7,11 +7,12 @@ Sums run in float64 over a block of rows at a time; the blocks' sums are added i
 from cython cimport floating
 from libc.math cimport isfinite, sqrt
 
-from fastconv._ext.buffers cimport read_from, write_to
+from fastconv._ext.buffers cimport float_size, read_from, write_to
 from fastconv._ext.rows cimport row_dot, row_dot_3, row_mean, row_square, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "norm.h" nogil:
+    const Py_ssize_t FAR
     void moments_float(
         const float *x, const float *pivot, double *sums, double *squares, Py_ssize_t count, Py_ssize_t width
     )
@@ -59,10 +60,6 @@ cdef extern from "norm.h" nogil:
         const double *shift, const double *before, double *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
 
-cdef enum:
-    FAR = 8 << 20  # bytes of y that no cache is asked to hold
-
-
 # --- statistics of channels ------------------------------------------------------------------------------------------
 #
 # x is (images, elements): an image's rows of channels one after another, seen as rows of `width` elements, a multiple
@@ -82,21 +79,23 @@ def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block
     in one pass over x.
 
     They come from the sums of x - pivot and of its square; the pivot, the mean of every `step`-th row of channels,
-    keeps the squares small. sums (images, blocks, 2, width) and the first of coefficients (…, images, width) are
+    keeps the squares small. sums (images, blocks, 2, width) and the first of coefficients (3, images, width) are
     scratch.
     """
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], blocks = sums.shape[1]
-    cdef Py_ssize_t size = x.size // images, width = sums.shape[3]
-    cdef double *mean = <double *> write_to(statistics)
+    cdef Py_ssize_t count = x.size, itemsize = float_size(x), width = sums.shape[3]
+    cdef double *mean = <double *> write_to(statistics, 3 * images * channels, sizeof(double))
     cdef double *var = mean + 2 * images * channels
+    cdef const void *values = read_from(x, count, itemsize)
     cdef Moments c = Moments(
-        write_to(coefficients), <double *> write_to(sums), size, width, block_rows * width, blocks, images, channels,
-        step,
+        write_to(coefficients, 3 * images * width, itemsize),
+        <double *> write_to(sums, images * blocks * 2 * width, sizeof(double)), count // images, width,
+        block_rows * width, blocks, images, channels, step,
     )
-    if x.itemsize == sizeof(float):
-        find_moments[float](<const float *> read_from(x), &c, mean, var, num_threads)
+    if itemsize == sizeof(float):
+        find_moments[float](<const float *> values, &c, mean, var, num_threads)
     else:
-        find_moments[double](<const double *> read_from(x), &c, mean, var, num_threads)
+        find_moments[double](<const double *> values, &c, mean, var, num_threads)
 
 
 cdef int find_moments(const floating *x, const Moments *c, double *mean, double *var, int num_threads) except -1:
@@ -229,12 +228,14 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
 def update_running(running, statistics, int which, double factor, double momentum):
     """running (channels,) = (1 - momentum) * running + momentum * the mean over the images of one of the statistics
     (3, images, channels) * factor."""
-    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2]
-    cdef const double *values = <const double *> read_from(statistics) + which * images * channels
-    if running.itemsize == sizeof(float):
-        add_to_running[float](<float *> write_to(running), values, images, channels, factor, momentum)
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], itemsize = float_size(running)
+    cdef const double *values = <const double *> read_from(statistics, 3 * images * channels, sizeof(double))
+    cdef void *out = write_to(running, channels, itemsize)
+    values += which * images * channels
+    if itemsize == sizeof(float):
+        add_to_running[float](<float *> out, values, images, channels, factor, momentum)
     else:
-        add_to_running[double](<double *> write_to(running), values, images, channels, factor, momentum)
+        add_to_running[double](<double *> out, values, images, channels, factor, momentum)
 
 
 cdef void add_to_running(
@@ -270,24 +271,27 @@ def normalise(
     None; coefficients (3, images, width) are written: mean, scale and shift.
     """
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
-    if y.size == 0:
+    cdef Py_ssize_t count = y.size, itemsize = float_size(y), block = block_rows * width
+    if count == 0:
         return
-    cdef Py_ssize_t size = y.size // images, block = block_rows * width
-    cdef void *room = write_to(coefficients)
-    cdef double *values = <double *> write_to(statistics)
-    cdef bint far = y.nbytes > FAR
+    cdef Py_ssize_t size = count // images
+    cdef void *out = write_to(y, count, itemsize)
+    cdef void *room = write_to(coefficients, 3 * images * width, itemsize)
+    cdef double *values = <double *> write_to(statistics, 3 * images * channels, sizeof(double))
+    cdef const void *w = read_from(weight, channels, itemsize)
+    cdef const void *b = read_from(bias, channels, itemsize)
     cdef ScaleShift c = ScaleShift(
-        NULL, read_from(x), room, read_from(addend), NULL, size, width, block, tasks(size, block), images, far, relu
+        NULL, read_from(x, count, itemsize), room, read_from(addend, count, itemsize), NULL, size, width, block,
+        tasks(size, block), images, count * itemsize >= FAR, relu,
     )
-    if y.itemsize == sizeof(float):
+    if itemsize == sizeof(float):
         scale_shift[float](
-            <float *> write_to(y), &c, values, eps, <const float *> read_from(weight), <const float *> read_from(bias),
-            <float *> room, channels, num_threads,
+            <float *> out, &c, values, eps, <const float *> w, <const float *> b, <float *> room, channels, num_threads
         )
     else:
         scale_shift[double](
-            <double *> write_to(y), &c, values, eps, <const double *> read_from(weight),
-            <const double *> read_from(bias), <double *> room, channels, num_threads,
+            <double *> out, &c, values, eps, <const double *> w, <const double *> b, <double *> room, channels,
+            num_threads,
         )
 
 
@@ -353,7 +357,7 @@ def scale_shift_backward(
         return
     cdef ScaleShift c = ScaleShift(
         &dy[0, 0], &x[0, 0], &coefficients[0, 0, 0], NULL, NULL, size, width, block, tasks(size, block), images,
-        images * size * <Py_ssize_t> sizeof(floating) > FAR, False,
+        images * size * <Py_ssize_t> sizeof(floating) >= FAR, False,
     )
     if before is not None:
         c.before = &before[0, 0]

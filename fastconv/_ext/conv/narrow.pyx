@@ -163,17 +163,23 @@ def forward(
     then that for each thread; far: y is too large for the caches.
     """
     cdef const Plan *p = <const Plan *> <const char *> geometry
-    cdef Py_ssize_t packed = lanes_of(p, True) * (p.g.taps + 1)
-    cdef Py_ssize_t room = (<Py_ssize_t> scratch.size - LINE - packed) // threads
-    cdef float *memory = aligned(<float *> write_to(scratch))
-    cdef float *out = <float *> write_to(y)
-    cdef int past = far and p.g.filters % LINE == 0 and <uintptr_t> out % (LINE * sizeof(float)) == 0
-    pack(p, <const float *> read_from(w), <const float *> read_from(bias), memory)
+    cdef const Geometry *g = &p.g
+    cdef Py_ssize_t packed = lanes_of(p, True) * (g.taps + 1), elements = scratch.size
+    cdef Py_ssize_t room = (elements - LINE - packed) // threads
+    cdef float *memory = aligned(<float *> write_to(scratch, elements, sizeof(float)))
+    cdef float *out = <float *> write_to(y, g.batch * g.pixels * g.filters, sizeof(float))
+    cdef const void *values = read_from(x, g.batch * g.inp[0] * g.inp[1] * g.inp[2] * g.channels, sizeof(float))
+    cdef int past = far and g.filters % LINE == 0 and <uintptr_t> out % (LINE * sizeof(float)) == 0
+    pack(
+        p, <const float *> read_from(w, g.filters * g.taps, sizeof(float)),
+        <const float *> read_from(bias, g.filters, sizeof(float)), memory,
+    )
     cdef Forward c = Forward(
-        <const float *> read_from(x), memory, p, <const Py_ssize_t *> read_from(at), memory + packed, room, past
+        <const float *> values, memory, p, <const Py_ssize_t *> read_from(at, g.taps + 1, sizeof(Py_ssize_t)),
+        memory + packed, room, past,
     )
     with nogil:
-        run(<Task> forward_task, out, &c, bands_of(&p.g), threads)
+        run(<Task> forward_task, out, &c, bands_of(g), threads)
 
 
 cdef void pack(const Plan *p, const float *w, const float *bias, float *packed) noexcept nogil:
