@@ -220,6 +220,14 @@ def test_trainer_with_several_inputs_and_losses(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_validation_of_several_by_lists():
+    (a, b), net = (draw(8, 4), draw(8, 3)), two_in_two_out()
+    trainer = fc.Trainer(net, fc.optim.SGD(0.1), loss={"x": "cross_entropy"})
+    targets = {"x": [0, 1, 2, 0, 1, 2, 0, 1]}
+    history = trainer.fit((a, b), targets, epochs=1, validation_data=((a, b), targets), progress=False)
+    assert history[-1]["val_loss"] == trainer.evaluate((a, b), targets).loss
+
+
 def test_batches_of_several():
     (a, b), net = (draw(8, 4), draw(8, 3)), two_in_two_out()
     batches = [((a[:4], b[:4]), {"x": np.zeros(4, int)}), ((a[4:], b[4:]), {"x": np.zeros(4, int)})]
@@ -228,7 +236,13 @@ def test_batches_of_several():
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+def tuple_of_one():
+    return fc.Graph({"x": (fc.Linear(3, 2, rng=0), "input")}, outputs=("x",))
+
+
 Y = "cross_entropy"
+A_AND_B, Z = (draw(2, 4), draw(2, 3)), np.zeros(2, int)
+MISSING = r"loss: missing for the outputs x, y; .* write a dict of losses by their names, \{'x': 'cross_entropy', …\}"
 BAD = {
     "too few": (lambda net: net(draw(2, 4)), ValueError, "there are 2 inputs, a, b; got one"),
     "unknown": (lambda net: net({"a": draw(2, 4), "c": draw(2, 3)}), ValueError, "the inputs are a, b, got a, c"),
@@ -244,6 +258,31 @@ BAD = {
         lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}, loss_weights={"y": 1}), ValueError,
         "loss_weights: no output is called 'y'",
     ),
+    "weights": (
+        lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}, loss_weights=[1, 2]), TypeError,
+        r"loss_weights must be a dict of factors by the outputs' names, got \[1, 2\]",
+    ),
+    "no weight": (
+        lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}, loss_weights={"x": "1"}), TypeError,
+        "loss_weights: 'x' must be a number, got '1'",
+    ),
+    "no losses": (lambda net: fc.Trainer(net, fc.optim.SGD(0.1)), ValueError, MISSING),
+    "no losses of a step": (lambda net: fc.value_and_grad(net, "mse_loss", A_AND_B, Z), ValueError, MISSING),
+    "no losses of a record": (lambda net: fc.analysis.record(net, A_AND_B, Z), ValueError, MISSING),
+    "no loss by its name": (
+        lambda net: fc.value_and_grad(tuple_of_one(), Y, draw(2, 3), Z), ValueError,
+        "cross_entropy: the net's output is a tuple of 1; of a Graph write a dict of losses by the outputs' names",
+    ),
+    "no y": (lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}).evaluate(A_AND_B), TypeError,
+             "evaluate: y is missing"),
+    "no y, by names": (
+        lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}).fit({"a": draw(2, 4), "b": draw(2, 3)}, epochs=1),
+        TypeError, "fit: y is missing",
+    ),
+    "no y, a list": (lambda net: fc.Trainer(net, fc.optim.SGD(0.1), {"x": Y}).evaluate([*A_AND_B]), TypeError,
+                     r"evaluate: X must yield pairs \(x, y\), got ndarray; is y missing\?"),
+    "one input": (lambda net: fc.Trainer(fc.Linear(4, 3), fc.optim.SGD(0.1)).evaluate(A_AND_B, Z), fc.ShapeError,
+                  "evaluate: X must be a rectangular array, got rows of different lengths"),
     "vjp": (lambda net: fc.vjp(net, draw(2, 4)), TypeError, "takes its inputs only, a, b"),
     "dy": (lambda net: fc.vjp(net, draw(2, 4), draw(2, 3))[1](draw(2, 3)), fc.ShapeError, "a tuple of 2"),
     "operation": (lambda net: fc.Graph({"a": ("nosuch", "input", "input")}), ValueError, "none is called 'nosuch'"),

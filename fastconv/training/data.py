@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import zlib
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ArrayBatches", "Batch", "StreamBatches", "batches", "generator"]
+from fastconv.arrays import as_array
+
+__all__ = ["ArrayBatches", "Batch", "StreamBatches", "are_arrays", "batches", "generator", "named_arrays"]
 
 Batch = tuple[Any, Any]
 
@@ -33,12 +36,12 @@ def batches(
     one, else it is rows. `seed` shuffles the samples for training (None: they come in order); see `ArrayBatches`.
     """
     if y is None:
-        if hasattr(x, "shape"):
+        if are_arrays(x):
             raise TypeError(f"{owner}: y is missing; an X that yields (x, y) batches must be no array")
         return StreamBatches(owner, x)
     x, y = (
-        np.asarray(each) if isinstance(each, tuple) and not many else each
-        for each, many in zip((x, y), several, strict=True)
+        as_array(owner, name, each) if isinstance(each, tuple) and not many else each
+        for name, each, many in zip("Xy", (x, y), several, strict=True)
     )
     return ArrayBatches(owner, x, y, batch_size, seed, drop_last)
 
@@ -51,8 +54,9 @@ class ArrayBatches:
     """
 
     def __init__(self, owner: str, x: Any, y: Any, batch_size: int, seed: int | None, drop_last: bool) -> None:
-        self.x, self.y = _each(_as_rows, x), _each(_as_rows, y)
-        named = {**_named("X", self.x), **_named("y", self.y)}
+        self.x = _each(lambda array: _as_rows(owner, "X", array), x)
+        self.y = _each(lambda array: _as_rows(owner, "y", array), y)
+        named = {**named_arrays("X", self.x), **named_arrays("y", self.y)}
         for name, array in named.items():
             if not len(array.shape):
                 raise ValueError(f"{owner}: {name} must be an array of samples, got a single number")
@@ -81,18 +85,15 @@ class ArrayBatches:
             order = generator(self.seed, SHUFFLE, number).permutation(self.samples)
         for step in range(start, self.steps):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            if order is None:
-                yield tuple(_each(lambda array: np.asarray(array[part]), each) for each in (self.x, self.y))  # noqa: B023
-            else:
-                rows = order[part]
-                yield tuple(_each(lambda array: _rows(array, rows), each) for each in (self.x, self.y))  # noqa: B023
+            take = functools.partial(_rows, index=part if order is None else order[part])
+            yield _each(take, self.x), _each(take, self.y)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these samples from others: their number, shape, type, and a checksum over some of them."""
         at = np.unique(np.linspace(0, self.samples - 1, min(self.samples, PROBED)).astype(np.intp))
         checksum = 0
-        inputs = list(_named("X", self.x).values())
-        for array in (*inputs, *_named("y", self.y).values()):
+        inputs = list(named_arrays("X", self.x).values())
+        for array in (*inputs, *named_arrays("y", self.y).values()):
             checksum = zlib.crc32(np.ascontiguousarray(_rows(array, at)).data, checksum)
         shapes = [[int(n) for n in array.shape[1:]] for array in inputs]
         return {
@@ -110,23 +111,30 @@ def _each(function: Callable[[Any], Any], value: Any) -> Any:
     return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
-def _named(name: str, value: Any) -> dict[str, Any]:
+def are_arrays(value: Any) -> bool:
+    """Whether it is an array, a tuple of arrays or a dict: no batch, and no iterable of batches."""
+    if isinstance(value, tuple):
+        return all(hasattr(each, "shape") for each in value)
+    return isinstance(value, Mapping) or hasattr(value, "shape")
+
+
+def named_arrays(name: str, value: Any) -> dict[str, Any]:
     """An array, or each of a tuple or dict, with what a message calls it."""
     if isinstance(value, Mapping):
         return {f"{name}[{key!r}]": each for key, each in value.items()}
     return {f"{name}[{i}]": each for i, each in enumerate(value)} if isinstance(value, tuple) else {name: value}
 
 
-def _as_rows(array: Any) -> Any:
+def _as_rows(owner: str, name: str, array: Any) -> Any:
     """What is asked for rows by their numbers: arrays of any library, but pandas' tables have labels."""
     if hasattr(array, "shape") and hasattr(array, "__getitem__") and not hasattr(array, "iloc"):
         return array
-    return np.asarray(array)
+    return as_array(owner, name, array)
 
 
-def _rows(array: Any, index: np.ndarray) -> np.ndarray:
+def _rows(array: Any, index: np.ndarray | slice) -> np.ndarray:
     """array[index], in memory; what is no NumPy array is asked for ascending rows (HDF5 will have it so)."""
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray) or isinstance(index, slice):
         return np.asarray(array[index])
     order = np.argsort(index, kind="stable")
     ascending = np.asarray(array[index[order]])
@@ -156,7 +164,8 @@ class StreamBatches:
         """The batches of one epoch, from number `start` on."""
         for batch in itertools.islice(self.open(number), start, None):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise TypeError(f"{self.owner}: X must yield pairs (x, y), got {type(batch).__name__}")
+                instead = "; is y missing?" if hasattr(batch, "shape") else ""
+                raise TypeError(f"{self.owner}: X must yield pairs (x, y), got {type(batch).__name__}{instead}")
             yield _each(np.asarray, batch[0]), _each(np.asarray, batch[1])
 
     def fingerprint(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ from fastconv import functional
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
+from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS
 
 __all__ = ["Loss", "Losses", "resolve_loss", "value_and_grad"]
 
-LossLike = Any  # a name, a function, or a dict of them
+LossLike = str | Callable[..., Any] | Mapping[str, Any]  # a name, a function, or a dict of them
 IGNORED = -100  # torch's ignore_index
 
 
@@ -47,6 +48,11 @@ class Loss:
         return float(value), weight, gradient
 
     def _forward(self, output: np.ndarray, target: Any) -> tuple[Any, Any, float]:
+        if isinstance(output, tuple):
+            raise ValueError(
+                f"{self.name}: the net's output is a tuple of {len(output)}; of a Graph write a dict of losses by the "
+                "outputs' names"
+            )
         op = OPS[self.name]
         options = {name: _following(output, value) for name, value in self.options.items()}
         value, saved = op.forward(output, _following(output, target), **options)
@@ -87,9 +93,6 @@ class Losses:
     outputs: tuple[str, ...]  # all of the net's
     losses: dict[str, Loss]
     weights: dict[str, float]
-
-    name = "losses"
-    ignore_index = IGNORED
 
     def __call__(self, output: Any, target: Any) -> tuple[float, float]:
         """The loss and the batch's weight."""
@@ -156,25 +159,36 @@ def _following(output: np.ndarray, value: Any) -> Any:
     return value
 
 
-def resolve_loss(loss: LossLike, net: Layer | None = None, weights: Mapping[str, float] | None = None) -> Any:
-    """A name, a function of fastconv.functional (functools.partial gives it options) or a registered one, as a Loss; a
-    dict of them by the names of the net's outputs as Losses, with their factors."""
+def resolve_loss(loss: LossLike, net: Layer | None = None, weights: Mapping[str, float] | None = None) -> Loss | Losses:
+    """What `_one` takes as a Loss; a dict of that by the names of the net's outputs as Losses, with their factors."""
+    outputs: tuple[str, ...] = getattr(net, "outputs", ())
+    if weights is not None and not isinstance(weights, Mapping):
+        raise TypeError(f"loss_weights must be a dict of factors by the outputs' names, got {weights!r}")
     if isinstance(loss, Mapping):
-        outputs = getattr(net, "outputs", ())
-        for what, given in (("loss", loss), ("loss_weights", weights or {})):
-            unknown = [str(name) for name in given if name not in (outputs if what == "loss" else loss)]
-            if unknown:
-                known = ", ".join(outputs if what == "loss" else map(str, loss)) or "none with names"
-                raise ValueError(f"{what}: no output is called {unknown[0]!r}; there are {known}")
+        for what, given, known in (("loss", loss, outputs), ("loss_weights", weights or {}, tuple(loss))):
+            for name in given:
+                if name not in known:
+                    there = ", ".join(known) or "none with names"
+                    raise ValueError(f"{what}: no output is called {str(name)!r}; there are {there}")
         if not loss:
             raise ValueError("loss: a dict of losses must name an output at least")
         return Losses(
-            tuple(outputs), {str(name): resolve_loss(each) for name, each in loss.items()},
-            {str(name): float(factor) for name, factor in (weights or {}).items()},
+            outputs, {name: _one(each) for name, each in loss.items()},
+            {name: number("loss_weights", repr(name), factor) for name, factor in (weights or {}).items()},
         )  # fmt: skip
+    if len(outputs) > 1 and not isinstance(loss, Losses):
+        raise ValueError(
+            f"loss: missing for the outputs {', '.join(outputs)}; of a net of several outputs write a dict of losses "
+            f"by their names, {{{outputs[0]!r}: 'cross_entropy', …}}"
+        )
     if weights is not None:
         raise ValueError("loss_weights: only where loss is a dict by the outputs' names")
-    if isinstance(loss, Loss | Losses):
+    return loss if isinstance(loss, Losses) else _one(loss)
+
+
+def _one(loss: Any) -> Loss:
+    """A name, a function of fastconv.functional (functools.partial gives it options) or a registered one, as a Loss."""
+    if isinstance(loss, Loss):
         return loss
     options: dict[str, Any] = {}
     function: Any = loss
@@ -207,7 +221,7 @@ def warn_of_softmax(net: Layer, loss: Any) -> None:
 
 
 def value_and_grad(
-    net: Layer, loss: LossLike | Loss, x: Any, y: Any, *, rng: np.random.Generator | None = None
+    net: Layer, loss: LossLike, x: Any, y: Any, *, rng: np.random.Generator | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of `net` on the batch (x, y) in training mode, and its gradient to every trainable parameter by name.
 
@@ -221,7 +235,8 @@ def value_and_grad(
     (`Layer.freeze`), or in inference while the net itself is in training (`Layer.eval`). Batch norm there uses and
     keeps its running statistics. Floats in y and in the loss's options (class weights) follow the net's float type.
 
-    Raises TypeError for a loss that is none of these, ValueError for one that is not a single number.
+    Raises TypeError for a loss that is none of these, ValueError for one that is not a single number and for a net of
+    several outputs without a dict of losses.
     """
     loss = resolve_loss(loss, net)
     warn_of_softmax(net, loss)

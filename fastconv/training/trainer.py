@@ -35,7 +35,7 @@ from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
-from fastconv.training.data import STEP, ArrayBatches, StreamBatches, batches, generator
+from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
@@ -69,10 +69,10 @@ class _Sums:
     correct: int = 0
     answers: int = 0  # how many predictions were right or wrong; 0 where targets are no classes
 
-    def add(self, loss: Loss, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
+    def add(self, loss: Loss | Losses, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
         self.loss += loss.portion(value, weight)
         self.weight += weight
-        self.samples += len(output[0] if isinstance(output, tuple) else output)
+        self.samples += _samples(output)
         if isinstance(loss, Losses):  # none of the outputs is the net's only one
             return
         if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
@@ -80,7 +80,7 @@ class _Sums:
             self.correct += int(np.count_nonzero(right))
             self.answers += right.size
 
-    def result(self, loss: Loss) -> Evaluation:
+    def result(self, loss: Loss | Losses) -> Evaluation:
         accuracy = self.correct / self.answers if self.answers else None
         return Evaluation(loss.whole(self.loss, self.weight), accuracy)
 
@@ -118,7 +118,7 @@ class Trainer:
         self,
         net: Layer,
         optimizer: optim.Optimizer,
-        loss: LossLike | Loss = "cross_entropy",
+        loss: LossLike = "cross_entropy",
         *,
         loss_weights: Mapping[str, float] | None = None,
         seed: int = 0,
@@ -345,14 +345,12 @@ class Trainer:
         try:
             with blas_held(), np.errstate(all="ignore"):
                 output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
-                if not len(output[0] if isinstance(output, tuple) else output):
+                if not _samples(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 loss, weight, gradient = self.loss.with_gradient(output, y)
                 if weight:
                     self._need_finite("loss", loss, x)
-                elif not isinstance(
-                    output, tuple
-                ):  # all targets are ignored, or of classes without weight: nothing to learn
+                else:  # all targets are ignored, or of classes without weight: nothing to learn
                     gradient = np.zeros_like(output)
                 gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
@@ -376,7 +374,7 @@ class Trainer:
     def _need_finite(self, what: str, value: float, x: np.ndarray) -> None:
         if math.isfinite(value):
             return
-        arrays = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+        arrays = named_arrays("X", x).values()
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             advice = "the batch itself holds NaN or infinity: look at the data"
         else:
@@ -455,7 +453,7 @@ class Trainer:
             return None
         if isinstance(data, tuple) and len(data) == 2:
             x, y = data
-            arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and _is_arrays(y))
+            arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and are_arrays(y))
             if arrays:
                 return batches(owner, x, y, batch_size, several=self._several)
         return batches(owner, data, None, batch_size)
@@ -466,9 +464,8 @@ class Trainer:
         for x, y in source.epoch(0):
             with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
-                if len(output[0] if isinstance(output, tuple) else output):
-                    value, weight = self.loss(output, y)
-                    sums.add(self.loss, value, weight, output, y)
+                if _samples(output):
+                    sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
         return sums.result(self.loss)
@@ -630,10 +627,9 @@ class Trainer:
             raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
 
 
-def _is_arrays(y: Any) -> bool:
-    """Whether it is an array, or a tuple or dict of them, and no batch of a list of batches."""
-    each = y.values() if isinstance(y, Mapping) else y if isinstance(y, tuple) else (y,)
-    return all(hasattr(array, "shape") for array in each)
+def _samples(output: Any) -> int:
+    """How many samples the net's output, or each of its outputs, is of."""
+    return len(output[0] if isinstance(output, tuple) else output)
 
 
 def _loss_from_data(data: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
