@@ -87,6 +87,28 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     loss: str
 
+    def __init__(
+        self, net: Any = None, image_shape: Sequence[int] | None = None, *, epochs: int = 100, batch_size: int = 64,
+        optimizer: Any = "adam", lr: Any = 1e-3, weight_decay: float = 0.0, augment: Any = None,
+        validation_fraction: float = 0.1, early_stopping: bool = False, patience: int = 10, dtype: Any = None,
+        random_state: Any = None, warm_start: bool = False, verbose: bool = False,
+    ) -> None:  # fmt: skip
+        self.net = net
+        self.image_shape = image_shape
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.augment = augment
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.patience = patience
+        self.dtype = dtype
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
     # --- what the two differ in
 
     def _targets(
@@ -249,22 +271,13 @@ class CNNClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         validation_fraction: float = 0.1, early_stopping: bool = False, patience: int = 10, class_weight: Any = None,
         dtype: Any = None, random_state: Any = None, warm_start: bool = False, verbose: bool = False,
     ) -> None:  # fmt: skip
-        self.net = net
-        self.image_shape = image_shape
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.augment = augment
-        self.validation_fraction = validation_fraction
-        self.early_stopping = early_stopping
-        self.patience = patience
+        super().__init__(
+            net, image_shape, epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr,
+            weight_decay=weight_decay, augment=augment, validation_fraction=validation_fraction,
+            early_stopping=early_stopping, patience=patience, dtype=dtype, random_state=random_state,
+            warm_start=warm_start, verbose=verbose,
+        )  # fmt: skip
         self.class_weight = class_weight
-        self.dtype = dtype
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for `epochs` on X (N, …) and labels y (N,); the samples' weights count relative to their mean."""
@@ -333,28 +346,6 @@ class CNNRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """  # fmt: skip
 
     loss = "mse_loss"
-
-    def __init__(
-        self, net: Any = None, image_shape: Sequence[int] | None = None, *, epochs: int = 100, batch_size: int = 64,
-        optimizer: Any = "adam", lr: Any = 1e-3, weight_decay: float = 0.0, augment: Any = None,
-        validation_fraction: float = 0.1, early_stopping: bool = False, patience: int = 10, dtype: Any = None,
-        random_state: Any = None, warm_start: bool = False, verbose: bool = False,
-    ) -> None:  # fmt: skip
-        self.net = net
-        self.image_shape = image_shape
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.augment = augment
-        self.validation_fraction = validation_fraction
-        self.early_stopping = early_stopping
-        self.patience = patience
-        self.dtype = dtype
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for `epochs` on X (N, …) and y (N,) or (N, columns); weights count relative to their mean."""
