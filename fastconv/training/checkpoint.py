@@ -190,10 +190,7 @@ def read(path: Pathlike, *, follow_links: bool = True) -> tuple[Tensors, dict[st
             end = stop
         if end != size - 8 - length:
             refuse(path, f"its arrays end at byte {end:,} of the data, but {size - 8 - length:,} bytes are there")
-        try:
-            memory.require("reading", end)
-        except MemoryError as error:
-            raise MemoryError(f"{path}: {error}") from None
+        memory.require(f"{path}: reading", end)
         tensors, shares = {}, []
         for begin, _, name, code, shape in entries:
             try:
@@ -363,7 +360,7 @@ def net_data(net: Layer) -> dict[str, Any]:
                 raise ValueError(f"{kind}: {arrays[id(array)]} and {name} are one array, which a file cannot say")
     trainable = net.parameters()
     known = {
-        "classes": net.classes and list(map(str, net.classes)),
+        "classes": None if net.classes is None else list(map(str, net.classes)),
         "preparation": net.preparation and {**net.preparation, "image_shape": [*net.preparation["image_shape"]]},
     }
     return {

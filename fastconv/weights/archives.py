@@ -94,10 +94,7 @@ def read_npz(path: Any, archive: zipfile.ZipFile) -> Tensors:
                 refuse(path, f"{short(name)} needs {nbytes:,} bytes, its entry has {info.file_size - stream.tell():,}")
         total += nbytes
         found.append((name, info))
-    try:
-        memory.require("reading", total)
-    except MemoryError as error:
-        raise MemoryError(f"{path}: {error}") from None
+    memory.require(f"{path}: reading", total)
     tensors = {}
     for name, info in found:
         with archive.open(info) as stream:

@@ -48,10 +48,7 @@ class File:
         if sum(self._places[key][1] for key in storages) > size:
             refuse(self._path, "its storages overlap")
         total = sum(self._places[key][1] * _result(s.kind).itemsize // _itemsize(s.kind) for key, s in storages.items())
-        try:
-            memory.require("reading", total)
-        except MemoryError as error:
-            raise MemoryError(f"{self._path}: {error}") from None
+        memory.require(f"{self._path}: reading", total)
         read = {key: self._read(key, storage.kind) for key, storage in storages.items()}
         return {name: self._array(name, read[view.storage.key], view) for name, view in views.items()}
 
