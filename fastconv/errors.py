@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "nearest"]
+__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "listing", "nearest"]
 
 
 class ShapeError(ValueError):
@@ -42,3 +42,10 @@ def nearest(word: Any, words: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in words}
     found = difflib.get_close_matches(str(word)[:100].casefold(), list(folded), 1)
     return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def listing(names: Iterable[str], most: int = 8) -> str:
+    """The first of the names for a message, and how many more there are; "none" for no names."""
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more or "none"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, listing
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph, Operation
 from fastconv.plan.steps import Held, add, concat, multiply, named_forward
@@ -54,9 +54,8 @@ class Trace:
             return self.outputs[""]
         if isinstance(layer, str):
             if layer not in self.outputs:
-                known = [name for name in self.outputs if name]
-                listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
-                raise ValueError(f"{op}: no layer is called {layer!r}; there are {listed or 'none'}")
+                known = listing(name for name in self.outputs if name)
+                raise ValueError(f"{op}: no layer is called {layer!r}; there are {known}")
             return self.outputs[layer]
         (place,) = integers(op, "layer", layer, 1, -len(self.steps))
         if place >= len(self.steps):

@@ -9,6 +9,7 @@ A container hands the same two calls on; names join with dots, as in torch's sta
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from fastconv import random
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
-from fastconv.errors import ShapeError, integer, nearest
+from fastconv.errors import ShapeError, integer, listing, nearest
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ class Layer:
                     (layer._frozen.add if frozen else layer._frozen.discard)(parameter)
                     layer._frozen_whole = layer._frozen_whole and frozen
         if not found:
-            known = _listing([prefix for prefix, _ in self.walk() if prefix])
+            known = listing([prefix for prefix, _ in self.walk() if prefix])
             raise ValueError(f"{what}: no layer or parameter is called {name!r}; layers are {known}")
         return self
 
@@ -384,7 +385,7 @@ class Layer:
         missing = [name for name in own if name not in state]
         unknown = [str(name) for name in state if name not in own]
         if strict and (missing or unknown):
-            raise ValueError(f"load_state_dict: missing {_listing(missing)}; unknown {_listing(unknown)}")
+            raise ValueError(f"load_state_dict: missing {listing(missing)}; unknown {listing(unknown)}")
         arrays = {}
         mismatched = []
         for name in own:
@@ -583,11 +584,14 @@ def _state_hint(state: Any) -> str:
 
 def _renamed(state: Mapping[str, Any], rename: Mapping[str, str] | Callable[[str], str | None]) -> dict[str, Any]:
     """The state by its new names; see `Layer.load_state_dict`."""
-    if not isinstance(rename, Mapping) and not callable(rename):
+    if isinstance(rename, Mapping):
+        parts = [(old.rstrip("."), new.rstrip(".")) for old, new in rename.items()]
+        rename = functools.partial(_renamed_part, sorted(parts, key=lambda part: len(part[0]), reverse=True))
+    elif not callable(rename):
         raise TypeError(f"load_state_dict: rename must be a dict of names or a function, got {rename!r}")
     renamed: dict[str, Any] = {}
     for name, array in state.items():
-        new = _renamed_part(str(name), rename) if isinstance(rename, Mapping) else rename(name)
+        new = rename(str(name))
         if new in renamed:
             raise ValueError(f"load_state_dict: rename gives two arrays the name {new!r}, {name!r} the second time")
         if new is not None:
@@ -595,16 +599,8 @@ def _renamed(state: Mapping[str, Any], rename: Mapping[str, str] | Callable[[str
     return renamed
 
 
-def _renamed_part(name: str, parts: Mapping[str, str]) -> str:
-    for part in sorted((part.rstrip(".") for part in parts), key=len, reverse=True):
-        if not part or name == part or name.startswith(f"{part}."):
-            new = parts[part] if part in parts else parts[f"{part}."]
-            rest = name[len(part) :].lstrip(".")
-            return ".".join(filter(None, (new.rstrip("."), rest)))
+def _renamed_part(parts: list[tuple[str, str]], name: str) -> str:
+    for old, new in parts:
+        if not old or name == old or name.startswith(f"{old}."):
+            return ".".join(filter(None, (new, name[len(old) :].lstrip("."))))
     return name
-
-
-def _listing(names: list[str], most: int = 6) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

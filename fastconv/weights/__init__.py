@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.errors import listing
 from fastconv.files import open_regular
 from fastconv.training import checkpoint
 from fastconv.training.checkpoint import Tensors, refuse, short
@@ -73,9 +74,8 @@ def _part(path: Pathlike, tensors: Tensors, key: str | None) -> Tensors:
     if key is not None:
         found = {name[len(key) + 1 :]: array for name, array in tensors.items() if name.startswith(f"{key}.")}
         if not found:
-            raise ValueError(
-                f"load_weights: {path} has no name that begins with {key + '.'!r}; it has {_listing(tensors)}"
-            )
+            there = listing(map(short, tensors))
+            raise ValueError(f"load_weights: {path} has no name that begins with {key + '.'!r}; it has {there}")
         tensors = found
     for name, array in tensors.items():
         if array.dtype == np.float16:
@@ -98,7 +98,7 @@ def _unwrapped(named: dict[str, Any]) -> dict[str, Any]:
 
 def _state(path: Pathlike, file: File, key: str | None) -> Tensors:
     found = dict(_dicts(file.value))
-    listed = _listing([".".join(way) for way in found if way])
+    listed = listing(short(".".join(way)) for way in found if way)
     if key is not None:
         chosen = next((state for way, state in found.items() if ".".join(way) == key), None)
         if chosen is None:
@@ -139,8 +139,3 @@ def _customary(found: dict[tuple[str, ...], dict[str, Any]]) -> dict[str, Any] |
         return next(iter(found.values()))
     shallow = [way for way in found if len(way) == 1]
     return found[shallow[0]] if len(shallow) == 1 else None
-
-
-def _listing(names: Any) -> str:
-    names = [short(name) for name in names]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
