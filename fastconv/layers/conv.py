@@ -94,12 +94,11 @@ class _Conv(OpLayer):
         """With a padding_mode the border is filled first, and the convolution has none."""
         if self.padding_mode == "zeros":
             return OpLayer.forward(self, x, context)
-        given = dict(self.options(context))
-        kernel, step = self.weight.shape[2:], given["stride"]
-        around = Window.parse(self.op, x.shape[2:], kernel, step, given["padding"], given["dilation"]).padding
+        given = {**self.options(context)}
+        window = self.weight.shape[2:], given["stride"], given.pop("padding"), given["dilation"]
+        around = Window.parse(self.op, x.shape[2:], *window).padding
         wide, kept = OPS["pad"].forward(x, around, mode=self.padding_mode)
-        arrays = tuple(array if array is None or not context.snapshot else array.copy() for array in self._fetch(self))
-        y, saved = OPS[self.op].forward(wide, *arrays, **given | {"padding": 0})
+        y, saved = OPS[self.op].forward(wide, *self.arrays(context), **given)
         return y, (kept, saved)
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
