@@ -644,6 +644,8 @@ def test_load_state_dict_by_other_names():
         head.load_state_dict(given, rename=lambda name: "x")
     with pytest.raises(TypeError, match="rename must be a dict of names or a function, got 3"):
         head.load_state_dict(given, rename=3)
+    with pytest.raises(TypeError, match=r"rename must have names for names, got .*; to leave arrays out: a function"):
+        head.load_state_dict(given, rename={"m.extra": None})
 
 
 # --- what does not train ---------------------------------------------------------------------------------------------

@@ -108,6 +108,9 @@ def test_read_image(run, tmp_path):
     other = small_net()
     with pytest.raises(ValueError, match="read_image: the net does not say how its images are prepared; write net"):
         fc.datasets.read_image(tmp_path / "digit.png", other)
+    other.preparation = {"method": "picture"}
+    with pytest.raises(ValueError, match="read_image: the net does not say how its images are prepared"):
+        fc.datasets.read_image(tmp_path / "digit.png", other)
     other.preparation = {"method": "picture", "image_shape": [1, 5, 4]}
     assert fc.datasets.read_image(str(tmp_path / "digit.png"), other).shape == (1, 1, 5, 4)
     other.preparation = {"method": "pictures", "image_shape": [1, 5, 4]}
@@ -137,12 +140,21 @@ def test_what_is_no_net(tmp_path, run):
         fc.save({}, tmp_path / "net")
 
 
+@pytest.mark.parametrize("value", [{"method": "picture"}, {"method": "picture", "image_shape": (1, 8, 8), "size": 8}])
+def test_nothing_is_saved_that_cannot_be_loaded(value, tmp_path):
+    net = small_net()
+    net.preparation = value
+    with pytest.raises(ValueError, match="preparation must have a method and an image_shape, got "):
+        fc.save(net, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
         ("classes", "abc", "classes must be a list of texts, got 'abc'"),
         ("classes", [1], r"classes must be a list of texts, got \[1\]"),
-        ("preparation", [], "list indices"),
+        ("preparation", [], r"preparation must have a method and an image_shape, got \[\]"),
         ("preparation", {"image_shape": [1, 8, 8]}, "preparation must have a method and an image_shape"),
         ("preparation", {"method": "x", "image_shape": [1, 0, 8]}, "must be three positive integers"),
         ("preparation", {"method": 1, "image_shape": [1, 8, 8]}, "preparation must have a method"),

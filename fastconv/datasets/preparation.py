@@ -47,7 +47,7 @@ def read_image(path: str | os.PathLike[str], net: Layer) -> np.ndarray:
     digit, FormatError for what is no image, OSError, and ImportError without Pillow.
     """
     preparation = getattr(net, "preparation", None)
-    if preparation is None:
+    if preparation is None or not {"method", "image_shape"} <= preparation.keys():
         raise ValueError(
             "read_image: the net does not say how its images are prepared; write "
             'net.preparation = {"method": "picture", "image_shape": (C, H, W)}'

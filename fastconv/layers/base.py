@@ -585,6 +585,11 @@ def _state_hint(state: Any) -> str:
 def _renamed(state: Mapping[str, Any], rename: Mapping[str, str] | Callable[[str], str | None]) -> dict[str, Any]:
     """The state by its new names; see `Layer.load_state_dict`."""
     if isinstance(rename, Mapping):
+        if not all(isinstance(each, str) for part in rename.items() for each in part):
+            raise TypeError(
+                f"load_state_dict: rename must have names for names, got {rename!r}; to leave arrays out: a function "
+                "that returns None"
+            )
         parts = [(old.rstrip("."), new.rstrip(".")) for old, new in rename.items()]
         rename = functools.partial(_renamed_part, sorted(parts, key=lambda part: len(part[0]), reverse=True))
     elif not callable(rename):

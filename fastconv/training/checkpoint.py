@@ -361,7 +361,7 @@ def net_data(net: Layer) -> dict[str, Any]:
     trainable = net.parameters()
     known = {
         "classes": None if net.classes is None else list(map(str, net.classes)),
-        "preparation": net.preparation and {**net.preparation, "image_shape": [*net.preparation["image_shape"]]},
+        "preparation": None if net.preparation is None else _preparation(net.preparation),
     }
     return {
         **{name: value for name, value in known.items() if value},
@@ -427,12 +427,18 @@ def _set_knowledge(net: Layer, data: dict[str, Any]) -> None:
             raise ValueError(f"classes must be a list of texts, got {classes!r}")
         net.classes = tuple(classes)
     if preparation is not None:
-        shape = preparation["image_shape"]
-        if preparation.keys() != {"method", "image_shape"} or not isinstance(preparation["method"], str):
-            raise ValueError(f"preparation must have a method and an image_shape, got {preparation!r}")
-        if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-            raise ValueError(f"the preparation's image_shape must be three positive integers, got {shape!r}")
-        net.preparation = {"method": preparation["method"], "image_shape": tuple(shape)}
+        net.preparation = _preparation(preparation)
+
+
+def _preparation(given: Any) -> dict[str, Any]:
+    """How a net's images are read, proven to say it; ValueError where it does not."""
+    named = isinstance(given, Mapping) and given.keys() == {"method", "image_shape"}
+    if not named or not isinstance(given["method"], str):
+        raise ValueError(f"preparation must have a method and an image_shape, got {given!r}")
+    shape = given["image_shape"]
+    if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"the preparation's image_shape must be three positive integers, got {shape!r}")
+    return {"method": given["method"], "image_shape": tuple(shape)}
 
 
 def _called(entry: str, named: Mapping[str, Any], names: Any) -> list[Any]:
