@@ -1,9 +1,11 @@
-"""What pooling and resampling share: their input, the naive versions' lists, and a gradient to x alone."""
+"""What pooling and resampling share: their input, the naive versions' lists, a gradient to x alone, and one to three
+spatial axes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ import numpy as np
 from fastconv.arrays import as_floats, logical, need_axes
 from fastconv.errors import ShapeError, is_numpy_bool
 from fastconv.ops.naive import as_lists
-from fastconv.ops.registry import Backward
+from fastconv.ops.registry import Backward, Forward, add
 
-__all__ = ["Ints", "flag", "gradient_to_x", "planes", "prepare_input", "unlift"]
+__all__ = ["Ints", "add_each", "flag", "gradient_to_x", "planes", "prepare_input", "unlift"]
 
 Ints = tuple[int, ...]
 
@@ -58,3 +60,24 @@ def gradient_to_x(backward: Callable[[np.ndarray, Any], np.ndarray]) -> Backward
         return backward(dy, saved) if needs[0] else None, *(None,) * (len(needs) - 1)
 
     return call
+
+
+def add_each(
+    kind: str,
+    forward: Forward,
+    backward: Callable[[str, np.ndarray, Any], np.ndarray],
+    reference: Forward,
+    reference_backward: Callable[[np.ndarray, Any], np.ndarray],
+    check: Callable[..., None] | None = None,
+) -> None:
+    """List an operation of one, two and three spatial axes; its functions take its name first, as `max_pool2d`."""
+    for axes in range(1, 1 + len(AXES)):
+        name = f"{kind}{axes}d"
+        add(
+            name,
+            forward=partial(forward, name),
+            backward=gradient_to_x(partial(backward, name)),
+            reference=partial(reference, name),
+            reference_backward=gradient_to_x(reference_backward),
+            check=None if check is None else partial(check, name),
+        )

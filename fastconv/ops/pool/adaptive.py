@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ from fastconv.machine.memory import require, require_array
 from fastconv.ops.naive import LIST, PAIR
 from fastconv.ops.pool import average, maximum
 from fastconv.ops.pool.windows import INNER_TAPS, MOST_KEPT, Plan, sliding
-from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, flag, gradient_to_x, prepare_input
+from fastconv.ops.spatial import Ints, add_each, flag, prepare_input
 from fastconv.window import Window, integers, per_axis
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -109,16 +107,5 @@ def max_forward(op: str, x: Any, output_size: Any, *, return_indices: bool = Fal
     return maximum.by_plan(op, x, found, return_indices)
 
 
-for _axes in ("1d", "2d", "3d"):
-    for _name, _forward, _backward, _reference, _reference_backward in (
-        (f"adaptive_avg_pool{_axes}", avg_forward, average.backward, avg_reference, average.reference_backward),
-        (f"adaptive_max_pool{_axes}", max_forward, maximum.backward, max_reference, maximum.reference_backward),
-    ):
-        add(
-            _name,
-            forward=partial(_forward, _name),
-            backward=gradient_to_x(partial(_backward, _name)),
-            reference=partial(_reference, _name),
-            reference_backward=gradient_to_x(_reference_backward),
-            check=partial(check, _name),
-        )
+add_each("adaptive_avg_pool", avg_forward, average.backward, avg_reference, average.reference_backward, check)
+add_each("adaptive_max_pool", max_forward, maximum.backward, max_reference, maximum.reference_backward, check)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import windows
 from fastconv.ops.pool.windows import Arguments, Plan, check, cut_pixels, plan, prepare
-from fastconv.ops.registry import add
-from fastconv.ops.spatial import gradient_to_x, planes, unlift
+from fastconv.ops.spatial import add_each, planes, unlift
 
 # --- reference -------------------------------------------------------------------------------------------------------
 
@@ -111,12 +109,4 @@ def spread_sums(op: str, dy_last: np.ndarray, plan: Plan) -> np.ndarray:
     return dx_last
 
 
-for _name in ("avg_pool1d", "avg_pool2d", "avg_pool3d"):
-    add(
-        _name,
-        forward=partial(forward, _name),
-        backward=gradient_to_x(partial(backward, _name)),
-        reference=partial(reference, _name),
-        reference_backward=gradient_to_x(reference_backward),
-        check=partial(check, _name),
-    )
+add_each("avg_pool", forward, backward, reference, reference_backward, check)

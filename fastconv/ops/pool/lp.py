@@ -6,7 +6,6 @@ y[n, c, o] = (sum over the taps t inside of |x[n, c, o * stride - before + t]| *
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +18,7 @@ from fastconv.ops.naive import windows as naive_windows
 from fastconv.ops.pool import windows
 from fastconv.ops.pool.average import pool_sums, spread_sums
 from fastconv.ops.pool.windows import Arguments, Plan
-from fastconv.ops.registry import add
-from fastconv.ops.spatial import gradient_to_x, planes, unlift
+from fastconv.ops.spatial import add_each, planes, unlift
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -133,12 +131,4 @@ def raised(base: np.ndarray, exponent: float) -> np.ndarray:
     return base
 
 
-for _name in ("lp_pool1d", "lp_pool2d", "lp_pool3d"):
-    add(
-        _name,
-        forward=partial(forward, _name),
-        backward=gradient_to_x(partial(backward, _name)),
-        reference=partial(reference, _name),
-        reference_backward=gradient_to_x(reference_backward),
-        check=partial(check, _name),
-    )
+add_each("lp_pool", forward, backward, reference, reference_backward, check)

@@ -7,7 +7,6 @@ Taps outside the input never win.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +18,7 @@ from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
 from fastconv.ops.naive import windows
 from fastconv.ops.pool.windows import Plan, check, cut_pixels, plan, prepare
-from fastconv.ops.registry import add
-from fastconv.ops.spatial import gradient_to_x, planes, unlift
+from fastconv.ops.spatial import add_each, planes, unlift
 
 BYTE, INT = np.dtype(np.uint8), np.dtype(np.int32)
 
@@ -121,12 +119,4 @@ def backward(op: str, dy: np.ndarray, saved: Saved) -> np.ndarray:
     return unlift(dx_last, plan.x_shape[2:])
 
 
-for _name in ("max_pool1d", "max_pool2d", "max_pool3d"):
-    add(
-        _name,
-        forward=partial(forward, _name),
-        backward=gradient_to_x(partial(backward, _name)),
-        reference=partial(reference, _name),
-        reference_backward=gradient_to_x(reference_backward),
-        check=partial(check, _name),
-    )
+add_each("max_pool", forward, backward, reference, reference_backward, check)

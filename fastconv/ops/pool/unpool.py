@@ -11,7 +11,6 @@ Source: torch.nn.functional.max_unpool2d; the gradient, as PyTorch's, is dy at t
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,7 @@ from fastconv.arrays import as_array, channels_last, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate, require_array
 from fastconv.machine.threads import threads_for
-from fastconv.ops.registry import add
-from fastconv.ops.spatial import Ints, gradient_to_x, planes, prepare_input
+from fastconv.ops.spatial import Ints, add_each, planes, prepare_input
 from fastconv.window import integers, pairs
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
@@ -121,11 +119,4 @@ def rows(op: str, indices: np.ndarray) -> np.ndarray:
     return last.reshape(n, math.prod(indices.shape[2:]), c)
 
 
-for _name in ("max_unpool1d", "max_unpool2d", "max_unpool3d"):
-    add(
-        _name,
-        forward=partial(forward, _name),
-        backward=gradient_to_x(partial(backward, _name)),
-        reference=partial(reference, _name),
-        reference_backward=gradient_to_x(reference_backward),
-    )
+add_each("max_unpool", forward, backward, reference, reference_backward)
