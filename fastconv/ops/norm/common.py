@@ -91,13 +91,12 @@ def naive_backward(dy: np.ndarray, saved: Naive) -> tuple[np.ndarray, np.ndarray
             d = dys[i] * weights[entry[i]]
             dxs[i] = (d - level - (xs[i] - mean) * rstd * along) * rstd if from_x else d * rstd
     dx = np.array(dxs, dy.dtype).reshape(dy.shape)
-    dweight = None if a.weight is None else np.array(dweights or np.zeros(a.weight.size), dy.dtype)
-    dbias = None if a.bias is None else np.array(dbiases or np.zeros(a.bias.size), dy.dtype)
-    return (
-        dx,
-        None if dweight is None or a.weight is None else dweight.reshape(a.weight.shape),
-        None if dbias is None or a.bias is None else dbias.reshape(a.bias.shape),
-    )
+    return dx, _summed(dweights, a.weight, dy.dtype), _summed(dbiases, a.bias, dy.dtype)
+
+
+def _summed(sums: list[float], like: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
+    """The gradient to a weight or bias; no sums: no elements."""
+    return None if like is None else np.array(sums or np.zeros(like.size), dtype).reshape(like.shape)
 
 
 def reference_backward(dy: np.ndarray, saved: Naive, needs: tuple[bool, ...]) -> Gradients:
