@@ -56,7 +56,6 @@ from fastconv import (
     MaxPool2d,
     MaxPool3d,
     ReLU,
-    Residual,
     Sequential,
     models,
     optim,
@@ -82,9 +81,9 @@ def lenet() -> Sequential:
     )  # fmt: skip
 
 
-def normed(inputs: int, filters: int, kernel: int = 3, stride: int = 1, relu: bool = True, **options: Any) -> Layers:
-    convolution = Conv2d(inputs, filters, kernel, stride=stride, padding=kernel // 2, bias=False, **options)
-    return [convolution, BatchNorm2d(filters), *([ReLU()] if relu else [])]
+def normed(inputs: int, filters: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> Layers:
+    convolution = Conv2d(inputs, filters, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    return [convolution, BatchNorm2d(filters), ReLU()]
 
 
 def digits() -> Sequential:
@@ -107,34 +106,10 @@ def vgg() -> Sequential:
     return Sequential(*layers, Flatten(), Linear(4096, 10))
 
 
-def blocks(inputs: int, filters: int, stride: int) -> Layers:
-    """A residual block: the sum, then ReLU; a 1x1 convolution around it where the shape changes."""
-    body = Sequential(*normed(inputs, filters, 3, stride), *normed(filters, filters, relu=False))
-    around = Sequential(*normed(inputs, filters, 1, stride, relu=False)) if (inputs, 1) != (filters, stride) else None
-    return [Residual(body, around), ReLU()]
-
-
-def resnet(stem: Layers, widths: Sequence[int], depth: int, classes: int) -> Sequential:
-    layers, inputs = list(stem), widths[0]
-    for stage, filters in enumerate(widths):
-        for index in range(depth):
-            layers += blocks(inputs, filters, 2 if stage and not index else 1)
-            inputs = filters
-    return Sequential(*layers, AdaptiveAvgPool2d(1), Flatten(), Linear(inputs, classes))
-
-
-def resnet20() -> Sequential:
-    return resnet(normed(3, 16), (16, 32, 64), 3, 10)
-
-
-def resnet18() -> Sequential:
-    return resnet([*normed(3, 64, 7, 2), MaxPool2d(3, 2, padding=1)], (64, 128, 256, 512), 2, 1000)
-
-
 def depthwise() -> Sequential:
     layers, inputs = normed(3, 32), 32
     for filters, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)):
-        layers += [*normed(inputs, inputs, 3, stride, groups=inputs), *normed(inputs, filters, 1)]
+        layers += [*normed(inputs, inputs, 3, stride, inputs), *normed(inputs, filters, 1)]
         inputs = filters
     return Sequential(*layers, AdaptiveAvgPool2d(1), Flatten(), Linear(256, 10))
 
@@ -167,13 +142,13 @@ NETS = {
     "digits": Net(digits, 64, (1, 8, 8)),
     "mnist": Net(mnist, 128, (1, 28, 28)),
     "vgg": Net(vgg, 64, (3, 32, 32)),
-    "resnet20": Net(resnet20, 128, (3, 32, 32)),
-    "resnet18": Net(resnet18, 8, (3, 224, 224), 1000),
+    "resnet20": Net(models.resnet20, 128, (3, 32, 32)),
+    "resnet18": Net(models.resnet18, 8, (3, 224, 224), 1000),
     "depthwise": Net(depthwise, 64, (3, 32, 32)),
-    "mobilenet": Net(functools.partial(models.mobilenet, 1000), 4, (3, 224, 224), 1000),
+    "mobilenet": Net(models.mobilenet, 4, (3, 224, 224), 1000),
     "audio": Net(audio, 32, (1, 16000), 35),
     "volumes": Net(volumes, 8, (1, 32, 32, 32)),
-    "vgg16": Net(functools.partial(models.vgg16, 1000), 4, (3, 224, 224), 1000),
+    "vgg16": Net(models.vgg16, 4, (3, 224, 224), 1000),
 }
 
 
@@ -212,8 +187,8 @@ def in_torch(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Vari
 
     ours, images, classes = built(name)
     x, target = torch.from_numpy(images), torch.from_numpy(classes)
-    twin = peers.InTorch().twin(ours.config())
-    twin.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
+    side = peers.InTorch()
+    twin = side.copied(ours)
     with torch.no_grad():
         output = copy.deepcopy(twin).eval()(x).numpy()
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -240,9 +215,7 @@ def in_torch(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Vari
 
         return {"step": step, "inference": inference}
 
-    layouts = {"NCHW": torch.contiguous_format}
-    if x.ndim > 3:  # PyTorch has no other layout for a 1-D net
-        layouts["channels_last"] = {4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim]
+    layouts = side.layouts(x.ndim)
     if arguments.layout:
         layouts = {arguments.layout: layouts[arguments.layout]}
     found = {
@@ -260,28 +233,11 @@ PARTS = ("step", "inference")
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """A worker: a line in, a line out, as peers.py has it."""
-    calls: Variants = {}
-    for line in sys.stdin:
-        command, argument = json.loads(line)
-        answer: Any = None
-        if command == "prepare":
-            calls = {}  # its memory goes first
-            output, calls = LIBRARIES[arguments.worker](argument, arguments)
-            answer = [float(np.abs(output).max()), *map(float, output.ravel()[:64])]
-        elif command == "threads":
-            if arguments.worker == "fastconv":
-                fastconv.set_num_threads(argument)
-            else:
-                import torch
+    def prepare(name: str) -> tuple[Variants, list[float]]:
+        output, calls = LIBRARIES[arguments.worker](name, arguments)
+        return calls, [float(np.abs(output).max()), *map(float, output.ravel()[:64])]
 
-                torch.set_num_threads(argument)
-        else:
-            answer = {
-                variant: {part: peers.turn(call, argument) for part, call in parts.items()}
-                for variant, parts in calls.items()
-            }
-        print(json.dumps(answer), flush=True)
+    peers.serve(prepare, peers.LIBRARIES[arguments.worker]().set_threads)
 
 
 def peak() -> int:
@@ -306,20 +262,24 @@ def train(arguments: argparse.Namespace) -> None:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def floor(name: str, threads: int, bandwidth: float) -> dict[str, float]:
-    """Milliseconds of a step and of inference: of the multiplications, and of what goes through memory."""
+def floors(name: str, threads: Sequence[int], rate: float, bandwidth: float) -> dict[str, dict[str, float]]:
+    """By thread count, milliseconds of a step and of inference: of the multiplications, and of the way through memory.
+
+    rate: of a thread, multiplications and additions a second; bandwidth: of the machine, bytes a second
+    """
     net = NETS[name]
-    summary = net.make().summary((net.batch, *net.item))
-    rows = [row for row in summary if row.flops and row.parameters]
-    rate = gemm_rate("float32") * 1e9 * threads
+    rows = [row for row in net.make().summary((net.batch, *net.item)) if row.flops]
     forward = sum(row.flops for row in rows)
-    moved = [4 * (math.prod(row.input_shape) + math.prod(row.output_shape)) for row in rows]
-    first = rows[0].flops  # nobody asks for the gradient to its input
+    moved = sum(4 * (math.prod(row.input_shape) + math.prod(row.output_shape)) for row in rows)
+    step = 3 * forward - rows[0].flops  # nobody asks for the gradient to the first layer's input
     return {
-        "step, arithmetic": 1e3 * (3 * forward - first) / rate,
-        "step, memory": 1e3 * 3 * sum(moved) / bandwidth,
-        "inference, arithmetic": 1e3 * forward / rate,
-        "inference, memory": 1e3 * sum(moved) / bandwidth,
+        str(count): {
+            "step, arithmetic": 1e3 * step / (rate * count),
+            "step, memory": 1e3 * 3 * moved / bandwidth,
+            "inference, arithmetic": 1e3 * forward / (rate * count),
+            "inference, memory": 1e3 * moved / bandwidth,
+        }
+        for count in threads
     }
 
 
@@ -340,22 +300,8 @@ def compare(name: str, workers: Sequence[peers.Worker], arguments: argparse.Name
     ours, theirs = (np.array(worker.ask("prepare", name)) for worker in workers)
     if np.abs(ours - theirs).max() > 1e-3 * ours[0]:
         raise SystemExit(f"nets: {name}: fastconv computes {ours[:4]}, PyTorch {theirs[:4]}")
-    row: dict[str, Any] = {"net": name, "batch": NETS[name].batch, "threads": {}}
-    for count in arguments.threads:
-        turns = []
-        for worker in workers:
-            worker.ask("threads", count)
-            worker.ask("run", 0)
-        for _ in range(arguments.rounds):
-            times: dict[str, dict[str, float]] = {}
-            for worker in workers:
-                time.sleep(peers.PAUSE)
-                times |= worker.ask("run", arguments.turn)
-            turns.append(times)
-        row["threads"][str(count)] = {
-            part: peers.summary_of([{k: v[part] for k, v in t.items()} for t in turns]) for part in PARTS
-        }
-    return row
+    found = peers.in_turns(workers, arguments.threads, arguments.rounds, arguments.turn, PARTS)
+    return {"net": name, "batch": NETS[name].batch, "threads": found}
 
 
 def memory_of(name: str) -> dict[str, int]:
@@ -372,17 +318,21 @@ def memory_of(name: str) -> dict[str, int]:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
+def theirs(figures: dict[str, float]) -> float:
+    """The least of PyTorch's variants."""
+    return min(value for variant, value in figures.items() if variant != "fastconv")
+
+
 def print_row(row: dict[str, Any]) -> None:
     text = f"{row['net']:17} {row['batch']:4}"
     for count, found in row["threads"].items():
         for part in PARTS:
             ms = found[part]["milliseconds"]
-            best = min((value, variant) for variant, value in ms.items() if variant != "fastconv")
             least = max(row["floor"][count][f"{part}, {what}"] for what in ("arithmetic", "memory"))
-            text += f"  {best[0]:8.2f} {ms['fastconv']:8.2f} {found[part]['ratio']:5.2f} {least:7.2f}"
+            text += f"  {theirs(ms):8.2f} {ms['fastconv']:8.2f} {found[part]['ratio']:5.2f} {least:7.2f}"
     if "memory" in row:
-        theirs = min(value for variant, value in row["memory"].items() if variant != "fastconv")
-        text += f"  {theirs / 1e6:5.0f} {row['memory']['fastconv'] / 1e6:5.0f} {row['memory_ratio']:5.2f}"
+        memory = row["memory"]
+        text += f"  {theirs(memory) / 1e6:5.0f} {memory['fastconv'] / 1e6:5.0f} {row['memory_ratio']:5.2f}"
     print(text, flush=True)
 
 
@@ -397,10 +347,6 @@ def print_head(arguments: argparse.Namespace) -> None:
     print(f"{line.rstrip()}\n{names}")
 
 
-def mean(ratios: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, ratios)))
-
-
 def print_means(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None:
     print("\nPyTorch's time over ours: geometric mean, worst")
     for count in map(str, arguments.threads):
@@ -409,12 +355,13 @@ def print_means(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -
             worst = min(ratios, key=lambda name: ratios[name])
             print(
                 f"  {part}, {count} thread{'s' * (count != '1')}: "
-                f"{mean(list(ratios.values())):.2f}, {ratios[worst]:.2f} ({worst})"
+                f"{statistics.geometric_mean(ratios.values()):.2f}, {ratios[worst]:.2f} ({worst})"
             )
     if arguments.memory:
         ratios = {row["net"]: row["memory_ratio"] for row in rows}
         worst = max(ratios, key=lambda name: ratios[name])
-        print(f"  memory, ours over PyTorch's: {mean(list(ratios.values())):.2f}, {ratios[worst]:.2f} ({worst})")
+        mean = statistics.geometric_mean(ratios.values())
+        print(f"  memory, ours over PyTorch's: {mean:.2f}, {ratios[worst]:.2f} ({worst})")
 
 
 def figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
@@ -476,7 +423,7 @@ def parse() -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows, printed as they come."""
-    rows, bandwidth = [], copy_rate()
+    rows, rate, bandwidth = [], 1e9 * gemm_rate("float32"), copy_rate()
     options = [name for name in ("--bfloat16", "--compile") if getattr(arguments, name.strip("-"))]
     script = [str(Path(__file__).resolve()), *options]
     with contextlib.ExitStack() as stack:
@@ -490,11 +437,10 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         print_head(arguments)
         for name in arguments.only or NETS:
             row = compare(name, workers, arguments)
-            row["floor"] = {str(count): floor(name, count, bandwidth) for count in arguments.threads}
+            row["floor"] = floors(name, arguments.threads, rate, bandwidth)
             if arguments.memory:
                 row["memory"] = memory_of(name)
-                theirs = min(value for variant, value in row["memory"].items() if variant != "fastconv")
-                row["memory_ratio"] = row["memory"]["fastconv"] / theirs
+                row["memory_ratio"] = row["memory"]["fastconv"] / theirs(row["memory"])
             rows.append(row)
             print_row(row)
     return rows

@@ -67,7 +67,7 @@ MALLOC = {  # for both processes
 }
 PARTS = ("forward", "step")
 
-Calls = dict[str, Callable[[], Any]]  # "forward" and "step"
+Calls = dict[str, Callable[[], Any]]  # by part: "forward" and "step"
 
 
 class Work(NamedTuple):
@@ -236,8 +236,7 @@ class InTorch:
         torch = self._torch
         ours = NETS[name][0]()
         x, target = (torch.from_numpy(a) for a in net_arrays(name))
-        twin = self.twin(ours.config())
-        twin.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in ours.state_dict().items()})
+        twin = self.copied(ours)
         with torch.no_grad():
             exact = [copy.deepcopy(twin).double().eval()(x.double()).numpy()]
 
@@ -259,11 +258,23 @@ class InTorch:
 
             return {"forward": forward, "step": step}
 
-        found = {"NCHW": calls(torch.contiguous_format)}
-        if x.ndim > 3:  # PyTorch has no other layout for a 1-D net
-            found["channels_last"] = calls({4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim])
+        found = {name: calls(layout) for name, layout in self.layouts(x.ndim).items()}
         errors = [relative_errors([layout["forward"]().numpy()], exact) for layout in found.values()]
         return Work(exact, [max(pair) for pair in zip(*errors, strict=True)], found)
+
+    def layouts(self, ndim: int) -> dict[str, Any]:
+        """The memory formats of a net's inputs; PyTorch has one for a 1-D net."""
+        torch = self._torch
+        other = {4: torch.channels_last, 5: torch.channels_last_3d}.get(ndim)
+        return {"NCHW": torch.contiguous_format} | ({} if other is None else {"channels_last": other})
+
+    def copied(self, net: Any) -> Any:
+        """A fastconv net with its weights and statistics as a torch.nn module."""
+        twin = self.twin(net.config())
+        twin.load_state_dict(
+            {name: self._torch.from_numpy(np.array(array)) for name, array in net.state_dict().items()}
+        )
+        return twin
 
     def twin(self, config: Any) -> Any:
         """The torch.nn module of a fastconv net's configuration: names, arguments and state_dict keys are the same."""
@@ -313,21 +324,33 @@ LIBRARIES: dict[str, Callable[[], Any]] = {"fastconv": InFastconv, "torch": InTo
 
 
 def work(library: str, clock: str) -> None:
-    """A worker: reads a command a line, answers a line; between them it is blocked."""
     side = LIBRARIES[library]()
-    now = time.perf_counter if clock == "wall" else time.process_time
+
+    def prepare(task: str) -> tuple[dict[str, Calls], Any]:
+        found = side.convolution(SHAPES[task]) if task in SHAPES else side.net(task)
+        return found.calls, {"fingerprints": fingerprints(found.outputs64), "errors": found.errors}
+
+    serve(prepare, side.set_threads, time.perf_counter if clock == "wall" else time.process_time)
+
+
+def serve(
+    prepare: Callable[[str], tuple[dict[str, Calls], Any]],
+    set_threads: Callable[[int], None],
+    now: Callable[[], float] = time.perf_counter,
+) -> None:
+    """A worker: reads a command a line, answers a line; between them it is blocked.
+
+    prepare: of a task its calls by layout, and the answer
+    """
     calls: dict[str, Calls] = {}
     for line in sys.stdin:
         command, argument = json.loads(line)
         answer: Any = None
         if command == "prepare":
             calls = {}  # its memory goes first
-            found = side.convolution(SHAPES[argument]) if argument in SHAPES else side.net(argument)
-            calls = found.calls
-            answer = {"fingerprints": fingerprints(found.outputs64), "errors": found.errors}
-            del found
+            calls, answer = prepare(argument)
         elif command == "threads":
-            side.set_threads(argument)
+            set_threads(argument)
         else:
             answer = {
                 layout: {part: turn(call, argument, now) for part, call in parts.items()}
@@ -393,11 +416,18 @@ def compare_task(task: str, workers: Sequence[Worker], threads: Sequence[int], r
     """A row: errors and, per thread count and part, the ratio, its range and milliseconds."""
     ours, theirs = (worker.ask("prepare", task) for worker in workers)
     check_same(task, ours["fingerprints"], theirs["fingerprints"])
-    row: dict[str, Any] = {
+    return {
         "task": task,
         "errors": {"fastconv": max(ours["errors"]), "torch": max(theirs["errors"])},
-        "threads": {},
+        "threads": in_turns(workers, threads, rounds, seconds, PARTS),
     }
+
+
+def in_turns(
+    workers: Sequence[Worker], threads: Sequence[int], rounds: int, seconds: float, parts: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What the workers have prepared, timed: per thread count and part the ratio, its range and milliseconds."""
+    found = {}
     for count in threads:
         turns = []
         for worker in workers:
@@ -409,10 +439,8 @@ def compare_task(task: str, workers: Sequence[Worker], threads: Sequence[int], r
                 time.sleep(PAUSE)
                 times |= worker.ask("run", seconds)
             turns.append(times)
-        row["threads"][str(count)] = {
-            part: summary_of([{k: v[part] for k, v in t.items()} for t in turns]) for part in PARTS
-        }
-    return row
+        found[str(count)] = {part: summary_of([{k: v[part] for k, v in t.items()} for t in turns]) for part in parts}
+    return found
 
 
 def summary_of(rounds: list[dict[str, float]]) -> dict[str, Any]:
@@ -448,7 +476,7 @@ def summaries(rows: Sequence[dict[str, Any]], threads: Sequence[int]) -> list[di
             ratios = {row["task"]: row["threads"][count]["step"]["ratio"] for row in members}
             worst = min(ratios, key=lambda task: ratios[task])
             found["threads"][count] = {
-                "geometric_mean": math.exp(statistics.fmean(map(math.log, ratios.values()))),
+                "geometric_mean": statistics.geometric_mean(ratios.values()),
                 "worst": ratios[worst],
                 "worst_task": worst,
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -319,7 +318,7 @@ class Changes:
 
 def _mean(changes: Sequence[Change]) -> float:
     """The geometric mean of the ratios."""
-    return math.exp(statistics.fmean(math.log(change.ratio) for change in changes))
+    return statistics.geometric_mean(change.ratio for change in changes)
 
 
 def _columns(head: Sequence[str], cells: Sequence[Sequence[str]], left: tuple[int, ...]) -> Iterator[str]:
