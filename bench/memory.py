@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 def array(dtype: np.dtype, *shape: int) -> np.ndarray:
     made = allocate("memory", shape, dtype)
-    made[...] = np.arange(made.size % 8191 + 1)[:1]
+    made[...] = 0
     return made
 
 
@@ -139,7 +139,7 @@ def lowerings(dtype: np.dtype, nbytes: int) -> Iterator[Case]:
     """Of one image each, of about half of a core's second cache."""
     for kernel, c, side, stride in (
         (3, 1, 96, 1), (3, 3, 56, 1), (3, 16, 24, 1), (3, 64, 14, 1), (3, 100, 10, 1), (3, 256, 7, 1), (5, 16, 20, 1),
-        (7, 3, 112, 2), (3, 64, 28, 2), (1, 64, 56, 2), (2, 64, 32, 2), (3, 16, 24, 1),
+        (7, 3, 112, 2), (3, 64, 28, 2), (1, 64, 56, 2), (2, 64, 32, 2),
     ):  # fmt: skip
         window = Window.parse("memory", (side, side), (kernel, kernel), stride, kernel // 2, 1).lift()
         out = window.output((1, side, side))
