@@ -1,5 +1,7 @@
-"""bench/peers.py and bench/grid.py: their shapes, how they sum up, and one short run."""
+"""bench/peers.py, nets.py, grid.py and memory.py: their shapes and nets, how they sum up, and one short run."""
 
+import argparse
+import functools
 import importlib
 import json
 import subprocess
@@ -156,6 +158,155 @@ def test_peers_refuses(bench, monkeypatch, capsys, arguments, match):
         bench("peers").parse()
     assert caught.value.code == 2
     assert match in capsys.readouterr().err
+
+
+# --- whole nets ------------------------------------------------------------------------------------------------------
+
+EAGER = argparse.Namespace(bfloat16=False, compile=False, layout=None)
+
+
+@pytest.fixture
+def nets(bench, monkeypatch):
+    """bench/nets.py, its nets on two small inputs each, VGG-16 with a narrow classifier."""
+    module = bench("nets")
+    for name, net in module.NETS.items():
+        item = (3, 64, 64) if net.item == (3, 224, 224) else net.item
+        make = functools.partial(net.make, hidden=16) if name == "vgg16" else net.make
+        monkeypatch.setitem(module.NETS, name, net._replace(make=make, batch=2, item=item))
+    monkeypatch.setattr(module, "RATE", 0.1)  # a step that float32 sees
+    return module
+
+
+def test_every_net_takes_a_step(nets, monkeypatch):
+    assert len(nets.NETS) == 12
+    build = nets.built
+    for name, net in nets.NETS.items():
+        built = build(name)
+        monkeypatch.setattr(nets, "built", lambda _, built=built: built)
+        parameters = built[0].parameters()
+        before = {key: array.copy() for key, array in parameters.items()}
+        output, variants = nets.in_fastconv(name, EAGER)
+        assert output.shape == (2, net.classes), name
+        assert list(variants) == ["fastconv"]
+        variants["fastconv"]["step"]()
+        assert not [key for key in before if np.array_equal(before[key], parameters[key])], name
+        np.testing.assert_array_equal(variants["fastconv"]["inference"](), output, err_msg=name)  # of a copy
+
+
+def test_pytorch_computes_the_same_nets(nets):
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in ("lenet", "digits", "mnist", "vgg", "resnet20", "depthwise", "audio", "volumes"):
+        net = nets.NETS[name]
+        expected, _ = nets.in_fastconv(name, EAGER)
+        output, variants = nets.in_torch(name, EAGER)
+        np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+        layouts = ["NCHW", "channels_last"][: len(net.item) - 1]
+        assert set(variants) == {f"{layout}{fused}" for layout in layouts for fused in ("", ", fused SGD")}
+        variants[layouts[-1]]["step"]()
+    torch.set_num_threads(threads)
+
+
+def test_the_floor_of_a_net(bench):
+    flops = [172_800, 307_200, 61_440, 20_160, 1_680]  # two a multiply-add, padding left out: LeNet has none
+    elements = 784 + 3456 + 864 + 1024 + 256 + 120 + 120 + 84 + 84 + 10
+    one, two = bench("nets").floors("lenet, one image", [1, 2], 1e3, 4e3).values()
+    assert one == pytest.approx(
+        {
+            "step, arithmetic": 3 * sum(flops) - flops[0], "step, memory": 3 * elements,
+            "inference, arithmetic": sum(flops), "inference, memory": elements,
+        }
+    )  # fmt: skip
+    assert two["step, arithmetic"] == pytest.approx(one["step, arithmetic"] / 2)
+    assert two["step, memory"] == one["step, memory"]
+
+
+def test_the_means_of_nets(bench, capsys):
+    parts = ("step", "inference")
+    rows = [
+        {"net": name, "memory_ratio": memory, "threads": {"1": {part: {"ratio": ratio} for part in parts}}}
+        for name, ratio, memory in (("a", 4.0, 0.5), ("b", 1.0, 2.0))
+    ]
+    bench("nets").print_means(rows, argparse.Namespace(threads=[1], memory=True))
+    _, head, step, inference, memory = capsys.readouterr().out.splitlines()
+    assert head == "PyTorch's time over ours: geometric mean, worst"
+    assert step == "  step, 1 thread: 2.00, 1.00 (b)"
+    assert inference == "  inference, 1 thread: 2.00, 1.00 (b)"
+    assert memory == "  memory, ours over PyTorch's: 1.00, 2.00 (b)"
+
+
+def test_nets_runs(tmp_path):
+    pytest.importorskip("torch")
+    name = "lenet, one image"
+    done = run(
+        "nets.py", "--rounds", "1", "--turn", "0.001", "--threads", "1", "--only", name,
+        "--json", str(tmp_path / "nets.json"), "--plot", str(tmp_path / "nets.svg"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads((tmp_path / "nets.json").read_text())["rows"]
+    assert (row["net"], row["batch"]) == (name, 1)
+    for part in ("step", "inference"):
+        assert row["threads"]["1"][part]["ratio"] > 0
+        assert len(row["threads"]["1"][part]["milliseconds"]) == 5
+    assert f"\n{name} " in done.stdout
+    assert "<svg" in (tmp_path / "nets.svg").read_text()
+
+
+def test_the_memory_of_training():
+    done = run("nets.py", "--worker", "fastconv", "--train", "digits")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 64 * 64 * 8 * 8 * 4  # the second layer's output alone
+
+
+@pytest.mark.parametrize("script", ["nets", "memory"])
+def test_help(bench, monkeypatch, capsys, script):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    module = bench(script)
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    assert not caught.value.code
+    assert "--rounds" in capsys.readouterr().out
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_only_moved(bench, dtype):
+    """Every case runs, has a name of its own, and counts at least what it returns."""
+    memory = bench("memory")
+    names = []
+    for group in memory.GROUPS:
+        for case in group(np.dtype(dtype), 1 << 16):
+            result = case.call()
+            if isinstance(result, np.ndarray):
+                assert result.nbytes < case.nbytes, case.name
+            if case.name.startswith("layout"):
+                assert case.nbytes == 2 * result.nbytes
+            if case.whole:
+                assert case.nbytes <= case.whole, case.name
+            names.append(case.name)
+    assert len(set(names)) == len(names)
+
+
+def test_lines_that_are_read_between_those_that_are_kept(bench):
+    touched, float32 = bench("memory").touched, np.dtype(np.float32)
+    assert touched(float32, 1, 2) == 1  # all lines
+    assert touched(float32, 16, 2) == 1 / 2  # every other line
+    assert touched(float32, 64, 3) == 1 / 3
+    assert touched(float32, 100, 2) == (400 + 64) / 800  # and those that are shared at the ends
+
+
+def test_memory_runs():
+    done = run("memory.py", "-k", "copy", "--megabytes", "1", "--rounds", "2")
+    assert done.returncode == 0, done.stderr
+    head, line = done.stdout.splitlines()
+    assert "memcpy over kernel" in head
+    name, *figures = line.split()
+    assert name == "copy"
+    assert len(figures) == 7
+    assert all(float(figure) > 0 for figure in figures)
 
 
 def test_grid_runs(tmp_path):
