@@ -175,12 +175,12 @@ def test_every_step_shows_its_value(page, name):
         assert_at(browser, view, 0)
         press(browser, "END")
         assert_at(browser, view, len(view) - 1)
-        lead = view.at(len(view) - 1)[:2]
+        lead = view._at(len(view) - 1)[:2]
         if view.manner == "collect":
-            expected = [brief(step.value, view.noise(step.products)) for step in view if step.at[:2] == lead]
+            expected = [brief(step.value, view._noise(step.products)) for step in view if step.at[:2] == lead]
         else:  # every channel that the last step adds to; the bias is not in it yet
             bias = np.zeros(()) if view.bias is None else view.bias.reshape(-1, *(1,) * (view.result.ndim - 2))
-            made = (view.result - bias)[view.reading.channels(*lead)]
+            made = (view.result - bias)[view._reading.channels(*lead)]
             expected = [brief(value, 1e-12) for value in made.reshape(-1)]
         assert [text or "0" for text in cells(browser, "result")] == expected
 

@@ -50,7 +50,7 @@ def frame(walk: Walkthrough) -> str:
 
 def need_drawable(walk: Walkthrough) -> None:
     """ValueError where there is more to draw than anyone can look at."""
-    reading = walk.reading
+    reading = walk._reading
     cells = math.prod(len(axis.grid) for axis in reading.axes)
     filters = np.empty(0) if reading.filters is None else reading.filters
     drawn = max(cells, math.prod(walk.shape[2:]), math.prod(filters.shape[2:]))
@@ -61,8 +61,8 @@ def need_drawable(walk: Walkthrough) -> None:
         )
     numbers = reading.array.size + filters.size
     numbers += sum(len(each) for axis in reading.axes for each in axis.places)
-    if walk.factors_vary:
-        numbers += sum(math.prod(map(len, reading.block(walk.at(i))[0])) for i in range(len(walk)))
+    if walk._factors_vary:
+        numbers += sum(math.prod(map(len, reading.block(walk._at(i))[0])) for i in range(len(walk)))
     if numbers > MOST_NUMBERS:
         raise ValueError(
             f"walkthrough: {walk.function} would put {numbers:,} numbers on a page; at most {MOST_NUMBERS:,} are: crop "
@@ -72,7 +72,7 @@ def need_drawable(walk: Walkthrough) -> None:
 
 def layout(walk: Walkthrough) -> str:
     """How the array lies on its grid, in words."""
-    grids = [axis.grid for axis in walk.reading.axes]
+    grids = [axis.grid for axis in walk._reading.axes]
     inserted = any((grid == INSERTED).any() for grid in grids)
     padded = any((grid == PADDING).any() for grid in grids)
     return {(0, 0): "", (1, 0): "zeros between", (0, 1): "padded", (1, 1): "zeros between, padded"}[inserted, padded]
@@ -80,26 +80,26 @@ def layout(walk: Walkthrough) -> str:
 
 def _view(walk: Walkthrough) -> dict[str, Any]:
     """What page.html reads."""
-    reading = walk.reading
+    reading = walk._reading
     steps = list(walk)
     pairs = [(a, b) for a in range(walk.shape[0]) for b in range(walk.shape[1])]
     factors: list[Any] | None = None
-    if walk.factors_vary:
-        factors = [_factors(walk, walk.at(i)) for i in range(len(walk))]
-    spread = walk.spread
+    if walk._factors_vary:
+        factors = [_factors(walk, walk._at(i)) for i in range(len(walk))]
+    spread = walk._spread
     return {
         "manner": walk.manner,
-        "kind": walk.kind,
+        "kind": walk._kind,
         "button": "collecting" if walk.manner == "collect" else "scattering",
         "head": walk.head,
         "said": walk.said,
-        "made": walk.names.made,
-        "read": walk.names.read,
-        "factor": walk.names.factor or "factors",
+        "made": walk._names.made,
+        "read": walk._names.read,
+        "factor": walk._names.factor or "factors",
         "layout": layout(walk),
         "shape": list(walk.shape),
         "lines": [step.text for step in steps],
-        "texts": [shown(step.value, 0.0 if walk.manner == "scatter" else walk.noise(step.products)) for step in steps],
+        "texts": [shown(step.value, 0.0 if walk.manner == "scatter" else walk._noise(step.products)) for step in steps],
         "values": [_number(step.value) for step in steps],
         "array": _array(reading.array),
         "grid": [axis.grid.tolist() for axis in reading.axes],
@@ -112,7 +112,7 @@ def _view(walk: Walkthrough) -> dict[str, Any]:
             [each.tolist() for each in reading.filter_of(a, b)] for a, b in pairs
         ],
         "factors": factors,
-        "winners": [walk.winner_of(walk.at(i)) for i in range(len(walk))] if walk.kind == "max" else None,
+        "winners": [walk._winner_of(walk._at(i)) for i in range(len(walk))] if walk._kind == "max" else None,
         "spread": None if spread is None else _array(spread)["values"],
         "bias": walk.bias is not None,
         "noise": 16 * float(np.finfo(walk.result.dtype).eps),
@@ -121,7 +121,7 @@ def _view(walk: Walkthrough) -> dict[str, Any]:
 
 def _factors(walk: Walkthrough, at: tuple[int, ...]) -> Any:
     """Of one step: a list, or one number where they are all the same."""
-    factors = walk.factors(at)
+    factors = walk._factors(at)
     assert factors is not None
     flat = factors.reshape(-1)
     if flat.size and (flat == flat[0]).all():

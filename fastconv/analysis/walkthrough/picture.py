@@ -109,7 +109,7 @@ def scenes(walk: Walkthrough, numbers: Iterable[int]) -> Iterator[Scene]:
 def _panels(
     walk: Walkthrough, number: int, sums: np.ndarray, scale: np.ndarray, touched: np.ndarray
 ) -> list[Panel]:  # fmt: skip
-    at, reading, names = walk.at(number), walk.reading, walk.names
+    at, reading, names = walk._at(number), walk._reading, walk._names
     scatter = walk.manner == "scatter"
     p, q = reading.channels(*at[:2])
     places, _ = reading.block(at)
@@ -118,7 +118,7 @@ def _panels(
     seen = _mask([np.isin(np.arange(len(grid)), chosen) for grid, chosen in zip(grids, places, strict=True)])
     outside = ~_mask([grid >= 0 for grid in grids])
     several = reading.array.shape[0] * reading.array.shape[1] > 1
-    factors = walk.factors(at)
+    factors = walk._factors(at)
     lies = f" ({layout(walk)})" if layout(walk) else ""
     panels = []
 
@@ -130,17 +130,17 @@ def _panels(
         return maps
 
     if scatter:
-        assert walk.spread is not None
-        given = walk.spread[at[:2]]
+        assert walk._spread is not None
+        given = walk._spread[at[:2]]
         panels.append(Panel(names.read, _maps("", given, _now(given.shape, at[2:]))))
     else:
         kinds = np.where(seen, np.where(outside, "outside seen", "seen"), np.where(outside, "outside", ""))
-        if walk.kind == "max" and walk.winner_of(at) >= 0:
-            block = np.unravel_index(walk.winner_of(at), tuple(map(len, places)))
+        if walk._kind == "max" and walk._winner_of(at) >= 0:
+            block = np.unravel_index(walk._winner_of(at), tuple(map(len, places)))
             kinds[tuple(int(each[k]) for each, k in zip(places, block, strict=True))] = "now"
         panels.append(Panel(names.read + lies, channels(lambda j: _laid(walk, int(p[j]), int(q[j])), kinds, _finite)))
 
-    if factors is not None and factors.size and walk.kind != "mean":
+    if factors is not None and factors.size and walk._kind != "mean":
         if reading.filters is not None and reading.filter_of is not None:
             u, v = reading.filter_of(*at[:2])
             filters = reading.filters
@@ -151,10 +151,10 @@ def _panels(
             panels.append(Panel(names.factor, [each for some in maps for each in some]))
         else:
             panels.append(Panel(names.factor, _maps("", factors[0], np.full(factors.shape[1:], "seen"))))
-        read = walk.spread[at] if scatter and walk.spread is not None else reading.values(at)
+        read = walk._spread[at] if scatter and walk._spread is not None else reading.values(at)
         products = np.broadcast_to(read * factors, (len(p), *map(len, indices)))
         where = np.where(_mask([each >= 0 for each in indices]), "seen", "outside seen")
-        panels.append(Panel("products", channels(lambda j: products[j], where) if several and not walk.by_itself
+        panels.append(Panel("products", channels(lambda j: products[j], where) if several and not walk._by_itself
                             else _maps("", products[0], where)))  # fmt: skip
 
     if scatter:
@@ -181,7 +181,7 @@ def _panels(
         kinds = np.where(flat < number, "", np.where(flat == number, "now", "blank"))
         width = max(_width(brief(value)) for value in np.asarray(walk.result, np.float64).reshape(-1))
         values[at[2:]] = walk[number].value
-        noise = float(walk.noise(walk[number].products))
+        noise = float(walk._noise(walk[number].products))
         title = index(names.made, at[:2])
         panels.append(Panel(title, _maps("", values, kinds, lambda v: _known(v, noise), width)))
     return panels
@@ -203,10 +203,10 @@ def _now(shape: tuple[int, ...], at: tuple[int, ...]) -> np.ndarray:
 
 def _laid(walk: Walkthrough, p: int, q: int) -> np.ndarray:
     """A channel of the array as it lies on its grid."""
-    grids = [axis.grid for axis in walk.reading.axes]
-    values = walk.reading.array[p, q][np.ix_(*(np.maximum(grid, 0) for grid in grids))].astype(np.float64)
+    grids = [axis.grid for axis in walk._reading.axes]
+    values = walk._reading.array[p, q][np.ix_(*(np.maximum(grid, 0) for grid in grids))].astype(np.float64)
     values = np.where(_mask([grid != -2 for grid in grids]), values, 0.0)
-    return np.where(_mask([grid != -1 for grid in grids]), values, walk.reading.fill)
+    return np.where(_mask([grid != -1 for grid in grids]), values, walk._reading.fill)
 
 
 def _finite(value: float) -> str:

@@ -71,6 +71,7 @@ class Walkthrough(Sequence[Step]):
     result      what the function or its pullback gives
     bias        of a convolution, (K,) or None: a step has added it; scattering adds it at the end
     scattered   the same result by scattering, where it is a gradient to an input or a transposed convolution; else None
+    head, said  the call, and what is done at every step, in a line each
     """
 
     def __init__(
@@ -92,19 +93,19 @@ class Walkthrough(Sequence[Step]):
         order: float = 1.0,
         scattered: Walkthrough | None = None,
     ) -> None:
-        self.function, self.direction, self.manner, self.kind = function, direction, manner, kind
-        self.names, self.reading, self.result, self.scattered = names, reading, result, scattered
+        self.function, self.direction, self.manner, self._kind = function, direction, manner, kind
+        self._names, self._reading, self.result, self.scattered = names, reading, result, scattered
         self.head, self.said = head, said
         self.bias, self._spread, self._share = bias, spread, share
-        self._winners, self.order = winners, order
-        self.by_itself = reading.filters is None  # every channel, not a sum over channels
+        self._winners, self._order = winners, order
+        self._by_itself = reading.filters is None  # every channel, not a sum over channels
 
     # --- a sequence
 
     @property
     def shape(self) -> Shape:
         """A step for each index of an array of this shape, in C order."""
-        return self.reading.shape
+        return self._reading.shape
 
     def __len__(self) -> int:
         return math.prod(self.shape)
@@ -122,22 +123,22 @@ class Walkthrough(Sequence[Step]):
     def __iter__(self) -> Iterator[Step]:
         return map(self._step, range(len(self)))
 
-    def at(self, number: int) -> Shape:
+    def _at(self, number: int) -> Shape:
         return tuple(map(int, np.unravel_index(number, self.shape)))
 
     def _step(self, number: int) -> Step:
-        at = self.at(number)
+        at = self._at(number)
         return self._scatter(at) if self.manner == "scatter" else self._collect(at)
 
     # --- one step
 
-    def factors(self, at: Shape) -> np.ndarray | None:
+    def _factors(self, at: Shape) -> np.ndarray | None:
         """(channels, *places): what is read is multiplied by them; of what is scattered, the gradient; None: by 1."""
-        factors = self.reading.factors(at)
+        factors = self._reading.factors(at)
         if factors is not None or self._share is None:
             return factors
-        places, taps = self.reading.block(at)
-        indices = self.reading.indices(places)
+        places, taps = self._reading.block(at)
+        indices = self._reading.indices(places)
         met = outer([np.maximum(each, 0) for each in indices])
         here = tuple(np.array(o) for o in at[2:])
         o, i = (here, met) if self.manner == "scatter" else (met, here)
@@ -147,28 +148,23 @@ class Walkthrough(Sequence[Step]):
         return shares[np.newaxis].astype(np.float64)
 
     @property
-    def factors_vary(self) -> bool:
+    def _factors_vary(self) -> bool:
         """Whether every step has factors of its own."""
-        return self.by_itself and (
-            self._share is not None or any(axis.weights is not None for axis in self.reading.axes)
+        return self._by_itself and (
+            self._share is not None or any(axis.weights is not None for axis in self._reading.axes)
         )
 
-    @property
-    def spread(self) -> np.ndarray | None:
-        """The gradient that is scattered."""
-        return self._spread
-
-    def divisor(self, at: Shape) -> float:
+    def _divisor(self, at: Shape) -> float:
         """Of a mean."""
-        factors = self.reading.factors(at)
+        factors = self._reading.factors(at)
         return 1 / float(factors.reshape(-1)[0]) if factors is not None and factors.size else 1.0
 
-    def winner_of(self, at: Shape) -> int:
+    def _winner_of(self, at: Shape) -> int:
         """Where in the block that is read the maximum stands; -1: nowhere, all of it is padding."""
         assert self._winners is not None
         wanted = int(self._winners[at])
         place = 0
-        for here, i in zip(self.reading.indices(self.reading.block(at)[0]), self._position(wanted), strict=True):
+        for here, i in zip(self._reading.indices(self._reading.block(at)[0]), self._position(wanted), strict=True):
             found = np.flatnonzero(here == i)
             if wanted < 0 or not len(found):
                 return -1
@@ -176,14 +172,14 @@ class Walkthrough(Sequence[Step]):
         return place
 
     def _position(self, flat: int) -> tuple[int, ...]:
-        return tuple(map(int, np.unravel_index(max(flat, 0), self.reading.array.shape[2:])))
+        return tuple(map(int, np.unravel_index(max(flat, 0), self._reading.array.shape[2:])))
 
     def _collect(self, at: Shape) -> Step:
-        values = self.reading.values(at)
+        values = self._reading.values(at)
         place, bias = None, None if self.bias is None else float(self.bias[at[1]])
-        label = index(self.names.made, at)
-        if self.kind == "max":
-            winner = self.winner_of(at)
+        label = index(self._names.made, at)
+        if self._kind == "max":
+            winner = self._winner_of(at)
             products = np.zeros_like(values)
             value = -math.inf
             if winner >= 0:
@@ -192,72 +188,72 @@ class Walkthrough(Sequence[Step]):
                 place = self._place(at, winner)
             listed = _listed(values[values != -math.inf], shown, ", ")
             text = f"{label} = max({listed}) = {shown(value)}" + (f", place {place}" if place else "")
-        elif self.kind == "norm":
-            products = np.abs(values) ** self.order
-            value = float(products.sum()) ** (1 / self.order)
-            terms = _listed(values, lambda v: f"|{shown(v)}|^{shown(self.order)}", " + ")
-            text = f"{label} = ({terms})^(1/{shown(self.order)}) = {shown(value)}"
-        elif self.kind == "function":
+        elif self._kind == "norm":
+            products = np.abs(values) ** self._order
+            value = float(products.sum()) ** (1 / self._order)
+            terms = _listed(values, lambda v: f"|{shown(v)}|^{shown(self._order)}", " + ")
+            text = f"{label} = ({terms})^(1/{shown(self._order)}) = {shown(value)}"
+        elif self._kind == "function":
             products, value = values, float(self.result[at])
             text = f"{label} = f({_listed(values, shown, ', ')}) = {shown(value)}"
         else:
-            factors = self.factors(at)
+            factors = self._factors(at)
             products = values if factors is None else values * factors
             value = float(products.sum()) + (bias or 0.0)
-            terms, total = self._sum(at, values, factors, bias), shown(value, self.noise(products))
+            terms, total = self._sum(at, values, factors, bias), shown(value, self._noise(products))
             text = f"{label} = {terms} = {total}" if terms != total else f"{label} = {total}"
             if not terms:
                 text = f"{label} = {total}, the maximum of no window"
-            if self.kind == "copy":
+            if self._kind == "copy":
                 text += self._outside(at)
-        drop = 0 if self.by_itself else slice(None)
+        drop = 0 if self._by_itself else slice(None)
         return Step(at, values[drop], products[drop], value, at, place, text)
 
     def _outside(self, at: Shape) -> str:
         """What a copy is made of that is no element."""
-        indices = self.reading.indices(self.reading.block(at)[0])
+        indices = self._reading.indices(self._reading.block(at)[0])
         for what, said in ((PADDING, ", padding"), (INSERTED, ", inserted")):
             if any((each == what).any() for each in indices):
                 return said
         return ""
 
-    def noise(self, products: np.ndarray) -> float:
+    def _noise(self, products: np.ndarray) -> float:
         """What a sum of these may err by: its value is shown as 0 below it."""
-        eps = max(np.finfo(a.dtype).eps for a in (self.result, self.reading.array) if a.dtype.kind == "f")
+        eps = max(np.finfo(a.dtype).eps for a in (self.result, self._reading.array) if a.dtype.kind == "f")
         finite = products[np.isfinite(products)]
         return float(16 * eps * np.abs(finite).sum())
 
     def _place(self, at: Shape, winner: int) -> int:
         """1, 2, … in the whole window."""
-        _, taps = self.reading.block(at)
+        _, taps = self._reading.block(at)
         where = np.unravel_index(winner, tuple(map(len, taps)))
         number = 0
         for axis, (each, here) in enumerate(zip(taps, where, strict=True)):
-            size = max(int(t.max(initial=0)) for t in self.reading.axes[axis].taps) + 1
+            size = max(int(t.max(initial=0)) for t in self._reading.axes[axis].taps) + 1
             number = number * (size if self.function.startswith("max") else len(each)) + int(each[here])
         return number + 1
 
     def _sum(self, at: Shape, values: np.ndarray, factors: np.ndarray | None, bias: float | None) -> str:
-        if self.kind == "shares of a maximum":
+        if self._kind == "shares of a maximum":
             return _sum_of(values[factors != 0])
-        if self.kind == "mean":
-            return f"({_sum_of(values)}) / {shown(self.divisor(at))}"
+        if self._kind == "mean":
+            return f"({_sum_of(values)}) / {shown(self._divisor(at))}"
         terms = _sum_of(values, factors) or "0"
         return terms if bias is None else f"{terms} + {_signed(bias)} (bias)"
 
     def _scatter(self, at: Shape) -> Step:
         assert self._spread is not None
         value = float(self._spread[at])
-        places, _ = self.reading.block(at)
-        indices = self.reading.indices(places)
-        p, q = self.reading.channels(*at[:2])
-        factors = self.factors(at)
+        places, _ = self._reading.block(at)
+        indices = self._reading.indices(places)
+        p, q = self._reading.channels(*at[:2])
+        factors = self._factors(at)
         block = np.ones((len(p), *map(len, indices))) if factors is None else factors
         inside = [np.flatnonzero(each >= 0) for each in indices]
         block = block[np.ix_(np.arange(len(p)), *inside)] if inside else block
         there = [each[chosen] for each, chosen in zip(indices, inside, strict=True)]
         target: tuple[Any, ...]
-        if self.by_itself:
+        if self._by_itself:
             block, target = block[0], (int(p[0]), int(q[0]), *outer(there))
         else:
             axes = len(there)
@@ -265,8 +261,8 @@ class Walkthrough(Sequence[Step]):
             target = (*lead, *outer(there))
         products = value * block
         place = None
-        if self.kind == "shares of a maximum" and block.size and block.max() == 1:
-            full = self.factors(at)
+        if self._kind == "shares of a maximum" and block.size and block.max() == 1:
+            full = self._factors(at)
             assert full is not None
             place = self._place(at, int(full.reshape(-1).argmax()))
         text = self._scatter_text(at, value, products, block, there, p, q)
@@ -276,16 +272,16 @@ class Walkthrough(Sequence[Step]):
         self, at: Shape, value: float, products: np.ndarray, block: np.ndarray, there: list[np.ndarray],
         p: np.ndarray, q: np.ndarray,
     ) -> str:  # fmt: skip
-        given = f"{index(self.names.read, at)} = {shown(value)}"
+        given = f"{index(self._names.read, at)} = {shown(value)}"
         if not products.size:
             return f"{given} falls into the padding"
-        made = self.names.made
-        if self.by_itself:
+        made = self._names.made
+        if self._by_itself:
             channel = f"{int(p[0])}, {int(q[0])}"
         else:
             channel = f"{int(p[0])}, {int(q[0])}" + (f":{int(q[-1]) + 1}" if len(q) > 1 else "")
         whole = f"{made}[{channel}, {', '.join(map(_span, there))}]"
-        if self.kind == "shares of a maximum":
+        if self._kind == "shares of a maximum":
             chosen = np.argwhere(block == 1)
             if not len(chosen):
                 return f"{given} goes nowhere"
@@ -294,9 +290,9 @@ class Walkthrough(Sequence[Step]):
         if products.size == 1 and float(block.reshape(-1)[0]) == 1:
             spot = [int(each[0]) for each in there]
             return f"{given} goes to {index(made, (int(p[0]), int(q[0]), *spot))}"
-        if self.kind == "shares" and block.min() == block.max():
+        if self._kind == "shares" and block.min() == block.max():
             return f"{given} is shared: {shown(float(products.reshape(-1)[0]))} to each of {whole}"
-        by = {"products": f"times {self.names.factor}"}.get(self.kind, "times its derivative")
+        by = {"products": f"times {self._names.factor}"}.get(self._kind, "times its derivative")
         listed = _listed(products, shown, ", ")
         return f"{given} {by}, {listed}, is added to {whole}"
 
@@ -328,9 +324,9 @@ class Walkthrough(Sequence[Step]):
             return []
         lines: list[str] = []
         for lead in np.ndindex(*shape[:-2]):
-            lines += ["", f"{index(self.names.made, lead)[:-1]}, :, :] =" if len(shape) > 3 else
-                      f"{self.names.made}[{lead[0]}, :, :] ="]  # fmt: skip
-            noise = self.noise(np.asarray(self.result, np.float64)) / 16
+            lines += ["", f"{index(self._names.made, lead)[:-1]}, :, :] =" if len(shape) > 3 else
+                      f"{self._names.made}[{lead[0]}, :, :] ="]  # fmt: skip
+            noise = self._noise(np.asarray(self.result, np.float64)) / 16
             lines += [f"  {line}" for line in matrix(self.result[lead], noise)]
         return lines
 
