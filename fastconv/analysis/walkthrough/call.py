@@ -143,19 +143,17 @@ class Call:
             return self._walk(direction, output, output, None)
         if self.network is not None:
             output, pullback = vjp(self.network, self.arguments["x"])
-            inputs: tuple[Any, ...] = (self.arguments["x"],)
         else:
             output, pullback = vjp(self.function, *self.positional, **self.options)
-            inputs = self.positional
         output = output[0] if isinstance(output, tuple) else output
         dy = as_gradient(self.name, np.ones(output.shape, output.dtype) if dy is None else dy, output)
         result = pullback(dy)[0 if direction == "dx" else 1]
-        assert result is not None and inputs
+        assert result is not None
         return self._walk(direction, output, result, dy)
 
     def _walk(self, direction: str, output: np.ndarray, result: np.ndarray, dy: np.ndarray | None) -> Walkthrough:
-        sums_channels = self.name in (*CONVOLUTIONS, *TRANSPOSED)
-        return (self._convolved if sums_channels else self._alone)(direction, output, result, dy)
+        convolved = self.name in (*CONVOLUTIONS, *TRANSPOSED)
+        return (self._convolved if convolved else self._alone)(direction, output, result, dy)
 
     def _floats(self, name: str, dtype: np.dtype) -> np.ndarray:
         array: np.ndarray = np.asarray(self.arguments[name]).astype(dtype)  # a copy: the steps are those of this call
