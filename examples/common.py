@@ -1,11 +1,16 @@
-"""What the examples share: their command line."""
+"""What the examples share: their command line, and the digits."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from fastconv import plots
+import numpy as np
+
+from fastconv import datasets, plots
+
+Part = tuple[np.ndarray, np.ndarray]
 
 
 def arguments(doc: str, name: str, argv: list[str] | None, *, data: bool = False) -> argparse.Namespace:
@@ -22,6 +27,14 @@ def arguments(doc: str, name: str, argv: list[str] | None, *, data: bool = False
         if not any(given in ("-h", "--help") for given in argv or []):
             parser.error(str(error))
     return parser.parse_args(argv)
+
+
+def read_digits(folder: Path | None) -> tuple[Part, Part]:
+    """To train on and to test with: MNIST's from its folder, or the bundled 8x8 ones."""
+    train, test = datasets.load_digits() if folder is None else datasets.load_mnist(folder)
+    if test is None:
+        sys.exit(f"{folder} has no test images")
+    return train, test
 
 
 def save(figure: object, folder: Path, name: str) -> None:

@@ -30,13 +30,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from common import arguments, save
+from common import Part, arguments, read_digits, save
 
 import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, Sigmoid, analysis, datasets, plots
 from fastconv import functional as F
 
-Part = tuple[np.ndarray, np.ndarray]
 Noise = Callable[
     [int, int, np.random.Generator, np.ndarray], np.ndarray
 ]  # (n, size, rng, digits) -> (n, 1, size, size)
@@ -333,14 +332,8 @@ def draw(net: Sequential, naive: Measured, taught: Measured, setting: Setting, t
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = arguments(__doc__, "scanning", argv, data=True)
-    if args.data is not None:
-        (X, y), test = datasets.load_mnist(args.data)
-        setting = MNIST
-    else:
-        (X, y), test = datasets.load_digits()
-        setting = SMALL if args.small else DIGITS
-    if test is None:
-        sys.exit(f"{args.data} has no test images")
+    (X, y), test = read_digits(args.data)
+    setting = MNIST if args.data is not None else SMALL if args.small else DIGITS
     net, untaught = train(setting, X, y), train(setting, X, y, taught=False)
     found = measure(net, setting, test, np.random.default_rng(2026))
     naive = measure(untaught, setting, test, np.random.default_rng(2026))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from common import arguments, save
+from common import Part, arguments, read_digits, save
 
 import fastconv
 from fastconv import (
@@ -44,7 +44,6 @@ from fastconv import (
 )
 from fastconv.files import replace_text
 
-Part = tuple[np.ndarray, np.ndarray]
 NOTHING = 10  # the scanner's eleventh class
 
 
@@ -249,14 +248,8 @@ def draw(places: dict[str, np.ndarray], shifts: dict[str, list[float]], test: Pa
 
 def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
     args = arguments(__doc__, "shift_invariance", argv, data=True)
-    if args.data is not None:
-        (X, y), held_out = datasets.load_mnist(args.data)
-        setting = MNIST
-    else:
-        (X, y), held_out = datasets.load_digits()
-        setting = SMALL if args.small else DIGITS
-    if held_out is None:
-        sys.exit(f"{args.data} has no test images")
+    (X, y), held_out = read_digits(args.data)
+    setting = MNIST if args.data is not None else SMALL if args.small else DIGITS
     X, y = X[: setting.images], y[: setting.images]
     test = held_out[0][: setting.tested], held_out[1][: setting.tested]
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from common import arguments, save
+from common import Part, arguments, save
 
 import fastconv
 from fastconv import (
@@ -34,7 +34,6 @@ from fastconv import (
 WAVES = ("sine", "square", "triangle", "sawtooth")
 BODIES = ("ball", "cube", "ring", "rod")
 LENGTH, SIDE = 64, 12
-Part = tuple[np.ndarray, np.ndarray]
 
 
 def waves(n: int, rng: np.random.Generator, noise: float = 0.25) -> Part:

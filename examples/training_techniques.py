@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from common import arguments, save
+from common import Part, arguments, save
 
 import fastconv
 from fastconv import (
@@ -41,7 +41,6 @@ from fastconv import (
 )
 from fastconv import functional as F
 
-Part = tuple[np.ndarray, np.ndarray]
 Curves = dict[str, list[float]]  # by what is tried: a value an epoch
 RARE = (2, 5, 8)
 NEAR_ZERO = 1e-3

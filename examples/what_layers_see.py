@@ -12,7 +12,7 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import arguments, save
+from common import arguments, read_digits, save
 
 import fastconv
 from fastconv import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, analysis, plots
@@ -149,14 +149,8 @@ def draw(net: Sequential, image: np.ndarray, layers: list[Layer], accuracy: floa
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = arguments(__doc__, "what_layers_see", argv, data=True)
-    if args.data is not None:
-        (X, y), test = fastconv.datasets.load_mnist(args.data)
-        images, epochs = 20_000, 2
-    else:
-        (X, y), test = fastconv.datasets.load_digits()
-        images, epochs = (800, 6) if args.small else (1437, 40)
-    if test is None:
-        sys.exit(f"{args.data} has no test images")
+    (X, y), test = read_digits(args.data)
+    images, epochs = (20_000, 2) if args.data is not None else (800, 6) if args.small else (1437, 40)
     net, seen = build(X.shape[2])
     optimizer = fastconv.optim.Adam(lr=fastconv.optim.Cosine(lr=3e-3, warmup=0.1))
     trainer = fastconv.Trainer(net, optimizer)
