@@ -20,7 +20,7 @@ bench: build      ## time every operation, forward and backward
 	pytest bench --benchmark-only
 
 pictures: build   ## the pictures in docs/ again (DATA=folder of MNIST; ARGS="scanning": some of them)
-	python tools/pictures.py --data $(DATA) $(ARGS)
+	python tools/pictures.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 docs:             ## the site, to build/docs/index.html, its code run on the way: pip install ".[docs]" first
 	sphinx-build -E -W --keep-going -n -q -j 2 docs/site build/docs

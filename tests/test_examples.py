@@ -146,6 +146,42 @@ def test_without_matplotlib_nothing_is_begun(name, tmp_path, monkeypatch, capsys
     assert ended.value.code == 0
 
 
+@pytest.fixture
+def pictures(monkeypatch):
+    """tools/pictures.py, which here starts nothing: `pictures.started` are the commands."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    module = importlib.import_module("pictures")
+    module.started = []
+
+    def start(command, **_):
+        module.started.append([str(part) for part in command])
+        for option, name in (("--plot", ""), ("--out", f"{Path(command[1]).stem}.png")):
+            if option in command:
+                Path(command[command.index(option) + 1], name).write_bytes(b"a picture")
+
+    monkeypatch.setattr(module.subprocess, "run", start)
+    return module
+
+
+def test_every_picture_in_docs_is_made_by_one_command(pictures):
+    assert {path.stem for path in (ROOT / "docs").glob("*.png")} == set(pictures.NAMES)
+
+
+def test_pictures_are_put_where_they_belong(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "DOCS", tmp_path)
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    assert pictures.main(["grid", "peers", "scanning", "slides_cnn", "--data", "mnist"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "scanning.png", "slides_cnn.png"]
+    grid, scanning, slides = pictures.started
+    assert Path(grid[1]) == ROOT / "bench" / "grid.py" and grid[2:5] == ["--threads", "2", "--plot"]
+    assert scanning[-2:] == ["--data", "mnist"] and "--data" not in slides
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and said[0].startswith("peers is left as it is: PyTorch is not installed")
+    with pytest.raises(SystemExit):
+        pictures.main(["scanning"])
+    assert "scanning needs --data" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_every_example_is_tested_and_has_its_picture():
     assert set(NAMES) <= {name.removeprefix("test_") for name in globals()}
     for name in NAMES:

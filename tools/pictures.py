@@ -1,15 +1,16 @@
-"""Make the pictures in docs/ again: those of the examples, and the README's of a training on the bundled digits.
+"""Make the pictures in docs/ again: those of the examples, the README's of a training on the bundled digits, and those
+of measured speed, which want a machine that does nothing else.
 
     python tools/pictures.py --data FOLDER_OF_MNIST [NAME …]        or: make pictures DATA=FOLDER_OF_MNIST
 
-A picture takes from seconds to five minutes, all of them together some ten on two cores. Those that show measured
-speed are made where that is measured: `python bench/grid.py --plot docs/grid.png --threads 2` and
-`python bench/peers.py --plot docs/peers.png`.
+A picture takes from seconds to five minutes, all of them together some ten on two cores, and `peers` ten more. Where
+PyTorch is not installed `peers` is left as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,11 @@ DOCS = ROOT / "docs"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "common")
 ON_MNIST = ("scanning", "shift_invariance", "what_layers_see")
 DIGITS = "digits"
+MEASURED = {"grid": ("--threads", "2"), "peers": ()}  # bench/NAME.py and its options
+NAMES = (*EXAMPLES, DIGITS, *MEASURED)
 
 
-def of_example(name: str, folder: Path, data: Path) -> None:
+def of_example(name: str, folder: Path, data: Path | None) -> None:
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--out", str(folder)]
     if name in ON_MNIST:
         command += ["--data", str(data)]
@@ -49,18 +52,30 @@ def of_training(folder: Path) -> None:
     sheet.save(folder / f"{DIGITS}.png", optimize=True)
 
 
-def main() -> int:
-    names = (*EXAMPLES, DIGITS)
+def of_measurement(name: str, folder: Path) -> None:
+    script = str(ROOT / "bench" / f"{name}.py")
+    subprocess.run([sys.executable, script, *MEASURED[name], "--plot", str(folder / f"{name}.png")], check=True)
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="make the pictures in docs/ again")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(names)}")
-    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's files")
-    args = parser.parse_args()
-    unknown = [name for name in args.names if name not in names]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(NAMES)}")
+    parser.add_argument("--data", type=Path, help=f"folder of MNIST's files, for {', '.join(ON_MNIST)}")
+    args = parser.parse_args(argv)
+    names = args.names or NAMES
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        parser.error(f"no picture is called {unknown[0]}; there are {', '.join(names)}")
-    for name in args.names or names:
+        parser.error(f"no picture is called {unknown[0]}; there are {', '.join(NAMES)}")
+    if args.data is None and (on_mnist := [name for name in names if name in ON_MNIST]):
+        parser.error(f"{on_mnist[0]} needs --data, the folder of MNIST's files")
+    for name in names:
+        if name == "peers" and importlib.util.find_spec("torch") is None:
+            print("peers is left as it is: PyTorch is not installed (pip install 'fastconv[peers]')")
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            if name == DIGITS:
+            if name in MEASURED:
+                of_measurement(name, Path(folder))
+            elif name == DIGITS:
                 of_training(Path(folder))
             else:
                 of_example(name, Path(folder), args.data)
