@@ -497,20 +497,21 @@ operator("Resize", "Upsample")(resize)
 # --- norms ------------------------------------------------------------------------------------------------------------
 
 
+def mean_over(x: Any, axes: tuple[int, ...]) -> Any:
+    """The mean with the axes kept, as NumPy's, which warns of no images."""
+    return x.sum(axis=axes, keepdims=True) / _count(x, axes)
+
+
 def standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any, Callable[..., Any]]:
     """(x - mean) / sqrt(var + eps) over `axes`, the mean, 1 / sqrt(var + eps), and the pull of all three."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    average = x.mean(axis=axes, keepdims=True)
+    count = _count(x, axes)
+    average = mean_over(x, axes)
     centred = x - average
-    inverse = 1 / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + np.asarray(eps, x.dtype))
+    inverse = 1 / np.sqrt(mean_over(centred * centred, axes) + np.asarray(eps, x.dtype))
     normal = centred * inverse
 
     def pull(dnormal: Any, daverage: Any = None, dinverse: Any = None) -> Any:
-        dx = inverse * (
-            dnormal
-            - dnormal.mean(axis=axes, keepdims=True)
-            - normal * (dnormal * normal).mean(axis=axes, keepdims=True)
-        )
+        dx = inverse * (dnormal - mean_over(dnormal, axes) - normal * mean_over(dnormal * normal, axes))
         if daverage is not None:
             dx = dx + daverage / count
         if dinverse is not None:
@@ -544,8 +545,9 @@ def batch_normalization(
     axes = others(x.ndim)
     if training_mode:
         normal, average, inverse, pull_normal = standardized(x, axes, epsilon)
-        average, m = average.reshape(-1), np.asarray(momentum, x.dtype)
-        running = (mean * m + average * (1 - m), var * m + x.var(axis=axes) * (1 - m))
+        spread, m = mean_over(np.square(x - average), axes).reshape(-1), np.asarray(momentum, x.dtype)
+        average = average.reshape(-1)
+        running = (mean * m + average * (1 - m), var * m + spread * (1 - m))
     else:
         inverse = channelwise(1 / np.sqrt(np.asarray(var) + np.asarray(epsilon, x.dtype)), x.ndim)
         normal = (x - channelwise(mean, x.ndim)) * inverse
