@@ -504,11 +504,39 @@ def test_graphs_go_out_and_in(tmp_path):
         assert twin.parameters().keys() == net.parameters().keys()
 
 
-def test_what_comes_in_goes_out_again(tmp_path):
-    net = load(bytes_of(built("resnet20"), tmp=tmp_path / "a.onnx"))
-    save(net, tmp_path / "b.onnx", (1, 3, 16, 16))
-    x = draw(2, 3, 16, 16)
-    np.testing.assert_array_equal(load(tmp_path / "b.onnx")(x), net(x))
+def text_of(path):
+    model = onnx.load(path)
+    model.graph.name = "net"  # the class of what was written
+    return onnx.printer.to_text(model)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "m5", "lenet5"])
+def test_what_comes_in_goes_out_again_as_it_was(name, tmp_path):
+    first, second, net = tmp_path / "a.onnx", tmp_path / "b.onnx", built(name)
+    for shape in (None, (1, *NETS[name])):
+        save(net, first, shape)
+        save(load(first), second)
+        assert text_of(second) == text_of(first)
+    fc.save(load(first), tmp_path / "net")
+    kept = fc.load(tmp_path / "net")
+    assert kept.input_shapes == {"input": (None, *NETS[name])}
+    save(kept, second)
+    assert text_of(second) == text_of(first)
+
+
+def test_inputs_that_no_layer_describes_keep_their_shapes(tmp_path):
+    nodes = [node("Flatten", "x", "f"), node("Concat", "f e", "c", axis=1), node("Gemm", "c w", "y", name="head"),
+             node("Shape", "x", "n"), node("Identity", "e", "z")]  # fmt: skip
+    model = model_of(nodes, {"x": ["N", 2, 3], "e": ["N", 4]}, ("y", "n", "e", "z"), w=draw(10, 5))
+    net, arrays = load(model), (draw(2, 2, 3), draw(2, 4))
+    assert net.input_shapes == {"x": (None, 2, 3), "e": (None, 4)}
+    save(net, tmp_path / "a.onnx")
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    assert [value.name for value in graph.input] == ["x", "e"]
+    assert [value.name for value in graph.output][:2] == ["y", "n"]
+    save(load(tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    for ours, theirs in zip(net(*arrays), load(tmp_path / "b.onnx")(*arrays), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
 
 
 def test_training_mode(tmp_path):

@@ -56,7 +56,8 @@ class Graph(_Container):
               in order: each reads inputs and earlier nodes. Names may hold dots and slashes
     output    the node whose value is the net's; default: the last
     inputs    names of several inputs (default: one, "input"), or a dict {name: type}: "float" follows the net's float
-              type, "int64", "bool" … stay what they are, None: integers stay where operations alone read them
+              type, "int64", "bool" … stay what they are, None: integers stay where operations alone read them. Or
+              {name: (type, shape)}: what the input looks like, None for a length that is free, which `onnx.save` tells
     outputs   names of several outputs, or a dict {name: node}, in place of `output`: the net then gives a tuple, also
               of one
 
@@ -81,9 +82,15 @@ class Graph(_Container):
         if isinstance(inputs, str) or isinstance(outputs, str):
             raise TypeError('Graph: inputs and outputs are tuples of names; one name is written ("a",)')
         kinds = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(map(str, inputs))
+        self._shapes: dict[str, tuple[int | None, ...]] = {}
         for name, kind in kinds.items():
             if not isinstance(name, str) or not name:
                 raise ValueError(f"Graph: an input cannot be called {name!r}")
+            if isinstance(kind, tuple | list) and len(kind) == 2 and isinstance(kind[1], tuple | list):
+                kind, shape = kind
+                if not all(n is None or (type(n) is int and n >= 0) for n in shape):
+                    raise ValueError(f"Graph: the shape of input {name!r} must be lengths and None, got {shape!r}")
+                kinds[name], self._shapes[name] = kind, tuple(shape)
             if kind not in KINDS:
                 raise ValueError(f"Graph: input {name!r} must be one of {', '.join(map(str, KINDS[1:]))}, got {kind!r}")
         if not isinstance(inputs, Mapping) and len(kinds) != len(tuple(inputs)):
@@ -186,6 +193,11 @@ class Graph(_Container):
         return tuple(self._inputs)
 
     @property
+    def input_shapes(self) -> dict[str, tuple[int | None, ...] | None]:
+        """What each input looks like, as far as `inputs` said it: None for a length that is free."""
+        return {name: self._shapes.get(name) for name in self._inputs}
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The outputs' names."""
         return tuple(self._outputs)
@@ -269,9 +281,13 @@ class Graph(_Container):
             data["outputs"] = {"items": [list(entry) for entry in self._outputs.items()]}
         else:
             data["output"] = self.output
-        if list(self._inputs.items()) != [(INPUT, None)]:
-            data["inputs"] = {"items": [list(entry) for entry in self._inputs.items()]}
+        if list(self._inputs.items()) != [(INPUT, None)] or self._shapes:
+            data["inputs"] = {"items": [[name, self._input_as_data(name)] for name in self._inputs]}
         return data
+
+    def _input_as_data(self, name: str) -> Any:
+        kind, shape = self._inputs[name], self._shapes.get(name)
+        return kind if shape is None else [kind, list(shape)]
 
     def __repr__(self) -> str:
         lines = []

@@ -110,7 +110,10 @@ class _Builder:
             source = self._array(name, copy, "value") if name in r.constants else self.of_value[name]
             self.nodes[copy] = ("Identity", source)
             outputs[name] = copy
-        kinds = {name: "float" if kind == r.float_type else kind for name, kind in r.inputs.items()}
+        kinds: dict[str, Any] = {name: "float" if kind == r.float_type else kind for name, kind in r.inputs.items()}
+        for name, shape in r.shapes.items():
+            if shape is not None:
+                kinds[name] = (kinds[name], (None, *shape[1:]) if r.batch is not None else shape)
         ordered = {
             leaf: Values(parameters=arrays["parameters"], buffers=arrays["buffers"])
             for leaf, arrays in self.leaves.items()

@@ -245,7 +245,7 @@ class Reader:
         kind = value.type.tensor_type
         self.inputs[name] = _as_float32(within(f"input {name[:80]!r}", tensors.type_name, kind.elem_type))
         self.shapes[name] = (
-            tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+            tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in kind.shape.dim)
             if kind.HasField("shape")
             else None
         )

@@ -7,12 +7,13 @@ older operators; what nothing says is refused with the layer's name. The package
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,7 @@ __all__ = ["write"]
 OLDEST = 13
 IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # the format's version when a set was released
 END = np.iinfo(np.int64).max
-INT64 = ("Shape", "Size", "ArgMax")
-BOOL = ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not")
+SMALL = 64  # numbers of a constant that may say a shape
 
 
 def write(
@@ -51,9 +51,16 @@ def write(
     replace_whole(path, lambda file: file.write(data))
 
 
+@functools.cache
+def _history(op: str) -> list[Any]:
+    """An operator in every version, the oldest first."""
+    schemas = package().defs.get_all_schemas_with_history()
+    return sorted((s for s in schemas if s.name == op and s.domain == ""), key=lambda s: int(s.since_version))
+
+
 @dataclass(frozen=True)
 class _Value:
-    """What flows: its name in the file, what it is for no images (None: not known), its rank and its type."""
+    """What flows: its name in the file, what it is for no images, its rank (None: not known) and its type."""
 
     name: str
     array: Any = None
@@ -94,7 +101,7 @@ class _Writer:
         self.dtype = np.dtype(net.dtype or next(floats, np.float32))
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
-        self.names: set[str] = set(net.outputs) if isinstance(net, Graph) else set()  # of values
+        self.names: set[str] = set()  # of values
         self.node_names: set[str] = set()
         self.arrays: dict[int, str] = {}  # by identity: the initialiser
         self.keys = {
@@ -106,22 +113,12 @@ class _Writer:
     def model(self, input_shape: Any) -> Any:
         inputs = self._inputs(input_shape)
         values = [each for each, _ in inputs]
+        several = isinstance(self.net, Graph) and self.net._several
+        names = [self.unique(name) for name in (self.net.outputs if several else ("output",))]  # type: ignore[attr-defined]
         found = self.follow("", self.net, tuple(values) if len(values) != 1 else values[0])
-        results = [self.as_value(each) for each in (found if isinstance(found, tuple) else (found,))]
-        names = self.net.outputs if isinstance(self.net, Graph) and isinstance(found, tuple) else ("output",)
-        outputs = []
-        for name, value in zip(names, results, strict=True):
-            called = name if name in self.names and names[0] != "output" else self.unique(name)
-            node = self.unique(called, self.node_names)
-            self.nodes.append(self.onnx.helper.make_node("Identity", [value.name], [called], name=node))
-            shape: list[Any] | None = None
-            if value.shape is not None:
-                shape = ["N" if not i and not n else n for i, n in enumerate(value.shape)]
-            elif value.rank is not None:
-                shape = ["N", *(f"{called}_{axis}" for axis in range(1, value.rank))] if value.rank else []
-            else:
-                raise ShapeError(f"onnx.save: the shape of output {called} is not known; give input_shape=(N, C, …)")
-            outputs.append(self.onnx.helper.make_tensor_value_info(called, self.type_of(value), shape))
+        results = [self.as_value(each) for each in (found if several else (found,))]
+        outputs = [self.info(name, value) for name, value in zip(names, results, strict=True)]
+        self._name_outputs(dict(zip(names, results, strict=True)))
         helper = self.onnx.helper
         graph = helper.make_graph(
             self.nodes, type(self.net).__name__, [info for _, info in inputs], outputs, list(self.initializers.values())
@@ -129,7 +126,47 @@ class _Writer:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
         model.ir_version = min(IR.get(self.opset, model.ir_version), model.ir_version)
         model.producer_name, model.producer_version = "fastconv", __version__
+        self._need_shapes(model)
         return model
+
+    def _need_shapes(self, model: Any) -> None:
+        """Of outputs whose shape the nodes alone do not tell the shape that the whole model does."""
+        unknown = [i for i, info in enumerate(model.graph.output) if not info.type.tensor_type.HasField("shape")]
+        if not unknown:
+            return
+        told = self.onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+        for i in unknown:
+            if not told[i].type.tensor_type.HasField("shape"):
+                name = told[i].name
+                raise ShapeError(f"onnx.save: the shape of output {name} is not known; give input_shape=(N, C, …)")
+            model.graph.output[i].CopyFrom(told[i])
+
+    def _name_outputs(self, outputs: Mapping[str, _Value]) -> None:
+        """Have the nodes that make the net's outputs call them so; an Identity stands for what no node makes, or makes
+        for two outputs."""
+        made = {name for node in self.nodes for name in node.output}
+        renamed: dict[str, str] = {}
+        for called, value in outputs.items():
+            if value.name in made and value.name not in renamed:
+                renamed[value.name] = called
+            else:
+                node = self.unique(called, self.node_names)
+                self.nodes.append(self.onnx.helper.make_node("Identity", [value.name], [called], name=node))
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [renamed.get(name, name) for name in names]
+
+    def info(self, name: str, value: _Value) -> Any:
+        """What the file says of an input or an output: the first axis is the batch where it has no length."""
+        shape: Sequence[Any] | None = value.shape
+        if shape is None and value.rank is not None:
+            shape = (0, *(f"{name}_{axis}" for axis in range(1, value.rank)))[: value.rank]
+        if shape is not None:
+            shape = ["N" if not axis and not n else n for axis, n in enumerate(shape)]
+        return self.onnx.helper.make_tensor_value_info(name, self.type_of(value), shape)
+
+    def kind_of(self, dtype: np.dtype) -> str:
+        return "float" if dtype == self.dtype else dtype.name
 
     def type_of(self, value: _Value) -> int:
         dtype = self.dtype if value.kind == "float" else np.dtype(value.kind)
@@ -140,12 +177,15 @@ class _Writer:
 
         kinds: tuple[np.dtype, ...] = (self.dtype,)
         names: tuple[str, ...] = ("input",)
+        shapes: list[Any] = [None]
         if isinstance(self.net, Graph):
             kinds, names = self.net.input_types(self.dtype), self.net.inputs
-        if input_shape is None:
-            shapes: Sequence[Any] = [_expected(self.net)] if len(names) == 1 else [None] * len(names)
-        else:
-            shapes = parse_input_shapes("onnx.save", self.net, input_shape)
+            shapes = list(self.net.input_shapes.values())
+        if input_shape is not None:
+            given = parse_input_shapes("onnx.save", self.net, input_shape)
+            shapes = [(None, *shape[1:]) if shape else () for shape in given]  # the batch stays free
+        elif shapes == [None]:
+            shapes = [_expected(self.net)]
         found = []
         for name, shape, dtype in zip(names, shapes, kinds, strict=True):
             if shape is None:
@@ -154,15 +194,11 @@ class _Writer:
                     + (f", one for each of {', '.join(names)}" if len(names) > 1 else "")
                 )
             called = self.unique(name)
-            kind = "float" if dtype == self.dtype else dtype.name
-            if None in shape:
-                value = _Value(called, None, len(shape), kind)
-                axes = ["N", *(n if n is not None else f"{name}_{axis}" for axis, n in enumerate(shape[1:], 1))]
-            else:
-                value = _Value(called, np.zeros((0, *shape[1:]) if shape else (), dtype), len(shape), kind)
-                axes = ["N", *shape[1:]] if shape else []
+            array = None if None in shape[1:] else np.zeros([n or 0 for n in shape], dtype)
+            axes = ["N" if not axis and not n else f"{name}_{axis}" if n is None else n for axis, n in enumerate(shape)]
             tensor_type = int(self.onnx.helper.np_dtype_to_tensor_dtype(dtype))
-            found.append((value, self.onnx.helper.make_tensor_value_info(called, tensor_type, axes)))
+            info = self.onnx.helper.make_tensor_value_info(called, tensor_type, axes)
+            found.append((_Value(called, array, len(shape), self.kind_of(dtype)), info))
         return found
 
     def unique(self, name: str, among: set[str] | None = None) -> str:
@@ -191,16 +227,14 @@ class _Writer:
         def join(name: str, how: str, values: list[Any]) -> Any:
             outer, self.here = self.here, _Layer(inside(name), how)
             values = [self.as_value(each) for each in values]
-            ranks = {each.rank for each in values}
-            rank = ranks.pop() if len(ranks) == 1 else None
             if how == "concat":
-                y = self.emit("Concat", values, {"axis": 1}, rank=rank)
+                y = self.emit("Concat", values, {"axis": 1})
             elif how == "add" and len(values) != 2:
-                y = self.emit("Sum", values, rank=rank)
+                y = self.emit("Sum", values)
             else:
                 y = values[0]
                 for each in values[1:]:
-                    y = self.emit({"add": "Add", "mul": "Mul"}[how], [y, each], rank=rank)
+                    y = self.emit({"add": "Add", "mul": "Mul"}[how], [y, each])
             shapes = [each.shape for each in values]
             if None not in shapes:
                 from fastconv.analysis.steps import JOIN
@@ -217,7 +251,7 @@ class _Writer:
         if isinstance(layer, OpLayer):
             arrays = [getattr(layer, attribute) for attribute in layer.positional]
             rule = RULES.get(layer.op)
-            if rule is None or layer.op in REFUSED:
+            if rule is None:
                 raise ValueError(f"{self.here.where} has no ONNX operators")
             if layer.op == "dropout" and type(layer).__name__ == "Dropout2d":
                 y = _dropout2d(self, x, layer.options(self.context)["p"])
@@ -246,17 +280,18 @@ class _Writer:
             y = self.direct(operation, arrays)
         known = [getattr(each, "array", each) for each in arrays]
         if all(each is not None or arrays[i] is None for i, each in enumerate(known)):
-            result = operation.named_forward(name, known, self.context, self.dtype)[0]
-            if isinstance(y, tuple):
-                y = tuple(self.known(each, array) for each, array in zip(y, result, strict=True))
+            try:
+                result = operation.named_forward(name, known, self.context, self.dtype)[0]
+            except ShapeError:  # what no images, or zeros for values, do not show: the checker has the last word
+                pass
             else:
-                y = self.known(y, result)
+                several = isinstance(y, tuple)
+                y = tuple(map(self.known, y, result)) if several else self.known(y, result)
         self.here = outer
         return y
 
     def known(self, value: _Value, array: Any) -> _Value:
-        kind = "float" if array.dtype == self.dtype else array.dtype.name
-        return _Value(value.name, array, array.ndim, kind)
+        return _Value(value.name, array, array.ndim, self.kind_of(array.dtype))
 
     def as_value(self, x: Any) -> _Value:
         """A value, or an array of the net's as one."""
@@ -264,8 +299,7 @@ class _Writer:
             return x
         x = x.array if isinstance(x, Held) else x
         array = np.asarray(x)
-        kind = "float" if array.dtype == self.dtype else array.dtype.name
-        return _Value(self.array(array), array, array.ndim, kind)
+        return self.known(_Value(self.array(array)), array)
 
     # --- what is written
 
@@ -289,34 +323,57 @@ class _Writer:
         return self.array(np.array(values, np.int64), name)
 
     def emit(
-        self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None, *, rank: int | None = None,
-        kind: str = "float",
-    ) -> _Value:  # fmt: skip
+        self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None, rank: int | None = None
+    ) -> _Value:
         """A node; its output as a value. ValueError where the operator set has it not."""
-        return self.emit_several(op, inputs, attributes, 1, rank, kind)[0]
+        return self.emit_several(op, inputs, attributes, 1, rank)[0]
 
     def emit_several(
         self, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any] | None, outputs: int,
-        rank: int | None = None, kind: str = "float",
+        rank: int | None = None,
     ) -> tuple[_Value, ...]:  # fmt: skip
-        """A node of several outputs."""
+        """A node of several outputs. Their types and ranks are what ONNX infers, `rank` where that tells more."""
         given = {key: value for key, value in (attributes or {}).items() if value is not None}
-        self._need(op, given)
+        schema = self._schema(op, given)
         names = [each.name if isinstance(each, _Value) else each or "" for each in inputs]
         while names and not names[-1]:
             names.pop()
-        node = self.unique(self.here.name or op, self.node_names)
-        made = [self.unique(f"{node}/{op}" + (f"_{i}" if i else "")) for i in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(op, names, made, name=node, **given))
-        return tuple(_Value(name, None, rank, kind) for name in made)
+        called = self.unique(self.here.name or op, self.node_names)
+        made = [self.unique(f"{called}/{op}" + (f"_{i}" if i else "")) for i in range(outputs)]
+        node = self.onnx.helper.make_node(op, names, made, name=called, **given)
+        self.nodes.append(node)
+        return self._inferred(schema, node, {each.name: each for each in inputs if isinstance(each, _Value)}, rank)
 
-    def _need(self, op: str, attributes: Mapping[str, Any]) -> None:
-        defs = self.onnx.defs
-        schemas = sorted(
-            (s for s in defs.get_all_schemas_with_history() if s.name == op and s.domain == ""),
-            key=lambda s: s.since_version,
-        ) if op not in self._schemas else self._schemas[op]  # fmt: skip
-        self._schemas[op] = schemas
+    def _inferred(self, schema: Any, node: Any, values: Mapping[str, _Value], rank: int | None) -> tuple[_Value, ...]:
+        """A node's outputs."""
+        make, types, small = self.onnx.helper.make_tensor_type_proto, {}, {}
+        for name in filter(None, node.input):
+            held = self.initializers.get(name)
+            if held is None:
+                value = values[name]
+                types[name] = make(self.type_of(value), None if value.rank is None else [None] * value.rank)
+            else:
+                types[name] = make(held.data_type, held.dims)
+                if math.prod(held.dims) <= SMALL:
+                    small[name] = held
+        sets = [self.onnx.helper.make_opsetid("", self.opset)]
+        try:
+            told = self.onnx.shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=sets)
+        except self.onnx.shape_inference.InferenceError:  # the checker will say what is wrong
+            told = {}
+        found = []
+        for name in node.output:
+            ranks, kind = rank, "float"
+            if name in told:
+                tensor = told[name].tensor_type
+                ranks = len(tensor.shape.dim) if tensor.HasField("shape") else rank
+                kind = self.kind_of(self.onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            found.append(_Value(name, None, ranks, kind))
+        return tuple(found)
+
+    def _schema(self, op: str, attributes: Mapping[str, Any]) -> Any:
+        """An operator as the set has it, with these attributes."""
+        schemas = _history(op)
         mine = [schema for schema in schemas if schema.since_version <= self.opset]
         for attribute in (None, *attributes):
             if mine and (attribute is None or attribute in mine[-1].attributes):
@@ -324,8 +381,7 @@ class _Writer:
             later = [s.since_version for s in schemas if attribute is None or attribute in s.attributes]
             what = op if attribute is None else f"{op}'s {attribute}"
             raise ValueError(f"{self.here.where} needs {what} of operator set {min(later, default='?')}: write opset=…")
-
-    _schemas: ClassVar[dict[str, list[Any]]] = {}
+        return mine[-1]
 
     def refuse(self, why: str) -> ValueError:
         return ValueError(f"{self.here.where} {why}")
@@ -349,8 +405,7 @@ class _Writer:
 
     def direct(self, operation: Operation, arrays: list[Any]) -> Any:
         """A node of an ONNX operator, in the form that the operator set has."""
-        op = next(name for name in TABLE if TABLE[name] is operation.operation)
-        op = {"Upsample": "Resize"}.get(op, op)
+        op = "Resize" if operation.operation.name == "Upsample" else operation.operation.name  # type: ignore[union-attr]
         a = dict(operation.given)
         outputs = self.here.outputs = a.pop("outputs", 1)
         inputs: list[Any] = [None if each is None else self.as_value(each) for each in arrays]
@@ -361,26 +416,23 @@ class _Writer:
                 inputs += [None] * (place + 1 - len(inputs))
                 dtype = np.float32 if name in ("scales", "roi") else self.dtype if name in FLOATING else np.int64
                 inputs[place] = self.array(np.array(value, bool if name == "training_mode" else dtype), name)
+        if a.pop("broadcast", 0) and a.get("axis") is not None:  # before version 7: where the second's axes begin
+            behind = self.need_rank(inputs[0]) - inputs[1].rank - a.pop("axis") % inputs[0].rank
+            inputs[1] = self.emit("Unsqueeze", [inputs[1], self.ints([-1 - i for i in range(behind)], "axes")])
         special = DIRECT.get(op)
         if special is not None:
             found = special(self, inputs, a)
             if found is not None:
                 return found
-        kind = "int64" if op in INT64 else "bool" if op in BOOL else "float"
         if op == "Cast":
-            kind = a["to"]
-            a["to"] = self.type_of(_Value("", kind=kind))
+            a["to"] = self.type_of(_Value("", kind=a["to"]))
         elif op == "ConstantOfShape":
             kind = a.pop("to", "float")
             dtype = self.dtype if kind == "float" else np.dtype(kind)
             a["value"] = self.onnx.numpy_helper.from_array(np.array([a.get("value", 0)], dtype))
-        elif op in ("Identity", "Reshape", "Transpose", "Gather", "Concat", "Slice", "Split", "Unsqueeze", "Squeeze"):
-            kind = inputs[0].kind
-        elif op == "Where":
-            kind = inputs[1].kind
-        elif inputs and isinstance(inputs[0], _Value) and kind == "float":
-            kind = inputs[0].kind if inputs[0].kind != "bool" else kind
-        found = self.emit_several(op, inputs, a, outputs, kind=kind)
+        elif op == "MeanVarianceNormalization":
+            a.setdefault("axes", (0, 2, 3))  # the checker does not know the default
+        found = self.emit_several(op, inputs, a, outputs)
         return found if outputs > 1 else found[0]
 
 
@@ -535,7 +587,7 @@ def _bordered(w: _Writer, x: _Value, around: Sequence[tuple[int, int]], mode: st
     pads = [0, 0, *(before for before, _ in around), 0, 0, *(after for _, after in around)]
     names = {"constant": "constant", "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     number = w.number(value, "value") if mode in ("constant", "zeros") else None
-    return w.emit("Pad", [x, w.ints(pads, "pads"), number], {"mode": names[mode]}, rank=x.rank)
+    return w.emit("Pad", [x, w.ints(pads, "pads"), number], {"mode": names[mode]})
 
 
 def _pad(w: _Writer, x: _Value, padding: Any, *, mode: str = "constant", value: float = 0.0) -> _Value:
@@ -543,8 +595,8 @@ def _pad(w: _Writer, x: _Value, padding: Any, *, mode: str = "constant", value: 
 
 
 def _step(w: _Writer, x: _Value) -> _Value:
-    at_least = w.emit("Not", [w.emit("Less", [x, w.number(0.0)], kind="bool")], kind="bool")
-    return w.emit("Cast", [at_least], {"to": w.type_of(x)}, rank=x.rank)
+    at_least = w.emit("Not", [w.emit("Less", [x, w.number(0.0)])])
+    return w.emit("Cast", [at_least], {"to": w.type_of(x)})
 
 
 def _conv_transpose(
@@ -575,7 +627,7 @@ def _zeros_between(
     apart = w.emit("Unsqueeze", [x, w.ints(behind, "axes")])
     pads = [0] * (2 + 2 * axes) + [0, 0, *(each for factor in factors for each in (0, factor - 1))]
     apart = w.emit("Pad", [apart, w.ints(pads, "pads"), w.number(0.0, "value")])
-    shape = w.emit("Mul", [w.emit("Shape", [x], kind="int64"), w.ints([1, 1, *factors], "factors")], kind="int64")
+    shape = w.emit("Mul", [w.emit("Shape", [x]), w.ints([1, 1, *factors], "factors")])
     joined = w.emit("Reshape", [apart, shape])
     ends = [-(f - 1) if f > 1 else END for f in factors] if output_size is None else list(output_size)
     spatial = list(range(2, 2 + axes))
@@ -595,16 +647,16 @@ def _downsample(w: _Writer, x: _Value, *, factor: Any, phase: Any = 0) -> _Value
     starts = integers("onnx.save", "phase", phase, axes, 0)
     steps = integers("onnx.save", "factor", factor, axes, 1)
     numbers = (starts, [END] * axes, range(2, 2 + axes), steps)
-    return w.emit("Slice", [x, *(w.ints(list(each)) for each in numbers)], rank=x.rank)
+    return w.emit("Slice", [x, *(w.ints(list(each)) for each in numbers)])
 
 
 def _linear(w: _Writer, x: _Value, weight: Any, bias: Any = None) -> _Value:
     if w.need_rank(x) == 2:
         inputs = [x, w.as_value(weight), None if bias is None else w.as_value(bias)]
-        return w.emit("Gemm", inputs, {"transB": 1}, rank=2)
+        return w.emit("Gemm", inputs, {"transB": 1})
     turned = w.emit("Transpose", [w.as_value(weight)], {"perm": [1, 0]})
-    y = w.emit("MatMul", [x, turned], rank=x.rank)
-    return y if bias is None else w.emit("Add", [y, w.as_value(bias)], rank=x.rank)
+    y = w.emit("MatMul", [x, turned])
+    return y if bias is None else w.emit("Add", [y, w.as_value(bias)])
 
 
 def _pool(op: str) -> Callable[..., _Value]:
@@ -630,7 +682,7 @@ def _pool(op: str) -> Callable[..., _Value]:
             if norm_type != int(norm_type):
                 raise w.refuse(f"has no ONNX operators: LpPool's p is an integer, got {norm_type}")
             a["p"] = int(norm_type)
-        return w.emit(op, [x], a, rank=x.rank)
+        return w.emit(op, [x], a)
 
     return rule
 
@@ -643,7 +695,7 @@ def _adaptive(kind: str) -> Callable[..., _Value]:
         if return_indices:
             raise w.refuse("has no ONNX operators with return_indices")
         if all(m == 1 for m in wanted):
-            return w.emit({"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[kind], [x], rank=x.rank)
+            return w.emit({"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[kind], [x])
         spatial = w.lengths(x, "adaptive windows depend on them")
         for axis, (n, m) in enumerate(zip(spatial, wanted, strict=True), 2):
             if m in (None, n):
@@ -687,12 +739,12 @@ def _resize(
         if whole or not (exact or coordinates == "align_corners"):
             found = [_in_single(each, n) for each, n in zip(scales, spatial, strict=True)]
             given = w.array(np.array([1, 1, *found], np.float32), "scales")
-            return w.emit("Resize", [x, None, given], a, rank=x.rank)
+            return w.emit("Resize", [x, None, given], a)
         size = tuple(math.floor(n * each) for n, each in zip(w.lengths(x, "its corners do"), scales, strict=True))
     lengths = integers("onnx.save", "size", size, axes, 1)
-    front = w.emit("Slice", [w.emit("Shape", [x], kind="int64"), w.ints([0]), w.ints([2])], kind="int64")
-    sizes = w.emit("Concat", [front, w.ints(lengths, "sizes")], {"axis": 0}, kind="int64")
-    return w.emit("Resize", [x, None, None, sizes], a, rank=x.rank)
+    front = w.emit("Slice", [w.emit("Shape", [x]), w.ints([0]), w.ints([2])])
+    sizes = w.emit("Concat", [front, w.ints(lengths, "sizes")], {"axis": 0})
+    return w.emit("Resize", [x, None, None, sizes], a)
 
 
 def _in_single(scale: float, n: int | None) -> np.float32:
@@ -710,65 +762,65 @@ def _unary(op: str, **names: str) -> Callable[..., _Value]:
 
     def rule(w: _Writer, x: _Value, *arguments: Any, **options: Any) -> _Value:
         options |= dict(zip(names, arguments, strict=False))
-        return w.emit(op, [x], {names[name]: value for name, value in options.items()}, rank=x.rank)
+        return w.emit(op, [x], {names[name]: value for name, value in options.items()})
 
     return rule
 
 
 def _silu(w: _Writer, x: _Value) -> _Value:
-    return w.emit("Mul", [x, w.emit("Sigmoid", [x])], rank=x.rank)
+    return w.emit("Mul", [x, w.emit("Sigmoid", [x])])
 
 
 def _hardswish(w: _Writer, x: _Value) -> _Value:
     if w.opset >= 14:
-        return w.emit("HardSwish", [x], rank=x.rank)
+        return w.emit("HardSwish", [x])
     inner = w.emit("Clip", [w.emit("Add", [x, w.number(3.0)]), w.number(0.0), w.number(6.0)])
-    return w.emit("Div", [w.emit("Mul", [x, inner]), w.number(6.0)], rank=x.rank)
+    return w.emit("Div", [w.emit("Mul", [x, inner]), w.number(6.0)])
 
 
 def _gelu(w: _Writer, x: _Value, approximate: str = "none") -> _Value:
     if w.opset >= 20:
-        return w.emit("Gelu", [x], {"approximate": approximate}, rank=x.rank)
+        return w.emit("Gelu", [x], {"approximate": approximate})
     if approximate == "tanh":
         cube = w.emit("Mul", [w.emit("Mul", [w.emit("Mul", [x, x]), x]), w.number(0.044715)])
         inner = w.emit("Tanh", [w.emit("Mul", [w.emit("Add", [x, cube]), w.number(math.sqrt(2 / math.pi))])])
     else:
         inner = w.emit("Erf", [w.emit("Div", [x, w.number(math.sqrt(2.0))])])
     whole = w.emit("Mul", [x, w.emit("Add", [inner, w.number(1.0)])])
-    return w.emit("Mul", [whole, w.number(0.5)], rank=x.rank)
+    return w.emit("Mul", [whole, w.number(0.5)])
 
 
 def _softplus(w: _Writer, x: _Value, beta: float = 1.0, threshold: float = 20.0) -> _Value:
     if beta == 1:
-        return w.emit("Softplus", [x], rank=x.rank)
+        return w.emit("Softplus", [x])
     inner = w.emit("Softplus", [w.emit("Mul", [x, w.number(beta)])])
-    return w.emit("Div", [inner, w.number(beta)], rank=x.rank)
+    return w.emit("Div", [inner, w.number(beta)])
 
 
 def _prelu(w: _Writer, x: _Value, weight: Any) -> _Value:
     rank = w.need_rank(x) if np.size(getattr(weight, "array", weight)) > 1 else 2
     if isinstance(weight, _Value):
-        return w.emit("PRelu", [x, w.emit("Unsqueeze", [weight, w.ints(range(1, rank - 1))])], rank=x.rank)
-    return w.emit("PRelu", [x, w.view(weight, range(1, rank - 1))], rank=x.rank)
+        return w.emit("PRelu", [x, w.emit("Unsqueeze", [weight, w.ints(range(1, rank - 1))])])
+    return w.emit("PRelu", [x, w.view(weight, range(1, rank - 1))])
 
 
 def _softmax(op: str) -> Callable[..., _Value]:
-    return lambda w, x, dim=1: w.emit(op, [x], {"axis": dim}, rank=x.rank)
+    return lambda w, x, dim=1: w.emit(op, [x], {"axis": dim})
 
 
 def _dropout(w: _Writer, x: _Value, p: float) -> _Value:
     mode = w.array(np.array(True), "training_mode") if w.training else None
-    return w.emit("Dropout", [x, w.number(p, "ratio"), mode], rank=x.rank)
+    return w.emit("Dropout", [x, w.number(p, "ratio"), mode])
 
 
 def _dropout2d(w: _Writer, x: _Value, p: float) -> _Value:
     """A mask of ones that is dropped out, one number a channel."""
     rank = w.need_rank(x)
-    front = w.emit("Slice", [w.emit("Shape", [x], kind="int64"), w.ints([0]), w.ints([2])], kind="int64")
+    front = w.emit("Slice", [w.emit("Shape", [x]), w.ints([0]), w.ints([2])])
     if rank > 2:
-        front = w.emit("Concat", [front, w.ints([1] * (rank - 2))], {"axis": 0}, kind="int64")
+        front = w.emit("Concat", [front, w.ints([1] * (rank - 2))], {"axis": 0})
     ones = w.emit("ConstantOfShape", [front], {"value": w.onnx.numpy_helper.from_array(np.ones(1, w.dtype))})
-    return w.emit("Mul", [x, _dropout(w, ones, p)], rank=x.rank)
+    return w.emit("Mul", [x, _dropout(w, ones, p)])
 
 
 def _flatten(w: _Writer, x: _Value) -> _Value:
@@ -778,18 +830,18 @@ def _flatten(w: _Writer, x: _Value) -> _Value:
 # --- norms ---
 
 
-def _affine(w: _Writer, x: Any, weight: Any, bias: Any, behind: int, rank: int | None) -> _Value:
+def _affine(w: _Writer, x: _Value, weight: Any, bias: Any, behind: int) -> _Value:
     """x * weight + bias, `behind` axes behind the weight's."""
     for op, each in (("Mul", weight), ("Add", bias)):
         if each is not None:
-            x = w.emit(op, [x, w.view(each, list(range(np.ndim(each), np.ndim(each) + behind)))], rank=rank)
-    return x if x.rank == rank else _Value(x.name, x.array, rank, x.kind)
+            x = w.emit(op, [x, w.view(each, list(range(np.ndim(each), np.ndim(each) + behind)))])
+    return x
 
 
 def _standardized(w: _Writer, x: _Value, axes: Sequence[int], eps: float) -> _Value:
     centred = w.emit("Sub", [x, _reduce(w, "ReduceMean", x, axes)])
     var = _reduce(w, "ReduceMean", w.emit("Mul", [centred, centred]), axes)
-    return w.emit("Div", [centred, w.emit("Sqrt", [w.emit("Add", [var, w.number(eps, "eps")])])], rank=x.rank)
+    return w.emit("Div", [centred, w.emit("Sqrt", [w.emit("Add", [var, w.number(eps, "eps")])])])
 
 
 def _batch_norm(
@@ -799,7 +851,7 @@ def _batch_norm(
     if mean is None or var is None:  # a batch's own statistics, in every mode
         rank = w.need_rank(x)
         normal = _standardized(w, x, [0, *range(2, rank)], eps)
-        return _affine(w, normal, weight, bias, rank - 2, rank)
+        return _affine(w, normal, weight, bias, rank - 2)
     c = np.shape(mean)[0]
     inputs = [
         x,
@@ -814,8 +866,8 @@ def _batch_norm(
             raise w.refuse(
                 "in training mode needs BatchNormalization's training_mode of operator set 14: write opset=…"
             )
-        return w.emit_several("BatchNormalization", inputs, {**a, "training_mode": 1}, 3, x.rank)[0]
-    return w.emit("BatchNormalization", inputs, a, rank=x.rank)
+        return w.emit_several("BatchNormalization", inputs, {**a, "training_mode": 1}, 3)[0]
+    return w.emit("BatchNormalization", inputs, a)
 
 
 def _instance_norm(
@@ -826,13 +878,13 @@ def _instance_norm(
     if not use_input_stats:
         deviation = np.sqrt(np.asarray(var) + eps).astype(w.dtype).reshape(-1, *(1,) * (rank - 2))
         centred = w.emit("Sub", [x, w.array(np.asarray(mean).reshape(deviation.shape), "mean")])
-        normal = w.emit("Div", [centred, w.array(deviation, "deviation")], rank=rank)
-        return _affine(w, normal, weight, bias, rank - 2, rank)
+        normal = w.emit("Div", [centred, w.array(deviation, "deviation")])
+        return _affine(w, normal, weight, bias, rank - 2)
     if weight is not None and bias is not None:
         return w.emit(
             "InstanceNormalization", [x, w.as_value(weight), w.as_value(bias)], {"epsilon": float(eps)}, rank=rank
         )
-    return _affine(w, _standardized(w, x, range(2, rank), eps), weight, bias, rank - 2, rank)
+    return _affine(w, _standardized(w, x, range(2, rank), eps), weight, bias, rank - 2)
 
 
 def _group_norm(
@@ -841,11 +893,11 @@ def _group_norm(
     rank = w.need_rank(x)
     if w.opset >= 21 and weight is not None and bias is not None:
         a = {"num_groups": num_groups, "epsilon": float(eps)}
-        return w.emit("GroupNormalization", [x, w.as_value(weight), w.as_value(bias)], a, rank=rank)
+        return w.emit("GroupNormalization", [x, w.as_value(weight), w.as_value(bias)], a)
     grouped = w.emit("Reshape", [x, w.ints([0, num_groups, -1], "groups")], rank=3)
     normal = _standardized(w, grouped, [2], eps)
-    normal = w.emit("Reshape", [normal, w.emit("Shape", [x], kind="int64")], rank=rank)
-    return _affine(w, normal, weight, bias, rank - 2, rank)
+    normal = w.emit("Reshape", [normal, w.emit("Shape", [x])])
+    return _affine(w, normal, weight, bias, rank - 2)
 
 
 def _layer_norm(
@@ -854,8 +906,8 @@ def _layer_norm(
     count = len(normalized_shape) if isinstance(normalized_shape, tuple | list) else 1
     if w.opset >= 17 and weight is not None:
         inputs = [x, w.as_value(weight), None if bias is None else w.as_value(bias)]
-        return w.emit("LayerNormalization", inputs, {"axis": -count, "epsilon": float(eps)}, rank=x.rank)
-    return _affine(w, _standardized(w, x, range(-count, 0), eps), weight, bias, 0, x.rank)
+        return w.emit("LayerNormalization", inputs, {"axis": -count, "epsilon": float(eps)})
+    return _affine(w, _standardized(w, x, range(-count, 0), eps), weight, bias, 0)
 
 
 def _local_response_norm(
@@ -863,10 +915,10 @@ def _local_response_norm(
 ) -> _Value:
     a = {"size": size, "alpha": alpha, "beta": beta, "bias": k}
     if size % 2:
-        return w.emit("LRN", [x], a, rank=x.rank)
+        return w.emit("LRN", [x], a)
     turn = [w.ints([-1]), w.ints([-END]), w.ints([1]), w.ints([-1])]  # channels backwards: its longer half lies behind
     y = w.emit("LRN", [w.emit("Slice", [x, *turn])], a)
-    return w.emit("Slice", [y, *turn], rank=x.rank)
+    return w.emit("Slice", [y, *turn])
 
 
 # --- windows of one's own ---
@@ -913,22 +965,21 @@ def _network_pool(w: _Writer, x: _Value, layer: Any) -> _Value:
     taps = _windows(w, x, kernel, kernel if stride is None else stride, padding, 1)
     behind = w.ints([4], "axes")
     table = w.emit("Concat", [w.emit("Unsqueeze", [tap, behind]) for tap in taps], {"axis": 4})
-    rows = w.emit("Reshape", [table, w.ints([-1, len(taps)])], rank=2)
+    rows = w.emit("Reshape", [table, w.ints([-1, len(taps)])])
     if x.array is not None:
         rows = _Value(rows.name, np.zeros((0, len(taps)), w.dtype), 2)
     y = w.follow(f"{w.here.name}.network" if w.here.name else "network", layer.network, rows)
-    return w.emit("Reshape", [y, w.emit("Shape", [taps[0]], kind="int64")], rank=4)
+    return w.emit("Reshape", [y, w.emit("Shape", [taps[0]])], rank=4)
 
 
 def _normalize(w: _Writer, x: _Value, layer: Any) -> _Value:
     behind = (1,) * (w.need_rank(x) - 2)
     for op, name in (("Sub", "mean"), ("Div", "std")):
         numbers = np.asarray(layer._arguments[name], w.dtype).reshape(-1, *behind)
-        x = w.emit(op, [x, w.array(numbers, name)], rank=x.rank)
+        x = w.emit(op, [x, w.array(numbers, name)])
     return x
 
 
-REFUSED = ("function_pool2d",)
 SPECIAL: dict[str, Callable[[_Writer, _Value, Any], _Value]] = {
     "NetworkPool2d": _network_pool,
     "Normalize": _normalize,
@@ -984,12 +1035,12 @@ def _direct_gelu(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
 def _direct_swish(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
     (x,), alpha = inputs, a.get("alpha", 1.0)
     scaled = x if alpha == 1 else w.emit("Mul", [x, w.number(alpha)])
-    return w.emit("Mul", [x, w.emit("Sigmoid", [scaled])], rank=x.rank)
+    return w.emit("Mul", [x, w.emit("Sigmoid", [scaled])])
 
 
 def _direct_mish(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
     (x,) = inputs
-    return w.emit("Mul", [x, w.emit("Tanh", [w.emit("Softplus", [x])])], rank=x.rank)
+    return w.emit("Mul", [x, w.emit("Tanh", [w.emit("Softplus", [x])])])
 
 
 def _direct_hardswish(w: _Writer, inputs: list[Any], a: dict[str, Any]) -> Any:
@@ -1003,7 +1054,7 @@ def _direct_softmax(op: str) -> Callable[[_Writer, list[Any], dict[str, Any]], A
             return None
         (x,) = inputs
         rows = w.emit(op, [w.emit("Flatten", [x], {"axis": a.get("axis", 1)})], {"axis": 1})
-        return w.emit("Reshape", [rows, w.emit("Shape", [x], kind="int64")], rank=x.rank)
+        return w.emit("Reshape", [rows, w.emit("Shape", [x])])
 
     return rule
 
