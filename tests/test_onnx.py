@@ -558,6 +558,9 @@ def test_what_cannot_be_written_is_told(tmp_path):
         save(fc.Sequential(fc.Conv2d(1, 1, 1), fc.AdaptiveAvgPool2d(2)), path)
     with pytest.raises(ValueError, match=r"layer '0' \(LpPool2d\) needs LpPool's ceil_mode of operator set 18"):
         save(fc.Sequential(fc.LpPool2d(2, 2, ceil_mode=True)), path, (1, 1, 5, 5))
+    unpooled = {"u": ("max_unpool2d", "v", "at", {"kernel_size": 2})}
+    with pytest.raises(ValueError, match=r"layer 'u' \(max_unpool2d\) has no ONNX operators"):
+        save(fc.Graph(unpooled, inputs={"v": "float", "at": "int64"}), path, ((1, 1, 2, 2), (1, 1, 2, 2)))
     with pytest.raises(ValueError, match="opset must lie between 13 and"):
         save(fc.Sequential(fc.ReLU()), path, (1, 1), opset=12)
     assert not path.exists()

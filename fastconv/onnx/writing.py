@@ -23,6 +23,7 @@ from fastconv.files import replace_whole
 from fastconv.layers import Graph, Layer
 from fastconv.layers.base import Context, OpLayer
 from fastconv.layers.graph import ITEM, Operation
+from fastconv.machine.memory import require_array
 from fastconv.onnx import package
 from fastconv.operators import TABLE
 from fastconv.plan.steps import Held
@@ -194,7 +195,11 @@ class _Writer:
                     + (f", one for each of {', '.join(names)}" if len(names) > 1 else "")
                 )
             called = self.unique(name)
-            array = None if None in shape[1:] else np.zeros([n or 0 for n in shape], dtype)
+            array = None
+            if None not in shape[1:]:
+                lengths = [n or 0 for n in shape]
+                require_array("onnx.save", lengths, dtype.itemsize)
+                array = np.zeros(lengths, dtype)
             axes = ["N" if not axis and not n else f"{name}_{axis}" if n is None else n for axis, n in enumerate(shape)]
             tensor_type = int(self.onnx.helper.np_dtype_to_tensor_dtype(dtype))
             info = self.onnx.helper.make_tensor_value_info(called, tensor_type, axes)
@@ -405,7 +410,10 @@ class _Writer:
 
     def direct(self, operation: Operation, arrays: list[Any]) -> Any:
         """A node of an ONNX operator, in the form that the operator set has."""
-        op = "Resize" if operation.operation.name == "Upsample" else operation.operation.name  # type: ignore[union-attr]
+        known = operation.operation
+        if known is None or TABLE.get(known.name) is not known:
+            raise self.refuse("has no ONNX operators")
+        op = "Resize" if known.name == "Upsample" else known.name
         a = dict(operation.given)
         outputs = self.here.outputs = a.pop("outputs", 1)
         inputs: list[Any] = [None if each is None else self.as_value(each) for each in arrays]
