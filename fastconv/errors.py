@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "listing", "nearest"]
+__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "listing", "nearest", "position"]
 
 
 class ShapeError(ValueError):
@@ -29,6 +29,14 @@ def integer(op: str, name: str, value: Any) -> int:
         whole = isinstance(value, float) and value.is_integer()
         instead = f"; write {int(value)}" if whole else ""
         raise TypeError(f"{op}: {name} must be an integer, got {value!r}{instead}") from None
+
+
+def position(op: str, name: str, value: Any, count: int) -> int:
+    """`value` as the place of one of `count` things, negative from the end; TypeError, or IndexError with the count."""
+    at = integer(op, name, value)
+    if not -count <= at < count:
+        raise IndexError(f"{op}: {name} {at} is out of range, there are {count}, counted from 0")
+    return at % count
 
 
 def is_numpy_bool(value: Any) -> bool:

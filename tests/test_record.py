@@ -164,6 +164,8 @@ def test_names_and_places():
     assert "4.body" in rec and "softmax" in rec and "7" not in rec
     with pytest.raises(KeyError, match=r"no layer is called '7'; there are 0, 1, 2"):
         rec["7"]
+    with pytest.raises(IndexError, match=r"^record: entry 9 is out of range, there are 8, counted from 0$"):
+        rec[9]
     single = record(fc.Conv2d(1, 2, 3, rng=1), X)
     assert single.names == ["Conv2d"] and single["Conv2d"].parameters.keys() == {"weight", "bias"}
     shared = fc.Conv2d(1, 1, 3, padding=1, rng=1).astype(np.float64)
@@ -303,7 +305,7 @@ def test_in_a_notebook_and_as_a_picture(tmp_path):
     image = np.asarray(pillow.open(tmp_path / "record.png").convert("RGB"))
     assert min(image.shape[:2]) > 500 and 0.05 < (image < 250).any(axis=2).mean() < 0.9
     record(mixed(), X).plot(tmp_path / "forward.svg")
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="record: image 3 is out of range, there are 3"):
         rec.plot(tmp_path / "record.png", image=3)
     with pytest.raises(ValueError, match="maps must be at least 1"):
         rec.plot(tmp_path / "record.png", maps=0)

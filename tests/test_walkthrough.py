@@ -133,6 +133,16 @@ def test_the_worked_sum_is_written_out():
     assert (walk[3].at, walk[-1].at, len(walk), walk[1:3][1].text) == ((0, 0, 0, 3), (0, 0, 2, 3), 12, walk[2].text)
 
 
+@pytest.mark.parametrize("number", [12, -13, 100])
+def test_a_step_that_is_not_there(number):
+    walk = walkthrough("conv2d", plane(X), plane(W))
+    with pytest.raises(IndexError, match=f"^walkthrough: step {number} is out of range, there are 12, counted from 0$"):
+        walk[number]
+    assert walk[-12].at == walk[0].at
+    with pytest.raises(TypeError, match="step must be an integer"):
+        walk["0"]
+
+
 def test_the_worked_maxima_and_their_places():
     walk = walkthrough("max_pool2d", plane(Y), kernel_size=2, stride=1)
     assert column(walk) == [*map(str, np.ravel(MAXIMA))] or [step.value for step in walk] == [*np.ravel(MAXIMA)]
@@ -322,7 +332,10 @@ def test_pictures_that_are_refused(tmp_path):
         (lambda: walk.animate(tmp_path / "walk.png"), ValueError, "must end in .gif"),
         (lambda: walk.animate(tmp_path / "walk.gif", seconds=0), ValueError, "seconds must be between"),
         (lambda: walk.animate(tmp_path / "walk.gif", []), ValueError, "a step at least"),
-        (lambda: walk.plot(tmp_path / "walk.png", [12]), IndexError, "out of range"),
+        (lambda: walk.plot(tmp_path / "walk.png", [12]), IndexError, "step 12 is out of range, there are 12"),
+        (lambda: walk.plot(tmp_path / "walk.png", 3), TypeError, r"a list of numbers from 0, got 3; write \[3\]"),
+        (lambda: walk.animate(tmp_path / "walk.gif", 3), TypeError, "a list of numbers"),
+        (lambda: walk.plot(tmp_path / "walk.png", [1.5]), TypeError, "step must be an integer, got 1.5"),
         (lambda: walk.plot(tmp_path / "walk.png", [0] * 2000), ValueError, "take fewer steps"),
     ):
         with pytest.raises(error, match=match):

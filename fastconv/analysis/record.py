@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv import plan, random
 from fastconv.analysis.walkthrough.numbers import shown
+from fastconv.errors import position
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS
 from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
@@ -107,7 +108,7 @@ class Record:
     def __getitem__(self, key: slice) -> list[Entry]: ...
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
-            return self._entries[key]
+            return self._entries[key if isinstance(key, slice) else position("record", "entry", key, len(self))]
         for entry in [*self._entries, *self._ends]:
             if entry.name == key:
                 return entry
@@ -117,9 +118,7 @@ class Record:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: a heading, and a row for each entry."""
-        rows: list[tuple[str, ...]] = [
-            ("layer", "y", "mean |y|", "largest |y|", "mean |dy|", "parameters", "norm of their gradients")
-        ]
+        rows: list[tuple[str, ...]] = [HEADING]
         for entry in [*self._entries, *self._ends]:
             count = sum(array.size for array in entry.parameters.values())
             norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in entry.gradients.values()))
@@ -168,7 +167,7 @@ class Record:
         """The same as a matplotlib Figure."""
         from fastconv.plots import record_of_maps
 
-        image = range(len(_first(self.x)))[image]
+        image = position("record", "image", image, len(_first(self.x)))
         if maps < 1:
             raise ValueError(f"record: maps must be at least 1, got {maps}")
         xs = self.x if isinstance(self.x, tuple) else (self.x,)

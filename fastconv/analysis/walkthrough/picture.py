@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.analysis.walkthrough.numbers import brief, index
 from fastconv.analysis.walkthrough.page import layout, need_drawable
+from fastconv.errors import position
 from fastconv.files import replace_whole
 from fastconv.plots import need_matplotlib
 
@@ -283,7 +284,9 @@ def _drawing(scene: Scene, top: float) -> tuple[list[Box], list[Text], float, fl
 def _chosen(walk: Walkthrough, steps: Sequence[int] | None, most: int) -> list[int]:
     """The steps that were asked for, or as many as are drawn, from the first to the last."""
     if steps is not None:
-        return [range(len(walk))[step] for step in steps]
+        if not isinstance(steps, Iterable):
+            raise TypeError(f"walkthrough: steps must be a list of numbers from 0, got {steps!r}; write [{steps!r}]")
+        return [position("walkthrough", "step", step, len(walk)) for step in steps]
     return sorted({round(i) for i in np.linspace(0, len(walk) - 1, most)}) if len(walk) else []
 
 

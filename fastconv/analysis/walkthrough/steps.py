@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv.analysis.walkthrough.numbers import index, matrix, shown
 from fastconv.analysis.walkthrough.reading import INSERTED, PADDING, Reading, outer
+from fastconv.errors import position
 
 __all__ = ["Step", "Walkthrough"]
 
@@ -117,8 +118,7 @@ class Walkthrough(Sequence[Step]):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
             return [self._step(i) for i in range(*key.indices(len(self)))]
-        place = range(len(self))[key]
-        return self._step(place)
+        return self._step(position("walkthrough", "step", key, len(self)))
 
     def __iter__(self) -> Iterator[Step]:
         return map(self._step, range(len(self)))
@@ -351,8 +351,8 @@ class Walkthrough(Sequence[Step]):
         """A strip of some steps, one below the other, to a .png, .svg or .pdf file; `steps` are their numbers from 0
         (default: six, from the first to the last).
 
-        Raises ImportError without matplotlib (extra [plot]), IndexError for a step that is not there, ValueError where
-        there is more to draw than a picture bears, OSError.
+        Raises ImportError without matplotlib (extra [plot]), IndexError for a step that is not there, TypeError for
+        steps that are no numbers in a list, ValueError where there is more to draw than a picture bears, OSError.
         """
         from fastconv.analysis.walkthrough.picture import strip
         from fastconv.plots import save
@@ -366,8 +366,8 @@ class Walkthrough(Sequence[Step]):
         more than 300 as many, evenly spaced), `seconds` the time of each.
 
         Raises ImportError without Pillow or matplotlib (extra [plot]), IndexError for a step that is not there,
-        ValueError for another suffix, for no steps, for a time that is not positive and where there is more to draw
-        than a picture bears, OSError.
+        TypeError for steps that are no numbers in a list, ValueError for another suffix, for no steps, for a time that
+        is not positive and where there is more to draw than a picture bears, OSError.
         """
         from fastconv.analysis.walkthrough.picture import animation
 
