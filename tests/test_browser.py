@@ -213,6 +213,36 @@ def test_the_window_is_where_the_step_reads(page):
         assert cells(browser, "result", ".now") == [shown(walk[number].value)]
 
 
+@pytest.mark.parametrize(("padding", "direction"), [(0, "dx"), (1, "dx"), (1, "forward")])
+def test_x_stands_under_the_windows_of_a_maximum(page, padding, direction):
+    """Of every step: the windows that it is about, and the maximum of them."""
+    kernel, stride = 2, 1 + padding
+    options = {"kernel_size": kernel, "stride": stride, "padding": padding, "direction": direction}
+    walk = walkthrough("max_pool2d", plane(Y), **options)
+    browser = page(walk)
+    height, width = np.shape(Y)
+    for view in [walk] + [walk.scattered] * (walk.scattered is not None):
+        if walk.scattered is not None:
+            click(browser, view.manner)
+        for number in range(len(view)):
+            browser.execute_script("go(arguments[0])", number)
+            about = [view[number].at[2:]] if view is not walk or direction == "forward" else [
+                at for at in np.ndindex(walk._maxima.winners.shape[2:])
+                if walk._maxima.winners[0, 0][at] == np.ravel_multi_index(view[number].at[2:], (height, width))
+            ]  # fmt: skip
+            under = np.zeros((height + 2 * padding, width + 2 * padding), bool)
+            for row, column in about:
+                under[row * stride : row * stride + kernel, column * stride : column * stride + kernel] = True
+            inside = under[padding : padding + height, padding : padding + width]
+            panel = "read" if direction == "forward" else "source"
+            marked = cells(browser, panel, ".now:not(.outside)")
+            seen = cells(browser, panel, ".seen:not(.outside)")
+            assert seen == [brief(value) for value in np.array(Y)[inside]]
+            assert len(cells(browser, panel, ".outside.seen")) == under.sum() - inside.sum()
+            assert marked == [brief(np.array(Y)[view[number].at[2:]] if view is walk and direction == "dx"
+                                    else np.array(Y).ravel()[walk._maxima.winners[view[number].at]])]  # fmt: skip
+
+
 def test_playing_and_pausing(page):
     from selenium.webdriver.support.ui import WebDriverWait
 

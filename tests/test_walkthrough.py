@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -150,8 +151,14 @@ def test_the_worked_maxima_and_their_places():
     assert str(walk[0]) == "y[0, 0, 0, 0] = max(0.4, 2.3, 1.9, 3.2) = 3.2, place 4"
     back = walkthrough("max_pool2d", plane(Y), kernel_size=2, stride=1, direction="dx")
     assert [step.place for step in back.scattered] == [*np.ravel(PLACES)]
-    assert str(back.scattered[5]) == "dy[0, 0, 1, 1] = 1 goes to dx[0, 0, 2, 2], where the maximum stood"
-    assert str(back[12]) == "dx[0, 0, 2, 2] = 1 + 1 + 1 + 1 = 4"
+    assert str(back.scattered[5]) == (
+        "dy[0, 0, 1, 1] = 1 goes to dx[0, 0, 2, 2], where the maximum stood: max(3.2, 2.1, 0, 3.8) = 3.8, place 4"
+    )
+    assert str(back[12]) == (
+        "dx[0, 0, 2, 2] = 1 + 1 + 1 + 1 = 4, where x is 3.8, the maximum of windows [1, 1], [1, 2], [2, 1], [2, 2]"
+    )
+    assert str(back[10]) == "dx[0, 0, 2, 0] = 1, where x is 2.3, the maximum of window [2, 0]"
+    assert str(back[0]) == "dx[0, 0, 0, 0] = 0, where x is 0.4, the maximum of no window"
 
 
 def test_the_worked_means():
@@ -159,7 +166,7 @@ def test_the_worked_means():
     assert column(walk) == [shown(v) for v in np.ravel(MEANS)]
     assert str(walk[5]) == "y[0, 0, 1, 1] = (3.2 + 2.1 + 0 + 3.8) / 4 = 2.275"
     back = walkthrough("avg_pool2d", plane(Y), 2, stride=1, direction="dx")
-    assert str(back.scattered[5]) == "dy[0, 0, 1, 1] = 1 is shared: 0.25 to each of dx[0, 0, 1:3, 1:3]"
+    assert str(back.scattered[5]) == "dy[0, 0, 1, 1] = 1 goes to dx[0, 0, 1:3, 1:3], shared: 0.25 to each"
 
 
 # --- what is taken and what is refused -------------------------------------------------------------------------------
@@ -267,6 +274,49 @@ def test_padding_says_what_it_is():
         "y[0, 0, 0] = 5, padding", "y[0, 0, 1] = 1", "y[0, 0, 2] = 2", "y[0, 0, 3] = 5, padding",
         "y[0, 0, 4] = 5, padding",
     ]  # fmt: skip
+
+
+def test_a_window_that_reaches_beyond_the_input_counts_its_places():
+    """In padding and in what ceil_mode adds, even where no window lies inside along an axis."""
+    x = np.arange(9.0).reshape(1, 1, 3, 3)
+    walk = walkthrough("max_pool2d", x, 3, stride=2, padding=1)
+    assert str(walk[0]) == "y[0, 0, 0, 0] = max(pad, pad, pad, pad, 0, 1, pad, 3, 4) = 4, place 9"
+    assert walk.said.endswith("What lies outside of x (pad) never is.")
+    wide = {"kernel_size": (2, 5), "stride": 2, "padding": (0, 1), "ceil_mode": True}
+    first = walkthrough("max_pool2d", x, **wide)[0]
+    assert str(first) == "y[0, 0, 0, 0] = max(pad, 0, 1, 2, pad, pad, 3, 4, 5, pad) = 5, place 9"
+    for options in (wide, {"kernel_size": 4, "stride": 4, "ceil_mode": True}, {"kernel_size": 2, "ceil_mode": True}):
+        places = [*fc.analysis.window_indices(x, **options).ravel()]
+        back = walkthrough("max_pool2d", x, direction="dx", **options).scattered
+        assert [step.place for step in walkthrough("max_pool2d", x, **options)] == places
+        assert [step.place for step in back] == places
+
+
+def test_how_far_a_filter_moves_is_said():
+    for options, forward, back in (
+        ({}, "over x: at", "padded: at"),
+        ({"stride": 2}, "over x, 2 places at a time: at", "padded: at"),
+        ({"stride": Fraction(3, 2)}, "over x, 3 places at a time: at", "padded, 2 places at a time: at"),
+        ({"stride": (1, 2)}, "over x, 1 x 2 places at a time: at", "padded: at"),
+    ):
+        assert forward in walkthrough("conv2d", plane(X), plane(W), **options).said
+        assert back in walkthrough("conv2d", plane(X), plane(W), direction="dx", **options).said
+
+
+def test_scattering_reads_in_one_way():
+    x, w = np.ones((1, 1, 2)), [[[2.0, -1]]]
+    for walk, lines in (
+        (walkthrough("conv1d", x, w, direction="dx"), ["dx[0, 0, 0:2], times the filter: 2, -1"]),
+        (walkthrough("conv1d", x, w, direction="dx", padding=2),
+         ["nowhere: padding", "dx[0, 0, 0], times the filter: -1", "dx[0, 0, 0:2], times the filter: 2, -1",
+          "dx[0, 0, 1], times the filter: 2", "nowhere: padding"]),
+        (walkthrough("avg_pool1d", x, 2, direction="dx"), ["dx[0, 0, 0:2], shared: 0.5 to each"]),
+        (walkthrough("lp_pool1d", x, 1, 2, direction="dx"), ["dx[0, 0, 0:2], times the derivative: 1, 1"]),
+        (walkthrough("upsample", x, 2, direction="dx"), ["dx[0, 0, 0]", "nowhere: inserted", "dx[0, 0, 1]"]),
+    ):  # fmt: skip
+        assert [step.text.split(" = 1 goes ")[1] for step in walk.scattered] == [
+            line if line.startswith("nowhere") else f"to {line}" for line in lines
+        ]
 
 
 def test_inserted_zeros_say_what_they_are():

@@ -12,7 +12,7 @@ import numpy as np
 from fastconv import functional, reference
 from fastconv.analysis.walkthrough import reading
 from fastconv.analysis.walkthrough.reading import Axis, Reading
-from fastconv.analysis.walkthrough.steps import Names, Share, Walkthrough
+from fastconv.analysis.walkthrough.steps import Maxima, Names, Share, Walkthrough
 from fastconv.autograd import as_gradient, in_functional, vjp
 from fastconv.errors import nearest
 from fastconv.layers.base import Context, Layer, OpLayer
@@ -189,12 +189,17 @@ class Call:
                 **more,
             )  # fmt: skip
 
-        gathers = "is multiplied by what lies under it; the products are added up."
+        def slides(what: str, over: str, steps: tuple[int, ...]) -> str:
+            return (
+                f"{what} slides over {over}{_pace(steps)}: at every place it is multiplied by what lies under it; the "
+                "products are added up."
+            )
+
         if direction == "dw":
             assert dy is not None
             read = way.to_filters(dy, x) if transposed else way.to_filters(x, dy)
             names = Names("dw", "dy", "x") if transposed else Names("dw", "x", "dy")
-            said = f"{names.factor} slides over {names.read} as a filter would: at every place it {gathers}"
+            said = slides(names.factor, f"{names.read} as a filter would", way.window.dilation)
             return made("dw", "collect", names, read, said)
         forward = direction == "forward"
         if forward:
@@ -205,18 +210,18 @@ class Call:
             names = Names("dx", "dy", "w" if transposed else "w reversed")
         if forward != transposed:  # an ordinary convolution of x, or of a transposed one's gradient
             read = way.forward(x if forward else dy, w)
-            said = f"The filter slides over {names.read}: at every place it {gathers}"
+            said = slides("The filter", names.read, way.window.stride)
         else:
             read = way.to_input(dy, w)
-            said = f"The reversed filter slides over {names.read}, spread and padded: at every place it {gathers}"
+            said = slides("The reversed filter", f"{names.read}, spread and padded", way.window.up)
         scattered = None
         if (not forward or transposed) and dy.size <= MOST_STEPS:
             layout = way.to_input(x, w) if not forward and transposed else way.forward(np.zeros(result.shape, dtype), w)
-            factor = "the filter" if forward or not transposed else "the reversed filter"
+            factor = "filter" if forward or not transposed else "reversed filter"
             scattered = made(
                 direction, "scatter", Names(names.made, names.read, factor), layout,
-                f"Every element of {names.read} is multiplied by {factor} and added to {names.made} where the filter "
-                "stood.", spread=dy, bias=bias if forward else None,
+                f"Every element of {names.read} is multiplied by the {factor} and added to {names.made} where the "
+                "filter stood.", spread=dy, bias=bias if forward else None,
             )  # fmt: skip
             if forward and bias is not None:
                 scattered.said += " The bias is added at the end."
@@ -230,8 +235,7 @@ class Call:
         share: Share | None = None
         fill = 0.0
         if kind == "max":
-            fill, winners = -math.inf, self._winners(x)
-            share, more["winners"] = _share_of_maximum(winners, x.shape[2:]), winners
+            fill = -math.inf
         elif kind == "norm":
             p = float(self.arguments["norm_type"])
             share, more["order"] = _share_of_norm(x, output, p), p
@@ -239,24 +243,28 @@ class Call:
             share = self._share_of_function(x, output, dy)
         elif self.name == "pad":
             fill = float(self.arguments["value"]) if self.arguments["mode"] == "constant" else 0.0
+        windows = reading.alone(output.shape, x, forward, fill)
+        if kind == "max":
+            winners = self._winners(x)
+            share = _share_of_maximum(winners, x.shape[2:])
+            more["maxima"] = Maxima(windows, winners, None if self.name in ADAPTIVE else self._kernel(output))
         head, said = self._head(direction), SAID[kind]
         if dy is None:
-            read = reading.alone(output.shape, x, forward, fill)
+            pads = kind == "max" and (self.arguments.get("ceil_mode") or np.any(self.arguments.get("padding", 0)))
             return Walkthrough(
-                self.name, direction, "collect", kind, Names("y", "x", ""), read, result, head=head, said=said[0],
-                **more,
+                self.name, direction, "collect", kind, Names("y", "x", ""), windows, result, head=head,
+                said=said[0] + " What lies outside of x (pad) never is." * bool(pads), **more,
             )  # fmt: skip
         pieces = {"max": "shares of a maximum", "mean": "shares"}.get(kind, "products" if kind == "copy" else "slopes")
-        layout = reading.alone(output.shape, x, forward)
         names = Names("dx", "dy", SAID_FACTOR[kind])
         scattered = Walkthrough(
-            self.name, direction, "scatter", pieces, names, layout, result, head=head, said=said[2], share=share,
-            spread=dy,
+            self.name, direction, "scatter", pieces, names, windows, result, head=head, said=said[2], share=share,
+            spread=dy, **more,
         )  # fmt: skip
         read = reading.alone(x.shape, dy, back)
         return Walkthrough(
             self.name, direction, "collect", pieces, names, read, result, head=head, said=said[1], share=share,
-            scattered=scattered if len(scattered) <= MOST_STEPS else None,
+            scattered=scattered if len(scattered) <= MOST_STEPS else None, **more,
         )  # fmt: skip
 
     def _axes(self, output: np.ndarray) -> tuple[list[Axis], list[Axis], str]:
@@ -296,6 +304,9 @@ class Call:
             kind = "copy" if a["mode"] == "nearest" else "weights"
         return forward, [reading.adjoint(axis, n) for axis, n in zip(forward, x_shape[2:], strict=True)], kind
 
+    def _kernel(self, output: np.ndarray) -> Shape:
+        return reading.pool_window(_rule(self.name), self.x_shape[2:], output.shape, self.arguments).kernel
+
     def _winners(self, x: np.ndarray) -> np.ndarray:
         """(N, C, *output): the flat position of every maximum in its plane."""
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "output_size")
@@ -305,7 +316,7 @@ class Call:
 
     def _share_of_function(self, x: np.ndarray, output: np.ndarray, dy: np.ndarray) -> Share:
         """What a function of a window gives to each of its taps: its gradient, of the call itself, window by window."""
-        kernel = reading.pool_window(_rule(self.name), x.shape[2:], output.shape, self.arguments).kernel
+        kernel = self._kernel(output)
         forward = self._axes(output)[0]
         windows = np.zeros((*output.shape, *kernel), x.dtype)
         read = reading.alone(output.shape, x, forward)
@@ -323,6 +334,13 @@ class Call:
         assert shares is not None
         table = np.asarray(shares, np.float64).reshape(*output.shape, *kernel)
         return lambda n, c, o, i, tap: table[n, c][(*o, *tap)]
+
+
+def _pace(steps: tuple[int, ...]) -> str:
+    """How far a window moves at a time, where that is not 1 along every axis."""
+    if max(steps) == 1:
+        return ""
+    return f", {' x '.join(map(str, steps if len(set(steps)) > 1 else steps[:1]))} places at a time"
 
 
 def _shares_at(shares: list[float], o: np.ndarray) -> np.ndarray:

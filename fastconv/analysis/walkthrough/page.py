@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.analysis.walkthrough.numbers import shown
-from fastconv.analysis.walkthrough.reading import INSERTED, PADDING
+from fastconv.analysis.walkthrough.reading import INSERTED, PADDING, Reading
 
 if TYPE_CHECKING:
     from fastconv.analysis.walkthrough.steps import Walkthrough
@@ -60,6 +60,8 @@ def need_drawable(walk: Walkthrough) -> None:
             "crop x (its text, print(walk), has no such limit)"
         )
     numbers = reading.array.size + filters.size
+    if walk._maxima is not None:
+        numbers += walk._maxima.windows.array.size + walk._maxima.winners.size
     numbers += sum(len(each) for axis in reading.axes for each in axis.places)
     if walk._factors_vary:
         numbers += sum(math.prod(map(len, reading.block(walk._at(i))[0])) for i in range(len(walk)))
@@ -70,9 +72,9 @@ def need_drawable(walk: Walkthrough) -> None:
         )
 
 
-def layout(walk: Walkthrough) -> str:
+def layout(reading: Reading) -> str:
     """How the array lies on its grid, in words."""
-    grids = [axis.grid for axis in walk._reading.axes]
+    grids = [axis.grid for axis in reading.axes]
     inserted = any((grid == INSERTED).any() for grid in grids)
     padded = any((grid == PADDING).any() for grid in grids)
     return {(0, 0): "", (1, 0): "zeros between", (0, 1): "padded", (1, 1): "zeros between, padded"}[inserted, padded]
@@ -96,15 +98,11 @@ def _view(walk: Walkthrough) -> dict[str, Any]:
         "made": walk._names.made,
         "read": walk._names.read,
         "factor": walk._names.factor or "factors",
-        "layout": layout(walk),
         "shape": list(walk.shape),
         "lines": [step.text for step in steps],
         "texts": [shown(step.value, 0.0 if walk.manner == "scatter" else walk._noise(step.products)) for step in steps],
         "values": [_number(step.value) for step in steps],
-        "array": _array(reading.array),
-        "grid": [axis.grid.tolist() for axis in reading.axes],
-        "fill": _number(reading.fill),
-        "places": [[each.tolist() for each in axis.places] for axis in reading.axes],
+        **_laid_out(reading),
         "taps": [[each.tolist() for each in axis.taps] for axis in reading.axes],
         "leads": [[each.tolist() for each in reading.channels(a, b)] for a, b in pairs],
         "filters": None if reading.filters is None else _array(reading.filters),
@@ -112,11 +110,36 @@ def _view(walk: Walkthrough) -> dict[str, Any]:
             [each.tolist() for each in reading.filter_of(a, b)] for a, b in pairs
         ],
         "factors": factors,
-        "winners": [walk._winner_of(walk._at(i)) for i in range(len(walk))] if walk._kind == "max" else None,
+        "maxima": None if walk._maxima is None else _maxima(walk, walk._maxima.windows),
         "spread": None if spread is None else _array(spread)["values"],
         "bias": walk.bias is not None,
         "noise": 16 * float(np.finfo(walk.result.dtype).eps),
     }  # fmt: skip
+
+
+def _laid_out(reading: Reading) -> dict[str, Any]:
+    """An array on its grid, and the places of every step."""
+    return {
+        "array": _array(reading.array),
+        "layout": layout(reading),
+        "grid": [axis.grid.tolist() for axis in reading.axes],
+        "fill": _number(reading.fill),
+        "places": [[each.tolist() for each in axis.places] for axis in reading.axes],
+    }
+
+
+def _maxima(walk: Walkthrough, windows: Reading) -> dict[str, Any]:
+    """Of every step: the outputs whose windows it is about, and the flat index of their maximum in x."""
+    ats = [walk._at(i) for i in range(len(walk))]
+    about = [walk._about(at) for at in ats]
+    return {
+        "windows": [outputs for outputs, _ in about],
+        "marked": [
+            None if element is None else int(np.ravel_multi_index((*at[:2], *element), windows.array.shape))
+            for at, (_, element) in zip(ats, about, strict=True)
+        ],
+        "x": None if windows is walk._reading else _laid_out(windows),
+    }
 
 
 def _factors(walk: Walkthrough, at: tuple[int, ...]) -> Any:

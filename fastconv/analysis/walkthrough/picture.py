@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.analysis.walkthrough.numbers import brief, index
 from fastconv.analysis.walkthrough.page import layout, need_drawable
+from fastconv.analysis.walkthrough.reading import INSERTED, PADDING, Reading, outer
 from fastconv.errors import position
 from fastconv.files import replace_whole
 from fastconv.plots import need_matplotlib
@@ -120,8 +121,8 @@ def _panels(
     outside = ~_mask([grid >= 0 for grid in grids])
     several = reading.array.shape[0] * reading.array.shape[1] > 1
     factors = walk._factors(at)
-    lies = f" ({layout(walk)})" if layout(walk) else ""
-    panels = []
+    lies = _lies(reading)
+    panels = [] if walk._maxima is None else [_under_windows(walk, at, several)]
 
     def channels(values: Any, kinds: np.ndarray, text: Any = brief) -> list[Map]:
         maps = []
@@ -134,12 +135,9 @@ def _panels(
         assert walk._spread is not None
         given = walk._spread[at[:2]]
         panels.append(Panel(names.read, _maps("", given, _now(given.shape, at[2:]))))
-    else:
+    elif walk._kind != "max":
         kinds = np.where(seen, np.where(outside, "outside seen", "seen"), np.where(outside, "outside", ""))
-        if walk._kind == "max" and walk._winner_of(at) >= 0:
-            block = np.unravel_index(walk._winner_of(at), tuple(map(len, places)))
-            kinds[tuple(int(each[k]) for each, k in zip(places, block, strict=True))] = "now"
-        panels.append(Panel(names.read + lies, channels(lambda j: _laid(walk, int(p[j]), int(q[j])), kinds, _finite)))
+        panels.append(Panel(names.read + lies, channels(lambda j: _laid(reading, int(p[j]), int(q[j])), kinds)))
 
     if factors is not None and factors.size and walk._kind != "mean":
         if reading.filters is not None and reading.filter_of is not None:
@@ -188,12 +186,29 @@ def _panels(
     return panels
 
 
+def _under_windows(walk: Walkthrough, at: tuple[int, ...], several: bool) -> Panel:
+    """x, the windows whose maximum a step is about, and that maximum."""
+    assert walk._maxima is not None
+    windows = walk._maxima.windows
+    grids = [axis.grid for axis in windows.axes]
+    outputs, element = walk._about(at)
+    kinds = np.where(_mask([grid >= 0 for grid in grids]), "", "outside").astype("<U12")
+    for output in outputs:
+        under = np.ix_(*(axis.places[o] for axis, o in zip(windows.axes, output, strict=True)))
+        kinds[under] = np.where(np.char.startswith(kinds[under], "outside"), "outside seen", "seen")
+    if element is not None:
+        kinds[tuple(int(np.flatnonzero(grid == i)[0]) for grid, i in zip(grids, element, strict=True))] = "now"
+    label = index("", at[:2]) if several else ""
+    return Panel("x" + _lies(windows), _maps(label, _laid(windows, *at[:2]), kinds, _finite))
+
+
+def _lies(reading: Reading) -> str:
+    return f" ({layout(reading)})" if layout(reading) else ""
+
+
 def _mask(lists: Sequence[np.ndarray]) -> np.ndarray:
     """True where all of them are, per axis."""
-    product = np.ones((1,) * len(lists), bool)
-    for axis, each in enumerate(lists):
-        product = product & each.reshape((-1,) + (1,) * (len(lists) - 1 - axis))
-    return product
+    return np.asarray(math.prod(outer(lists)), bool)
 
 
 def _now(shape: tuple[int, ...], at: tuple[int, ...]) -> np.ndarray:
@@ -202,12 +217,12 @@ def _now(shape: tuple[int, ...], at: tuple[int, ...]) -> np.ndarray:
     return kinds
 
 
-def _laid(walk: Walkthrough, p: int, q: int) -> np.ndarray:
+def _laid(reading: Reading, p: int, q: int) -> np.ndarray:
     """A channel of the array as it lies on its grid."""
-    grids = [axis.grid for axis in walk._reading.axes]
-    values = walk._reading.array[p, q][np.ix_(*(np.maximum(grid, 0) for grid in grids))].astype(np.float64)
-    values = np.where(_mask([grid != -2 for grid in grids]), values, 0.0)
-    return np.where(_mask([grid != -1 for grid in grids]), values, walk._reading.fill)
+    grids = [axis.grid for axis in reading.axes]
+    values = reading.array[p, q][np.ix_(*(np.maximum(grid, 0) for grid in grids))].astype(np.float64)
+    values = np.where(_mask([grid != INSERTED for grid in grids]), values, 0.0)
+    return np.where(_mask([grid != PADDING for grid in grids]), values, reading.fill)
 
 
 def _finite(value: float) -> str:
@@ -311,13 +326,8 @@ def strip(walk: Walkthrough, steps: Sequence[int] | None) -> Any:
     from matplotlib.patches import Rectangle
 
     need_drawable(walk)
-    heading = [
-        Text(MARGIN, MARGIN + LINE / 2, walk.head, bold=True),
-        Text(MARGIN, MARGIN + 1.5 * LINE, walk.said, SOFT),
-    ]
     boxes: list[Box] = []
-    texts = heading
-    width, y = MARGIN * 2 + CHARACTER * max(len(walk.head), len(walk.said)), MARGIN + 2.0 * LINE + 8
+    texts, width, y = _heading(walk)
     for number, (line, panels) in _scenes_of(walk, _chosen(walk, steps, MOST_IN_STRIP)):
         some, more, right, y = _drawing((f"{number + 1} of {len(walk)}:  {line}", panels), y)
         boxes, texts, width, y = boxes + some, texts + more, max(width, right), y + 12

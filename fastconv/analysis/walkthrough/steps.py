@@ -63,6 +63,45 @@ class Names:
     factor: str  # what it is multiplied by; "" for nothing that has a name
 
 
+@dataclass(frozen=True)
+class Maxima:
+    """What a max-pool's outputs are the maxima of."""
+
+    windows: Reading  # x under the windows
+    winners: np.ndarray  # of every output the flat position in its plane
+    kernel: Shape | None  # None: each window as large as it is, of an adaptive pool
+
+    def winner(self, at: Shape) -> int:
+        """Where in the block under the window of output `at` its maximum stands; -1: nowhere, all of it is padding."""
+        wanted = int(self.winners[at])
+        if wanted < 0:
+            return -1
+        indices = self.windows.indices(self.windows.block(at)[0])
+        spot = unravelled(wanted, self.windows.array.shape[2:])
+        where = [int(np.flatnonzero(here == i)[0]) for here, i in zip(indices, spot, strict=True)]
+        return int(np.ravel_multi_index(where, tuple(map(len, indices))))
+
+    def place(self, at: Shape) -> int | None:
+        """1, 2, … in the whole window; None where all of it is padding."""
+        winner, (_, taps) = self.winner(at), self.windows.block(at)
+        if winner < 0:
+            return None
+        where = unravelled(winner, tuple(map(len, taps)))
+        whole = tuple(int(each[here]) for each, here in zip(taps, where, strict=True))
+        return int(np.ravel_multi_index(whole, self.kernel or tuple(map(len, taps)))) + 1
+
+    def text(self, at: Shape) -> str:
+        """ "max(pad, 3, pad, 1) = 3, place 2"."""
+        places, taps = self.windows.block(at)
+        indices, values = self.windows.indices(places), self.windows.values(at)[0]
+        window = np.full(self.kernel or values.shape, "pad", object)
+        for spot in np.argwhere(math.prod(outer([each >= 0 for each in indices]))):
+            window[tuple(each[k] for each, k in zip(taps, spot, strict=True))] = shown(values[tuple(spot)])
+        winner, place = self.winner(at), self.place(at)
+        value = values.reshape(-1)[winner] if winner >= 0 else -math.inf
+        return f"max({_listed(window, str, ', ')}) = {shown(value)}" + (f", place {place}" if place else "")
+
+
 class Walkthrough(Sequence[Step]):
     """What `fastconv.analysis.walkthrough` returns: a sequence of `Step`.
 
@@ -90,7 +129,7 @@ class Walkthrough(Sequence[Step]):
         bias: np.ndarray | None = None,
         spread: np.ndarray | None = None,
         share: Share | None = None,
-        winners: np.ndarray | None = None,
+        maxima: Maxima | None = None,
         order: float = 1.0,
         scattered: Walkthrough | None = None,
     ) -> None:
@@ -98,7 +137,7 @@ class Walkthrough(Sequence[Step]):
         self._names, self._reading, self.result, self.scattered = names, reading, result, scattered
         self.head, self.said = head, said
         self.bias, self._spread, self._share = bias, spread, share
-        self._winners, self._order = winners, order
+        self._maxima, self._order = maxima, order
         self._by_itself = reading.filters is None  # every channel, not a sum over channels
 
     # --- a sequence
@@ -124,7 +163,7 @@ class Walkthrough(Sequence[Step]):
         return map(self._step, range(len(self)))
 
     def _at(self, number: int) -> Shape:
-        return tuple(map(int, np.unravel_index(number, self.shape)))
+        return unravelled(number, self.shape)
 
     def _step(self, number: int) -> Step:
         at = self._at(number)
@@ -159,35 +198,32 @@ class Walkthrough(Sequence[Step]):
         factors = self._reading.factors(at)
         return 1 / float(factors.reshape(-1)[0]) if factors is not None and factors.size else 1.0
 
-    def _winner_of(self, at: Shape) -> int:
-        """Where in the block that is read the maximum stands; -1: nowhere, all of it is padding."""
-        assert self._winners is not None
-        wanted = int(self._winners[at])
-        place = 0
-        for here, i in zip(self._reading.indices(self._reading.block(at)[0]), self._position(wanted), strict=True):
-            found = np.flatnonzero(here == i)
-            if wanted < 0 or not len(found):
-                return -1
-            place = place * len(here) + int(found[0])
-        return place
-
-    def _position(self, flat: int) -> tuple[int, ...]:
-        return tuple(map(int, np.unravel_index(max(flat, 0), self._reading.array.shape[2:])))
+    def _about(self, at: Shape) -> tuple[list[Shape], Shape | None]:
+        """Of a step of a max-pool: the outputs whose windows it is about, and the element of x that is their maximum,
+        both in their plane."""
+        maxima = self._maxima
+        assert maxima is not None
+        if self._reading is maxima.windows:
+            found = int(maxima.winners[at])
+            return [at[2:]], None if found < 0 else unravelled(found, maxima.windows.array.shape[2:])
+        factors, indices = self._factors(at), self._reading.indices(self._reading.block(at)[0])
+        assert factors is not None
+        won = [tuple(int(each[k]) for each, k in zip(indices, spot, strict=True)) for spot in np.argwhere(factors[0])]
+        return won, at[2:]
 
     def _collect(self, at: Shape) -> Step:
         values = self._reading.values(at)
         place, bias = None, None if self.bias is None else float(self.bias[at[1]])
         label = index(self._names.made, at)
         if self._kind == "max":
-            winner = self._winner_of(at)
+            assert self._maxima is not None
+            winner, place = self._maxima.winner(at), self._maxima.place(at)
             products = np.zeros_like(values)
             value = -math.inf
             if winner >= 0:
                 value = float(values.reshape(-1)[winner])
                 products.reshape(-1)[winner] = value
-                place = self._place(at, winner)
-            listed = _listed(values[values != -math.inf], shown, ", ")
-            text = f"{label} = max({listed}) = {shown(value)}" + (f", place {place}" if place else "")
+            text = f"{label} = {self._maxima.text(at)}"
         elif self._kind == "norm":
             products = np.abs(values) ** self._order
             value = float(products.sum()) ** (1 / self._order)
@@ -201,18 +237,25 @@ class Walkthrough(Sequence[Step]):
             products = values if factors is None else values * factors
             value = float(products.sum()) + (bias or 0.0)
             terms, total = self._sum(at, values, factors, bias), shown(value, self._noise(products))
-            text = f"{label} = {terms} = {total}" if terms != total else f"{label} = {total}"
-            if not terms:
-                text = f"{label} = {total}, the maximum of no window"
-            if self._kind == "copy":
-                text += self._outside(at)
+            text = f"{label} = {terms} = {total}" if terms not in ("", total) else f"{label} = {total}"
+            if self._kind == "shares of a maximum":
+                text += self._why(at)
+            if self._kind == "copy" and (outside := self._outside(at)):
+                text += f", {outside}"
         drop = 0 if self._by_itself else slice(None)
         return Step(at, values[drop], products[drop], value, at, place, text)
 
+    def _why(self, at: Shape) -> str:
+        """Which windows x has won there."""
+        assert self._maxima is not None
+        won = [index("", each) for each in self._about(at)[0]]
+        windows = f"window{'s' * (len(won) > 1)} {_listed(np.array(won), str, ', ')}" if won else "no window"
+        return f", where x is {shown(self._maxima.windows.array[at])}, the maximum of {windows}"
+
     def _outside(self, at: Shape) -> str:
-        """What a copy is made of that is no element."""
+        """What is read, or added to, that is no element."""
         indices = self._reading.indices(self._reading.block(at)[0])
-        for what, said in ((PADDING, ", padding"), (INSERTED, ", inserted")):
+        for what, said in ((PADDING, "padding"), (INSERTED, "inserted")):
             if any((each == what).any() for each in indices):
                 return said
         return ""
@@ -222,16 +265,6 @@ class Walkthrough(Sequence[Step]):
         eps = max(np.finfo(a.dtype).eps for a in (self.result, self._reading.array) if a.dtype.kind == "f")
         finite = products[np.isfinite(products)]
         return float(16 * eps * np.abs(finite).sum())
-
-    def _place(self, at: Shape, winner: int) -> int:
-        """1, 2, … in the whole window."""
-        _, taps = self._reading.block(at)
-        where = np.unravel_index(winner, tuple(map(len, taps)))
-        number = 0
-        for axis, (each, here) in enumerate(zip(taps, where, strict=True)):
-            size = max(int(t.max(initial=0)) for t in self._reading.axes[axis].taps) + 1
-            number = number * (size if self.function.startswith("max") else len(each)) + int(each[here])
-        return number + 1
 
     def _sum(self, at: Shape, values: np.ndarray, factors: np.ndarray | None, bias: float | None) -> str:
         if self._kind == "shares of a maximum":
@@ -260,11 +293,7 @@ class Walkthrough(Sequence[Step]):
             lead = [each.reshape(-1, *(1,) * axes) for each in (p, q)]
             target = (*lead, *outer(there))
         products = value * block
-        place = None
-        if self._kind == "shares of a maximum" and block.size and block.max() == 1:
-            full = self._factors(at)
-            assert full is not None
-            place = self._place(at, int(full.reshape(-1).argmax()))
+        place = None if self._maxima is None else self._maxima.place(at)
         text = self._scatter_text(at, value, products, block, there, p, q)
         return Step(at, block, products, value, target, place, text)
 
@@ -272,29 +301,27 @@ class Walkthrough(Sequence[Step]):
         self, at: Shape, value: float, products: np.ndarray, block: np.ndarray, there: list[np.ndarray],
         p: np.ndarray, q: np.ndarray,
     ) -> str:  # fmt: skip
-        given = f"{index(self._names.read, at)} = {shown(value)}"
+        given = f"{index(self._names.read, at)} = {shown(value)} goes"
         if not products.size:
-            return f"{given} falls into the padding"
+            return f"{given} nowhere: {self._outside(at)}"
         made = self._names.made
         if self._by_itself:
             channel = f"{int(p[0])}, {int(q[0])}"
         else:
             channel = f"{int(p[0])}, {int(q[0])}" + (f":{int(q[-1]) + 1}" if len(q) > 1 else "")
         whole = f"{made}[{channel}, {', '.join(map(_span, there))}]"
-        if self._kind == "shares of a maximum":
+        if self._maxima is not None:
             chosen = np.argwhere(block == 1)
             if not len(chosen):
-                return f"{given} goes nowhere"
+                return f"{given} nowhere, all of its window is padding"
             spot = [int(each[k]) for each, k in zip(there, chosen[0], strict=True)]
-            return f"{given} goes to {index(made, (int(p[0]), int(q[0]), *spot))}, where the maximum stood"
-        if products.size == 1 and float(block.reshape(-1)[0]) == 1:
-            spot = [int(each[0]) for each in there]
-            return f"{given} goes to {index(made, (int(p[0]), int(q[0]), *spot))}"
+            to = index(made, (int(p[0]), int(q[0]), *spot))
+            return f"{given} to {to}, where the maximum stood: {self._maxima.text(at)}"
+        if not self._names.factor:
+            return f"{given} to {whole}"
         if self._kind == "shares" and block.min() == block.max():
-            return f"{given} is shared: {shown(float(products.reshape(-1)[0]))} to each of {whole}"
-        by = {"products": f"times {self._names.factor}"}.get(self._kind, "times its derivative")
-        listed = _listed(products, shown, ", ")
-        return f"{given} {by}, {listed}, is added to {whole}"
+            return f"{given} to {whole}, shared: {shown(float(products.reshape(-1)[0]))} to each"
+        return f"{given} to {whole}, times the {self._names.factor}: {_listed(products, shown, ', ')}"
 
     # --- as text
 
@@ -377,6 +404,10 @@ class Walkthrough(Sequence[Step]):
         from fastconv.analysis.walkthrough.page import frame
 
         return frame(self)
+
+
+def unravelled(flat: int, shape: Shape) -> Shape:
+    return tuple(map(int, np.unravel_index(flat, shape)))
 
 
 def _signed(value: float) -> str:
