@@ -1,7 +1,7 @@
-"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, record, dots, changes.
+"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, record, scan, dots, changes.
 
-They need matplotlib. Each returns a `Figure` of its own (no pyplot, no global state); `save` writes it. The colours are
-Okabe and Ito's, which colour-blind readers can tell apart.
+They need matplotlib. Each returns a `Figure` of its own (no pyplot, no global state), but for `draw_boxes`, which draws
+into one; `save` writes it. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 
 from fastconv.files import replace_whole
 
-__all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "mistakes", "need_matplotlib", "receptive_field",
-           "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
+__all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "mistakes", "need_matplotlib",
+           "receptive_field", "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -51,19 +51,20 @@ def save(figure: Any, path: str | os.PathLike[str], *, follow_links: bool = True
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path}: a picture's name must end in {', '.join(FORMATS)}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a class name that the font cannot write
-        replace_whole(
-            path, lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, facecolor="white"),
-            follow_links=follow_links,
-        )  # fmt: skip
+    replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI), follow_links=follow_links)
 
 
 def as_png(figure: Any, dpi: int = DPI) -> bytes:
     """The figure as the bytes of a PNG, for a page."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+    _write(figure, file, "png", dpi)
     return file.getvalue()
+
+
+def _write(figure: Any, file: Any, suffix: str, dpi: int) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name that the font cannot write
+        figure.savefig(file, format=suffix, dpi=dpi, facecolor="white")
 
 
 def training_curve(

@@ -305,6 +305,7 @@ def test_in_a_notebook_and_as_a_picture(tmp_path):
     image = np.asarray(pillow.open(tmp_path / "record.png").convert("RGB"))
     assert min(image.shape[:2]) > 500 and 0.05 < (image < 250).any(axis=2).mean() < 0.9
     record(mixed(), X).plot(tmp_path / "forward.svg")
+    assert "data:image/png;base64," in record(fc.Sequential({"卷积": fc.ReLU()}), X)._repr_html_()  # no such glyph
     with pytest.raises(IndexError, match="record: image 3 is out of range, there are 3"):
         rec.plot(tmp_path / "record.png", image=3)
     with pytest.raises(ValueError, match="maps must be at least 1"):
