@@ -13,18 +13,24 @@ from fastconv.training.checkpoint import refuse
 __all__ = ["load", "save"]
 
 Pathlike = str | os.PathLike[str]
+OTHERS = (".npz", ".onnx", ".pt", ".pth")  # names of other formats, which the file would not have
 
 
 def save(net: Layer, path: Pathlike) -> None:
     """Write a net to one file, whole or not at all: its layers as data, its weights by PyTorch's names, its float type,
-    modes, frozen parts, `classes` and `preparation`. The file is safetensors, whatever it is called; `load` reads it.
+    modes, frozen parts, `classes` and `preparation`. The file is safetensors and may not be called by the suffix of
+    another format, .onnx, .npz, .pt or .pth; `load` reads it.
 
-    Raises ValueError that names a layer that is no data, TypeError for what is no net, and OSError; an old file of that
-    name then stays.
+    Raises ValueError for such a name, and where it names a layer that is no data, TypeError for what is no net, and
+    OSError; an old file of that name then stays.
     """
     if not isinstance(net, Layer):
         instead = "; write save(net, path)" if isinstance(net, (str, os.PathLike)) else ""
         raise TypeError(f"save: net must be a layer, got {type(net).__name__}{instead}")
+    suffix = Path(path).suffix.lower()
+    if suffix in OTHERS:
+        instead = "fastconv.onnx.save(net, path) writes ONNX" if suffix == ".onnx" else "write NAME.safetensors"
+        raise ValueError(f"save: the file is safetensors, its name must not end in {suffix}; {instead}")
     checkpoint.save_net(path, net)
 
 
@@ -47,7 +53,9 @@ def load(path: Pathlike, *, best: bool = False) -> Layer:
     tensors, metadata = checkpoint.read(path) if safetensors else ({}, {})
     kind = metadata.get("format")
     if kind not in (checkpoint.FORMAT, checkpoint.TRAINER):
-        refuse(path, "holds no net of fastconv's; weights alone: net.load_state_dict(fastconv.load_weights(path))")
+        weights = "weights alone: net.load_state_dict(fastconv.load_weights(path))"
+        other = "an ONNX file: fastconv.onnx.load(path)" if path.suffix.lower() == ".onnx" else weights
+        refuse(path, f"holds no net of fastconv's; {other}")
     if best and kind == checkpoint.FORMAT:
         raise ValueError(f"load: {path} holds one set of weights: best=True is for checkpoints and for runs")
     if kind == checkpoint.FORMAT:
@@ -85,6 +93,6 @@ def _from_run(folder: Path, best: bool) -> Layer:
         if not os.path.lexists(path):
             refuse(folder, "is a run that has not begun: it has neither weights nor a checkpoint")
         net = _from_checkpoint(path, *checkpoint.read(path, follow_links=False), best)
-    rundir.need_fit(path, net, config)
+    rundir.need_fit(path, net, config.image_shape, config.classes)
     config.describe(net)
     return net

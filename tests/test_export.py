@@ -1,11 +1,14 @@
 """`fastconv export`: a run's weights, for other programs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import fastconv
 from fastconv.cli import main
 from fastconv.training import checkpoint
 
@@ -107,3 +110,56 @@ def test_what_cannot_be_exported_is_one_line(run, capsys, damage):
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("fastconv export: ")
     assert {entry.name: entry.read_bytes() for entry in copy.iterdir()} == before
+
+
+# --- a net file where a run's folder may stand -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def net_file(run):
+    shutil.copy(run / "weights.safetensors", "net.safetensors")
+    return "net.safetensors"
+
+
+def test_a_net_file_is_exported(run, net_file, capsys):
+    assert main(["export", net_file, "a.npz"]) == 0
+    with np.load("a.npz", allow_pickle=False) as file:
+        assert_same(dict(file), weights(run))
+    capsys.readouterr()
+    assert main(["export", net_file, net_file]) == 2
+    assert "net.safetensors: is the net itself" in capsys.readouterr().err
+    assert main(["export", net_file, "a.npz", "--best"]) == 2
+    assert "--best is for a run's folder; net.safetensors holds one set of weights" in capsys.readouterr().err
+
+
+def test_a_net_file_is_summarised(run, net_file, capsys):
+    assert main(["summary", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert main(["summary", net_file]) == 0
+    assert capsys.readouterr().out == told
+    net = fastconv.Sequential(fastconv.layers.Linear(3, 2))
+    fastconv.save(net, "plain")
+    assert main(["summary", "plain"]) == 2
+    assert "plain does not say what its net reads: give --input-shape N,C,H,W" in capsys.readouterr().err
+    assert main(["summary", "plain", "--input-shape", "1,3"]) == 0
+
+
+def test_a_net_file_predicts(run, net_file, capsys):
+    Image.fromarray((255 * np.eye(20)).astype(np.uint8)).save("image.png")
+    answers = []
+    for place in (str(run), net_file):
+        capsys.readouterr()
+        assert main(["predict", place, "image.png", "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["images"])
+    assert answers[0] == answers[1]
+    fastconv.save(fastconv.Sequential(fastconv.layers.Flatten(), fastconv.layers.Linear(64, 2)), "plain")
+    assert main(["predict", "plain", "image.png"]) == 1
+    assert "plain: does not say how its net reads images; in Python: net = fastconv.load(" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".npz", ".pt", ".PTH"])
+def test_no_net_is_saved_by_the_name_of_another_format(suffix):
+    net = fastconv.Sequential(fastconv.layers.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"save: the file is safetensors, its name must not end in \.[a-z]+; "):
+        fastconv.save(net, f"net{suffix}")
+    assert not list(Path().iterdir())

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Failure", "UsageError", "add_threads", "count", "one_line", "picture", "rate", "set_threads", "whole"]
+__all__ = [
+    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads", "whole",
+]  # fmt: skip
 
 LONGEST = 900  # characters of an error: what a file holds may be in it
 
@@ -52,18 +55,27 @@ def rate(text: str) -> float:
     return value
 
 
+def file_named(*suffixes: str) -> Callable[[str], Path]:
+    """An argument that names a file to be written, which ends so."""
+
+    def path_of(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"the name must end in {' or '.join(suffixes)}, got {text!r}")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"is a folder: {text}")
+        return path
+
+    return path_of
+
+
 def picture(text: str) -> Path:
     """An argument that names a picture to be written."""
     from fastconv.plots import FORMATS
 
-    path = Path(text)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FORMATS)}, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"is a folder: {text}")
-    return path
+    return file_named(*FORMATS)(text)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

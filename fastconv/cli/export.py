@@ -11,28 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv.cli.common import UsageError
+from fastconv.cli.common import file_named
 
 __all__ = ["NAME", "add_arguments", "run"]
 
 NAME = "export"
-FORMATS = (".safetensors", ".npz")
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"the name must end in {' or '.join(FORMATS)}, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"is a folder: {text}")
-    return path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left")
-    parser.add_argument("file", type=_file, metavar="FILE", help="NAME.safetensors or NAME.npz; replaced if it exists")
+    parser.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left, or a net file"
+    )
+    parser.add_argument(
+        "file", type=file_named(".safetensors", ".npz"), metavar="FILE",
+        help="NAME.safetensors or NAME.npz; replaced if it exists",
+    )  # fmt: skip
     parser.add_argument("--best", action="store_true", help="the weights of the best validated epoch, not of the last")
     parser.add_argument("--json", action="store_true", help="print one JSON object with the names and shapes")
 
@@ -43,11 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from fastconv.training import checkpoint
 
     folder = args.run_folder
-    rundir.Config.read(folder)  # says so where this is no run folder
-    source = rundir.weights_file(folder, args.best)
-    if args.file.resolve().parent == folder.resolve() and args.file.name in rundir.FILES:
-        raise UsageError(f"{args.file}: belongs to the run itself")
-    arrays = checkpoint.load_net(source, follow_links=False).state_dict()
+    arrays = rundir.net_for(args.file, folder, args.best).state_dict()
     if args.file.suffix.lower() == ".npz":
         replace_whole(args.file, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
     else:

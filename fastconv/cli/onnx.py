@@ -1,4 +1,4 @@
-"""Nets as ONNX files: `export RUN FILE` writes a run's net, `import FILE NET` reads one into a net file.
+"""Nets as ONNX files: `export RUN FILE` writes a run's net or a net file's, `import FILE NET` reads one into a net file.
 
 A net file is what `fastconv.load` and the other commands read; weights, names and layers are those that
 `fastconv.onnx.load` makes of the model.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-
-from fastconv.cli.common import UsageError
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -30,7 +28,9 @@ def _shape(text: str) -> tuple[int, ...]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     ways = parser.add_subparsers(dest="way", metavar="export|import", required=True, parser_class=type(parser))
     out = ways.add_parser("export", help="a run's net as an ONNX file")
-    out.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left")
+    out.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left, or a net file"
+    )
     out.add_argument("file", type=Path, metavar="FILE", help="the ONNX file; replaced if it exists")
     out.add_argument("--best", action="store_true", help="the weights of the best validated epoch, not of the last")
     out.add_argument("--opset", type=int, default=17, metavar="N", help="the operator set (default 17)")
@@ -54,13 +54,8 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> dict[str, object]:
     from fastconv import onnx
     from fastconv.cli import rundir
-    from fastconv.training import checkpoint
 
-    folder = args.run_folder
-    rundir.Config.read(folder)  # says so where this is no run folder
-    if args.file.resolve().parent == folder.resolve() and args.file.name in rundir.FILES:
-        raise UsageError(f"{args.file}: belongs to the run itself")
-    net = checkpoint.load_net(rundir.weights_file(folder, args.best), follow_links=False)
+    net = rundir.net_for(args.file, args.run_folder, args.best)
     onnx.save(net, args.file, args.input_shape, opset=args.opset)
     return {"file": str(args.file), "opset": args.opset, "bytes": args.file.stat().st_size}
 

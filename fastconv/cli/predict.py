@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cli.common import add_threads, count, one_line, set_threads
+from fastconv.cli.common import Failure, add_threads, count, one_line, set_threads
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -22,7 +22,10 @@ NAME = "predict"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder that `fastconv train` left")
+    parser.add_argument(
+        "run_folder", type=Path, metavar="RUN",
+        help="a run folder that `fastconv train` left, or a net file that says how its net reads images",
+    )  # fmt: skip
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files: PNG, JPEG, TIFF, WEBP, GIF, BMP, PNM")
     parser.add_argument("--top", type=count, default=3, metavar="N", help="how many classes to name (default: 3)")
     parser.add_argument(
@@ -36,29 +39,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastconv import functional
     from fastconv.cli import rundir
-    from fastconv.cli.data import SETS
     from fastconv.datasets.preparation import prepare
     from fastconv.training.checkpoint import load_net
 
     set_threads(args)
     folder = args.run_folder
-    config = rundir.Config.read(folder)
-    weights = rundir.weights_file(folder, args.best)
-    net = load_net(weights, follow_links=False)
-    rundir.need_fit(weights, net, config)
-    last_epoch, best_epoch = rundir.epochs(folder)
+    last_epoch, best_epoch = None, None
+    if folder.is_file():
+        weights, net = folder, rundir.net_file(folder, args.best)
+        if net.preparation is None:
+            raise Failure(
+                f"{folder}: does not say how its net reads images; in Python: net = fastconv.load({str(folder)!r}); "
+                'net.preparation = {"method": "picture", "image_shape": (C, H, W)}; '
+                f"fastconv.save(net, {str(folder)!r})"
+            )
+    else:
+        config = rundir.Config.read(folder)
+        weights = rundir.weights_file(folder, args.best)
+        net = config.describe(load_net(weights, follow_links=False))
+        last_epoch, best_epoch = rundir.epochs(folder)
+    assert net.preparation is not None
+    shape = net.preparation["image_shape"]
+    classes = rundir.need_fit(weights, net, shape, net.classes)
     if best_epoch is not None and not args.json:
         told = rundir.weights_told(args.best, last_epoch, best_epoch)
         print(f"{args.prog}: {told}", file=sys.stderr, flush=True)
-    preparation = "picture" if args.as_is else SETS[config.data].preparation
+    preparation = "picture" if args.as_is else net.preparation["method"]
 
     answers: list[dict[str, Any]] = []
     failed = False
     for name in args.images:
         try:
-            image = prepare(Path(name), preparation, config.image_shape)
+            image = prepare(Path(name), preparation, shape)
             probabilities = functional.softmax(net.predict(image[np.newaxis]))[0]
-            answers.append(_answer(name, probabilities.tolist(), config.classes))
+            answers.append(_answer(name, probabilities.tolist(), classes))
         except (OSError, ValueError, MemoryError) as error:
             failed = True
             message = one_line(error)

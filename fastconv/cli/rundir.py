@@ -33,12 +33,15 @@ from fastconv.errors import FormatError
 from fastconv.files import replace_text
 from fastconv.layers.base import Layer
 from fastconv.machine.memory import require_array
-from fastconv.training.checkpoint import as_format_error, read_json
+from fastconv.training.checkpoint import as_format_error, load_net, read_json
 from fastconv.training.history import History
 from fastconv.training.recipes import Recipe
 from fastconv.version import __version__
 
-__all__ = ["Config", "check_regular", "check_unused", "create", "locked", "need_fit", "write_history", "write_json"]
+__all__ = [
+    "Config", "check_regular", "check_unused", "create", "locked", "need_fit", "net_file", "net_for", "write_history",
+    "write_json",
+]  # fmt: skip
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -158,14 +161,17 @@ def write_json(path: Path, data: Any) -> None:
     replace_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n", follow_links=False)
 
 
-def need_fit(path: Path, net: Layer, config: Config) -> None:
-    """FormatError unless the net that is in the file takes the run's images and tells so many classes apart."""
-    size = "x".join(map(str, config.image_shape))
+def need_fit(path: Path, net: Layer, image_shape: tuple[int, ...], classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes (None: their numbers); FormatError unless the net that is in the file takes such images and tells so
+    many classes apart."""
+    size = "x".join(map(str, image_shape))
     with as_format_error(path, f"its net does not take images of {size}"):
-        require_array("predict", config.image_shape, 4)
-        scores = net.predict(np.zeros((1, *config.image_shape), np.float32)).shape
-    if scores != (1, len(config.classes)):
-        raise FormatError(f"{path}: its net makes {scores[1:]} scores of an image, for {len(config.classes)} classes")
+        require_array("predict", image_shape, 4)
+        scores = net.predict(np.zeros((1, *image_shape), np.float32)).shape
+    classes = classes or tuple(map(str, range(scores[-1])))
+    if scores != (1, len(classes)):
+        raise FormatError(f"{path}: its net makes {scores[1:]} scores of an image, for {len(classes)} classes")
+    return classes
 
 
 def weights_file(folder: Path, best: bool) -> Path:
@@ -175,6 +181,26 @@ def weights_file(folder: Path, best: bool) -> Path:
     if best and not (folder / BEST).exists():
         raise UsageError(f"--best: the run in {folder} had no validation images")
     return folder / (BEST if best else WEIGHTS)
+
+
+def net_file(path: Path, best: bool) -> Layer:
+    """The net of a file that stands where a run might."""
+    if best:
+        raise UsageError(f"--best is for a run's folder; {path} holds one set of weights")
+    return load_net(path)
+
+
+def net_for(target: Path, place: Path, best: bool) -> Layer:
+    """The net of a trained run or of a net file, which `target`, to be written, does not replace."""
+    if place.is_file():
+        if target.resolve() == place.resolve():
+            raise UsageError(f"{target}: is the net itself")
+        return net_file(place, best)
+    Config.read(place)  # says so where this is no run folder
+    source = weights_file(place, best)
+    if target.resolve().parent == place.resolve() and target.name in FILES:
+        raise UsageError(f"{target}: belongs to the run itself")
+    return load_net(source, follow_links=False)
 
 
 def epochs(folder: Path) -> tuple[int | None, int | None]:

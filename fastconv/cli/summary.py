@@ -17,7 +17,9 @@ CLASSES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("net", metavar="NET", help="a net of fastconv.models, e.g. lenet5, or a run's folder")
+    parser.add_argument(
+        "net", metavar="NET", help="a net of fastconv.models, e.g. lenet5, a run's folder or a net file"
+    )
     parser.add_argument(
         "--input-shape", nargs="+", type=_sizes, metavar="N,C,H,W",
         help="the batch's shape, with commas or spaces (default: one image of the kind that the net is made for)",
@@ -37,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.net in models.MODELS:
             net, shape = _model(models.MODELS[args.net], shape, args.classes or CLASSES)
-        elif Path(args.net).is_dir():
+        elif Path(args.net).exists():
             if args.classes is not None:
                 raise UsageError("--classes is for a net of fastconv.models: a run has its own")
-            net, shape = _trained(Path(args.net), shape)
+            net, shape = (_trained if Path(args.net).is_dir() else _of_file)(Path(args.net), shape)
         else:
             raise UsageError(f"no net or run folder is called {args.net!r}; nets: {', '.join(models.MODELS)}")
         summary = net.summary(shape)
@@ -83,5 +85,22 @@ def _trained(folder: Path, shape: tuple[int, ...] | None) -> tuple[Any, tuple[in
     if not weights.exists():
         raise Failure(f"{folder}: is not trained to the end yet: fastconv train --resume {folder}")
     net = load_net(weights, follow_links=False)
-    rundir.need_fit(weights, net, config)
+    rundir.need_fit(weights, net, config.image_shape, config.classes)
     return net, shape or (1, *config.image_shape)
+
+
+def _of_file(path: Path, shape: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...]]:
+    """The net of a net file, and the shape of what it reads, as far as the file knows it."""
+    from fastconv import Graph
+    from fastconv.training.checkpoint import load_net
+
+    net = load_net(path)
+    if shape is None and net.preparation is not None:
+        shape = (1, *net.preparation["image_shape"])
+    if shape is None and isinstance(net, Graph) and len(net.inputs) == 1:
+        (known,) = net.input_shapes.values()
+        if known is not None and None not in known[1:]:
+            shape = (1, *known[1:])  # type: ignore[arg-type]
+    if shape is None:
+        raise UsageError(f"{path} does not say what its net reads: give --input-shape N,C,H,W")
+    return net, shape

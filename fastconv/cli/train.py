@@ -298,7 +298,7 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
     path = folder / rundir.CHECKPOINT
     if path.exists():
         trainer = Trainer.resume(path, follow_links=False)
-        rundir.need_fit(path, trainer.net, config)
+        rundir.need_fit(path, trainer.net, config.image_shape, config.classes)
         config.describe(trainer.net)  # which checkpoints of earlier versions do not
         return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)

@@ -68,14 +68,15 @@ def save(
     """Write a net as an ONNX file, whole or not at all; the package's own checker has passed it.
 
     input_shape   (N, C, …), or one for each input: needed by layers whose nodes depend on sizes (they say so). The
-                  batch stays free; with None the spatial lengths are free too
+                  batch stays free; with None it is the shape that a Graph's `inputs` say, as those of `load` do, else
+                  the spatial lengths are free too
     opset         the operator set, 13 or later; what it lacks is written in older operators, or refused with the number
                   of the one that has it
     training      write Dropout and BatchNormalization in training mode (training_mode=1)
 
     Dropout and BatchNormalization stay nodes, so that the net that `load` makes of the file trains as this one does.
     Initialisers have the names of `state_dict`. Raises ValueError for what ONNX has no operators for, with the layer's
-    name, OSError, and ImportError without the package onnx.
+    name, and for a name that ends as files of other formats do, OSError, and ImportError without the package onnx.
     """
     from fastconv.onnx.writing import write
 

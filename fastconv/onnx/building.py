@@ -33,6 +33,11 @@ SETTINGS = {  # inputs that are no values of a net: where they are constants, th
     "Dropout": (1, 2), **{name: (1,) for name in TABLE if name.startswith("Reduce")},
 }  # fmt: skip
 
+OTHERS = {  # who reads files that are called so
+    **dict.fromkeys((".pt", ".pth", ".npz"), "weights: fastconv.load_weights(path)"),
+    ".safetensors": "a net of fastconv's: fastconv.load(path), weights alone: fastconv.load_weights(path)",
+}
+
 
 def read(source: Any, *, trainable: bool, outputs: Any) -> Graph:
     onnx = package()
@@ -52,7 +57,8 @@ def read(source: Any, *, trainable: bool, outputs: Any) -> Graph:
             try:
                 model.ParseFromString(source)
             except Exception as error:  # protobuf's own kinds of errors, by implementation
-                raise ValueError(f"is no ONNX file: {line_of(error)}") from None
+                hint = f"; {OTHERS[path.suffix.lower()]}" if path and path.suffix.lower() in OTHERS else ""
+                raise ValueError(f"is no ONNX file: {line_of(error)}{hint}") from None
         elif isinstance(source, onnx.ModelProto):
             model = source
         else:

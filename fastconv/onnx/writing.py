@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,15 @@ OLDEST = 13
 IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # the format's version when a set was released
 END = np.iinfo(np.int64).max
 SMALL = 64  # numbers of a constant that may say a shape
+OTHERS = (".npz", ".pt", ".pth", ".safetensors")  # names of other formats, which the file would not have
 
 
 def write(
     net: Layer, path: str | os.PathLike[str], input_shape: Any, *, opset: int = 17, training: bool = False
 ) -> None:
     """See `fastconv.onnx.save`."""
+    if (suffix := Path(path).suffix.lower()) in OTHERS:
+        raise ValueError(f"onnx.save: the file is ONNX, its name must not end in {suffix}; write NAME.onnx")
     model = _Writer(net, integer("onnx.save", "opset", opset), bool(training)).model(input_shape)
     onnx = package()
     try:
