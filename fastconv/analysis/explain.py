@@ -176,7 +176,8 @@ def explain(net: Layer, input_shape: Sequence[int], *, training: bool = True) ->
         shapes = parse_input_shapes("explain", net, input_shape)
     else:
         shapes = (integers("explain", "input_shape", input_shape, len(tuple(input_shape)), 1),)
-    twin = copy.deepcopy(net)
+    arrays = [getattr(layer, name) for _, layer, name in net.named_arrays(buffers=False)]
+    twin = copy.deepcopy(net, {} if training else {id(array): array for array in arrays})  # an update changes them
     rng = np.random.default_rng(0)
     dtype = np.dtype(twin.dtype or np.float32)
     kinds = twin.input_types(dtype) if isinstance(twin, Graph) else (dtype,)
