@@ -286,6 +286,20 @@ def test_moved_bytes():
     assert told["1", "dw"].moved == y + u  # dy is read once for both
 
 
+def test_what_is_written_over_is_written():
+    layers = (
+        fastconv.Conv2d(2, 4, 1),
+        fastconv.Tanh(),
+        fastconv.BatchNorm2d(4),
+        fastconv.ReLU(),
+        fastconv.Conv2d(4, 2, 1),
+    )
+    told = by_pass(fastconv.explain(fastconv.Sequential(*layers), (5, 2, 6, 6)))
+    y, w = 4 * 5 * 4 * 36, 4 * 4 * 4 + 8  # weight, bias, running statistics and their count
+    assert told["2+3", "forward"].moved == 2 * y + w
+    assert told["2+3", "backward"].moved == 3 * y + w + 4 * 2 * 4  # x, dy, which dx takes the place of, dx
+
+
 class Through(fastconv.layers.base.Layer):
     """Hands on what comes."""
 

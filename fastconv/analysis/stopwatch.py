@@ -129,14 +129,15 @@ class Stopwatch:
                 self._held |= held
             return y, kept
 
-        def timed_backward(dy: Any, saved: Any, needs: tuple[bool, ...]) -> Any:
+        def timed_backward(dy: Any, saved: Any, needs: tuple[bool, ...], *over: bool) -> Any:
             known = "dx" in piece.works
             read = 0 if known else min(_new(memories(saved), self._weights), sum(x.values()))
-            parts, gradients = backward(dy, saved, needs)
+            parts, gradients = backward(dy, saved, needs, *over)
             self.mark(piece)
             if not known:
                 sent = memories(dy)
-                dx, dw = _new(memories(parts), sent.keys()), _new(memories(gradients), sent.keys())
+                same = {} if any(over) else sent  # else dx in dy's memory is dy
+                dx, dw = _new(memories(parts), same.keys()), _new(memories(gradients), same.keys())
                 found = passes(
                     sum(x.values()), sum(sent.values()), weights, flops=flops, read=read, dx=dx, dw=dw
                 )  # fmt: skip
