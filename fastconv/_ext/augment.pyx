@@ -1,0 +1,96 @@
+# distutils: extra_compile_args = -ffp-contract=off
+"""Loops of `fastconv.augment`, image by image, on the calling thread alone: it is one that works beside a step."""
+
+from cython cimport floating
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+ctypedef fused element:  # of so many bytes: what they mean is of no concern
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+    double complex
+
+
+def windows(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const Py_ssize_t[::1] top,
+            const Py_ssize_t[::1] left):
+    """out[n, c, i, j] = x[n, c, top[n] + i, left[n] + j], 0 outside of x."""
+    cdef Py_ssize_t h = x.shape[2], w = x.shape[3], width = out.shape[3], n, c, i, row, first, last
+    with nogil:
+        for n in range(x.shape[0]):
+            first = min(max(-left[n], 0), width)  # of the columns that lie in x
+            last = max(min(w - left[n], width), first)
+            for c in range(x.shape[1]):
+                for i in range(out.shape[2]):
+                    row = top[n] + i
+                    if row < 0 or row >= h or first == last:
+                        memset(&out[n, c, i, 0], 0, width * sizeof(element))
+                        continue
+                    memset(&out[n, c, i, 0], 0, first * sizeof(element))
+                    memcpy(&out[n, c, i, first], &x[n, c, row, left[n] + first], (last - first) * sizeof(element))
+                    memset(&out[n, c, i, 0] + last, 0, (width - last) * sizeof(element))
+
+
+def flip(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const uint8_t[::1] across, const uint8_t[::1] down):
+    """Each image mirrored left to right where `across` says so, and top to bottom where `down` does."""
+    cdef Py_ssize_t h = x.shape[2], w = x.shape[3], n, c, i, j
+    cdef const element *source
+    cdef element *target
+    with nogil:
+        for n in range(x.shape[0]):
+            for c in range(x.shape[1]):
+                for i in range(h):
+                    source, target = &x[n, c, h - 1 - i if down[n] else i, 0], &out[n, c, i, 0]
+                    if not across[n]:
+                        memcpy(target, source, w * sizeof(element))
+                        continue
+                    for j in range(w):
+                        target[j] = source[w - 1 - j]
+
+
+def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] matrix):
+    """out's pixel at (i, j) from the image's centre is x's at (cos i - sin j - down, sin i + cos j - right), interpolated
+    between the four about it, 0 outside of x; an image's cos, sin, down, right are a row of `matrix`."""
+    cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], n, c, i, j, top, left
+    cdef double cos, sin, row, column, beside_row, middle_row = <double> (h - 1) / 2, middle_column = <double> (w - 1) / 2
+    cdef floating y, z, below, beside, upper, lower
+    cdef const floating *at
+    with nogil:
+        for n in range(x.shape[0]):
+            cos, sin = matrix[n, 0], matrix[n, 1]
+            for i in range(h):
+                # counted in the image with one zero around it
+                row = cos * (i - middle_row) + <double> (h + 1) / 2 - matrix[n, 2]
+                beside_row = sin * (i - middle_row) + <double> (w + 1) / 2 - matrix[n, 3]
+                for j in range(w):
+                    column = j - middle_column
+                    y = <floating> min(max(row - sin * column, 0.0), <double> (h + 1))
+                    z = <floating> min(max(beside_row + cos * column, 0.0), <double> (w + 1))
+                    top, left = <Py_ssize_t> y, <Py_ssize_t> z
+                    below, beside = y - top, z - left
+                    if 0 < top < h and 0 < left < w:
+                        for c in range(channels):
+                            at = &x[n, c, top - 1, left - 1]
+                            upper = at[0] + (at[1] - at[0]) * beside
+                            lower = at[w] + (at[w + 1] - at[w]) * beside
+                            out[n, c, i, j] = upper + (lower - upper) * below
+                        continue
+                    for c in range(channels):
+                        at = &x[n, c, 0, 0]
+                        upper = between(at, h, w, top - 1, left - 1, beside)
+                        lower = between(at, h, w, top, left - 1, beside)
+                        out[n, c, i, j] = upper + (lower - upper) * below
+
+
+cdef inline floating between(
+    const floating *image, Py_ssize_t h, Py_ssize_t w, Py_ssize_t row, Py_ssize_t column, floating beside
+) noexcept nogil:
+    """In a row, `beside` of the way from one column to the next; 0 outside of the image."""
+    cdef floating first = 0, second = 0
+    if 0 <= row < h:
+        if 0 <= column < w:
+            first = image[row * w + column]
+        if -1 <= column < w - 1:
+            second = image[row * w + column + 1]
+    return first + (second - first) * beside
