@@ -50,10 +50,11 @@ def flip(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const uint8_t
 
 
 def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] matrix):
-    """out's pixel at (i, j) from the image's centre is x's at (cos i - sin j - down, sin i + cos j - right), interpolated
-    between the four about it, 0 outside of x; an image's cos, sin, down, right are a row of `matrix`."""
+    """out's pixel at (i, j) from the image's centre is x's at (cos i - sin j - down, sin i + cos j - right), between
+    the four about it, 0 outside of x; an image's cos, sin, down, right are a row of `matrix`."""
     cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], n, c, i, j, top, left
-    cdef double cos, sin, row, column, beside_row, middle_row = <double> (h - 1) / 2, middle_column = <double> (w - 1) / 2
+    cdef double middle_row = <double> (h - 1) / 2, middle_column = <double> (w - 1) / 2
+    cdef double cos, sin, row, column, across
     cdef floating y, z, below, beside, upper, lower
     cdef const floating *at
     with nogil:
@@ -62,11 +63,11 @@ def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const dou
             for i in range(h):
                 # counted in the image with one zero around it
                 row = cos * (i - middle_row) + <double> (h + 1) / 2 - matrix[n, 2]
-                beside_row = sin * (i - middle_row) + <double> (w + 1) / 2 - matrix[n, 3]
+                across = sin * (i - middle_row) + <double> (w + 1) / 2 - matrix[n, 3]
                 for j in range(w):
                     column = j - middle_column
                     y = <floating> min(max(row - sin * column, 0.0), <double> (h + 1))
-                    z = <floating> min(max(beside_row + cos * column, 0.0), <double> (w + 1))
+                    z = <floating> min(max(across + cos * column, 0.0), <double> (w + 1))
                     top, left = <Py_ssize_t> y, <Py_ssize_t> z
                     below, beside = y - top, z - left
                     if 0 < top < h and 0 < left < w:

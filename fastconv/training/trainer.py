@@ -12,14 +12,16 @@ A checkpoint is a safetensors file (`training.checkpoint`):
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import json
 import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +37,18 @@ from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
-from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
+from fastconv.training.ahead import ahead
+from fastconv.training.data import (
+    STEP,
+    ArrayBatches,
+    Batch,
+    StreamBatches,
+    are_arrays,
+    batches,
+    copied,
+    generator,
+    named_arrays,
+)
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
@@ -180,6 +193,7 @@ class Trainer:
         *,
         drop_last: bool | None = None,
         steps_per_epoch: int | None = None,
+        prefetch: int = 2,
     ) -> History:
         """Train until `epochs` epochs are behind the net, those of earlier calls and of a resumed file included.
 
@@ -198,6 +212,9 @@ class Trainer:
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
+        prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
+                          `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
+                          the two looks at what steps change, the net or the trainer: that needs 0
 
         Returns the history: a record an epoch with epoch, step, lr, loss, accuracy, val_loss, val_accuracy, seconds.
         The loss and the accuracy are those of the batches as they were trained on, while the weights still changed.
@@ -213,6 +230,7 @@ class Trainer:
         step, writes a checkpoint where there is one, and is raised.
         """
         settings = self._settled(batch_size, drop_last)
+        prefetch = _integer("fit", "prefetch", prefetch, 0)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
         source = batches(
@@ -252,7 +270,7 @@ class Trainer:
             with self._interrupts, precisions.precision(self.precision):
                 while self.epoch < total:
                     shown.start(self.epoch + 1, steps, self._position.batch)
-                    record = self._epoch(source, validation, shown)
+                    record = self._epoch(source, validation, shown, prefetch)
                     shown.finish(record)
                     stop = [_is_true(callback(self, record)) for callback in callbacks]
                     if self.checkpoint_every is None or any(stop) or self.epoch == total:
@@ -311,24 +329,49 @@ class Trainer:
                         f"fit: this run was interrupted with augment {self._augment!r}, now it is {given!r}"
                     )
 
-    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress) -> Record:
+    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress, prefetch: int) -> Record:
         """The rest of an epoch and what follows it."""
         position, sums = self._position, self._sums
         parameters = self.net.parameters()
         buffers = [(array, array.copy()) for array in _buffers(self.net)]
         begun = time.perf_counter() - position.seconds
-        for x, y in source.epoch(position.epoch, position.batch):
-            rng = generator(self.seed, STEP, position.step)
-            if self._augment is not None:
-                x = self._augment(x, rng)
-            self._step(x, y, rng, parameters, buffers)
-            position.seconds = time.perf_counter() - begun
-            shown.step(sums.result(self.loss).loss)
-            if self.checkpoint_every and position.step % self.checkpoint_every == 0:
-                self._write_checkpoint()
+        rest = functools.partial(self._ready_to_train, source, replace(position), bool(prefetch))
+        with contextlib.closing(ahead(rest, prefetch)) as ready:
+            for x, y, rng in ready:
+                self._step(x, y, rng, parameters, buffers)
+                position.seconds = time.perf_counter() - begun
+                shown.step(sums.result(self.loss).loss)
+                if self.checkpoint_every and position.step % self.checkpoint_every == 0:
+                    self._write_checkpoint()
         if not position.batch:
             raise ValueError(f"fit: X yielded no batches for epoch {position.epoch + 1}")
-        return self._finish_epoch(None if validation is None else self._evaluate(validation))
+        return self._finish_epoch(None if validation is None else self._evaluate(validation, prefetch))
+
+    def _ready_to_train(
+        self, source: Batches, position: _Position, kept: bool, done: int
+    ) -> Generator[tuple[Any, Any, np.random.Generator], None, None]:
+        """From `done` batches after `position` on, the epoch's as the net takes them, and what their steps draw from.
+
+        kept   whether a batch must stay as it is while the next is made: arrays of others' are copied
+        """
+        foreign = self._augment is not None and not isinstance(self._augment, augmentations.Augment)
+        for step, (x, y) in enumerate(source.epoch(position.epoch, position.batch + done), position.step + done):
+            rng = generator(self.seed, STEP, step)
+            if self._augment is not None:
+                x = self._augment(x, rng)
+            if kept and (foreign or isinstance(source, StreamBatches)):
+                x, y = copied(x), copied(y)
+            yield self._cast(x), y, rng
+
+    def _ready_to_evaluate(self, source: Batches, kept: bool, done: int) -> Generator[Batch, None, None]:
+        for x, y in source.epoch(0, done):
+            if kept and isinstance(source, StreamBatches):
+                x, y = copied(x), copied(y)
+            yield self._cast(x), y
+
+    def _cast(self, x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return self.net.cast(x)
 
     def _step(
         self,
@@ -344,7 +387,7 @@ class Trainer:
             np.copyto(before, array)
         try:
             with blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
+                output, saved = self.net.forward(x, Context.of_step(self.net, rng))
                 if not _samples(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 loss, weight, gradient = self.loss.with_gradient(output, y)
@@ -458,14 +501,16 @@ class Trainer:
                 return batches(owner, x, y, batch_size, several=self._several)
         return batches(owner, data, None, batch_size)
 
-    def _evaluate(self, source: Batches) -> Evaluation:
+    def _evaluate(self, source: Batches, prefetch: int = 0) -> Evaluation:
         sums = _Sums()
         inference = Context(training=False, keep=False)
-        for x, y in source.epoch(0):
-            with blas_held(), np.errstate(all="ignore"):
-                output = self.net.forward(self.net.cast(x), inference)[0]
-                if _samples(output):
-                    sums.add(self.loss, *self.loss(output, y), output, y)
+        every = functools.partial(self._ready_to_evaluate, source, bool(prefetch))
+        with contextlib.closing(ahead(every, prefetch)) as ready:
+            for x, y in ready:
+                with blas_held(), np.errstate(all="ignore"):
+                    output = self.net.forward(x, inference)[0]
+                    if _samples(output):
+                        sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
         return sums.result(self.loss)
