@@ -340,11 +340,32 @@ def test_beside_a_thread_that_never_waits():
     other.start()
     try:
         trainer, plain = make_trainer(), make_trainer()
-        interval = sys.getswitchinterval()
         trainer.fit(X, Y, epochs=2, batch_size=15, augment=AUGMENT)
-        assert sys.getswitchinterval() == interval
     finally:
         stop.set()
         other.join()
     plain.fit(X, Y, epochs=2, batch_size=15, augment=AUGMENT, prefetch=0)
     assert bits(trainer) == bits(plain)
+
+
+def test_threads_take_turns_sooner_while_one_trains():
+    before = sys.getswitchinterval()
+    seen = []
+
+    def look(*_):
+        seen.append(sys.getswitchinterval())
+
+    def train(*_):
+        make_trainer().fit(X, Y, epochs=1, callbacks=[look])
+
+    make_trainer().fit(X, Y, epochs=1, callbacks=[look, train, look])
+    assert seen == [pytest.approx(50e-6)] * 3
+    assert sys.getswitchinterval() == before
+    try:
+        make_trainer().fit(X, Y, epochs=1, callbacks=[lambda *_: sys.setswitchinterval(2e-3)])
+        assert sys.getswitchinterval() == pytest.approx(2e-3)  # set meanwhile
+        sys.setswitchinterval(20e-6)
+        make_trainer().fit(X, Y, epochs=1, callbacks=[look])
+        assert sys.getswitchinterval() == seen[-1] == pytest.approx(20e-6)  # shorter than ours
+    finally:
+        sys.setswitchinterval(before)

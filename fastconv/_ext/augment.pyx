@@ -52,36 +52,40 @@ def flip(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const uint8_t
 def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] matrix):
     """out's pixel at (i, j) from the image's centre is x's at (cos i - sin j - down, sin i + cos j - right), between
     the four about it, 0 outside of x; an image's cos, sin, down, right are a row of `matrix`."""
-    cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], n, c, i, j, top, left
+    cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], plane = h * w, n, c, i, j, top, left
     cdef double middle_row = <double> (h - 1) / 2, middle_column = <double> (w - 1) / 2
-    cdef double cos, sin, row, column, across
-    cdef floating y, z, below, beside, upper, lower
+    cdef double bottom = <double> (h + 1), right = <double> (w + 1), cos, sin, row, across, column, y, z
+    cdef floating below, beside, upper, lower
+    cdef const floating *image
     cdef const floating *at
+    cdef floating *target
     with nogil:
         for n in range(x.shape[0]):
-            cos, sin = matrix[n, 0], matrix[n, 1]
+            cos, sin, image = matrix[n, 0], matrix[n, 1], &x[n, 0, 0, 0]
             for i in range(h):
+                target = &out[n, 0, i, 0]
                 # counted in the image with one zero around it
-                row = cos * (i - middle_row) + <double> (h + 1) / 2 - matrix[n, 2]
-                across = sin * (i - middle_row) + <double> (w + 1) / 2 - matrix[n, 3]
+                row = cos * (i - middle_row) + bottom / 2 - matrix[n, 2]
+                across = sin * (i - middle_row) + right / 2 - matrix[n, 3]
                 for j in range(w):
                     column = j - middle_column
-                    y = <floating> min(max(row - sin * column, 0.0), <double> (h + 1))
-                    z = <floating> min(max(across + cos * column, 0.0), <double> (w + 1))
-                    top, left = <Py_ssize_t> y, <Py_ssize_t> z
-                    below, beside = y - top, z - left
+                    y, z = row - sin * column, across + cos * column
+                    below, beside = <floating> min(max(y, 0.0), bottom), <floating> min(max(z, 0.0), right)
+                    top, left = <Py_ssize_t> below, <Py_ssize_t> beside
+                    below, beside = below - top, beside - left
                     if 0 < top < h and 0 < left < w:
+                        at = image + (top - 1) * w + left - 1
                         for c in range(channels):
-                            at = &x[n, c, top - 1, left - 1]
                             upper = at[0] + (at[1] - at[0]) * beside
                             lower = at[w] + (at[w + 1] - at[w]) * beside
-                            out[n, c, i, j] = upper + (lower - upper) * below
+                            target[c * plane + j] = upper + (lower - upper) * below
+                            at += plane
                         continue
                     for c in range(channels):
-                        at = &x[n, c, 0, 0]
+                        at = image + c * plane
                         upper = between(at, h, w, top - 1, left - 1, beside)
                         lower = between(at, h, w, top, left - 1, beside)
-                        out[n, c, i, j] = upper + (lower - upper) * below
+                        target[c * plane + j] = upper + (lower - upper) * below
 
 
 cdef inline floating between(

@@ -1,4 +1,4 @@
-"""The next batches, made by a thread of their own while the present one is trained on."""
+"""The next batches, made ready by a thread of their own while the present one is trained on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,52 @@ from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["ahead"]
+import numpy as np
+
+from fastconv.augment import Augment
+from fastconv.layers.base import Layer
+from fastconv.training.data import STEP, ArrayBatches, Batch, StreamBatches, copied, generator
+
+__all__ = ["ahead", "prepared"]
 
 PATIENCE = 5.0  # seconds that the thread has, when it is told to end, for the item that it is at
 END = object()
 
 T = TypeVar("T")
 Make = Callable[[int], Generator[T, None, None]]
+Prepared = Generator[tuple[Batch, Any], None, None]
+
+
+def prepared(
+    net: Layer,
+    source: ArrayBatches | StreamBatches,
+    epoch: int,
+    start: int,
+    prefetch: int,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    draws: tuple[int, int] | None = None,
+) -> Prepared:
+    """The batches of an epoch from number `start` on, changed by `augment` and of the net's float type, each with the
+    generator that `augment` has drawn from and the step goes on with: of `draws`, which is (seed, number of the first).
+
+    `prefetch` batches are made before they are asked for. They stay as they are while others are made: what an iterable
+    or somebody's augmentation may write over is copied.
+    """
+    foreign = isinstance(source, StreamBatches) or (augment is not None and not isinstance(augment, Augment))
+    copies = bool(prefetch) and foreign
+
+    def make(done: int) -> Prepared:
+        for number, (x, *others) in enumerate(source.epoch(epoch, start + done), done):
+            rng = None if draws is None else generator(draws[0], STEP, draws[1] + number)
+            if augment is not None and rng is not None:
+                x = augment(x, rng)
+            if copies:
+                x, others = copied(x), list(map(copied, others))
+            with np.errstate(all="ignore"):
+                x = net.cast(x)
+            yield (x, *others), rng
+
+    return ahead(make, prefetch)
 
 
 def ahead(make: Make[T], most: int) -> Generator[T, None, None]:

@@ -13,15 +13,14 @@ A checkpoint is a safetensors file (`training.checkpoint`):
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import json
 import math
 import operator
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,21 +33,12 @@ from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
+from fastconv.machine.switching import quick_switches
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
-from fastconv.training.ahead import ahead
-from fastconv.training.data import (
-    STEP,
-    ArrayBatches,
-    Batch,
-    StreamBatches,
-    are_arrays,
-    batches,
-    copied,
-    generator,
-    named_arrays,
-)
+from fastconv.training.ahead import prepared
+from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
@@ -227,7 +217,8 @@ class Trainer:
         step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
         interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
         total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
-        step, writes a checkpoint where there is one, and is raised.
+        step, writes a checkpoint where there is one, and is raised. Meanwhile Python's switch interval is 50 us, so
+        that threads which run Python do not hold a step up (`sys.setswitchinterval`).
         """
         settings = self._settled(batch_size, drop_last)
         prefetch = _integer("fit", "prefetch", prefetch, 0)
@@ -267,7 +258,7 @@ class Trainer:
         shown = Progress(progress, total)
         callbacks = list(callbacks)
         try:
-            with self._interrupts, precisions.precision(self.precision):
+            with self._interrupts, precisions.precision(self.precision), quick_switches():
                 while self.epoch < total:
                     shown.start(self.epoch + 1, steps, self._position.batch)
                     record = self._epoch(source, validation, shown, prefetch)
@@ -335,9 +326,11 @@ class Trainer:
         parameters = self.net.parameters()
         buffers = [(array, array.copy()) for array in _buffers(self.net)]
         begun = time.perf_counter() - position.seconds
-        rest = functools.partial(self._ready_to_train, source, replace(position), bool(prefetch))
-        with contextlib.closing(ahead(rest, prefetch)) as ready:
-            for x, y, rng in ready:
+        ready = prepared(
+            self.net, source, position.epoch, position.batch, prefetch, self._augment, (self.seed, position.step)
+        )
+        with contextlib.closing(ready):
+            for (x, y), rng in ready:
                 self._step(x, y, rng, parameters, buffers)
                 position.seconds = time.perf_counter() - begun
                 shown.step(sums.result(self.loss).loss)
@@ -346,32 +339,6 @@ class Trainer:
         if not position.batch:
             raise ValueError(f"fit: X yielded no batches for epoch {position.epoch + 1}")
         return self._finish_epoch(None if validation is None else self._evaluate(validation, prefetch))
-
-    def _ready_to_train(
-        self, source: Batches, position: _Position, kept: bool, done: int
-    ) -> Generator[tuple[Any, Any, np.random.Generator], None, None]:
-        """From `done` batches after `position` on, the epoch's as the net takes them, and what their steps draw from.
-
-        kept   whether a batch must stay as it is while the next is made: arrays of others' are copied
-        """
-        foreign = self._augment is not None and not isinstance(self._augment, augmentations.Augment)
-        for step, (x, y) in enumerate(source.epoch(position.epoch, position.batch + done), position.step + done):
-            rng = generator(self.seed, STEP, step)
-            if self._augment is not None:
-                x = self._augment(x, rng)
-            if kept and (foreign or isinstance(source, StreamBatches)):
-                x, y = copied(x), copied(y)
-            yield self._cast(x), y, rng
-
-    def _ready_to_evaluate(self, source: Batches, kept: bool, done: int) -> Generator[Batch, None, None]:
-        for x, y in source.epoch(0, done):
-            if kept and isinstance(source, StreamBatches):
-                x, y = copied(x), copied(y)
-            yield self._cast(x), y
-
-    def _cast(self, x: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return self.net.cast(x)
 
     def _step(
         self,
@@ -504,9 +471,8 @@ class Trainer:
     def _evaluate(self, source: Batches, prefetch: int = 0) -> Evaluation:
         sums = _Sums()
         inference = Context(training=False, keep=False)
-        every = functools.partial(self._ready_to_evaluate, source, bool(prefetch))
-        with contextlib.closing(ahead(every, prefetch)) as ready:
-            for x, y in ready:
+        with contextlib.closing(prepared(self.net, source, 0, 0, prefetch)) as ready:
+            for (x, y), _ in ready:
                 with blas_held(), np.errstate(all="ignore"):
                     output = self.net.forward(x, inference)[0]
                     if _samples(output):
