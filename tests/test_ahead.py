@@ -115,7 +115,7 @@ def test_at_most_so_many_are_made_before_they_are_asked_for():
 
     trainer = make_trainer()
     trainer.net = fc.Sequential(trainer.net, Slow())
-    trainer.fit(X, Y, epochs=1, batch_size=9, augment=count)
+    trainer.fit(Lazy(X), Y, epochs=1, batch_size=9, augment=count)
     assert max(seen) == 3 and made[0] == 10  # the step's own, and two
 
 
@@ -295,6 +295,26 @@ def test_a_forked_child_goes_on_by_itself():
             os.kill(children[0], signal.SIGKILL)
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) == 0
+
+
+def test_in_line_where_a_thread_brings_nothing(monkeypatch):
+    """A single batch; arrays in memory, and one CPU."""
+    names = []
+
+    def look(x, rng):
+        names.append(threading.current_thread().name == "fastconv-ahead")
+        return x
+
+    def fit(data, batch_size):
+        names.clear()
+        make_trainer().fit(data, Y, epochs=1, batch_size=batch_size, augment=look)
+        return names
+
+    for cpus, ahead_of_arrays in ((2, True), (1, False)):
+        monkeypatch.setattr(ahead_module, "usable_cpus", lambda cpus=cpus: cpus)
+        assert fit(X, 45) == [ahead_of_arrays] * 2
+        assert fit(Lazy(X), 45) == [True] * 2
+        assert fit(Lazy(X), 90) == [False]
 
 
 def test_without_a_thread(monkeypatch):

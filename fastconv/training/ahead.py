@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.augment import Augment
 from fastconv.layers.base import Layer
+from fastconv.machine.threads import usable_cpus
 from fastconv.training.data import STEP, ArrayBatches, Batch, StreamBatches, copied, generator
 
 __all__ = ["ahead", "prepared"]
@@ -37,10 +38,12 @@ def prepared(
     """The batches of an epoch from number `start` on, changed by `augment` and of the net's float type, each with the
     generator that `augment` has drawn from and the step goes on with: of `draws`, which is (seed, number of the first).
 
-    `prefetch` batches are made before they are asked for. They stay as they are while others are made: what an iterable
-    or somebody's augmentation may write over is copied.
+    `prefetch` batches are made before they are asked for, where that can bring anything. They stay as they are while
+    others are made: what an iterable or somebody's augmentation may write over is copied.
     """
     foreign = isinstance(source, StreamBatches) or (augment is not None and not isinstance(augment, Augment))
+    if (source.steps is not None and source.steps - start < 2) or (source.is_in_memory and usable_cpus() == 1):
+        prefetch = 0  # there is nothing that could be made meanwhile, or nothing that could make it
     copies = bool(prefetch) and foreign
 
     def make(done: int) -> Prepared:

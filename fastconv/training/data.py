@@ -80,6 +80,7 @@ class ArrayBatches:
         self.steps = -(-self.samples // batch_size)
         if seed is not None and self.steps > 1 and rest and (drop_last or rest == 1):
             self.steps -= 1
+        self.is_in_memory = all(type(array) is np.ndarray for array in named.values())
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from number `start` on."""
@@ -205,6 +206,7 @@ class StreamBatches:
             raise TypeError(f"{owner}: X must be an array or yield (x, y) batches, got {type(source).__name__}")
         self.steps = len(source) if hasattr(source, "__len__") else None
         self.once = not callable(source) and isinstance(source, Iterator)
+        self.is_in_memory = False
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from number `start` on."""
