@@ -161,13 +161,27 @@ class Affine(Augment):
         self._check("shift", 0)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        dtype = x.dtype
         angle, factor, down, right = rng.uniform(-1, 1, (4, len(x), 1))
         angle, factor = np.deg2rad(self.rotate) * angle, 1 + self.scale * factor
-        matrix = [np.cos(angle) / factor, np.sin(angle) / factor, self.shift * down, self.shift * right]
-        x, y = _new("Affine", x if x.dtype == np.float64 else x.astype(np.float32, copy=False))
-        kernels.affine(x, y, np.concatenate(matrix, axis=1))
-        return _as(y, dtype)
+        (h, w), cos, sin = x.shape[2:], np.cos(angle) / factor, np.sin(angle) / factor
+        rows, columns = np.arange(h) - (h - 1) / 2, np.arange(w) - (w - 1) / 2
+        y_place = cos * rows + (h + 1) / 2 - self.shift * down, -(sin * columns)
+        x_place = sin * rows + (w + 1) / 2 - self.shift * right, cos * columns
+        return _sampled("Affine", x, y_place, x_place)
+
+
+def _sampled(
+    name: str, x: np.ndarray, y_place: tuple[np.ndarray, np.ndarray], x_place: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """The images x (N, C, H, W), bilinear between pixels, with zeros around. Where pixel (i, j) of the result comes from,
+    down and to the right and counted in the image with one zero around it, is the sum of i's and j's entries in a pair
+    of tables (N, H') and (N, W')."""
+    floats, y = _new(
+        name, x.astype(np.float64 if x.dtype == np.float64 else np.float32, copy=False),
+        (y_place[0].shape[1], y_place[1].shape[1]),
+    )  # fmt: skip
+    kernels.bilinear(floats, y, *y_place, *x_place)
+    return _as(y, x.dtype)
 
 
 @dataclass(frozen=True)

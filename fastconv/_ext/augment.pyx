@@ -13,8 +13,9 @@ ctypedef fused element:  # of so many bytes: what they mean is of no concern
     double complex
 
 
-def windows(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const Py_ssize_t[::1] top,
-            const Py_ssize_t[::1] left):
+def windows(
+    const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const Py_ssize_t[::1] top, const Py_ssize_t[::1] left
+):
     """out[n, c, i, j] = x[n, c, top[n] + i, left[n] + j], 0 outside of x."""
     cdef Py_ssize_t h = x.shape[2], w = x.shape[3], width = out.shape[3], n, c, i, row, first, last
     with nogil:
@@ -49,28 +50,29 @@ def flip(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const uint8_t
                         target[j] = source[w - 1 - j]
 
 
-def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] matrix):
-    """out's pixel at (i, j) from the image's centre is x's at (cos i - sin j - down, sin i + cos j - right), between
-    the four about it, 0 outside of x; an image's cos, sin, down, right are a row of `matrix`."""
-    cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], plane = h * w, n, c, i, j, top, left
-    cdef double middle_row = <double> (h - 1) / 2, middle_column = <double> (w - 1) / 2
-    cdef double bottom = <double> (h + 1), right = <double> (w + 1), cos, sin, row, across, column, y, z
+def bilinear(
+    const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] y_rows,
+    const double[:, ::1] y_columns, const double[:, ::1] x_rows, const double[:, ::1] x_columns
+):
+    """out's pixel (i, j) is x's at (y_rows[i] + y_columns[j], x_rows[i] + x_columns[j]), in tables of each image, counted
+    in the image with one zero around it: between the four pixels about that place, 0 outside of x."""
+    cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], n, c, i, j, top, left
+    cdef Py_ssize_t height = out.shape[2], width = out.shape[3], plane = h * w
+    cdef double bottom = <double> (h + 1), right = <double> (w + 1), y_row, x_row
     cdef floating below, beside, upper, lower
     cdef const floating *image
     cdef const floating *at
+    cdef const double *y_column
+    cdef const double *x_column
     cdef floating *target
     with nogil:
         for n in range(x.shape[0]):
-            cos, sin, image = matrix[n, 0], matrix[n, 1], &x[n, 0, 0, 0]
-            for i in range(h):
-                target = &out[n, 0, i, 0]
-                # counted in the image with one zero around it
-                row = cos * (i - middle_row) + bottom / 2 - matrix[n, 2]
-                across = sin * (i - middle_row) + right / 2 - matrix[n, 3]
-                for j in range(w):
-                    column = j - middle_column
-                    y, z = row - sin * column, across + cos * column
-                    below, beside = <floating> min(max(y, 0.0), bottom), <floating> min(max(z, 0.0), right)
+            image, y_column, x_column = &x[n, 0, 0, 0], &y_columns[n, 0], &x_columns[n, 0]
+            for i in range(height):
+                target, y_row, x_row = &out[n, 0, i, 0], y_rows[n, i], x_rows[n, i]
+                for j in range(width):
+                    below = <floating> min(max(y_row + y_column[j], 0.0), bottom)
+                    beside = <floating> min(max(x_row + x_column[j], 0.0), right)
                     top, left = <Py_ssize_t> below, <Py_ssize_t> beside
                     below, beside = below - top, beside - left
                     if 0 < top < h and 0 < left < w:
@@ -78,14 +80,14 @@ def affine(const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const dou
                         for c in range(channels):
                             upper = at[0] + (at[1] - at[0]) * beside
                             lower = at[w] + (at[w + 1] - at[w]) * beside
-                            target[c * plane + j] = upper + (lower - upper) * below
+                            target[c * height * width + j] = upper + (lower - upper) * below
                             at += plane
                         continue
                     for c in range(channels):
                         at = image + c * plane
                         upper = between(at, h, w, top - 1, left - 1, beside)
                         lower = between(at, h, w, top, left - 1, beside)
-                        target[c * plane + j] = upper + (lower - upper) * below
+                        target[c * height * width + j] = upper + (lower - upper) * below
 
 
 cdef inline floating between(
