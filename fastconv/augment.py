@@ -173,9 +173,9 @@ class Affine(Augment):
 def _sampled(
     name: str, x: np.ndarray, y_place: tuple[np.ndarray, np.ndarray], x_place: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """The images x (N, C, H, W), bilinear between pixels, with zeros around. Where pixel (i, j) of the result comes from,
-    down and to the right and counted in the image with one zero around it, is the sum of i's and j's entries in a pair
-    of tables (N, H') and (N, W')."""
+    """The images x (N, C, H, W), bilinear between pixels, with zeros around. Where pixel (i, j) of the result comes
+    from, down and to the right and counted in the image with one zero around it, is the sum of i's and j's entries in
+    a pair of tables (N, H') and (N, W')."""
     floats, y = _new(
         name, x.astype(np.float64 if x.dtype == np.float64 else np.float32, copy=False),
         (y_place[0].shape[1], y_place[1].shape[1]),

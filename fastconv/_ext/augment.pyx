@@ -54,8 +54,8 @@ def bilinear(
     const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] y_rows,
     const double[:, ::1] y_columns, const double[:, ::1] x_rows, const double[:, ::1] x_columns
 ):
-    """out's pixel (i, j) is x's at (y_rows[i] + y_columns[j], x_rows[i] + x_columns[j]), in tables of each image, counted
-    in the image with one zero around it: between the four pixels about that place, 0 outside of x."""
+    """out's pixel (i, j) is x's at (y_rows[i] + y_columns[j], x_rows[i] + x_columns[j]), in tables of each image,
+    counted in the image with one zero around it: between the four pixels about that place, 0 outside of x."""
     cdef Py_ssize_t channels = x.shape[1], h = x.shape[2], w = x.shape[3], n, c, i, j, top, left
     cdef Py_ssize_t height = out.shape[2], width = out.shape[3], plane = h * w
     cdef double bottom = <double> (h + 1), right = <double> (w + 1), y_row, x_row
