@@ -41,18 +41,18 @@ def prepared(
     `prefetch` batches are made before they are asked for, where that can bring anything. They stay as they are while
     others are made: what an iterable or somebody's augmentation may write over is copied.
     """
-    foreign = isinstance(source, StreamBatches) or (augment is not None and not isinstance(augment, Augment))
     if (source.steps is not None and source.steps - start < 2) or (source.is_in_memory and usable_cpus() == 1):
         prefetch = 0  # there is nothing that could be made meanwhile, or nothing that could make it
-    copies = bool(prefetch) and foreign
+    others_batch = prefetch and isinstance(source, StreamBatches)
+    others_change = prefetch and not isinstance(augment, Augment)
 
     def make(done: int) -> Prepared:
-        for number, (x, *others) in enumerate(source.epoch(epoch, start + done), done):
+        for number, batch in enumerate(source.epoch(epoch, start + done), done):
+            x, *others = map(copied, batch) if others_batch else batch
             rng = None if draws is None else generator(draws[0], STEP, draws[1] + number)
             if augment is not None and rng is not None:
                 x = augment(x, rng)
-            if copies:
-                x, others = copied(x), list(map(copied, others))
+                x = copied(x) if others_change else x
             with np.errstate(all="ignore"):
                 x = net.cast(x)
             yield (x, *others), rng
