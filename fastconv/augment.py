@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
+from fastconv._ext import augment as kernels
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import allocate
 from fastconv.random import as_generator
 from fastconv.window import integers
 
 __all__ = ["Affine", "Augment", "Compose", "Crop", "CutOut", "Flip", "Noise", "Normalize", "Shift", "from_config"]
-
-CHUNK = 1 << 14  # elements that are interpolated at a time: their intermediate values stay in the cache
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,35 @@ class Augment:
         object.__setattr__(self, name, integers(self._name, name, getattr(self, name), 1, low)[0])
 
 
-def _windows(x: np.ndarray, top: np.ndarray, left: np.ndarray, size: tuple[int, int], padding: int) -> np.ndarray:
-    """From each image, with `padding` zeros around it, the window of `size` whose corner is at (top, left)."""
-    n, c, h, w = x.shape
-    padded = np.zeros((n, c, h + 2 * padding, w + 2 * padding), x.dtype)
-    padded[:, :, padding : padding + h, padding : padding + w] = x
-    views = sliding_window_view(padded, size, axis=(2, 3))  # (N, C, tops, lefts, *size)
-    return views[np.arange(n), :, top, left]
+def _new(name: str, x: np.ndarray, size: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """x in C order and an array for the changed images, on memory that is reused; of `size`, where it is another."""
+    return np.ascontiguousarray(x), allocate(name, (*x.shape[:2], *(size or x.shape[2:])), x.dtype)
+
+
+def _typed(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """x as `dtype`, itself where it is."""
+    if x.dtype == dtype:
+        return x
+    y: np.ndarray = allocate("augment", x.shape, dtype)
+    np.copyto(y, x, casting="unsafe")
+    return y
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    """x as what is computed with: float64, or else float32."""
+    return _typed(x, np.dtype(np.float64 if x.dtype == np.float64 else np.float32))
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    """x's elements as the kernels that move them know them: by their size."""
+    return x.view(np.complex128 if x.itemsize == 16 else f"u{x.itemsize}")
+
+
+def _windows(name: str, x: np.ndarray, top: np.ndarray, left: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """From each image the window of `size` whose corner is at (top, left), with zeros where it is outside."""
+    x, y = _new(name, x, size)
+    kernels.windows(_bits(x), _bits(y), top, left)
+    return y
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,8 @@ class Shift(Augment):
         self._integer("pixels", 0)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        top, left = rng.integers(0, 2 * self.pixels + 1, (2, len(x)))
-        return _windows(x, top, left, x.shape[2:], self.pixels)
+        top, left = rng.integers(0, 2 * self.pixels + 1, (2, len(x))) - self.pixels
+        return _windows("Shift", x, top, left, x.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,7 @@ class Crop(Augment):
                 f"Crop: size {(height, width)} must fit the image {x.shape[2:]} with padding {self.padding}"
             )
         top, left = rng.integers(0, tops + 1, len(x)), rng.integers(0, lefts + 1, len(x))
-        return _windows(x, top, left, (height, width), self.padding)
+        return _windows("Crop", x, top - self.padding, left - self.padding, (height, width))
 
 
 @dataclass(frozen=True)
@@ -130,11 +151,12 @@ class Flip(Augment):
             object.__setattr__(self, name, bool(getattr(self, name)))
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        y = x.copy()
-        for wanted, turned in ((self.horizontal, np.s_[..., ::-1]), (self.vertical, np.s_[..., ::-1, :])):
-            if wanted:
-                chosen = rng.random(len(x)) < self.p
-                y[chosen] = y[chosen][turned]
+        across, down = (
+            (rng.random(len(x)) if wanted else np.ones(len(x))) < self.p * wanted
+            for wanted in (self.horizontal, self.vertical)
+        )
+        x, y = _new("Flip", x)
+        kernels.flip(_bits(x), _bits(y), across.view(np.uint8), down.view(np.uint8))
         return y
 
 
@@ -155,33 +177,22 @@ class Affine(Augment):
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         angle, factor, down, right = rng.uniform(-1, 1, (4, len(x), 1))
         angle, factor = np.deg2rad(self.rotate) * angle, 1 + self.scale * factor
-        matrix = np.stack([np.cos(angle) / factor, np.sin(angle) / factor, self.shift * down, self.shift * right])
-        y = np.empty(x.shape, x.dtype)
-        images = max(1, CHUNK // max(1, x[0].size)) if len(x) else 1
-        for at in range(0, len(x), images):
-            y[at : at + images] = _affine(x[at : at + images], *matrix[:, at : at + images])
-        return y
+        (h, w), cos, sin = x.shape[2:], np.cos(angle) / factor, np.sin(angle) / factor
+        rows, columns = np.arange(h) - (h - 1) / 2, np.arange(w) - (w - 1) / 2
+        y_place = cos * rows + (h + 1) / 2 - self.shift * down, -(sin * columns)
+        x_place = sin * rows + (w + 1) / 2 - self.shift * right, cos * columns
+        return _sampled("Affine", x, y_place, x_place)
 
 
-def _affine(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Each image turned by its angle and moved; cos and sin (N, 1) are divided by the factor of its size."""
-    n, c, h, w = x.shape
-    rows, columns = np.arange(h) - (h - 1) / 2, np.arange(w) - (w - 1) / 2
-    # where each output pixel comes from, (N, H, 1) + (N, 1, W), counted in the image with one zero around it
-    i = (cos * rows + (h + 1) / 2 - down)[:, :, None] - (sin * columns)[:, None, :]
-    j = (sin * rows + (w + 1) / 2 - right)[:, :, None] + (cos * columns)[:, None, :]
-    dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    i, j = np.clip(i, 0, h + 1).astype(dtype), np.clip(j, 0, w + 1).astype(dtype)
-    top, left = i.astype(np.intp), j.astype(np.intp)  # floor: neither is negative
-    below, beside = (i - top).astype(dtype)[:, None], (j - left).astype(dtype)[:, None]
-    padded = np.zeros((n, c, h + 3, w + 3), dtype)
-    padded[:, :, 1 : h + 1, 1 : w + 1] = x
-    index = (top * (w + 3) + left)[:, None] + np.arange(n * c).reshape(n, c, 1, 1) * ((h + 3) * (w + 3))
-    flat = padded.reshape(-1)
-    corners = [flat[offset:].take(index) for offset in (0, 1, w + 3, w + 4)]  # (N, C, H, W)
-    upper = corners[0] + (corners[1] - corners[0]) * beside
-    lower = corners[2] + (corners[3] - corners[2]) * beside
-    return _as(upper + (lower - upper) * below, x.dtype)
+def _sampled(
+    name: str, x: np.ndarray, y_place: tuple[np.ndarray, np.ndarray], x_place: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """The images x (N, C, H, W), bilinear between pixels, with zeros around. Where pixel (i, j) of the result comes
+    from, down and to the right and counted in the image with one zero around it, is the sum of i's and j's entries in
+    a pair of tables (N, H') and (N, W')."""
+    floats, y = _new(name, _floats(x), (y_place[0].shape[1], y_place[1].shape[1]))
+    kernels.bilinear(floats, y, *y_place, *x_place)
+    return _as(y, x.dtype)
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,8 @@ class Noise(Augment):
         self._check("std", 0)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        noise = rng.standard_normal(x.shape, np.float64 if x.dtype == np.float64 else np.float32)
+        noise = allocate("Noise", x.shape, np.dtype(np.float64 if x.dtype == np.float64 else np.float32))
+        rng.standard_normal(dtype=noise.dtype, out=noise)
         noise *= self.std
         noise += x
         return _as(noise, x.dtype)
@@ -210,13 +222,11 @@ class CutOut(Augment):
         self._integer("size", 1)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        inside = []  # (N, H) and (N, W)
-        for length in x.shape[2:]:
-            start = rng.integers(0, length, (len(x), 1)) - self.size // 2
-            at = np.arange(length)
-            inside.append((at >= start) & (at < start + self.size))
-        keep = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])  # (N, 1, H, W)
-        return np.where(keep, x, x.dtype.type(0))
+        top, left = (rng.integers(0, length, len(x)) - self.size // 2 for length in x.shape[2:])
+        x, y = _new("CutOut", x)
+        np.copyto(y, x)
+        kernels.cut(_bits(y), top, left, self.size)
+        return y
 
 
 @dataclass(frozen=True)
@@ -248,7 +258,8 @@ class Normalize(Augment):
             raise ShapeError(
                 f"Normalize: mean and std must be one number or {x.shape[1]}, one per channel of {x.shape}"
             )
-        y = x - mean if x.dtype.kind == "f" else x.astype(dtype) - mean
+        y: np.ndarray = allocate("Normalize", x.shape, dtype)
+        np.subtract(_typed(x, dtype), mean, out=y)
         y /= std
         return y
 
@@ -278,12 +289,11 @@ class Compose(Augment):
 
 def _as(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Floats as `dtype`; integers are rounded and kept in its range."""
-    if dtype.kind == "f":
-        return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    np.rint(values, out=values)
-    np.clip(values, limits.min, limits.max, out=values)
-    return values.astype(dtype)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        np.rint(values, out=values)
+        np.clip(values, limits.min, limits.max, out=values)
+    return _typed(values, dtype)
 
 
 AUGMENTS: dict[str, type[Augment]] = {

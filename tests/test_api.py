@@ -166,7 +166,7 @@ OTHERS = {  # dotted path: arguments
     "optim.OneCycle": "peak, warmup=0.3, div=25.0, final_div=1e4, total=None",
     "Trainer": "net, optimizer, loss='cross_entropy', *, seed=0, checkpoint=None, checkpoint_every=None",
     "Trainer.fit": "self, X, y=None, epochs=None, batch_size=None, validation_data=None, augment=None, callbacks=(), "
-                   "progress=None",
+                   "progress=None, *, prefetch=2",
     "Trainer.evaluate": "self, X, y=None, batch_size=None",
     "Trainer.save": "self, path",
     "Trainer.resume": "path, functions=None",

@@ -163,3 +163,24 @@ def test_shifting_a_batch_is_fast():
 
 def test_lazy_name():
     assert fastconv.augment is augment
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_affine_pixel_by_pixel(dtype):
+    """Against loops: each pixel between the four about the place that it comes from."""
+    x = images(dtype, n=3, h=5, w=7)
+    y = Affine(180, 0.5, 3.0)(x, np.random.default_rng(9))
+    angle, factor, down, right = np.random.default_rng(9).uniform(-1, 1, (4, 3))
+    angle, factor, down, right = np.pi * angle, 1 + 0.5 * factor, 3 * down, 3 * right
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 2), (1, 2)))
+    wanted = np.zeros(x.shape)
+    for n, i, j in np.ndindex(3, 5, 7):
+        row, column = i - 2, j - 3
+        a = (np.cos(angle[n]) * row - np.sin(angle[n]) * column) / factor[n] + 3 - down[n]
+        b = (np.sin(angle[n]) * row + np.cos(angle[n]) * column) / factor[n] + 4 - right[n]
+        a, b = min(max(a, 0), 6), min(max(b, 0), 8)
+        for s, t in np.ndindex(2, 2):
+            share = (1 - abs(a - int(a) - s)) * (1 - abs(b - int(b) - t))
+            wanted[n, :, i, j] += share * padded[n, :, int(a) + s, int(b) + t]
+    tolerance = {"f8": 1e-12, "f4": 1e-4, "f2": 0.2}.get(y.dtype.str[1:], 0.51)
+    np.testing.assert_allclose(y.astype(np.float64), wanted, rtol=0, atol=tolerance)

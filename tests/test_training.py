@@ -834,9 +834,9 @@ def anonymous_memory():
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it, no more."""
+    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it and those that are ready, no more."""
     peaks = []
-    for samples in (1_000, 40_000):
+    for samples in (4_000, 40_000):
         path = tmp_path / str(samples)
         with path.open("wb") as file:
             file.truncate(samples * 3072)  # a hole: it takes no room on the disk
