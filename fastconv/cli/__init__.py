@@ -4,6 +4,7 @@
     predict   read image files with a trained net                 bench     the benchmark suite as a table and a picture
     info      what the kernels run on                         summary   a net's layers: shapes, FLOPs, receptive fields
     export    write a run's weights for other programs          onnx      nets to and from ONNX files
+    evaluate  what a net gets right, class by class
 
 Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard
 error.
@@ -19,13 +20,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fastconv import _command
-from fastconv.cli import bench, compare, export, info, onnx, predict, summary, train
+from fastconv.cli import bench, compare, evaluate, export, info, onnx, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
 from fastconv.version import __version__
 
 __all__ = ["main"]
 
-COMMANDS = (train, predict, export, onnx, compare, bench, summary, info)
+COMMANDS = (train, evaluate, predict, export, onnx, compare, bench, summary, info)
 
 
 class _Parser(argparse.ArgumentParser):

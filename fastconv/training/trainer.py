@@ -37,6 +37,7 @@ from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
 from fastconv.training.history import History, Record, plain
+from fastconv.training.mixing import Mixed, augmented
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
 from fastconv.version import __version__
@@ -192,7 +193,9 @@ class Trainer:
                           short; a last batch of one sample is left out
         validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
                           epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
+                          mixes images, class indices become probabilities, which the loss must take (cross_entropy),
+                          and floats are mixed; an answer is right that is the class of the larger share
         callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
                           Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
@@ -320,7 +323,7 @@ class Trainer:
         for x, y in source.epoch(position.epoch, position.batch):
             rng = generator(self.seed, STEP, position.step)
             if self._augment is not None:
-                x = self._augment(x, rng)
+                x, y = augmented(self._augment, x, y, rng)
             self._step(x, y, rng, parameters, buffers)
             position.seconds = time.perf_counter() - begun
             shown.step(sums.result(self.loss).loss)
@@ -357,7 +360,7 @@ class Trainer:
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
             self.optimizer.step(parameters, gradients, norm=norm)
-            self._sums.add(self.loss, loss, weight, output, y)
+            self._sums.add(self.loss, loss, weight, output, y.labels if isinstance(y, Mixed) else y)
             self._position.step += 1
             self._position.batch += 1
             self._torn = False
