@@ -85,8 +85,8 @@ def add_reading(parser: Any) -> None:
     parser.add_argument("--skip-unreadable", action="store_true", help="folder: go on without files that are no images")
     parser.add_argument(
         "--memory-limit", type=_memory, metavar="SIZE",
-        help="folder: hold images in memory up to this size, e.g. 500M or 2G, and read the others whenever they are "
-             "needed (default: a quarter of what this process may use)",
+        help="folder: hold images in memory up to this size, e.g. 500M or 2G, and the others in temporary storage "
+             "(default: a quarter of what this process may use)",
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def told_of_reading(data: Data) -> list[str]:
     parts = [part[0] for part in (data.train, data.validation, data.test) if part is not None]
     total, held = sum(map(len, parts)), sum(getattr(x, "held", len(x)) for x in parts)
     if held < total:
-        told.append(f"{held:,} of {total:,} images fit the memory limit, the others are read whenever they are needed")
+        told.append(f"{held:,} of {total:,} images are in memory, the others in temporary storage (--memory-limit)")
     return told
 
 

@@ -167,8 +167,9 @@ def open_folder(
                      median height and width, reduced to a longer side of 96 pixels, as multiples of 16
     channels         1 (gray) or 3 (red, green, blue); by default 1 when every image is gray
     validation       whether the validation part is read
-    memory_limit     bytes of images that are held in memory, as uint8, the training part's first; those beyond are
-                     decoded whenever they are asked for. Default: a quarter of the memory that this process may use
+    memory_limit     bytes of images that are held in memory, as uint8, the training part's first; those beyond are read
+                     from temporary storage when they are asked for. Default: a quarter of the memory that this process
+                     may use
     skip_unreadable  leave out files that cannot be read
     track            track(iterable, total, text) -> iterable, tqdm's way: shows what is going on (default: nothing)
     only_judged      read only the test part, or without one the validation part; train is then without images. Where

@@ -32,7 +32,7 @@ from fastconv.files import open_regular
 from fastconv.machine.memory import require
 from fastconv.window import is_sequence
 
-__all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened"]
+__all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened", "quiet"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".tif", ".tiff", ".webp")
 DECODERS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no other is tried, whatever the file says it is
@@ -116,7 +116,7 @@ def opened(path: Path) -> Iterator[ImageFile]:
     Raises OSError for a file that cannot be opened, MemoryError that names it, ImportError without Pillow.
     """
     pillow = _pillow()
-    with open_regular(path) as stream, _warnings:
+    with open_regular(path) as stream, quiet:
         try:
             with pillow.open(stream, formats=DECODERS) as image:
                 yield ImageFile(path, stream, image)
@@ -125,7 +125,8 @@ def opened(path: Path) -> Iterator[ImageFile]:
         except MemoryError as error:
             raise MemoryError(str(error) or f"{path}: there is not enough memory to decode it") from None
         except Exception as error:  # decoders raise almost anything on hostile bytes
-            raise FormatError(f"{path}: no image that can be read: {error or type(error).__name__}") from error
+            said = str(error).partition(" <_io.")[0] or type(error).__name__  # Pillow names our open file so
+            raise FormatError(f"{path}: no image that can be read: {said}") from error
 
 
 def _pillow() -> Any:
@@ -163,7 +164,7 @@ class _Warnings:
                 self._before.__exit__(None, None, None)
 
 
-_warnings = _Warnings()
+quiet = _Warnings()
 
 
 class ImageFile:

@@ -1,13 +1,19 @@
-"""Image files as an array that is read when it is asked for: what fits a limit is kept in memory, as the files have it.
+"""Image files as an array that is read when it is asked for.
 
 A folder of photographs may be larger than the memory. `LazyImages` is indexed like an array (N, C, H, W) of float32 in
-[0, 1]; the first files of a set are held as uint8, as many as a limit leaves room for, and the others are decoded anew
-whenever they are asked for, in threads (Pillow lets others run while it decodes).
+[0, 1]. Every file is decoded once, in threads (Pillow lets others run while it decodes), to the size that is wanted;
+the first pixels are held in memory as uint8, as many as a limit leaves room for, the others in a temporary file without
+a name, which the system removes whatever happens. What half of the disk's free space does not hold either is decoded
+anew whenever it is asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.datasets.image_files import opened
+from fastconv.datasets.image_files import opened, quiet
 from fastconv.errors import FormatError
 from fastconv.machine.memory import require
 from fastconv.machine.threads import get_num_threads
@@ -25,6 +31,7 @@ __all__ = ["Header", "LazyImages", "Shape", "Store", "Track", "Unreadable", "dec
 Shape = tuple[int, int, int]  # (C, H, W)
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, what is done): the items, shown
 
+LARGE, LOOKED_AT = 1 << 14, 8  # bytes of a file that takes longer to decode than to open; files whose size is asked
 BLOCK, BLOCK_BYTES = 128, 16 << 20  # images that are decoded before the first of them is looked at
 
 
@@ -61,7 +68,8 @@ def headers(files: Sequence[Path]) -> Iterator[Header | Exception]:
 
 
 def decoded(files: Sequence[Path], shape: Shape, *, raw: bool) -> Iterator[np.ndarray | Exception]:
-    """The pixels (C, H, W) of every file, in order, or what reading it raised; read in threads, a block ahead.
+    """The pixels (C, H, W) of every file, in order, or what reading it raised; a block is read at a time, in threads
+    where files are large: of small ones most is Python's work, for which threads only wait for each other.
 
     uint8, or float32 where the file holds more than 8 bits (with `raw` an error).
     """
@@ -76,27 +84,44 @@ def decoded(files: Sequence[Path], shape: Shape, *, raw: bool) -> Iterator[np.nd
 
     threads = min(get_num_threads(), len(files))
     block = max(threads, min(BLOCK, BLOCK_BYTES // math.prod(shape)), 1)
-    if threads < 2:
-        yield from map(read, files)
-        return
-    with ThreadPoolExecutor(threads) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = None
         for start in range(0, len(files), block):
-            yield from pool.map(read, files[start : start + block])
+            part = files[start : start + block]
+            if pool is None and threads > 1 and _are_large(part):
+                pool = stack.enter_context(ThreadPoolExecutor(threads))
+            with quiet:
+                found = list((pool.map if pool else map)(read, part))
+            yield from found
+
+
+def _are_large(files: Sequence[Path]) -> bool:
+    """Whether some of the files, evenly spread, are worth threads."""
+    sizes = []
+    for file in files[:: max(1, len(files) // LOOKED_AT)]:
+        with contextlib.suppress(OSError):
+            sizes.append(file.stat().st_size)
+    return sum(sizes) > LARGE * len(sizes)
 
 
 class Store:
-    """The files of a set and the pixels of those that are in memory: the first ones, `room` bytes of them at most."""
+    """The files of a set and their pixels: of the first ones in memory, `room` bytes at most, of those up to `stored`
+    in a temporary file."""
 
     def __init__(self, files: Sequence[Path], shape: Shape, dtype: Any, room: int) -> None:
         self.files = files
         self.shape = shape
         self.dtype = np.dtype(dtype)
-        count = min(len(files), max(0, room) // (math.prod(shape) * self.dtype.itemsize))
-        self.held = np.empty((count, *shape), self.dtype)
+        self.nbytes = math.prod(shape) * self.dtype.itemsize  # of an image
+        self.held = np.empty((min(len(files), max(0, room) // self.nbytes), *shape), self.dtype)
+        self.stored = len(self.held)
+        self._file: Any = None
 
     def fill(self, track: Track = untracked) -> dict[int, Exception]:
-        """Decode every file once, those beyond the limit to see that they can be; {place: error} where one cannot."""
+        """Decode every file once; {place: error} of those that cannot be."""
         errors = {}
+        self._open()
+        one = np.empty(self.shape, self.dtype)
         raw = self.dtype == np.uint8
         read = track(decoded(self.files, self.shape, raw=raw), len(self.files), "reading images")
         for place, pixels in enumerate(read):
@@ -104,16 +129,45 @@ class Store:
                 errors[place] = pixels
             elif place < len(self.held):
                 _put(pixels, self.held[place])
+            elif place < self.stored:
+                _put(pixels, one)
+                try:
+                    written = os.pwrite(self._file.fileno(), one.data, self._at(place))
+                except OSError:
+                    written = 0
+                if written < self.nbytes:  # the disk is full
+                    self.stored = place
         return errors
+
+    def _open(self) -> None:
+        """A temporary file for what memory does not hold, and how much of that goes into it."""
+        if len(self.held) == len(self.files):
+            return
+        large = Path("/var/tmp")  # which is on a disk where /tmp may be in memory
+        folder = large if "TMPDIR" not in os.environ and os.access(large, os.W_OK | os.X_OK) else None
+        with contextlib.suppress(OSError):
+            self._file = tempfile.TemporaryFile(buffering=0, prefix="fastconv-", dir=folder)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+            status = os.fstatvfs(self._file.fileno())
+            room = status.f_bavail * status.f_frsize // 2
+            self.stored = min(len(self.files), len(self.held) + int(room // self.nbytes))
+
+    def _at(self, place: int) -> int:
+        """Where an image's pixels begin in the temporary file."""
+        return int(place - len(self.held)) * self.nbytes
 
     def read(self, places: np.ndarray) -> np.ndarray:
         """The images at `places` (n,) as float32 in [0, 1]; FormatError or OSError for a file that has changed."""
-        pixels = self.held[places[places < len(self.held)]]
-        if len(pixels) < len(places):
-            kept, pixels = pixels, np.empty((len(places), *self.shape), self.dtype)
-            inside = places < len(self.held)
-            pixels[inside] = kept
-            missing = np.flatnonzero(~inside)
+        inside = places < len(self.held)
+        if inside.all():
+            pixels = self.held[places]
+        else:
+            pixels = np.empty((len(places), *self.shape), self.dtype)
+            pixels[inside] = self.held[places[inside]]
+            for at in np.flatnonzero(~inside & (places < self.stored)):
+                if os.preadv(self._file.fileno(), [pixels[at].data], self._at(int(places[at]))) < self.nbytes:
+                    raise OSError(f"{self.files[places[at]]}: its pixels in temporary storage cannot be read")
+            missing = np.flatnonzero(places >= self.stored)
             files = [self.files[places[at]] for at in missing]
             for at, image in zip(missing, decoded(files, self.shape, raw=self.dtype == np.uint8), strict=True):
                 if isinstance(image, Exception):
