@@ -382,7 +382,8 @@ class ColorJitter(Augment):
         factors = [(a + (b - a) * draw).astype(dtype) for a, b, draw in zip(low, high, draws, strict=False)]
         brightness, contrast, saturation = (factor.reshape(-1, 1, 1, 1) for factor in factors)
         turn = (self.hue * (2 * draws[3] - 1)).astype(dtype).reshape(-1, 1, 1)
-        y = x.astype(dtype) * brightness
+        y = np.array(x, dtype, order="C")  # a mean's last bit depends on the order in memory
+        y *= brightness
         np.clip(y, 0, white, out=y)
         if self.contrast:
             y = _blended(y, _gray(y).mean(axis=(1, 2, 3), keepdims=True), contrast, white)

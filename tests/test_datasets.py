@@ -827,7 +827,7 @@ def test_open_folder_lists_all_that_cannot_be_read(photographs):
     (photographs / "train" / "a" / "no.png").write_text("no image")
     cut = photographs / "test" / "b" / "1.jpg"
     cut.write_bytes(cut.read_bytes()[:400])
-    with pytest.raises(FormatError, match="a/no.png: .*; 1 more cannot be read, the next: .*1.jpg: ") as error:
+    with pytest.raises(FormatError, match=r"a/no.png: .*; 1 more cannot be read, the next: .*1.jpg: ") as error:
         datasets.open_folder(photographs)
     assert [str(each).split(":")[0] for each in error.value.errors] == [str(photographs / "train/a/no.png"), str(cut)]
     parts = datasets.open_folder(photographs, skip_unreadable=True)

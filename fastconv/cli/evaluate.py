@@ -98,6 +98,7 @@ def _given(trained: Trained, args: argparse.Namespace) -> tuple[str, tuple[Any, 
     """The images of a folder, by the run's classes."""
     from fastconv.datasets.files import need_folder
     from fastconv.datasets.folder import class_folder, labelled_files, open_files
+    from fastconv.datasets.lazy import Unreadable
 
     root = need_folder(args.data)
     config = trained.config
@@ -117,10 +118,10 @@ def _given(trained: Trained, args: argparse.Namespace) -> tuple[str, tuple[Any, 
             parts, _, errors = open_files("evaluate", [files], size=(size[0], size[1]), channels=channels, **options)
         part = parts[0]
     else:
-        part, errors = _prepared(trained, files, options["track"])
-        if errors and not args.skip_unreadable:
-            tell_unreadable(args.prog, errors)
-            raise Failure(f"{folder}: {len(errors):,} files cannot be read; --skip-unreadable goes on without")
+        with refused(args.prog, folder):
+            part, errors = _prepared(trained, files, options["track"])
+            if errors and not args.skip_unreadable:
+                raise Unreadable(errors)
     tell_unreadable(args.prog, errors)
     if not len(part[1]):
         raise Failure(f"{folder}: no image can be read")

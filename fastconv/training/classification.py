@@ -144,7 +144,9 @@ class ClassReport:
         for name, p, r, f, n, row in rows:
             line = f"{fitted(name, width)}  {p:9.4f}  {r:.4f}  {f:.4f}  {n:7,}"
             if row.any():
-                line += f"  {fitted(self.classes[row.argmax()], WIDTH - len(line) - 10).rstrip()} ({row.max():,})"
+                often = f" ({row.max():,})"
+                room = WIDTH - columns_of(line) - 2 - len(often)
+                line += f"  {fitted(self.classes[row.argmax()], room).rstrip()}{often}"
             lines.append(line)
         lines.append("-" * WIDTH)
         for name, mean in (("macro mean", self.macro), ("weighted mean", self.weighted)):
@@ -155,10 +157,10 @@ class ClassReport:
     def _matrix(self) -> list[str]:
         """The confusion matrix; nothing where it is too wide."""
         cell = max(5, len(f"{self.confusion.max(initial=0):,}"))
-        name = min(LONGEST_NAME, max(10, *(columns_of(name) for name in self.classes)))
+        name = min(LONGEST_NAME, max(12, *(columns_of(name) for name in self.classes)))
         if name + (cell + 2) * len(self.classes) > WIDTH:
             name = WIDTH - (cell + 2) * len(self.classes)
-        if name < 10:
+        if name < 12:
             return []
         heads = "".join("  " + fitted(each, cell, right=True) for each in self.classes)
         lines = [fitted("is / read as", name) + heads]
@@ -171,10 +173,11 @@ class ClassReport:
         found = self.confusions()
         if not found:
             return ["no image was read wrongly"]
-        lines = [f"{self.images - self.right:,} images were read wrongly, most often"]
+        wrong = self.images - self.right
+        lines = [f"{wrong:,} images were read wrongly, most often" if wrong > 1 else "1 image was read wrongly"]
         for true, read, count in found[:MOST_CONFUSIONS]:
             share = 100 * count / self.support[true]
-            names = f"{fitted(self.classes[true], 28).rstrip()} as {fitted(self.classes[read], 28).rstrip()}"
+            names = f"{fitted(self.classes[true], 25).rstrip()} as {fitted(self.classes[read], 25).rstrip()}"
             lines.append(f"  {count:5,}  {names} ({share:.0f} % of them)")
         if more := len(found) - MOST_CONFUSIONS:
             lines += [f"  and {more:,} other pairs of classes"] if more > 0 else []
