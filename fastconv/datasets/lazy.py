@@ -154,7 +154,8 @@ class Store:
 
     def _at(self, place: int) -> int:
         """Where an image's pixels begin in the temporary file."""
-        return int(place - len(self.held)) * self.nbytes
+        at: int = (place - len(self.held)) * self.nbytes
+        return at
 
     def read(self, places: np.ndarray) -> np.ndarray:
         """The images at `places` (n,) as float32 in [0, 1]; FormatError or OSError for a file that has changed."""
