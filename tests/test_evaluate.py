@@ -193,7 +193,7 @@ def test_what_is_decided_is_said(photographs, tmp_path, capsys):
     assert lines[0].endswith("12 for validation, 18 for the test; 3 classes, 3x48x64")
     seen = "images of 30x70 to 100x40 pixels (height x width)"  # the least and the largest area
     assert lines[1] == f"{seen}, read as 48x64; --size HxW chooses another size"
-    assert lines[2] == "4 of 72 images are in memory, the others in temporary storage (--memory-limit)"
+    assert lines[2] == "5 of 72 images are in memory, the others in temporary storage (--memory-limit)"
     status, out, _ = call(capsys, "train", "folder", photographs, "--out", tmp_path / "b", *options, "--size", 24)
     assert out.splitlines()[0].endswith("3 classes, 3x24x24")
     assert "read as" not in out

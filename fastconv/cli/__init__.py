@@ -17,7 +17,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastconv import _command
 from fastconv.cli import bench, compare, evaluate, export, info, onnx, predict, summary, train
@@ -30,10 +30,21 @@ COMMANDS = (train, evaluate, predict, export, onnx, compare, bench, summary, inf
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line; no abbreviated options, which would change their meaning when another is added."""
+    """Errors in one line; no abbreviated options, which would change their meaning when another is added; what is no
+    option may stand between options."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+        self._inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers is not None or self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True  # up to Python 3.11 the method below calls this one
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
