@@ -56,11 +56,14 @@ Batch = tuple[np.ndarray, np.ndarray]
 class Epoch:
     """The first epoch of a recipe."""
 
-    def __init__(self, name: str, folder: Path | None) -> None:
+    def __init__(self, name: str, folder: Path | None, steps: int | None) -> None:
         self.recipe = RECIPES[name]
-        self.data = load(name, folder, None)
-        self.net = models.build(self.recipe.net, self.data.image_shape, len(self.data.classes), rng=0)
-        self.source = batches("epoch", *self.data.train, self.recipe.batch_size, seed=0)
+        data = load(name, folder, None)
+        x, y = data.train
+        images = None if steps is None else steps * self.recipe.batch_size
+        self.train = x[:images], y[:images]
+        self.net = models.build(self.recipe.net, data.image_shape, len(data.classes), rng=0)
+        self.source = batches("epoch", *self.train, self.recipe.batch_size, seed=0)
         self.change = augment.from_config(self.recipe.augment) if self.recipe.augment else None
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
@@ -110,9 +113,7 @@ def train_fastconv(epoch: Epoch, turns: Turns) -> float:
     loss = functools.partial(functional.cross_entropy, label_smoothing=recipe.label_smoothing)
     trainer = Timed(epoch.net, optim.from_config({**sgd(recipe.optimizer), "lr": LR}), loss)
     turns.begin()
-    history = trainer.fit(
-        *epoch.data.train, epochs=1, batch_size=recipe.batch_size, augment=epoch.change, progress=False
-    )
+    history = trainer.fit(*epoch.train, epochs=1, batch_size=recipe.batch_size, augment=epoch.change, progress=False)
     return history["loss"][0]
 
 
@@ -257,18 +258,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data set's files")
     parser.add_argument("--threads", type=int, default=get_num_threads(), metavar="N")
     parser.add_argument("--turn", type=int, default=20, metavar="STEPS", help="steps that a side makes at a time (20)")
+    parser.add_argument("--steps", type=int, metavar="N", help="an epoch of the first N batches' images alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         parser.error("PyTorch is not installed: pip install 'fastconv[peers]'")
-    epoch = Epoch(arguments.name, arguments.data)
+    epoch = Epoch(arguments.name, arguments.data, arguments.steps)
     set_num_threads(arguments.threads)
     if arguments.worker:
         work(arguments.worker, epoch, Turns(arguments.turn, epoch.source.steps))
         return 0
     own = [arguments.name, "--turn", str(arguments.turn), "--threads", str(arguments.threads)]
     own += ["--data", str(arguments.data)] if arguments.data else []
+    own += ["--steps", str(arguments.steps)] if arguments.steps else []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no worker is left behind
     assert epoch.source.steps is not None
     result = measure(own, arguments.threads, -(-epoch.source.steps // arguments.turn))
     print(f"{arguments.name}: an epoch of {epoch.recipe.net} in batches of {epoch.recipe.batch_size}, ", end="")

@@ -155,6 +155,20 @@ def _new(name: str, x: np.ndarray, size: tuple[int, ...] | None = None) -> tuple
     return np.ascontiguousarray(x), allocate(name, (*x.shape[:2], *(size or x.shape[2:])), x.dtype)
 
 
+def _typed(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """x as `dtype`, itself where it is."""
+    if x.dtype == dtype:
+        return x
+    y: np.ndarray = allocate("augment", x.shape, dtype)
+    np.copyto(y, x, casting="unsafe")
+    return y
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    """x as what is computed with: float64, or else float32."""
+    return _typed(x, np.dtype(np.float64 if x.dtype == np.float64 else np.float32))
+
+
 def _bits(x: np.ndarray) -> np.ndarray:
     """x's elements as the kernels that move them know them: by their size."""
     return x.view(np.complex128 if x.itemsize == 16 else f"u{x.itemsize}")
@@ -276,7 +290,7 @@ def _sampled(name: str, x: np.ndarray, y_place: Place, x_place: Place, nearest: 
         x, y = _new(name, x, size)
         kernels.nearest(_bits(x), _bits(y), *y_place, *x_place)
         return y
-    floats, y = _new(name, x.astype(np.float64 if x.dtype == np.float64 else np.float32, copy=False), size)
+    floats, y = _new(name, _floats(x), size)
     kernels.bilinear(floats, y, *y_place, *x_place)
     return _as(y, x.dtype)
 
@@ -423,7 +437,8 @@ class Noise(Augment):
         self._check("std", 0)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        noise = rng.standard_normal(x.shape, np.float64 if x.dtype == np.float64 else np.float32)
+        noise = allocate("Noise", x.shape, np.dtype(np.float64 if x.dtype == np.float64 else np.float32))
+        rng.standard_normal(dtype=noise.dtype, out=noise)
         noise *= self.std
         noise += x
         return _as(noise, x.dtype)
@@ -439,13 +454,11 @@ class CutOut(Augment):
         self._integer("size", 1)
 
     def _apply(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        inside = []  # (N, H) and (N, W)
-        for length in x.shape[2:]:
-            start = rng.integers(0, length, (len(x), 1)) - self.size // 2
-            at = np.arange(length)
-            inside.append((at >= start) & (at < start + self.size))
-        keep = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])  # (N, 1, H, W)
-        return np.where(keep, x, x.dtype.type(0))
+        top, left = (rng.integers(0, length, len(x)) - self.size // 2 for length in x.shape[2:])
+        x, y = _new("CutOut", x)
+        np.copyto(y, x)
+        kernels.cut(_bits(y), top, left, self.size)
+        return y
 
 
 @dataclass(frozen=True)
@@ -606,7 +619,8 @@ class Normalize(Augment):
             raise ShapeError(
                 f"Normalize: mean and std must be one number or {x.shape[1]}, one per channel of {x.shape}"
             )
-        y = x - mean if x.dtype.kind == "f" else x.astype(dtype) - mean
+        y: np.ndarray = allocate("Normalize", x.shape, dtype)
+        np.subtract(_typed(x, dtype), mean, out=y)
         y /= std
         return y
 
@@ -664,12 +678,11 @@ class OneOf(Compose):
 
 def _as(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Floats as `dtype`; integers are rounded and kept in its range."""
-    if dtype.kind == "f":
-        return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    np.rint(values, out=values)
-    np.clip(values, limits.min, limits.max, out=values)
-    return values.astype(dtype)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        np.rint(values, out=values)
+        np.clip(values, limits.min, limits.max, out=values)
+    return _typed(values, dtype)
 
 
 AUGMENTS: dict[str, type[Augment]] = {

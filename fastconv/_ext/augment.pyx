@@ -51,6 +51,18 @@ def flip(const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const uint8_t
                         target[j] = source[w - 1 - j]
 
 
+def cut(element[:, :, :, ::1] out, const Py_ssize_t[::1] top, const Py_ssize_t[::1] left, Py_ssize_t size):
+    """Each image becomes 0 in the square whose corner is at (top, left), as far as it lies inside."""
+    cdef Py_ssize_t h = out.shape[2], w = out.shape[3], n, c, i, first, width
+    with nogil:
+        for n in range(out.shape[0]):
+            first = max(left[n], 0)
+            width = min(w - left[n], size) - (first - left[n])
+            for c in range(out.shape[1] if width > 0 else 0):
+                for i in range(max(top[n], 0), min(size + top[n], h)):
+                    memset(&out[n, c, i, first], 0, width * sizeof(element))
+
+
 def bilinear(
     const floating[:, :, :, ::1] x, floating[:, :, :, ::1] out, const double[:, ::1] y_rows,
     const double[:, ::1] y_columns, const double[:, ::1] x_rows, const double[:, ::1] x_columns
