@@ -40,8 +40,8 @@ from fastconv.training.recipes import Recipe
 from fastconv.version import __version__
 
 __all__ = [
-    "Config", "Trained", "check_regular", "check_unused", "create", "locked", "need_fit", "need_other", "net_file", "net_for",
-    "write_history", "write_json",
+    "Config", "Trained", "check_regular", "check_unused", "create", "locked", "need_fit", "need_other", "net_file",
+    "net_for", "write_history", "write_json",
 ]  # fmt: skip
 
 CONFIG = "config.json"
