@@ -68,7 +68,8 @@ def test_train_leaves_a_run_folder(capsys):
     assert lines[2].startswith("test accuracy ")
     assert "s an epoch" in lines[2]
     assert lines[3].startswith("runs/digits-1/: ")
-    assert set(lines[3].split()[1:]) == names("runs/digits-1")
+    assert set(" ".join(lines[3:]).split()[1:]) == names("runs/digits-1")
+    assert max(map(len, lines)) <= 80
     assert [line.split()[1] for line in err.splitlines()] == ["1/2", "2/2"]
 
     with Path("runs/digits-1/history.csv").open() as file:

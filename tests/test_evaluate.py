@@ -189,13 +189,14 @@ def test_what_is_decided_is_said(photographs, tmp_path, capsys):
     options = ("--epochs", 1, "--no-plots")
     status, out, _ = call(capsys, "train", photographs, "--out", tmp_path / "a", *options, "--memory-limit", "50k")
     assert status == 0
-    lines = out.splitlines()
+    assert max(map(len, out.splitlines())) <= 80 + len(str(tmp_path))
+    lines = out.replace("\n  ", " ").splitlines()
     assert lines[0].endswith("12 for validation, 18 for the test; 3 classes, 3x48x64")
     seen = "images of 30x70 to 100x40 pixels (height x width)"  # the least and the largest area
     assert lines[1] == f"{seen}, read as 48x64; --size HxW chooses another size"
     assert lines[2] == "5 of 72 images are in memory, the others in temporary storage (--memory-limit)"
     status, out, _ = call(capsys, "train", "folder", photographs, "--out", tmp_path / "b", *options, "--size", 24)
-    assert out.splitlines()[0].endswith("3 classes, 3x24x24")
+    assert "3 classes, 3x24x24\n" in out.replace("\n  ", " ")
     assert "read as" not in out
 
 
@@ -258,6 +259,14 @@ def test_predict_a_folder_to_csv(run, photographs, tmp_path, capsys):
     again = tmp_path / "b.csv"
     assert call(capsys, "predict", run, photographs / "test", "--csv", again, "--threads", 1)[0] == 0
     assert again.read_bytes() == (tmp_path / "a.csv").read_bytes()
+
+
+def test_a_file_of_the_run_is_no_target(run, photographs, capsys):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    for command in (["evaluate", run], ["predict", run, photographs / "test"]):
+        status, _, err = call(capsys, *command, "--csv", run / "history.csv")
+        assert (status, f"{run / 'history.csv'}: belongs to the run itself" in err) == (2, True)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_predict_goes_on(run, photographs, tmp_path, capsys):

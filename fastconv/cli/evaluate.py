@@ -46,9 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastconv import plots
     from fastconv.cli.outcome import Outcome
-    from fastconv.cli.rundir import Trained
+    from fastconv.cli.rundir import Trained, need_other
 
     set_threads(args)
+    for target in (args.csv, args.plot):
+        need_other(target, args.run_folder)
     if args.plot is not None:
         plots.need_matplotlib("--plot")
     trained = Trained.of(args.run_folder, args.best)

@@ -53,12 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastconv.cli.rundir import Trained
+    from fastconv.cli.rundir import Trained, need_other
     from fastconv.files import replace_whole
 
     set_threads(args)
     if args.csv is not None and args.json:
         raise UsageError("--csv and --json: which of them?")
+    need_other(args.csv, args.run_folder)
     trained = Trained.of(args.run_folder, args.best)
     if not args.json and (told := trained.told()):
         print(f"{args.prog}: {told}", file=sys.stderr, flush=True)

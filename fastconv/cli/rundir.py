@@ -40,8 +40,8 @@ from fastconv.training.recipes import Recipe
 from fastconv.version import __version__
 
 __all__ = [
-    "Config", "Trained", "check_regular", "check_unused", "create", "locked", "need_fit", "net_file", "net_for",
-    "write_history", "write_json",
+    "Config", "Trained", "check_regular", "check_unused", "create", "locked", "need_fit", "need_other", "net_file",
+    "net_for", "write_history", "write_json",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -269,9 +269,14 @@ def net_for(target: Path, place: Path, best: bool) -> Layer:
         return net_file(place, best)
     Config.read(place)  # says so where this is no run folder
     source = weights_file(place, best)
-    if target.resolve().parent == place.resolve() and target.name in FILES:
-        raise UsageError(f"{target}: belongs to the run itself")
+    need_other(target, place)
     return load_net(source, follow_links=False)
+
+
+def need_other(target: Path | None, place: Path) -> None:
+    """UsageError where what is to be written is one of a run's own files."""
+    if target is not None and target.resolve().parent == place.resolve() and target.name in FILES:
+        raise UsageError(f"{target}: belongs to the run itself")
 
 
 def epochs(folder: Path) -> tuple[int | None, int | None]:

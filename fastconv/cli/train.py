@@ -15,6 +15,7 @@ import math
 import shlex
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,14 @@ class _Speaker:
 
     def __call__(self, text: str, always: bool = False) -> None:
         if always or not self.quiet:
-            print(text, file=self.stream, flush=True)
+            print(_folded(text), file=self.stream, flush=True)
+
+
+def _folded(text: str) -> str:
+    """A line in lines that a terminal of 80 columns holds; what has lines of its own as it is."""
+    if "\n" in text:
+        return text
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _can_plot() -> bool:

@@ -73,10 +73,11 @@ class Progress:
         """The epoch is over."""
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         parts = [f"{name} {record[name]:.4f}" for name in names if name in record]
-        if self.bar is not None:
-            self.bar.set_postfix_str("  ".join(parts))
+        epoch = f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
+        if self.bar is not None:  # what is left of it are its figures, which a terminal of 80 columns holds
+            self.bar.bar_format = "{desc}"
+            self.bar.set_description_str("  ".join([epoch, *parts]))
         if self.lines:
-            epoch = f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
             print("  ".join([epoch, *parts, f"{record['seconds']:.1f} s"]), file=sys.stderr, flush=True)
         self.close()
 
