@@ -2,6 +2,7 @@
 """Loops of `fastconv.augment`, image by image, on the calling thread alone: it is one that works beside a step."""
 
 from cython cimport floating
+from libc.math cimport floor
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -100,6 +101,27 @@ def bilinear(
                         upper = between(at, h, w, top - 1, left - 1, beside)
                         lower = between(at, h, w, top, left - 1, beside)
                         target[c * height * width + j] = upper + (lower - upper) * below
+
+
+def nearest(
+    const element[:, :, :, ::1] x, element[:, :, :, ::1] out, const double[:, ::1] y_rows,
+    const double[:, ::1] y_columns, const double[:, ::1] x_rows, const double[:, ::1] x_columns
+):
+    """`bilinear`'s places: the pixel that is nearest, 0 outside of x."""
+    cdef Py_ssize_t h = x.shape[2], w = x.shape[3], n, c, i, j, row, column
+    cdef double bottom = <double> (h + 1), right = <double> (w + 1)
+    cdef element outside = 0
+    with nogil:
+        for n in range(x.shape[0]):
+            for i in range(out.shape[2]):
+                for j in range(out.shape[3]):
+                    row = <Py_ssize_t> min(max(floor(y_rows[n, i] + y_columns[n, j] + 0.5), 0.0), bottom) - 1
+                    column = <Py_ssize_t> min(max(floor(x_rows[n, i] + x_columns[n, j] + 0.5), 0.0), right) - 1
+                    for c in range(x.shape[1]):
+                        if 0 <= row < h and 0 <= column < w:
+                            out[n, c, i, j] = x[n, c, row, column]
+                        else:
+                            out[n, c, i, j] = outside
 
 
 cdef inline floating between(

@@ -15,6 +15,7 @@ from fastconv.augment import Augment
 from fastconv.layers.base import Layer
 from fastconv.machine.threads import usable_cpus
 from fastconv.training.data import STEP, ArrayBatches, Batch, StreamBatches, copied, generator
+from fastconv.training.mixing import augmented
 
 __all__ = ["ahead", "prepared"]
 
@@ -51,7 +52,7 @@ def prepared(
             x, *others = map(copied, batch) if others_batch else batch
             rng = None if draws is None else generator(draws[0], STEP, draws[1] + number)
             if augment is not None and rng is not None:
-                x = augment(x, rng)
+                x, others[0] = augmented(augment, x, others[0], rng)
                 x = copied(x) if others_change else x
             with np.errstate(all="ignore"):
                 x = net.cast(x)

@@ -40,6 +40,7 @@ from fastconv.training import checkpoint as files
 from fastconv.training.ahead import prepared
 from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
 from fastconv.training.history import History, Record, plain
+from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
 from fastconv.version import __version__
@@ -196,7 +197,9 @@ class Trainer:
                           short; a last batch of one sample is left out
         validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
                           epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
+                          mixes images, class indices become probabilities, which the loss must take (cross_entropy),
+                          and floats are mixed; an answer is right that is the class of the larger share
         callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
                           Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
@@ -367,7 +370,7 @@ class Trainer:
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
             self.optimizer.step(parameters, gradients, norm=norm)
-            self._sums.add(self.loss, loss, weight, output, y)
+            self._sums.add(self.loss, loss, weight, output, y.labels if isinstance(y, Mixed) else y)
             self._position.step += 1
             self._position.batch += 1
             self._torn = False
