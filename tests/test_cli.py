@@ -313,6 +313,16 @@ def test_folders_of_images(capsys, test):
     assert out.startswith(f"{image}: light ")
 
 
+def test_runs_beside_the_classes_are_no_class(capsys, monkeypatch):
+    pytest.importorskip("PIL")
+    write_folder(False)
+    monkeypatch.chdir("images")
+    for number in (1, 2):
+        status, out, _ = call(capsys, "train", ".", "--epochs", 1, "--size", 8)
+        assert (status, "2 classes" in out) == (0, True)
+        assert json.loads(Path(f"runs/folder-{number}/config.json").read_text())["classes"] == ["dark", "light"]
+
+
 FOLDER = ("train", "folder", "--data", "images", "--batch-size", 8, "--no-plots", "--quiet")
 
 

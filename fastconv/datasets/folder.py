@@ -308,7 +308,12 @@ def class_folder(path: Path, classes: Collection[str]) -> Path:
 
 def _subfolders(folder: Path) -> list[Path]:
     names = (entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in LITTER)
-    return sorted(entry for entry in names if entry.is_dir())
+    return sorted(entry for entry in names if entry.is_dir() and not _holds_runs(entry))
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether `fastconv train` has left its runs, with their pictures, in this folder beside the classes."""
+    return folder.name == "runs" and any(folder.glob("*/checkpoint.safetensors"))
 
 
 def _images(folder: Path) -> list[Path]:
