@@ -19,8 +19,10 @@ import numpy as np
 
 from fastconv.files import replace_whole
 
-__all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "mistakes", "need_matplotlib",
-           "receptive_field", "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
+__all__ = [
+    "FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "learning_rates", "mistakes",
+    "need_matplotlib", "receptive_field", "record_of_maps", "save", "scan", "training_curve",
+]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -100,6 +102,30 @@ def training_curve(
     if losses.get_lines():
         losses.set_ylim(bottom=0)
         losses.legend(loc="upper right", fontsize=9, frameon=False)
+    return figure
+
+
+def learning_rates(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> Any:
+    """The loss over the learning rate, on a logarithmic axis, and the rate that is suggested."""
+    figure = need_matplotlib("a picture of learning rates")(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=GRAY, linewidth=0.9, alpha=0.6, label="each step's")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    if suggestion is not None:
+        axes.axvline(suggestion, color=ORANGE, linewidth=1.5, label=f"suggested: {suggestion:.2g}")
+    axes.set_xscale("log")
+    if smoothed:
+        low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        axes.set_ylim(low - 0.1 * abs(high - low), high + 0.6 * abs(high - low) + 1e-12)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.grid(color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("The loss while the learning rate rises", fontsize=12, fontweight="bold")
+    axes.legend(loc="upper left", fontsize=9, frameon=False)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = ["Progress"]
 
 REFRESH = 0.1  # seconds between two looks at the loss
+UNSHOWN = ("epoch", "step", "lr", "seconds")  # of a record
 WIDTH = 100  # columns of a terminal that says it has none: tqdm would draw nothing
 
 
@@ -57,8 +58,7 @@ class Progress:
 
     def finish(self, record: dict[str, Any]) -> None:
         """The epoch is over."""
-        names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        parts = [f"{name} {record[name]:.4f}" for name in names if name in record]
+        parts = [f"{name} {value:.4f}" for name, value in record.items() if name not in UNSHOWN]
         if self.bar is not None:
             self.bar.set_postfix_str("  ".join(parts))
         if self.lines:
