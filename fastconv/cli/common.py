@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 __all__ = [
-    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads", "whole",
+    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads",
+    "whole",
 ]  # fmt: skip
 
 LONGEST = 900  # characters of an error: what a file holds may be in it
@@ -80,7 +81,9 @@ def picture(text: str) -> Path:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """The option --threads."""
-    parser.add_argument("--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)")
+    parser.add_argument(
+        "-t", "--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)"
+    )
 
 
 def set_threads(args: argparse.Namespace) -> None:
