@@ -56,7 +56,10 @@ class Step:
 
     def is_trainable(self) -> bool:
         """Whether any parameter is to be trained."""
-        return any(layer.is_trainable() for layer in self.layers)
+        for layer in self.layers:
+            if layer.is_trainable():
+                return True
+        return False
 
     def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """one + other, a gradient that this step made of dy: into `other` where that is memory of its own."""
