@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
 import textwrap
@@ -46,15 +47,20 @@ def need_matplotlib(what: str) -> Any:
     return Figure
 
 
-def save(figure: Any, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
+def save(
+    figure: Any, path: str | os.PathLike[str], *, numbers: Mapping[str, Any] | None = None, follow_links: bool = True
+) -> None:
     """Write the figure, whole or not at all (`files.replace_whole`); the suffix decides the format: .png, .svg or .pdf.
+
+    numbers   what the picture shows, as data: the text "numbers" of a PNG, in JSON
 
     Raises ValueError for any other suffix, OSError.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path}: a picture's name must end in {', '.join(FORMATS)}")
-    replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI), follow_links=follow_links)
+    texts = {"numbers": json.dumps(numbers)} if numbers is not None and suffix == ".png" else None
+    replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI, texts), follow_links=follow_links)
 
 
 def as_png(figure: Any, dpi: int = DPI) -> bytes:
@@ -64,9 +70,9 @@ def as_png(figure: Any, dpi: int = DPI) -> bytes:
     return file.getvalue()
 
 
-def _write(figure: Any, file: Any, suffix: str, dpi: int) -> None:
+def _write(figure: Any, file: Any, suffix: str, dpi: int, texts: dict[str, str] | None = None) -> None:
     with _any_glyph():
-        figure.savefig(file, format=suffix, dpi=dpi, facecolor="white")
+        figure.savefig(file, format=suffix, dpi=dpi, facecolor="white", metadata=texts)
 
 
 @contextlib.contextmanager
