@@ -1397,6 +1397,7 @@ def test_weights_of_classes():
     assert_same_outcome(both, after_fit(X, Y, 16, sample_weight=product))
     probabilities = after_fit(X, np.eye(4)[Y], 16, class_weight=factors)
     assert_same_outcome(probabilities, after_fit(X, Y, 16, class_weight=factors))
+    assert_same_outcome(after_fit(X, Y, 16, class_weight={}), after_fit(X, Y, 16))
 
 
 def test_weights_of_pixels():
@@ -1459,6 +1460,9 @@ def test_wrong_weights():
         trainer.fit([(X, Y)], epochs=1, sample_weight=np.ones(90))
     with pytest.raises(ValueError, match="class_weight='balanced' needs y as one array"):
         trainer.fit([(X, Y)], epochs=1, class_weight="balanced")
+    for labels in (Y - 1, Y + 10**7):
+        with pytest.raises(ValueError, match="class_weight needs targets that are class indices from 0, got"):
+            trainer.fit(X, labels, 1, class_weight="balanced")
     assert trainer.step == 0
     fc.register("own_loss", lambda x, y: (np.square(x).mean(), x), lambda dy, x: dy * 2 * x / x.size, replace=True)
     with pytest.raises(ValueError, match="own_loss: weights of samples need a loss of each sample"):

@@ -43,10 +43,12 @@ from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
 from fastconv.training.history import History, Record, plain
+from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
 from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
 from fastconv.training.progress import Progress
 from fastconv.training.rates import Rates
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
+from fastconv.training.weighting import class_weights, need_factors, of_targets
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
@@ -54,7 +56,6 @@ __all__ = ["Evaluation", "Trainer"]
 BATCH_SIZE = 128
 SEED_BITS = 128
 PARTS = ("net", "optimizer", "best", "loss", "average", "collected", "callbacks")  # of a checkpoint's arrays
-MOST_CLASSES = 1 << 20
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
 
 SETTINGS: dict[str, Any] = {  # of a run, as long as nothing else is said
@@ -304,7 +305,7 @@ class Trainer:
         if average is not None:
             settings["average"] = _decay(average)
         if class_weight is not None:
-            settings["class_weight"] = _class_weights(class_weight, y, self.loss)
+            settings["class_weight"] = class_weights(class_weight, y, self.loss)
         measures = self._measures(metrics, settings)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
@@ -373,7 +374,7 @@ class Trainer:
 
     def _begin_callbacks(self, callbacks: Iterable[CallbackLike]) -> None:
         """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
-        self._callbacks = [each if isinstance(each, Callback) else _Function(each) for each in callbacks]
+        self._callbacks = [each if isinstance(each, Callback) else Function(each) for each in callbacks]
         for callback in self._callbacks:
             kind = type(callback).__name__
             found = next((state for state in self._callback_states if state["callback"] == kind), None)
@@ -562,7 +563,7 @@ class Trainer:
         factors = None if self._settings is None else self._settings["class_weight"]
         if factors is None:
             return weight
-        own = _of_classes(np.asarray(factors), np.asarray(y))
+        own = of_targets(np.asarray(factors), np.asarray(y))
         return own if weight is None else own * weight.reshape(-1, *(1,) * (own.ndim - 1))
 
     def _average_weights(self, parameters: dict[str, np.ndarray]) -> None:
@@ -703,7 +704,7 @@ class Trainer:
             "accumulate": _integer("find_lr", "accumulate", accumulate, 1),
         }
         if class_weight is not None:
-            settings["class_weight"] = _class_weights(class_weight, y, self.loss)
+            settings["class_weight"] = class_weights(class_weight, y, self.loss)
         probe._augment = self._augmentation(augment)
         source = batches(
             "find_lr", X, y, settings["batch_size"], seed=self.seed, several=self._several, weight=sample_weight
@@ -784,10 +785,10 @@ class Trainer:
             ("best", self.best_state), ("average", self._average), ("collected", self._collected.arrays()),
         ):  # fmt: skip
             tensors.update((f"{part}.{name}", array) for name, array in (named or {}).items())
-        callbacks = [_callback_data(callback) for callback in self._callbacks] or self._callback_states
+        callbacks = [callback_data(callback) for callback in self._callbacks] or self._callback_states
         states = []
         for place, each in enumerate(callbacks):
-            state, arrays = _arrays_apart(each["callback"], each["state"])
+            state, arrays = arrays_apart(each["callback"], each["state"])
             tensors.update((f"callbacks.{place}.{name}", array) for name, array in arrays.items())
             states.append({"callback": each["callback"], **state})
         losses: dict[str, Any] = {}
@@ -917,16 +918,14 @@ class Trainer:
             if settings["average"] is not None:
                 _decay(settings["average"])
             if settings["class_weight"] is not None:
-                _need_factors(settings["class_weight"])
+                need_factors(settings["class_weight"])
             if not isinstance(settings["metrics"], list):
                 raise ValueError(f"metrics must be a list of names, got {settings['metrics']!r}")
         self._settings = settings
         self._need_position()
         self._restore_average(parts["average"])
         self._collected.restore(parts["collected"])
-        self._callback_states = [
-            _callback_from_data(n, each, parts) for n, each in enumerate(data.get("callbacks", []))
-        ]
+        self._callback_states = [callback_from_data(n, each, parts) for n, each in enumerate(data.get("callbacks", []))]
         if data["augment"] is not None:
             name = data["augment"].get("function")
             if name is not None and name not in self.functions:
@@ -992,52 +991,6 @@ class _Learnt:
         return self.gradients
 
 
-class _Function(Callback):
-    """A function that is called after every epoch."""
-
-    def __init__(self, function: Any) -> None:
-        if not callable(function):
-            raise TypeError(f"fit: a callback must be a function or a fastconv.callbacks.Callback, got {function!r}")
-        self.function = function
-
-    def on_epoch_end(self, trainer: Trainer, record: Record) -> Any:
-        return self.function(trainer, record)
-
-
-def _callback_data(callback: Callback) -> dict[str, Any]:
-    return {"callback": type(callback).__name__, "state": callback.state_dict()}
-
-
-def _arrays_apart(owner: str, state: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A callback's state as data, and the arrays in it by their places; ValueError for what is neither."""
-    data: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
-    names: dict[str, list[str] | None] = {}
-    for name, value in state.items():
-        if isinstance(value, np.ndarray) and value.ndim:
-            names[name], arrays[name] = None, value
-        elif isinstance(value, Mapping) and value and all(isinstance(each, np.ndarray) for each in value.values()):
-            names[name] = list(value)
-            arrays.update((f"{name}.{key}", each) for key, each in value.items())
-        else:
-            data[name] = plain(value)
-    try:
-        json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"save: {owner}.state_dict must hold data and arrays: {error}") from None
-    return {"state": data, "arrays": names}, arrays
-
-
-def _callback_from_data(place: int, data: dict[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `_arrays_apart` took apart."""
-    found = parts["callbacks"]
-    state = dict(data["state"])
-    for name, keys in data["arrays"].items():
-        inner = f"{place}.{name}"
-        state[name] = found[inner] if keys is None else {key: found[f"{inner}.{key}"] for key in keys}
-    return {"callback": str(data["callback"]), "state": state}
-
-
 def _times(gradient: Any, factor: float) -> Any:
     if isinstance(gradient, tuple):
         return tuple(None if each is None else _times(each, factor) for each in gradient)
@@ -1049,51 +1002,6 @@ def _decay(value: Any) -> float:
     if decay == 1:
         raise ValueError("fit: average must be below 1, got 1: with it the weights would count nothing")
     return decay
-
-
-def _class_weights(given: Any, y: Any, loss: Loss | Losses) -> list[float]:
-    """The weight of every class in order, from {class: weight} or "balanced"."""
-    if isinstance(loss, Losses):
-        raise ValueError("fit: class_weight is for one loss; of several write cross_entropy(weight=…) for each")
-    if isinstance(given, str):
-        if given != "balanced":
-            raise ValueError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
-        if y is None or isinstance(y, (Mapping, tuple)):
-            raise ValueError("fit: class_weight='balanced' needs y as one array; write {class: weight}")
-        labels = np.asarray(y)
-        if labels.dtype.kind not in "iu":
-            raise TypeError(f"fit: class_weight needs targets that are class indices, got {labels.dtype}")
-        labels = labels[~np.isin(labels, loss.ignore_index)]
-        counts = np.bincount(labels.reshape(-1))
-        there = counts > 0
-        weights = np.divide(counts.sum() / there.sum(), counts, out=np.ones(len(counts)), where=there)
-        return [float(weight) for weight in weights]
-    if not isinstance(given, Mapping):
-        raise TypeError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
-    named = {_integer("fit: class_weight", "a class", key, 0): weight for key, weight in given.items()}
-    if max(named, default=0) >= MOST_CLASSES:
-        raise ValueError(f"fit: class_weight has a class {max(named)}, beyond {MOST_CLASSES - 1}")
-    owner = "fit: class_weight"
-    return [optim.schedules.number(owner, f"of {k}", named.get(k, 1.0)) for k in range(max(named, default=-1) + 1)]
-
-
-def _need_factors(factors: Any) -> None:
-    if not isinstance(factors, list):
-        raise ValueError(f"class_weight must be a list of numbers, got {factors!r}")
-    for factor in factors:
-        optim.schedules.number("settings", "class_weight", factor)
-
-
-def _of_classes(factors: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The weight of every target, 1 for classes beyond; of probabilities (N, C, …) their mean."""
-    if y.dtype.kind == "f" and y.ndim > 1:
-        known = np.ones(y.shape[1])
-        known[: len(factors)] = factors[: len(known)]
-        return np.tensordot(y, known, (1, 0))
-    if y.dtype.kind not in "iu":
-        raise TypeError(f"fit: class_weight needs targets that are class indices, got {y.dtype}")
-    inside = (y >= 0) & (y < len(factors))
-    return np.where(inside, factors[np.where(inside, y, 0)], 1.0)
 
 
 def _samples(output: Any) -> int:
