@@ -278,8 +278,12 @@ class Trainer:
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
                           "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
-        metrics           names ("balanced_accuracy", "f1", …, see `training.metrics`), functions (y_true, y_pred) or
-                          {name: function}: of all samples of an epoch, and as val_… of all validation data
+        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, and as val_…
+                          of all validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
+                          "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
+                          "top_5_accuracy"; "mse", "mae", "rmse", "r2": scikit-learn's values. A function is given the
+                          classes that the net chose, or probabilities (N, C) where its second argument is called
+                          y_score or y_proba, or the outputs where targets are no classes
         accumulate        so many batches make a step: their gradients' mean, each batch counted as it would count in
                           one large batch (default: 1, or as before). The last step of an epoch may have fewer
         average           a decay: after every step average = decay * average + (1 - decay) * weights, begun with those
