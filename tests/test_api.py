@@ -180,6 +180,7 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_mnist": "folder",
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
+    "datasets.open_folder": "path",
     "datasets.load_image": "path",
     "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",

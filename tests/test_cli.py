@@ -20,7 +20,7 @@ from fastconv.training.recipes import RECIPES
 
 ALWAYS = {
     "config.json", "config.toml", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json",
-    "result.json",
+    "result.json", "report.json", "report.txt",
 }  # fmt: skip
 PICTURES = {"curve.png", "confusion.png", "mistakes.png"}
 QUICK = ("--batch-size", "256", "--quiet", "--no-plots")
@@ -70,7 +70,8 @@ def test_train_leaves_a_run_folder(capsys):
     assert lines[2].startswith("test accuracy ")
     assert "s an epoch" in lines[2]
     assert lines[3].startswith("runs/digits-1/: ")
-    assert set(lines[3].split()[1:]) == names("runs/digits-1")
+    assert set(" ".join(lines[3:]).split()[1:]) == names("runs/digits-1")
+    assert max(map(len, lines)) <= 80
     assert [line.split()[1] for line in err.splitlines()] == ["1/2", "2/2"]
 
     with Path("runs/digits-1/history.csv").open() as file:
@@ -508,8 +509,17 @@ def test_unknown_net():
         ("onnx exprot a b", 2, "fastconv onnx: argument export|import: invalid choice: 'exprot'"),
         ("onnx export a b --opsets 3", 2, "fastconv onnx export: unrecognized arguments: --opsets 3; did you mean"),
         ("train", 2, "which data set: digits, mnist, cifar10, folder?"),
-        ("train cats", 2, "invalid choice: 'cats'"),
-        ("train mnist", 2, "mnist needs --data DIR"),
+        ("train cats", 2, "no data set and no folder is called 'cats'; data sets are digits, mnist, cifar10, folder"),
+        ("train minst", 2, "did you mean 'mnist'?"),
+        ("train mnist", 2, "mnist needs the folder that holds its files: mnist DIR, or --data DIR"),
+        ("train . nowhere", 2, "one folder is trained on, got . and nowhere"),
+        ("train folder . --data .", 2, "the folder is given twice: . and --data ."),
+        ("train digits --augment flip,fly", 2, "no augmentation is called 'fly'"),
+        ("train digits --augment ,", 2, "it names no augmentation"),
+        ("train digits --augment flip --no-augment", 2, "--augment and --no-augment: which of them?"),
+        ("train digits --skip-unreadable", 2, "--skip-unreadable belongs to folder"),
+        ("train digits --memory-limit 2G", 2, "--memory-limit belongs to folder"),
+        ("train folder --memory-limit much", 2, "must be a number of bytes, e.g. 500M or 2G, got 'much'"),
         ("train digits --data .", 2, "digits is part of fastconv"),
         ("train digits --size 8", 2, "--size belongs to folder"),
         ("train digits --size x", 2, "must be HEIGHTxWIDTH, e.g. 32x32, got 'x'"),
@@ -528,6 +538,9 @@ def test_unknown_net():
         ("train mnist --data .", 1, "no MNIST training files"),
         ("train cifar10 --data .", 1, "no CIFAR-10 training files"),
         ("train folder --data .", 1, "the images must be in one subfolder per class"),
+        ("evaluate", 2, "the following arguments are required: RUN"),
+        ("evaluate nowhere", 2, "nowhere: is no run folder"),
+        ("evaluate nowhere --csv a.txt", 2, "the name must end in .csv, got 'a.txt'"),
         ("predict", 2, "the following arguments are required: RUN, IMAGE"),
         ("predict nowhere a.png", 2, "nowhere: is no run folder"),
         ("export", 2, "the following arguments are required: RUN, FILE"),
@@ -553,7 +566,10 @@ def test_wrong_calls_are_one_line(capsys, arguments, status, message):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "train", "predict", "export", "compare", "bench", "info", "completion"])
+COMMANDS = ("", "train", "evaluate", "predict", "export", "compare", "bench", "info", "completion")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(capsys, command):
     status, out, err = call(capsys, *command.split(), "--help")
     assert (status, err) == (0, "")

@@ -6,6 +6,7 @@
     info      what the kernels run on                         summary   a net's layers: shapes, FLOPs, receptive fields
     export    write a run's weights for other programs          onnx      nets to and from ONNX files
     completion  what a shell needs to complete commands and options
+    evaluate  what a net gets right, class by class
 
 Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard
 error.
@@ -22,23 +23,24 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastconv import _command
-from fastconv.cli import bench, compare, completion, export, info, onnx, predict, summary, train
+from fastconv.cli import bench, compare, completion, evaluate, export, info, onnx, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
 from fastconv.errors import nearest
 from fastconv.version import __version__
 
 __all__ = ["main"]
 
-COMMANDS = (train, predict, export, onnx, compare, bench, summary, info, completion)
+COMMANDS = (train, evaluate, predict, export, onnx, compare, bench, summary, info, completion)
 
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line that names the nearest of what is known; no abbreviated options, which would change their
-    meaning when another is added."""
+    meaning when another is added; what is no option may stand between options."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
         self._given: list[str] = []
+        self._inside = False
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required") and (unknown := self._unknown_option()):
@@ -47,8 +49,16 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What is left over is an error of the command that left it, not of the whole program."""
+        if self._inside:  # up to Python 3.11 the method below calls this one
+            return super().parse_known_args(args, namespace)
         self._given = sys.argv[1:] if args is None else list(args)
-        found, rest = super().parse_known_args(self._given, namespace)
+        self._inside = True
+        try:
+            commands = self._subparsers is not None
+            parse = super().parse_known_args if commands else self.parse_known_intermixed_args
+            found, rest = parse(self._given, namespace)
+        finally:
+            self._inside = False
         if rest:
             self.error(self._unrecognized(rest))
         return found, rest

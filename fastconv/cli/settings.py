@@ -29,7 +29,7 @@ from fastconv.files import open_regular
 from fastconv.optim import schedules
 from fastconv.optim.optimizers import OPTIMIZERS
 from fastconv.training.metrics import resolve_metrics
-from fastconv.training.recipes import Recipe
+from fastconv.training.recipes import RECIPES, Recipe, augmentation_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +39,7 @@ else:
 __all__ = ["Settings", "add_settings", "as_toml", "changed", "of_call", "peak", "read", "with_rate"]
 
 MOST_BYTES = 1 << 20  # of a file of settings
-OF_THE_CALL = ("data", "path", "size", "seed", "validation")
+OF_THE_CALL = ("data", "path", "size", "seed", "validation", "skip_unreadable")
 KINDS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": OPTIMIZERS, "schedule": schedules.SCHEDULES, "augment": augment.AUGMENTS,
 }  # fmt: skip
@@ -72,7 +72,7 @@ def of_call(args: argparse.Namespace, parse_size: Callable[[str], Any]) -> None:
             if key in settings:
                 value, name = settings.pop(key), {"data": "name", "path": "data"}.get(key, key)
                 value = _for_call(owner, key, value, parse_size)
-                if getattr(args, name) is None:
+                if getattr(args, name) in (None, False):
                     setattr(args, name, value)
     args.settings = [(owner, settings) for owner, settings in sources if settings]
 
@@ -81,8 +81,10 @@ def _for_call(owner: str, key: str, value: Any, parse_size: Callable[[str], Any]
     """A setting as the option of its name has it."""
     if key == "path":
         return Path(_text(owner, key, value))
-    if key == "data":
-        return _text(owner, key, value)
+    if key == "data" and value not in RECIPES:
+        raise UsageError(f"{owner}: data must be one of {', '.join(RECIPES)}, got {value!r}")
+    if key == "skip_unreadable" and type(value) is not bool:
+        raise UsageError(f"{owner}: skip_unreadable must be true or false, got {value!r}")
     if key == "size":
         try:
             return parse_size("x".join(map(str, value)) if isinstance(value, list) else str(value))
@@ -184,6 +186,12 @@ def _field(owner: str, key: str, value: Any, before: Any) -> Any:
     if key in ("optimizer", "augment"):
         if value == "none" and key == "augment":
             return None
+        words = ",".join(map(str, value)) if isinstance(value, list) else value
+        if key == "augment" and isinstance(words, str) and words not in augment.AUGMENTS:
+            try:
+                return augmentation_of(words)
+            except ValueError as error:
+                raise UsageError(f"{owner}: augment: {error}") from None
         return _table(owner, key, key, value, before)
     optional = OPTIONAL.get(key)
     if optional is not None:

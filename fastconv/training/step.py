@@ -19,6 +19,7 @@ from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.training.mixing import Mixed
 
 __all__ = ["Loss", "Losses", "resolve_loss", "value_and_grad"]
 
@@ -62,6 +63,7 @@ class Loss:
                 "outputs' names"
             )
         op = OPS[self.name]
+        target = target.mixed_for(output) if isinstance(target, Mixed) else target
         options = {name: _following(output, value) for name, value in self.options.items()}
         target = _following(output, target)
         if samples is not None:

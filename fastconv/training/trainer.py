@@ -45,6 +45,7 @@ from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays
 from fastconv.training.history import History, Record, plain
 from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
 from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
+from fastconv.training.mixing import Mixed, augmented
 from fastconv.training.progress import Progress
 from fastconv.training.rates import Rates
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
@@ -268,7 +269,9 @@ class Trainer:
                           short; a last batch of one sample is left out
         validation_data   (X, y), (X, y, sample_weight) or an iterable of batches: evaluated after every epoch, and the
                           weights of the best epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
+                          mixes images, class indices become probabilities, which the loss must take (cross_entropy),
+                          and floats are mixed; an answer is right that is the class of the larger share
         callbacks         of `fastconv.callbacks`, or functions: each is called with (trainer, record) after an epoch;
                           one that returns True ends the training. Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
@@ -278,8 +281,8 @@ class Trainer:
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
                           "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
-        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, and as val_…
-                          of all validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
+        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, as val_…
+                          of the validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
                           "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
                           "top_5_accuracy"; "mse", "mae", "rmse", "r2": scikit-learn's values. A function is given the
                           classes that the net chose, or probabilities (N, C) where its second argument is called
@@ -515,7 +518,10 @@ class Trainer:
         learnt = _Learnt(_Sums(), Collected(self._metrics))
         try:
             for x, y, *weight in group:
-                self._learn(learnt, x, y, self._samples_weights(y, *weight))
+                rng = generator(self.seed, STEP, self._position.batches + learnt.batches)
+                if self._augment is not None:
+                    x, y = augmented(self._augment, x, y, rng)
+                self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
             with blas_held(), np.errstate(all="ignore"):
                 gradients = learnt.mean_gradients(self.loss, self._accumulate)
                 norm = optim.global_norm(gradients)
@@ -538,11 +544,8 @@ class Trainer:
             raise
         return learnt.sums.result(self.loss).loss
 
-    def _learn(self, learnt: _Learnt, x: Any, y: Any, samples: np.ndarray | None) -> None:
+    def _learn(self, learnt: _Learnt, x: Any, y: Any, rng: np.random.Generator, samples: np.ndarray | None) -> None:
         """Add a batch's gradients to those of its group; `samples`: their weights."""
-        rng = generator(self.seed, STEP, self._position.batches + learnt.batches)
-        if self._augment is not None:
-            x = self._augment(x, rng)
         with blas_held(), np.errstate(all="ignore"):
             output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
             if not _samples(output):
@@ -555,8 +558,9 @@ class Trainer:
             if self._accumulate > 1 and not self.loss.is_sum:
                 gradient = _times(gradient, weight)
             learnt.add(self.net.backward(gradient, saved, False)[1])
-        learnt.sums.add(self.loss, loss, weight, output, y)
-        learnt.collected.add(self.loss, output, y)
+        labels = y.labels if isinstance(y, Mixed) else y
+        learnt.sums.add(self.loss, loss, weight, output, labels)
+        learnt.collected.add(self.loss, output, labels)
 
     @property
     def _accumulate(self) -> int:
@@ -564,6 +568,9 @@ class Trainer:
 
     def _samples_weights(self, y: Any, weight: np.ndarray | None = None) -> np.ndarray | None:
         """The weights of a batch's samples, or of their single targets, where any were given."""
+        if isinstance(y, Mixed):  # so are the weights
+            weights = self._samples_weights(y.targets, weight)
+            return None if weights is None else np.tensordot(y.shares, weights, axes=1)
         factors = None if self._settings is None else self._settings["class_weight"]
         if factors is None:
             return weight
