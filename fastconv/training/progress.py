@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["Progress", "track"]
 
 REFRESH = 0.1  # seconds between two looks at the loss
+UNSHOWN = ("epoch", "step", "lr", "seconds")  # of a record
 WIDTH = 100  # columns of a terminal that says it has none: tqdm would draw nothing
 
 
@@ -71,8 +72,7 @@ class Progress:
 
     def finish(self, record: dict[str, Any]) -> None:
         """The epoch is over."""
-        names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        parts = [f"{name} {record[name]:.4f}" for name in names if name in record]
+        parts = [f"{name} {value:.4f}" for name, value in record.items() if name not in UNSHOWN]
         epoch = f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
         if self.bar is not None:  # what is left of it are its figures, which a terminal of 80 columns holds
             self.bar.bar_format = "{desc}"

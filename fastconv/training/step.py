@@ -7,11 +7,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastconv import functional
+from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
@@ -37,19 +38,25 @@ class Loss:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, output: np.ndarray, target: Any) -> tuple[float, float]:
-        """The loss and the batch's weight."""
-        value, _, weight = self._forward(output, target)
+    def __call__(self, output: np.ndarray, target: Any, samples: np.ndarray | None = None) -> tuple[float, float]:
+        """The loss and the batch's weight. `samples`: weights of the samples, (N,), or of the single losses; the loss
+        is then their weighted mean, and the batch's weight what it is divided by."""
+        value, _, weight, _ = self._forward(output, target, samples)
         return float(value), weight
 
-    def with_gradient(self, output: np.ndarray, target: Any) -> tuple[float, float, np.ndarray]:
+    def with_gradient(
+        self, output: np.ndarray, target: Any, samples: np.ndarray | None = None
+    ) -> tuple[float, float, np.ndarray]:
         """The loss, the batch's weight and the gradient to the net's output."""
-        value, saved, weight = self._forward(output, target)
-        gradient = OPS[self.name].backward(np.ones((), output.dtype), saved, (True, False))[0]
+        value, saved, weight, shares = self._forward(output, target, samples)
+        gradient = OPS[self.name].backward(shares, saved, (True, False))[0]
         assert gradient is not None
         return float(value), weight, gradient
 
-    def _forward(self, output: np.ndarray, target: Any) -> tuple[Any, Any, float]:
+    def _forward(
+        self, output: np.ndarray, target: Any, samples: np.ndarray | None
+    ) -> tuple[Any, Any, float, np.ndarray]:
+        """The loss, what its backward needs, the batch's weight, and the gradient to what the operation gave."""
         if isinstance(output, tuple):
             raise ValueError(
                 f"{self.name}: the net's output is a tuple of {len(output)}; of a Graph write a dict of losses by the "
@@ -58,25 +65,54 @@ class Loss:
         op = OPS[self.name]
         target = target.mixed_for(output) if isinstance(target, Mixed) else target
         options = {name: _following(output, value) for name, value in self.options.items()}
-        value, saved = op.forward(output, _following(output, target), **options)
+        target = _following(output, target)
+        if samples is not None:
+            return self._weighted(output, target, samples, options)
+        value, saved = op.forward(output, target, **options)
         if np.ndim(value):
             raise ValueError(f"{self.name}: a loss must be one number, got shape {np.shape(value)} (reduction?)")
-        return value, saved, float(len(output)) if op.denominator is None else op.denominator(saved)
+        weight = float(len(output)) if op.denominator is None else op.denominator(saved)
+        return value, saved, weight, np.ones((), output.dtype)
+
+    def _weighted(
+        self, output: np.ndarray, target: Any, samples: np.ndarray, options: dict[str, Any]
+    ) -> tuple[Any, Any, float, np.ndarray]:
+        """`_forward` of weighted samples: sum(weight * loss) / sum(weight), or the sum alone."""
+        op = OPS[self.name]
+        if op.denominator is None:
+            raise ValueError(
+                f"{self.name}: weights of samples need a loss of each sample, and a loss of one's own is one number; "
+                "weigh in it, or take one of fastconv.functional's"
+            )
+        losses, saved = op.forward(output, target, **{**options, "reduction": "none"})
+        if samples.shape != losses.shape:
+            if samples.shape != losses.shape[:1]:
+                raise ShapeError(
+                    f"{self.name}: weights must be one a sample, {losses.shape[:1]}, or one a loss, {losses.shape}; "
+                    f"got {samples.shape}"
+                )
+            samples = samples.reshape(-1, *(1,) * (losses.ndim - 1))
+        counts = 1.0 if op.counts is None else op.counts(saved).reshape(losses.shape)
+        total = float((counts * np.broadcast_to(samples, losses.shape)).sum(dtype=np.float64))
+        shares = samples / (1.0 if self.is_sum else total) if total else np.zeros_like(samples)
+        value = (losses * shares).sum(dtype=np.float64) if total else math.nan
+        return value, saved, total, np.broadcast_to(shares, losses.shape).astype(output.dtype)
 
     def portion(self, value: float, weight: float) -> float:
         """What a batch's loss adds to those of other batches; a batch without weight nothing, its loss may be nan."""
         if not weight:
             return 0.0
-        return value if self._is_sum else value * weight
+        return value if self.is_sum else value * weight
 
     def whole(self, portions: float, weights: float) -> float:
         """The loss of all batches as if they were one, from the sums of their portions and weights."""
-        if self._is_sum:
+        if self.is_sum:
             return portions
         return portions / weights if weights else math.nan
 
     @property
-    def _is_sum(self) -> bool:
+    def is_sum(self) -> bool:
+        """Whether batches' losses add up: no mean."""
         return OPS[self.name].denominator is not None and self.options.get("reduction") == "sum"
 
     @property
@@ -90,33 +126,33 @@ class Losses:
     """A loss for each of several outputs of a net, and the factors with which they are added up.
 
     Targets are a dict by the outputs' names, or a tuple in the order of the net's outputs that have a loss. A batch's
-    weight is its number of samples; a loss whose targets are all ignored adds nothing.
+    weight is its number of samples, or the sum of their weights; a loss whose targets are all ignored adds nothing.
     """
 
     outputs: tuple[str, ...]  # all of the net's
     losses: dict[str, Loss]
     weights: dict[str, float]
 
-    def __call__(self, output: Any, target: Any) -> tuple[float, float]:
-        """The loss and the batch's weight."""
-        total, samples = 0.0, 0
+    def __call__(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[float, float]:
+        """The loss and the batch's weight; see `Loss`."""
+        total, whole = 0.0, 0.0
         for name, y, t in self._each(output, target):
-            value, weight = self.losses[name](y, t)
+            value, weight = self.losses[name](y, t, samples)
             total += self.weights.get(name, 1.0) * value if weight else 0.0
-            samples = len(y)
-        return total, float(samples)
+            whole = float(len(y) if samples is None else samples.sum())
+        return total, whole
 
-    def with_gradient(self, output: Any, target: Any) -> tuple[float, float, Any]:
+    def with_gradient(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[float, float, Any]:
         """The loss, the batch's weight and the gradient to each output."""
-        total, samples, gradients = 0.0, 0, dict.fromkeys(self.outputs)
+        total, whole, gradients = 0.0, 0.0, dict.fromkeys(self.outputs)
         for name, y, t in self._each(output, target):
-            value, weight, gradient = self.losses[name].with_gradient(y, t)
-            factor, samples = self.weights.get(name, 1.0), len(y)
+            value, weight, gradient = self.losses[name].with_gradient(y, t, samples)
+            factor, whole = self.weights.get(name, 1.0), float(len(y) if samples is None else samples.sum())
             if weight:
                 total += factor * value
                 gradients[name] = gradient if factor == 1 else gradient * np.asarray(factor, gradient.dtype)
         found = tuple(gradients[name] for name in self.outputs)
-        return total, float(samples), found if isinstance(output, tuple) else found[0]
+        return total, whole, found if isinstance(output, tuple) else found[0]
 
     def _each(self, output: Any, target: Any) -> list[tuple[str, np.ndarray, Any]]:
         """Per loss the output's name, the output and its targets."""
@@ -137,6 +173,8 @@ class Losses:
             )
         values = dict(zip(self.outputs, output if isinstance(output, tuple) else (output,), strict=True))
         return [(name, values[name], target[name]) for name in named]
+
+    is_sum: ClassVar[bool] = False
 
     def portion(self, value: float, weight: float) -> float:
         """See `Loss.portion`."""
