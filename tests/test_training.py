@@ -814,7 +814,7 @@ def test_bad_calls(arguments, options, error, message):
     [
         (lambda: Trainer("net", optim.SGD(0.1)), "Trainer: net must be a layer"),
         (lambda: Trainer(make_net(), 0.1), "Trainer: optimizer must be one of fastconv.optim's"),
-        (lambda: Trainer(make_net(), optim.SGD(0.1), lambda y, t: 0), "loss must be the name of an operation"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), 3), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), "cross"), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), seed=-1), "Trainer: seed must be at least 0"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), checkpoint_every=0), "checkpoint_every must be at least 1"),

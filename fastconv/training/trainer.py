@@ -38,7 +38,7 @@ from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
-from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
+from fastconv.training.step import Loss, Losses, LossLike, gradients_of, resolve_loss, samples_of, warn_of_softmax
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
@@ -72,9 +72,9 @@ class _Sums:
     def add(self, loss: Loss | Losses, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
         self.loss += loss.portion(value, weight)
         self.weight += weight
-        self.samples += _samples(output)
-        if isinstance(loss, Losses):  # none of the outputs is the net's only one
-            return
+        self.samples += samples_of(output)
+        if isinstance(loss, Losses) or not (isinstance(output, np.ndarray) and isinstance(target, np.ndarray)):
+            return  # none of the outputs is the net's only one
         if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
             right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
             self.correct += int(np.count_nonzero(right))
@@ -100,7 +100,10 @@ class Trainer:
 
     loss              a function of fastconv.functional, one from `fastconv.register`, or its name (default
                       "cross_entropy"); options by functools.partial. Of a net with several outputs a dict of them by
-                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1)
+                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1).
+                      Or a function (output, y) of one's own, composed of such (see `fastconv.value_and_grad`); one that
+                      takes the mean of samples, for a batch counts with its number of them. Files keep its name, where
+                      it has one: register("name", function)
     seed              what shuffling, augmentation and dropout are derived from (default 0)
     checkpoint        a path: a checkpoint is written there before the first step, then every `checkpoint_every` steps
                       (default: after each epoch), and when `fit` ends. See `resume`
@@ -135,7 +138,7 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = resolve_loss(loss, net, loss_weights)
         warn_of_softmax(net, self.loss)
-        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses)
+        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses) or self.loss.is_composed
         self.seed = _integer("Trainer", "seed", seed, 0)
         if self.seed >> SEED_BITS:
             raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
@@ -344,15 +347,11 @@ class Trainer:
             np.copyto(before, array)
         try:
             with blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
-                if not _samples(output):
+                output, loss, weight, gradients = gradients_of(self.net, self.loss, x, y, rng)
+                if not samples_of(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-                loss, weight, gradient = self.loss.with_gradient(output, y)
                 if weight:
                     self._need_finite("loss", loss, x)
-                else:  # all targets are ignored, or of classes without weight: nothing to learn
-                    gradient = np.zeros_like(output)
-                gradients = self.net.backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
@@ -464,7 +463,7 @@ class Trainer:
         for x, y in source.epoch(0):
             with blas_held(), np.errstate(all="ignore"):
                 output = self.net.forward(self.net.cast(x), inference)[0]
-                if _samples(output):
+                if samples_of(output):
                     sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
@@ -489,6 +488,11 @@ class Trainer:
         tensors.update((f"best.{name}", array) for name, array in (self.best_state or {}).items())
         losses: dict[str, Any] = {}
         for output, loss in self.loss.losses.items() if isinstance(self.loss, Losses) else [("", self.loss)]:
+            if loss.function is not None:
+                raise ValueError(
+                    f"save: the loss {loss.name} has no name for a file; register it, loss = "
+                    'fastconv.register("name", function), and give the Trainer that'
+                )
             options = {}
             for name, value in loss.options.items():
                 if isinstance(value, (np.ndarray, list, tuple)):
@@ -540,8 +544,8 @@ class Trainer:
         iterable must yield the batches of an epoch as it did before).
 
         functions       {name: function} for what the file names and fastconv does not know: a pair (forward, backward)
-                        is registered as an operation (see `fastconv.register`; it replaces one of that name), anything
-                        else is an augmentation
+                        is registered as an operation (see `fastconv.register`; it replaces one of that name), so is the
+                        function of a composed loss; anything else is an augmentation
         follow_links    whether `path` may be a symbolic link, now and when it goes on being the checkpoint
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
@@ -562,6 +566,10 @@ class Trainer:
                 parts[part][name] = tensor
             net = files.net_from_data(path, data["net"], parts["net"])
             optimizer = _optimizer_from_data(data["optimizer"], parts["optimizer"], parts["net"])
+            for name in _loss_names(data["loss"]):
+                composed = functions.get(name)
+                if (name not in OPS or name in FUNCTIONS) and composed is not None and not isinstance(composed, tuple):
+                    register(name, functions.pop(name), replace=True)  # type: ignore[arg-type]
             loss, factors = _loss_from_data(data["loss"], parts["loss"])
             if type(data["automatic"]) is not bool:
                 raise ValueError(f"automatic must be true or false, got {data['automatic']!r}")
@@ -627,9 +635,9 @@ class Trainer:
             raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
 
 
-def _samples(output: Any) -> int:
-    """How many samples the net's output, or each of its outputs, is of."""
-    return len(output[0] if isinstance(output, tuple) else output)
+def _loss_names(data: dict[str, Any]) -> list[str]:
+    """The names of a file's losses."""
+    return [each["name"] for each in data["each"].values()] if "each" in data else [data["name"]]
 
 
 def _loss_from_data(data: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
