@@ -527,7 +527,7 @@ def test_unknown_net():
         ("bench", 1, "bench: no such folder: the benchmarks are in the source tree"),
         ("bench --load nothing.json", 1, "nothing.json: No such file or directory"),
         ("bench --load nothing.json -k x", 2, "--load runs nothing: -k does not go with it"),
-        ("bench --plot a.doc", 2, "must end in .png, .svg, .pdf, got 'a.doc'"),
+        ("bench --plot a.doc", 2, "must end in .png, .svg or .pdf, got 'a.doc'"),
         ("bench --plot nowhere/a.png", 2, "no such folder: nowhere"),
         ("compare nothing", 2, "no kernel is called 'nothing'"),
         ("compare --repeats 0", 2, "--repeats: must be a positive integer"),

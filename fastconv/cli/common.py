@@ -58,10 +58,12 @@ def rate(text: str) -> float:
 def file_named(*suffixes: str) -> Callable[[str], Path]:
     """An argument that names a file to be written, which ends so."""
 
+    named = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+
     def path_of(text: str) -> Path:
         path = Path(text)
         if path.suffix.lower() not in suffixes:
-            raise argparse.ArgumentTypeError(f"the name must end in {' or '.join(suffixes)}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"the name must end in {named}, got {text!r}")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"no such folder: {path.parent}")
         if path.is_dir():
