@@ -1084,7 +1084,10 @@ def test_a_bar_on_terminals_of_known_and_unknown_width(columns):
 
     terminal, standard_error = os.openpty()
     fcntl.ioctl(standard_error, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = "from fastconv.training.progress import Progress; p = Progress(True, 1); p.start(1, 5, 2); p.close()"
+    code = (
+        "from fastconv.training.history import History; from fastconv.training.progress import Progress; "
+        "p = Progress(True, 1, History()); p.start(1, 5, 2); p.close()"
+    )
     subprocess.run([sys.executable, "-c", code], stderr=standard_error, check=True)
     os.close(standard_error)
     shown = os.read(terminal, 4096).decode()

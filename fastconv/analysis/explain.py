@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import notebook
 from fastconv.analysis.steps import parse_input_shapes
 from fastconv.analysis.steps import trace as follow
 from fastconv.engine import trace
@@ -58,9 +59,10 @@ class Explanation:
         """Plain numbers, strings and lists, for JSON."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
         head = ["layer", "", "output", "pass", "algorithm", "workspace", "ms", "GFLOP/s", "of GEMM"]
-        cells, before = [], None
+        cells: list[list[str]] = [head]
+        before = None
         for row in self.rows:
             convolution = row.algorithm is not None
             cells.append(
@@ -77,12 +79,19 @@ class Explanation:
             before = row.layer
         total = sum(row.milliseconds for row in self.rows)
         cells.append(["sum", "", "", "", "", "", f"{total:.3f}", "", ""])
-        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-        lines = [
+        return cells
+
+    @property
+    def _head(self) -> str:
+        return (
             f"input {'x'.join(map(str, self.input_shape))} {self.dtype}, a training step on {self.threads} threads; "
-            f"GEMM {self.gemm:.0f} GFLOP/s a thread; workspace limit {self.workspace_limit:,} bytes",
-            "",
-        ]
+            f"GEMM {self.gemm:.0f} GFLOP/s a thread; workspace limit {self.workspace_limit:,} bytes"
+        )
+
+    def __str__(self) -> str:
+        head, *cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+        lines = [self._head, ""]
         for line in (head, ["-" * width for width in widths], *cells):
             texts = [
                 text.ljust(width) if column < 5 else text.rjust(width)
@@ -90,6 +99,11 @@ class Explanation:
             ]
             lines.append("  ".join(texts).rstrip())
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self._cells(), left=5, above=self._head)
 
 
 def explain(net: Layer, input_shape: Sequence[int]) -> Explanation:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import augment as augmentations
-from fastconv import optim
+from fastconv import notebook, optim
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts
@@ -57,6 +57,9 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float | None
+
+    def _repr_html_(self) -> str:
+        return notebook.table([("loss", "accuracy"), [f"{n:.4g}" if n is not None else "" for n in self]], left=0)
 
 
 @dataclass
@@ -198,7 +201,8 @@ class Trainer:
         augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
         callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
                           Numbers that it adds to the record are kept
-        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
+        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing.
+                          In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
 
@@ -249,7 +253,7 @@ class Trainer:
         self.optimizer.total_steps = total * steps if steps else None
         self.optimizer.learning_rate()  # a schedule that lacks its total complains now
         self._write_checkpoint()
-        shown = Progress(progress, total)
+        shown = Progress(progress, total, self.history)
         callbacks = list(callbacks)
         try:
             with self._interrupts, precisions.precision(self.precision):
