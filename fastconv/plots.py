@@ -101,10 +101,10 @@ def training_curve(
         axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
     losses.set_title("Loss", fontsize=11)
     if losses.get_lines():
-        values = np.concatenate([np.asarray(line.get_ydata(), float) for line in losses.get_lines()])
-        values = values[np.isfinite(values)]
-        if values.size and values.min() >= 0 < values.max():
-            losses.set_ylim(0, 1.05 * values.max())
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in losses.get_lines()])
+        drawn = drawn[np.isfinite(drawn)]
+        if drawn.size and drawn.min() >= 0 < drawn.max():
+            losses.set_ylim(0, 1.05 * drawn.max())
         losses.legend(loc="upper right", fontsize=9, frameon=False)
     for accuracies in others:
         accuracies.set_title("Accuracy, %", fontsize=11)

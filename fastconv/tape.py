@@ -93,6 +93,9 @@ class Value(NDArrayOperatorsMixin):
     def astype(self, dtype: Any) -> Any:
         return record(self._array.astype(dtype), [self], lambda dy, needs: (dy,))
 
+    def copy(self) -> Any:
+        return self.astype(self.dtype)
+
     def reshape(self, *shape: Any) -> Any:
         array = self._array.reshape(*shape)
         return record(array, [self], lambda dy, needs: (dy.reshape(self.shape),))
@@ -157,10 +160,10 @@ class Value(NDArrayOperatorsMixin):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(np.ndarray, name):
-            meant = nearest(name, _METHODS)
-            raise AttributeError(
-                f"a value on the tape has no {name!r}{meant}; functions take it: fastconv.functional.…(x), numpy.…(x)"
+            instead = (
+                f"write numpy.{name}(x)" if hasattr(np, name) else "functions take it, fastconv.functional.relu(x)"
             )
+            raise AttributeError(f"a value on the tape has no {name!r}{nearest(name, _METHODS)}; {instead}")
         _refuse(f"ndarray.{name}")
 
     # --- NumPy's protocols
@@ -224,7 +227,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 _METHODS = ("all", "any", "argmax", "argmin", "argsort", "clip", "cumsum", "diagonal", "dot", "max", "mean", "min",
-            "ravel", "repeat", "squeeze", "std", "sum", "swapaxes", "take", "trace", "var")  # fmt: skip
+            "prod", "ravel", "repeat", "squeeze", "std", "sum", "swapaxes", "take", "trace", "var")  # fmt: skip
 for _name in _METHODS:
     setattr(Value, _name, _method(_name))
 for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):  # x += y is x = x + y
@@ -375,6 +378,8 @@ def passes(name: str, function: Callable[..., Any]) -> tuple[Callable[..., Any],
 
     def forward(*arrays: Any, **options: Any) -> tuple[np.ndarray, Any]:
         given = tuple(_taped(each) for each in arrays)
+        if not holds(given) and given:  # integers: floats, as elsewhere, where none are beside them
+            given = (Value(np.asarray(arrays[0], np.float32)), *given[1:])
         dtypes = [each.dtype for value in given for each in _each(value) if isinstance(each, Value)]
         dtype = dtypes[0] if dtypes else np.dtype(np.float32)
         output = function(*given, **_each_following(options, dtype))
@@ -409,11 +414,12 @@ def need_value(name: str, output: Any) -> None:
 
 
 def _taped(value: Any) -> Any:
-    """Arrays of floats as values."""
+    """Arrays of floats as values; lists and numbers, too."""
     if isinstance(value, tuple):
         return tuple(map(_taped, value))
-    floats = isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f"
-    return Value(value) if floats else value
+    if isinstance(value, list | float):
+        value = np.asarray(value)
+    return Value(value) if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f" else value
 
 
 def _each(value: Any) -> tuple[Any, ...]:
@@ -507,6 +513,7 @@ _RULES: dict[Any, tuple[Callable[..., Any], ...]] = {  # of each input: (dy, y, 
         lambda dy, y, a, b: dy * b / (a * a + b * b),
         lambda dy, y, a, b: -dy * a / (a * a + b * b),
     ),
+    np.remainder: (lambda dy, y, a, b: dy, lambda dy, y, a, b: -dy * np.floor_divide(a, b)),
     np.hypot: (lambda dy, y, a, b: dy * a / y, lambda dy, y, a, b: dy * b / y),
     np.negative: (lambda dy, y, x: -dy,),
     np.positive: (lambda dy, y, x: dy,),
@@ -627,6 +634,42 @@ def _std(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -
     return np.sqrt(np.var(a, axis=axis, ddof=ddof, keepdims=keepdims))
 
 
+def _prod(a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The gradient is the product of the others, 0 among them or not."""
+    if axis is None:
+        return np.prod(a.reshape(-1), axis=0).reshape((1,) * a.ndim if keepdims else ())
+
+    def pullback(dy: np.ndarray, needs: tuple[bool, ...]) -> tuple[np.ndarray]:
+        x = np.moveaxis(a._array, axis, 0)
+        others = np.ones_like(x)
+        others[1:] = np.cumprod(x[:-1], axis=0)
+        others[:-1] *= np.cumprod(x[:0:-1], axis=0)[::-1]
+        return (np.moveaxis(others, 0, axis) * _spread(dy, a, axis, keepdims),)
+
+    return record(np.prod(a._array, axis=axis, keepdims=keepdims), [a], pullback)
+
+
+def _average(a: Any, axis: Any = None, weights: Any = None, *, keepdims: bool = False) -> Any:
+    if weights is None:
+        return np.mean(a, axis=axis, keepdims=keepdims)
+    if np.shape(weights) != np.shape(a):
+        raise TypeError("numpy.average: on the tape weights have the shape of what they weigh")
+    total = np.sum(weights, axis=axis, keepdims=keepdims)
+    return np.sum(a * weights, axis=axis, keepdims=keepdims) / total
+
+
+def _split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
+    n = ary.shape[axis]
+    at = indices_or_sections
+    if isinstance(at, int | np.integer):
+        at = np.split(np.arange(n), at)  # says what does not divide
+        ends = np.cumsum([len(part) for part in at])
+    else:
+        ends = np.array([*at, n])
+    moved = np.moveaxis(ary, axis, 0)
+    return [np.moveaxis(moved[a:b], 0, axis) for a, b in itertools.pairwise([0, *ends.tolist()])]
+
+
 def _cumsum(a: Any, axis: Any = None) -> Any:
     if axis is None:
         return np.cumsum(a.reshape(-1), axis=0)
@@ -736,6 +779,9 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.min: _extreme(np.min),
     np.var: _var,
     np.std: _std,
+    np.prod: _prod,
+    np.average: _average,
+    np.split: _split,
     np.cumsum: _cumsum,
     np.clip: _clip,
     np.where: _where,

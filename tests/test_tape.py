@@ -79,6 +79,12 @@ COMPOSED = {  # name: (function, arrays away from kinks)
         lambda x, w: F.conv2d(x, w=w, padding=1).mean() + np.square(w).sum(), (CUBE[:, None], CUBE[:1, None]),
     ),
     "naive": (lambda a: fc.reference.gelu(a), (A,)),
+    "products": (lambda a: a.prod() + np.prod(a, axis=1).sum() * np.prod(a, axis=0, keepdims=True), (A,)),
+    "averages": (
+        lambda a, b: np.average(a) + np.average(a, axis=1, weights=b + 9).sum() * np.average(b, axis=0), (A, B),
+    ),
+    "halves": (lambda a: np.split(a, 2, axis=1)[0] * np.split(a, [1, 2])[1][:, 2:] + a.copy()[:, :2], (A,)),
+    "remainder": (lambda a, b: np.remainder(a, b + 3) + a % 2.5, (A, B)),
     "indices beside": (lambda c: F.max_pool1d(c, 2, return_indices=True)[0], (CUBE,)),
 }  # fmt: skip
 UNARY = {
@@ -173,6 +179,8 @@ def test_kinks():
     assert gradient(lambda x: np.clip(x, 0, 1).sum(), [0.0, 1, 2]) == [1, 1, 0]
     assert gradient(lambda x: (x**0).sum(), [0.0, 2]) == [0, 0]
     assert gradient(lambda x: x[:0].sum(), [0.0, 2]) == [0, 0]
+    assert gradient(lambda x: x.prod(), [2.0, 0, 3]) == [0, 6, 0]
+    assert gradient(lambda x: x.prod(), [2.0, 0, 0]) == [0, 0, 0]
 
 
 def test_types_follow():
@@ -231,8 +239,10 @@ def test_what_has_no_gradient_is_said(name):
 def test_unknown_names_are_attribute_errors():
     x = tape.Value(A)
     assert not hasattr(x, "iloc")
-    with pytest.raises(AttributeError, match=r"no 'meen'; did you mean 'mean'\?; functions take it"):
+    with pytest.raises(AttributeError, match=r"no 'meen'; did you mean 'mean'\?; functions take it, fastconv.func"):
         x.meen()
+    with pytest.raises(AttributeError, match=r"no 'exp'; .*write numpy.exp\(x\)|no 'exp'; write numpy.exp\(x\)"):
+        x.exp()
     copy.deepcopy(x)
 
 
@@ -522,6 +532,7 @@ def test_registered(registry):
     y, pullback = vjp(swish2, A, beta=2.0)
     np.testing.assert_allclose(y, A / (1 + np.exp(-2 * A)))
     assert type(swish2(A)) is np.ndarray
+    assert swish2(np.arange(3)).dtype == np.float32 and swish2([1.0, 2.0]).shape == (2,)
     dy = np.ones_like(A)
     check_gradients(lambda x: F.swish2(x, beta=2.0), (A,), dy, pullback(dy), (0,))
     net = fc.Sequential(fc.Linear(4, 4, rng=0), fc.Function("swish2", beta=2.0)).astype(np.float64)
