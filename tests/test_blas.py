@@ -28,7 +28,7 @@ def test_every_product_in_pieces(short_counts, dtype):
         for turn_a, turn_b in itertools.product((False, True), repeat=2):
             y = np.full((m, n), np.nan, dtype)
             left, right = (np.ascontiguousarray(a.T) if turn_a else a), (np.ascontiguousarray(b.T) if turn_b else b)
-            blas.matmul(left, turn_a, right, turn_b, y, m, n, 1)
+            blas.matmul(left, turn_a, right, turn_b, None, y, m, n, 1)
             np.testing.assert_array_equal(y, a.astype(int) @ b.astype(int))
 
 

@@ -75,9 +75,9 @@ for dtype in (np.float32, np.float64):
                     found.update(np.ascontiguousarray(array).tobytes())
     for size in (1, 7, 1000, 40_001):
         p, g, m, v, t = draw(size), draw(size), draw(size), draw(size) ** 2, draw(size) ** 2
-        optim.sgd(p, g, m, 0.9, 0.01, 0.1, 0.9, True, 1)
-        optim.adam(p, g, m, v, t, 0.9, 0.01, 0.99, 0.9, 0.999, 0.01, 0.7, 1e-8, 1)
-        optim.rmsprop(p, g, v, m, t, 0.9, 0.01, 0.1, 0.9, 1e-8, 0.5, 1)
+        optim.sgd([(p, g, m, 0.9, 0.01, 0.1, 0.9, True)], 1)
+        optim.adam([(p, g, m, v, t, 0.9, 0.01, 0.99, 0.9, 0.999, 0.01, 0.7, 1e-8)], 1)
+        optim.rmsprop([(p, g, v, m, t, 0.9, 0.01, 0.1, 0.9, 1e-8, 0.5)], 1)
         for array in (p, m, v, t):
             found.update(array.tobytes())
 print(found.hexdigest())

@@ -127,7 +127,7 @@ MOMENTS = {
     "in the first checkpoint": lambda: before_call(os, "fsync", 1, half_written),
     "forward": lambda: before_call(fc.layers.base.OpLayer, "forward", 60),
     "backward": lambda: before_call(fc.layers.base.OpLayer, "backward", 33),
-    "half-way through an update": lambda: before_call(optim.SGD, "_update", 43),
+    "half-way through an update": lambda: before_call(optim.SGD, "_entry", 43),
     "half-written checkpoint": lambda: before_call(os, "fsync", 13, half_written),
     "before the rename": lambda: before_call(os, "replace", 5),
     "validation": lambda: before_call(Trainer, "_evaluate", 2),
@@ -919,7 +919,7 @@ def test_stops_when_a_gradient_is_not_finite():
 def test_interrupt_waits_for_the_step_and_saves(tmp_path, undisturbed):
     path = tmp_path / "checkpoint"
     for moment in (
-        (optim.SGD, "_update", 30),
+        (optim.SGD, "_entry", 30),
         (fc.layers.base.OpLayer, "forward", 50),
         (augment.Shift, "_apply", 4),
         (Trainer, "_finish_epoch", 1),
@@ -946,12 +946,12 @@ def test_interrupted_twice_in_an_update(tmp_path):
         signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optim.SGD, "_update", optim.SGD._update)
-        before_call(optim.SGD, "_update", 32, twice)
+        patch.setattr(optim.SGD, "_entry", optim.SGD._entry)
+        before_call(optim.SGD, "_entry", 32, twice)
         with pytest.raises(KeyboardInterrupt):
             run(path)
         trainer = Trainer(make_net(), optim.SGD(0.1))
-        before_call(optim.SGD, "_update", 3, twice)
+        before_call(optim.SGD, "_entry", 3, twice)
         with pytest.raises(KeyboardInterrupt):
             trainer.fit(X, Y, epochs=1)
     assert Trainer.resume(path).step == 6

@@ -5,6 +5,7 @@ def matmul(
     transpose_a: bool,
     b: ndarray,
     transpose_b: bool,
+    bias: ndarray | None,
     out: ndarray,
     row_block: int,
     column_block: int,

@@ -14,7 +14,6 @@
 typedef struct {
     const void *g;
     void *m; /* NULL where there is no momentum */
-    ptrdiff_t size;
     double scale, decay, lr, momentum;
     int nesterov;
 } Sgd;
@@ -23,7 +22,6 @@ typedef struct {
     const void *g;
     void *mean, *square;
     void *largest; /* NULL without AMSGrad */
-    ptrdiff_t size;
     double scale, decay, keep, beta1, beta2, step_size, correction, eps;
 } Adam;
 
@@ -32,7 +30,6 @@ typedef struct {
     void *square;
     void *average; /* NULL where it is not centred */
     void *m;       /* NULL where there is no momentum */
-    ptrdiff_t size;
     double scale, decay, lr, alpha, eps, momentum;
 } RmsProp;
 

@@ -1,5 +1,5 @@
 # distutils: extra_compile_args = -fno-math-errno -ffp-contract=off
-"""Optimiser steps: one pass over a parameter, its gradient and the optimiser's memory, each as one run of elements.
+"""Optimiser steps: one pass over the parameters, their gradients and the optimiser's memory, each a run of elements.
 
 Every element goes its own way, so that neither the number of threads nor the width of vectors can show; the loops are
 in optim_typed.h. `scale` multiplies the gradient (clipping), `decay` times the parameter is added to it (L2). The
@@ -8,8 +8,10 @@ is 0 below the type's smallest normal number (`normal`), for arithmetic with den
 zeros would stay one for ever.
 """
 
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython cimport floating
 
+from fastconv._ext.buffers cimport float_size, read_run, write_to
 from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run, run_whole
 
@@ -20,7 +22,6 @@ cdef extern from "optim.h" nogil:
     ctypedef struct Sgd:
         const void *g
         void *m
-        Py_ssize_t size
         double scale, decay, lr, momentum
         int nesterov
 
@@ -29,7 +30,6 @@ cdef extern from "optim.h" nogil:
         void *mean
         void *square
         void *largest
-        Py_ssize_t size
         double scale, decay, keep, beta1, beta2, step_size, correction, eps
 
     ctypedef struct RmsProp:
@@ -37,7 +37,6 @@ cdef extern from "optim.h" nogil:
         void *square
         void *average
         void *m
-        Py_ssize_t size
         double scale, decay, lr, alpha, eps, momentum
 
     double squares_float(const float *, Py_ssize_t count)
@@ -70,63 +69,144 @@ cdef void squares_task(const floating *x, const Squares *c, Py_ssize_t task, int
         c.sums[task] = squares_double(x + at, count)
 
 
-def sgd(
-    floating[::1] p, const floating[::1] g, floating[::1] momentum_of, double scale, double decay, double lr,
-    double momentum, bint nesterov, int num_threads,
-):
-    """p -= lr * u; u is the gradient, or its running sum where there is momentum; `momentum_of` may be None."""
-    cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
-    cdef Sgd c = Sgd(&g[0], m, p.shape[0], scale, decay, lr, momentum, nesterov)
-    with nogil:
-        run_whole(<Task> sgd_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
+cdef struct Part:
+    void *p
+    Py_ssize_t size, first  # its tasks begin there
+    bint single  # float32
 
 
-cdef void sgd_task(floating *p, const Sgd *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
-    if floating is float:
-        sgd_float(p, c, at, count)
+cdef struct Step:
+    const Part *parts
+    const void *rules  # of each part an Sgd, Adam or RmsProp
+
+
+cdef void *begin(list work, Py_ssize_t rule, Step *step) except NULL:
+    """Memory for a rule of so many bytes for each part, and for the parts, which are filled."""
+    cdef Py_ssize_t i, tasks_before = 0
+    cdef char *memory = <char *> PyMem_Malloc((len(work) + 1) * (sizeof(Part) + rule))
+    cdef Part *parts = <Part *> memory
+    if memory == NULL:
+        raise MemoryError()
+    try:
+        for i in range(len(work)):
+            p = work[i][0]
+            parts[i] = Part(
+                write_to(p, p.size, float_size(p)), p.size, tasks_before, float_size(p) == sizeof(float)
+            )
+            tasks_before += tasks(parts[i].size, RUN)
+    except BaseException:
+        PyMem_Free(memory)
+        raise
+    parts[len(work)] = Part(NULL, 0, tasks_before, False)
+    step.parts, step.rules = parts, memory + (len(work) + 1) * sizeof(Part)
+    return memory
+
+
+cdef inline const Part *part_of(const Step *step, Py_ssize_t task) noexcept nogil:
+    cdef const Part *part = step.parts
+    while part[1].first <= task:
+        part += 1
+    return part
+
+
+def sgd(list work, int num_threads):
+    """p -= lr * u; u is the gradient, or its running sum where there is momentum.
+
+    work: of each parameter (p, g, running sum or None, scale, decay, lr, momentum, nesterov)
+    """
+    cdef Step step
+    cdef Py_ssize_t i, size, itemsize
+    cdef void *memory = begin(work, sizeof(Sgd), &step)
+    cdef Sgd *rules = <Sgd *> step.rules
+    try:
+        for i, (_, g, m, scale, decay, lr, momentum, nesterov) in enumerate(work):
+            size, itemsize = step.parts[i].size, sizeof(float) if step.parts[i].single else sizeof(double)
+            rules[i] = Sgd(read_run(g, size, itemsize), NULL, scale, decay, lr, momentum, nesterov)
+            if m is not None:
+                rules[i].m = write_to(m, size, itemsize)
+        run_whole(<Task> sgd_task, NULL, &step, step.parts[len(work)].first, num_threads)
+    finally:
+        PyMem_Free(memory)
+
+
+cdef void sgd_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Part *part = part_of(step, task)
+    cdef const Sgd *rule = <const Sgd *> step.rules + (part - step.parts)
+    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
+    if part.single:
+        sgd_float(<float *> part.p, rule, at, count)
     else:
-        sgd_double(p, c, at, count)
+        sgd_double(<double *> part.p, rule, at, count)
 
 
-def adam(
-    floating[::1] p, const floating[::1] g, floating[::1] mean, floating[::1] square, floating[::1] largest,
-    double scale, double decay, double keep, double beta1, double beta2, double step_size, double correction,
-    double eps, int num_threads,
-):
+def adam(list work, int num_threads):
     """p = keep * p - step_size * mean / (sqrt(square) / correction + eps), after both averages took the gradient in;
-    with `largest`, which may be None, in place of square the largest that it was."""
-    cdef floating *top = NULL if largest is None else &largest[0]
-    cdef Adam c = Adam(
-        &g[0], &mean[0], &square[0], top, p.shape[0], scale, decay, keep, beta1, beta2, step_size, correction, eps
-    )
-    with nogil:
-        run_whole(<Task> adam_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
+    with `largest` in place of square the largest that it was.
+
+    work: of each parameter (p, g, mean, square, largest or None, scale, decay, keep, beta1, beta2, step_size,
+    correction, eps)
+    """
+    cdef Step step
+    cdef Py_ssize_t i, size, itemsize
+    cdef void *memory = begin(work, sizeof(Adam), &step)
+    cdef Adam *rules = <Adam *> step.rules
+    try:
+        for i, (_, g, mean, square, top, scale, decay, keep, beta1, beta2, step_size, correction, eps) in enumerate(
+            work
+        ):
+            size, itemsize = step.parts[i].size, sizeof(float) if step.parts[i].single else sizeof(double)
+            rules[i] = Adam(
+                read_run(g, size, itemsize), write_to(mean, size, itemsize), write_to(square, size, itemsize), NULL,
+                scale, decay, keep, beta1, beta2, step_size, correction, eps,
+            )
+            if top is not None:
+                rules[i].largest = write_to(top, size, itemsize)
+        run_whole(<Task> adam_task, NULL, &step, step.parts[len(work)].first, num_threads)
+    finally:
+        PyMem_Free(memory)
 
 
-cdef void adam_task(floating *p, const Adam *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
-    if floating is float:
-        adam_float(p, c, at, count)
+cdef void adam_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Part *part = part_of(step, task)
+    cdef const Adam *rule = <const Adam *> step.rules + (part - step.parts)
+    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
+    if part.single:
+        adam_float(<float *> part.p, rule, at, count)
     else:
-        adam_double(p, c, at, count)
+        adam_double(<double *> part.p, rule, at, count)
 
 
-def rmsprop(
-    floating[::1] p, const floating[::1] g, floating[::1] square, floating[::1] average, floating[::1] momentum_of,
-    double scale, double decay, double lr, double alpha, double eps, double momentum, int num_threads,
-):
-    """p -= lr * d / (sqrt(square) + eps), or its running sum; `average` (centred) and `momentum_of` may be None."""
-    cdef floating *a = NULL if average is None else &average[0]
-    cdef floating *m = NULL if momentum_of is None else &momentum_of[0]
-    cdef RmsProp c = RmsProp(&g[0], &square[0], a, m, p.shape[0], scale, decay, lr, alpha, eps, momentum)
-    with nogil:
-        run_whole(<Task> rmsprop_task[floating], &p[0], &c, tasks(c.size, RUN), num_threads)
+def rmsprop(list work, int num_threads):
+    """p -= lr * d / (sqrt(square) + eps), or its running sum.
+
+    work: of each parameter (p, g, square, average or None (not centred), running sum or None, scale, decay, lr, alpha,
+    eps, momentum)
+    """
+    cdef Step step
+    cdef Py_ssize_t i, size, itemsize
+    cdef void *memory = begin(work, sizeof(RmsProp), &step)
+    cdef RmsProp *rules = <RmsProp *> step.rules
+    try:
+        for i, (_, g, square, average, m, scale, decay, lr, alpha, eps, momentum) in enumerate(work):
+            size, itemsize = step.parts[i].size, sizeof(float) if step.parts[i].single else sizeof(double)
+            rules[i] = RmsProp(
+                read_run(g, size, itemsize), write_to(square, size, itemsize), NULL, NULL, scale, decay, lr, alpha, eps,
+                momentum,
+            )
+            if average is not None:
+                rules[i].average = write_to(average, size, itemsize)
+            if m is not None:
+                rules[i].m = write_to(m, size, itemsize)
+        run_whole(<Task> rmsprop_task, NULL, &step, step.parts[len(work)].first, num_threads)
+    finally:
+        PyMem_Free(memory)
 
 
-cdef void rmsprop_task(floating *p, const RmsProp *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t at = task * RUN, count = min(<Py_ssize_t> RUN, c.size - at)
-    if floating is float:
-        rmsprop_float(p, c, at, count)
+cdef void rmsprop_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Part *part = part_of(step, task)
+    cdef const RmsProp *rule = <const RmsProp *> step.rules + (part - step.parts)
+    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
+    if part.single:
+        rmsprop_float(<float *> part.p, rule, at, count)
     else:
-        rmsprop_double(p, c, at, count)
+        rmsprop_double(<double *> part.p, rule, at, count)

@@ -46,6 +46,20 @@ cdef void log_sums_task(const floating *x, const Softmax *c, Py_ssize_t task, in
     log_sums_block(x + first * c.width, c.sums + 2 * first, min(c.block, c.rows - first), c.width)
 
 
+def cross_entropy(
+    const floating[:, ::1] x, const long long[::1] target, double[:, ::1] sums, double[::1] losses, int num_threads
+):
+    """The losses of class indices, and sums as of `log_sums`; False where an index is out of range."""
+    cdef Py_ssize_t i, n = x.shape[0], width = x.shape[1]
+    for i in range(n):
+        if not 0 <= target[i] < width:
+            return False
+    log_sums(x, sums, num_threads)
+    for i in range(n):
+        losses[i] = (sums[i, 0] - x[i, <Py_ssize_t> target[i]]) + sums[i, 1]
+    return True
+
+
 cdef void log_sums_block(const floating *x, double *sums, Py_ssize_t count, Py_ssize_t c) noexcept nogil:
     """As many rows at a time as `part` holds; a longer row piece by piece."""
     cdef floating part[PART]
@@ -185,7 +199,7 @@ cdef struct CrossEntropy:
     const void *direct
     const void *smooth
     double weight_sum
-    Py_ssize_t rows, width, block
+    Py_ssize_t rows, width, block, step  # step: of direct, 0 where all rows share one
 
 
 def cross_entropy_backward(
@@ -195,13 +209,17 @@ def cross_entropy_backward(
     """The gradient to logits x for class indices `target`, all in range.
 
     dx[i, j] = p[i, j] * (direct[i] + smooth[i] * weight_sum) - smooth[i] * weight[j] - (direct[i] if j == target[i])
+
+    direct of length 1 is that of all rows; where smooth, and so weight, is None it is 0.
     """
     if x.shape[0] == 0:
         return
     cdef CrossEntropy c = CrossEntropy(
-        &x[0, 0], &sums[0, 0], &target[0], &weight[0], &direct[0], &smooth[0], weight_sum, x.shape[0], x.shape[1],
-        rows_together(x.shape[1]),
+        &x[0, 0], &sums[0, 0], &target[0], NULL, &direct[0], NULL, weight_sum, x.shape[0], x.shape[1],
+        rows_together(x.shape[1]), 1 if direct.shape[0] == x.shape[0] else 0,
     )
+    if smooth is not None:
+        c.weight, c.smooth = &weight[0], &smooth[0]
     with nogil:
         run(<Task> cross_entropy_task[floating], &dx[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
@@ -210,20 +228,22 @@ cdef void cross_entropy_task(floating *dx, const CrossEntropy *c, Py_ssize_t tas
     cdef Py_ssize_t first = task * c.block, count = min(c.block, c.rows - first), width = c.width, i, j
     cdef const long long *target = c.target + first
     cdef const floating *weight = <const floating *> c.weight
-    cdef const floating *direct = <const floating *> c.direct + first
-    cdef const floating *smooth = <const floating *> c.smooth + first
+    cdef const floating *direct = <const floating *> c.direct + first * c.step
+    cdef const floating *smooth = <const floating *> c.smooth
     cdef floating weight_sum = <floating> c.weight_sum, whole, share
+    if smooth != NULL:
+        smooth += first
     dx += first * width
     log_p_block(<const floating *> c.x + first * width, c.sums + 2 * first, dx, count, width)
     exponentials(dx, count * width)
     for i in range(count):
-        share = smooth[i]
-        whole = direct[i] + share * weight_sum
+        share = 0 if smooth == NULL else smooth[i]
+        whole = direct[i * c.step] + share * weight_sum
         if share == 0:
             for j in range(width):
                 dx[j] *= whole
         else:
             for j in range(width):
                 dx[j] = dx[j] * whole - share * weight[j]
-        dx[target[i]] -= direct[i]
+        dx[target[i]] -= direct[i * c.step]
         dx += width

@@ -115,7 +115,7 @@ def gemm_rate(dtype: str = "float32") -> float:
     with blas_held():
         for _ in range(GEMM_RUNS):
             start = time.perf_counter()
-            blas.matmul(a, False, a, False, out, GEMM, GEMM, 1)
+            blas.matmul(a, False, a, False, None, out, GEMM, GEMM, 1)
             seconds = min(seconds, time.perf_counter() - start)
     return 2 * GEMM**3 / seconds / 1e9
 

@@ -351,16 +351,21 @@ class Layer:
         """This layer and every layer inside, with its name ("" for this one)."""
         yield prefix, self
         for name, child in self.children().items():
-            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+            full = f"{prefix}.{name}" if prefix else name
+            if getattr(child.children, "__func__", None) is Layer.children:
+                yield full, child
+            else:
+                yield from child.walk(full)
 
     def named_arrays(self, buffers: bool = True) -> Iterator[tuple[str, Layer, str]]:
         """Per parameter (and buffer): its full name, its layer, the attribute; of a shared layer the first name."""
         seen: set[int] = set()
         for prefix, layer in self.walk():
-            if id(layer) in seen:
+            names = layer.parameter_names + layer.buffer_names if buffers else layer.parameter_names
+            if not names or id(layer) in seen:
                 continue
             seen.add(id(layer))
-            for name in (*layer.parameter_names, *(layer.buffer_names if buffers else ())):
+            for name in names:
                 if getattr(layer, name) is not None:
                     yield (f"{prefix}.{name}" if prefix else name), layer, name
 
@@ -470,6 +475,17 @@ class Layer:
         table: Summary = HANDED_IN["summary"](self, input_shape)
         return table
 
+    def for_inference(self) -> Self:
+        """A copy that only answers: in inference mode, its arrays read-only (writing to one raises ValueError), batch
+        norms that follow a convolution or a linear layer folded into its weights (their place takes an `Identity`), and
+        what the kernels make of weights made once, at the first call. Its answers are the net's, to the last bits.
+
+        It does not follow later changes of the net. A copy of it, or what `load` makes of its file, can be written to
+        and is trained as any net; what was folded stays so.
+        """
+        answering: Self = HANDED_IN["for_inference"](self)
+        return answering
+
     # --- configuration
 
     def config(self) -> dict[str, Any]:
@@ -532,7 +548,8 @@ class OpLayer(Layer):
         return None
 
     def is_trainable(self) -> bool:
-        return any(name not in self._frozen and getattr(self, name) is not None for name in self.parameter_names)
+        names = self.parameter_names
+        return bool(names) and any(name not in self._frozen and getattr(self, name) is not None for name in names)
 
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""
@@ -553,11 +570,15 @@ class OpLayer(Layer):
 
     def wanted(self) -> list[bool]:
         """Which of them are trained."""
+        if not self.positional:
+            return []
         return [name in self.parameter_names and name not in self._frozen for name in self.positional]
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         wanted = self.wanted()
         dx, *others = OPS[self.op].backward(dy, saved, (need_dx, *wanted))
+        if not wanted:
+            return dx, {}
         gradients = {
             name: gradient
             for name, gradient, want in zip(self.positional, others, wanted, strict=False)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import blas, reduce
+from fastconv._ext import blas
 from fastconv.arrays import CHANNELS_LAST, as_floats, channel_sums, logical, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
@@ -107,39 +107,46 @@ shape_of_y = memoised("x", "w", "b")(rule)
 
 def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b, shape = shape_of_y("linear", x, w, b)
-    y = product(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T)
-    if b is not None and y.size:
-        reduce.add_row(y, np.ascontiguousarray(b), threads_for(2 * y.nbytes))
+    y = product(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T, b)
     return y if x.ndim == 2 else y.reshape(shape), (x, w, b is not None)
 
 
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     x, w, has_bias = saved
-    dy_rows, x_rows = dy.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
-    dx = product(dy_rows, w).reshape(x.shape) if needs[0] else None  # y = x @ w.T
-    dw = product(dy_rows.T, x_rows) if needs[1] else None
-    db = None
+    dx: np.ndarray | None = None
+    dw: np.ndarray | None = None
+    db: np.ndarray | None = None
+    if x.ndim == 2:
+        dy_rows, x_rows = dy, x
+    else:
+        dy_rows, x_rows = dy.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
+    if needs[0]:
+        dx = product(dy_rows, w)  # y = x @ w.T
+        dx = dx if x.ndim == 2 else dx.reshape(x.shape)
+    if needs[1]:
+        dw = product(dy_rows.T, x_rows)
     if has_bias and len(needs) > 2 and needs[2]:
         db = channel_sums(np.ascontiguousarray(dy_rows))
     return dx, dw, db
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b; a matrix whose transpose is contiguous goes to BLAS as it is."""
+def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """a @ b, plus bias (columns,); a matrix whose transpose is contiguous goes to BLAS as it is."""
     (m, k), n = a.shape, b.shape[1]
     y = allocate("linear", (m, n), a.dtype)
     if not k:
-        y[...] = 0
+        y[...] = 0 if bias is None else bias
         return y
-    wanted = max(TASKS, m * n * k // LONGEST)
-    pieces = 1 if m * n * k < SMALL else max(1, min(wanted, max(m, n) // NARROWEST))
-    row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
+    row_block, column_block = max(1, m), max(1, n)
+    if (work := m * n * k) >= SMALL:
+        pieces = max(1, min(max(TASKS, work // LONGEST), max(m, n) // NARROWEST))
+        row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
     a, a_turned = _matrix(a)
     b, b_turned = _matrix(b)
+    if bias is not None and not bias.flags.c_contiguous:
+        bias = np.ascontiguousarray(bias)
     with blas_held():
-        blas.matmul(
-            a, a_turned, b, b_turned, y, max(1, row_block), max(1, column_block), threads_for(m * n * k // 4)
-        )  # fmt: skip
+        blas.matmul(a, a_turned, b, b_turned, bias, y, row_block, column_block, threads_for(work // 4))
     return y
 
 

@@ -121,11 +121,11 @@ class Optimizer:
         every = [self._options, *({**self._options, **group["options"]} for group in self._groups)]
         return set(self.slots).difference(*map(self._slots, every))
 
-    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
-        raise NotImplementedError
+    kernel: ClassVar[Any]  # (entries, threads)
 
-    def _threads(self, g: np.ndarray) -> int:
-        return threads_for(self.kernel_passes * g.nbytes)
+    def _entry(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> tuple[Any, ...]:
+        """What the kernel takes of one parameter."""
+        raise NotImplementedError
 
     # --- options
 
@@ -223,23 +223,28 @@ class Optimizer:
         rates = {id(plan.options["lr"]): plan.options["lr"] for _, plan, _ in work}
         now = {key: self._rate(rate, self.steps) for key, rate in rates.items()}
         with uninterrupted():
-            for name, plan, g in work:
-                self._update_one(name, plan, g, scale, now[id(plan.options["lr"])])
+            self._update([(name, plan, g, scale, now[id(plan.options["lr"])]) for name, plan, g in work])
             self.steps += 1
 
-    def _update_one(self, name: str, plan: _Plan, g: np.ndarray, scale: float, lr: float) -> None:
-        updates = self._updates[name] = self._updates.get(name, 0) + 1
-        if plan.dense is not plan.parameter:
-            np.copyto(plan.dense, plan.parameter)
-        l1, share = plan.options["l1"], -scale if plan.options["maximize"] else scale
-        if l1:
-            g, share = share * g + l1 * np.sign(plan.flat), 1.0
-        self._update(plan, g, share, lr, updates)
-        if plan.dense is not plan.parameter:
-            np.copyto(plan.parameter, plan.dense)
+    def _update(self, work: list[tuple[str, _Plan, np.ndarray, float, float]]) -> None:
+        """All parameters in one pass; each its name, plan, gradient, the gradient's factor and the rate."""
+        entries, size = [], 0
+        for name, plan, g, scale, lr in work:
+            updates = self._updates[name] = self._updates.get(name, 0) + 1
+            if plan.dense is not plan.parameter:
+                np.copyto(plan.dense, plan.parameter)
+            l1, share = plan.options["l1"], -scale if plan.options["maximize"] else scale
+            if l1:
+                g, share = share * g + l1 * np.sign(plan.dense), 1.0
+            entries.append(self._entry(plan, g, share, lr, updates))
+            size += g.nbytes
+        self.kernel(entries, threads_for(self.kernel_passes * size))
+        for _, plan, *_ in work:
+            if plan.dense is not plan.parameter:
+                np.copyto(plan.parameter, plan.dense)
 
     def _prepare(self, name: str, p: np.ndarray, g: np.ndarray) -> tuple[_Plan, np.ndarray]:
-        """The plan for a parameter, and its gradient as one run in the same memory order."""
+        """The plan for a parameter, and its gradient as a run of memory in the same order."""
         plan = self._plans.get(name)
         if plan is None or plan.parameter is not p:
             plan = self._plans[name] = self._plan(name, p)
@@ -247,7 +252,7 @@ class Optimizer:
             raise ValueError(f"{self._name}.step: {name} has shape {p.shape}, its gradient {g.shape}")
         if g.dtype != p.dtype:
             g = g.astype(p.dtype)
-        return plan, arrays.flat(arrays.like(self._name, g, plan.dense))
+        return plan, g if g.strides == plan.dense.strides else arrays.like(self._name, g, plan.dense)
 
     def _plan(self, name: str, p: np.ndarray) -> _Plan:
         owner = f"{self._name}.step"
@@ -355,7 +360,7 @@ class SGD(Optimizer):
     """
 
     slots = ("momentum",)
-    kernel_passes = 5
+    kernel, kernel_passes = staticmethod(kernels.sgd), 5
 
     def __init__(
         self,
@@ -398,12 +403,12 @@ class SGD(Optimizer):
     def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
         return self.slots if options["momentum"] else ()
 
-    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+    def _entry(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> tuple[Any, ...]:
         o = plan.options
         taken = 1 - o["dampening"] if o["momentum"] and updates > 1 else 1.0
-        kernels.sgd(
+        return (
             plan.flat, g, plan.flats.get("momentum"), taken * scale, taken * o["weight_decay"], lr, o["momentum"],
-            o["nesterov"], self._threads(g),
+            o["nesterov"],
         )  # fmt: skip
 
 
@@ -414,7 +419,7 @@ class Adam(Optimizer):
     """
 
     slots = ("mean", "square", "largest")
-    kernel_passes = 7
+    kernel, kernel_passes = staticmethod(kernels.adam), 7
     decoupled: ClassVar[bool] = False  # weight decay shrinks the parameter itself
 
     def __init__(
@@ -444,16 +449,16 @@ class Adam(Optimizer):
     def _slots(self, options: dict[str, Any]) -> tuple[str, ...]:
         return self.slots if options["amsgrad"] else self.slots[:2]
 
-    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+    def _entry(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> tuple[Any, ...]:
         o, flats = plan.options, plan.flats
         beta1, beta2 = o["betas"]
         decay = o["weight_decay"]
         keep = 1.0
         if self.decoupled:
             decay, keep = 0.0, 1 - lr * decay
-        kernels.adam(
+        return (
             plan.flat, g, flats["mean"], flats["square"], flats.get("largest"), scale, decay, keep, beta1, beta2,
-            lr / (1 - beta1**updates), math.sqrt(1 - beta2**updates), o["eps"], self._threads(g),
+            lr / (1 - beta1**updates), math.sqrt(1 - beta2**updates), o["eps"],
         )  # fmt: skip
 
 
@@ -490,7 +495,7 @@ class RMSprop(Optimizer):
     """
 
     slots = ("square", "average", "momentum")
-    kernel_passes = 5
+    kernel, kernel_passes = staticmethod(kernels.rmsprop), 5
 
     def __init__(
         self,
@@ -518,11 +523,11 @@ class RMSprop(Optimizer):
         used = {"square": True, "average": options["centered"], "momentum": options["momentum"]}
         return tuple(slot for slot in self.slots if used[slot])
 
-    def _update(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> None:
+    def _entry(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> tuple[Any, ...]:
         o, flats = plan.options, plan.flats
-        kernels.rmsprop(
+        return (
             plan.flat, g, flats["square"], flats.get("average"), flats.get("momentum"), scale, o["weight_decay"], lr,
-            o["alpha"], o["eps"], o["momentum"], self._threads(g),
+            o["alpha"], o["eps"], o["momentum"],
         )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class Plan:
                 aliases.update({_dotted(name, each): _dotted(known, each) for each in layer.parameter_names})
         self.prefixes = tuple(tuple(first[id(layer)] for layer in step.layers) for step in self.steps)
         self.aliases = aliases
+        self._known: dict[tuple[str, str], str] = {}
         last: dict[int, int] = {}
         for index, step in enumerate(self.steps):
             last[step.output] = index  # where nobody reads it
@@ -78,8 +79,11 @@ class Plan:
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""
-        full = _dotted(prefix, name)
-        return self.aliases.get(full, full)
+        known = self._known.get((prefix, name))
+        if known is None:
+            full = _dotted(prefix, name)
+            known = self._known[prefix, name] = self.aliases.get(full, full)
+        return known
 
     def __str__(self) -> str:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
@@ -96,9 +100,10 @@ def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
     known: dict[bool, Plan] | None = getattr(net, "_plans", None)
     if known is None:
         known = net._plans = {}
-    if fusing not in known or not known[fusing].holds(net):
-        known[fusing] = Plan(net, fusing)
-    return known[fusing]
+    kept = known.get(fusing)
+    if kept is None or not kept.holds(net):
+        kept = known[fusing] = Plan(net, fusing)
+    return kept
 
 
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
@@ -107,7 +112,7 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
     saved: list[Any] = []
-    for step, dead in zip(plan.steps, plan.dead, strict=True):
+    for step, dead in zip(plan.steps, plan.dead):  # noqa: B905
         y, kept = step.call([values[value] for value in step.inputs], context)
         values[step.output] = y
         if context.keep:
@@ -126,7 +131,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
     needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
     for step in plan.steps:
-        needed[step.output] = step.is_trainable() or any(needed[value] for value in step.inputs)
+        needed[step.output] = step.is_trainable() or True in map(needed.__getitem__, step.inputs)
     sent: dict[int, Any] = {}
     for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
         if part is not None:
@@ -145,15 +150,15 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
         of_step, shape, dtype = kept[index]
         if shape is not None and (here.shape != shape or here.dtype != dtype):  # a layer of somebody's own sent it
             here = _fitting(step, here, shape, dtype)
-        parts, found = step.backward(here, of_step, tuple(needed[value] for value in step.inputs))
+        parts, found = step.backward(here, of_step, tuple(map(needed.__getitem__, step.inputs)))
         del of_step
         if once:
             kept[index] = None
-        for value, part in zip(step.inputs, parts, strict=True):
+        for value, part in zip(step.inputs, parts):  # noqa: B905  # strict costs as much as the rest of this line
             if part is not None and needed[value]:
                 sent[value] = step.accumulate(sent[value], part, here) if value in sent else part
         del here, parts
-        for prefix, inside in zip(prefixes, found, strict=True):
+        for prefix, inside in zip(prefixes, found):  # noqa: B905
             for name, gradient in inside.items():
                 full = plan.known(prefix, name)
                 gradients[full] = gradients[full] + gradient if full in gradients else gradient

@@ -14,6 +14,7 @@ import numpy as np
 from fastconv import functional, tape
 from fastconv.errors import nearest
 from fastconv.layers.base import Context, Layer
+from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
 from fastconv.ops.common import number
@@ -233,7 +234,7 @@ def _following(output: Any, value: Any) -> Any:
 
 def resolve_loss(loss: LossLike, net: Layer | None = None, weights: Mapping[str, float] | None = None) -> Loss | Losses:
     """What `_one` takes as a Loss; a dict of that by the names of the net's outputs as Losses, with their factors."""
-    outputs: tuple[str, ...] = getattr(net, "outputs", ())
+    outputs = net.outputs if isinstance(net, Graph) else ()
     if weights is not None and not isinstance(weights, Mapping):
         raise TypeError(f"loss_weights must be a dict of factors by the outputs' names, got {weights!r}")
     if isinstance(loss, Mapping):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import softmax as kernels
-from fastconv.arrays import as_array, as_floats
+from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
@@ -174,6 +174,9 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> G
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
+DOUBLE = np.dtype(np.float64)
+
+
 class Saved(NamedTuple):
     table: np.ndarray  # x (rows, C)
     log_sums: np.ndarray | None  # (rows, 2) as of `row_log_sums`; None: x holds log-probabilities
@@ -186,6 +189,10 @@ def forward(
     op: str, x: Any, target: Any, *, weight: Any = None, ignore_index: int = -100, label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
+    if op == "cross_entropy" and weight is None and _are_usual(ignore_index, label_smoothing, reduction):
+        usual = _usual_forward(op, x, target)
+        if usual is not None:
+            return usual
     a = prepare(op, x, target, weight, ignore_index, label_smoothing, reduction)
     table = as_rows(op, a.x, 1)
     log_sums = row_log_sums(op, table) if op == "cross_entropy" else None
@@ -200,6 +207,26 @@ def forward(
         else:
             y = reduced(float(losses.sum()), reduction, denominator, table.dtype)
     return y, Saved(table, log_sums, a, reduction, denominator)
+
+
+def _are_usual(ignore_index: Any, label_smoothing: Any, reduction: Any) -> bool:
+    """A plain mean."""
+    numbers = type(ignore_index) is int and type(label_smoothing) in (int, float)
+    return numbers and ignore_index < 0 and not label_smoothing and isinstance(reduction, str) and reduction == "mean"
+
+
+def _usual_forward(op: str, x: Any, target: Any) -> tuple[np.ndarray, Saved] | None:
+    """The mean loss of rows of logits and their classes, all of which count; None for anything else. The same bits."""
+    if not (type(x) is type(target) is np.ndarray and x.ndim == 2 and x.dtype in FLOATS and x.flags.c_contiguous):
+        return None
+    if not (target.dtype == np.int64 and target.shape == x.shape[:1] and x.size):
+        return None
+    target = target.copy()
+    log_sums, losses = allocate(op, (len(x), 2), DOUBLE), allocate(op, x.shape[:1], DOUBLE)
+    if not kernels.cross_entropy(x, target, log_sums, losses, threads_for(WORK * x.nbytes)):
+        return None
+    a = Arguments(x, target, False, None, None, 0.0)
+    return reduced(float(losses.sum()), "mean", len(x), x.dtype), Saved(x, log_sums, a, "mean", float(len(x)))
 
 
 def _hard_losses(a: Arguments, table: np.ndarray, log_sums: np.ndarray | None) -> tuple[np.ndarray, float]:
@@ -237,6 +264,18 @@ def _goals(op: str, a: Arguments) -> np.ndarray:
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     table, log_sums, a, reduction, denominator = saved
     dx = allocate(op, table.shape, table.dtype)
+    if (
+        log_sums is not None
+        and a.valid is a.weight is None
+        and not a.probabilities
+        and not a.smoothing
+        and dy.ndim == 0
+    ):
+        share = np.array([float(dy) / denominator if reduction == "mean" else float(dy)]).astype(dx.dtype)
+        kernels.cross_entropy_backward(
+            table, log_sums, a.target, None, share, None, 0.0, dx, threads_for(WORK * dx.nbytes)
+        )
+        return from_rows(dx, a.x.shape, 1), None
     dtarget = None
     with np.errstate(all="ignore"):
         shares = dy.reshape(-1).astype(np.float64)
