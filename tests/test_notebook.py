@@ -214,8 +214,9 @@ def test_a_notebook_is_executed(tmp_path):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [[output.get("data", {}) for output in cell.outputs] for cell in book.cells]
-    assert not any(output.output_type in ("error", "stream") for cell in book.cells for output in cell.outputs)
-    (curve,) = [data["text/html"] for data in outputs[0] if "text/html" in data]
+    said = [output for cell in book.cells for output in cell.outputs if output.output_type == "stream"]
+    assert all("Warning" not in output.text for output in said)  # the bar, where ipywidgets is missing
+    (curve,) = (data["text/html"] for data in outputs[0] if "text/html" in data)
     assert Read(curve).rows[1][0] == "3" and Read(curve).images
     assert "image/png" in outputs[2][0]
     for place in (1, 3, 4, 5, 6):

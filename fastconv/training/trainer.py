@@ -351,9 +351,9 @@ class Trainer:
             np.copyto(before, array)
         try:
             with blas_held(), np.errstate(all="ignore"):
-                output, loss, weight, gradients = gradients_of(self.net, self.loss, x, y, rng)
-                if not samples_of(output):
+                if any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
+                output, loss, weight, gradients = gradients_of(self.net, self.loss, x, y, rng)
                 if weight:
                     self._need_finite("loss", loss, x)
                 norm = optim.global_norm(gradients)
