@@ -586,15 +586,15 @@ def test_saved_where_it_has_a_name(tmp_path, registry):
     with pytest.raises(ValueError, match="save: the loss <lambda> has no name for a file; register it") as caught:
         anonymous.save(tmp_path / "a.ckpt")
     assert "\n" not in str(caught.value)
-    fc.register("focal", focal)
+    fc.register("focal_tried", focal)
     whole = fc.Trainer(small_net(), optim.SGD(0.05, momentum=0.9), loss=focal)  # itself, or what register returned
     whole.fit(X, y, epochs=4)
-    trainer = fc.Trainer(small_net(), optim.SGD(0.05, momentum=0.9), loss=F.focal, checkpoint=tmp_path / "b.ckpt")
+    trainer = fc.Trainer(small_net(), optim.SGD(0.05, momentum=0.9), loss=F.focal_tried, checkpoint=tmp_path / "b.ckpt")
     trainer.fit(X, y, epochs=2)
-    del OPS["focal"], FUNCTIONS["focal"]
-    with pytest.raises(fc.FormatError, match="its loss 'focal' is not registered"):
+    del OPS["focal_tried"], FUNCTIONS["focal_tried"]
+    with pytest.raises(fc.FormatError, match="its loss 'focal_tried' is not registered"):
         fc.Trainer.resume(tmp_path / "b.ckpt")
-    again = fc.Trainer.resume(tmp_path / "b.ckpt", functions={"focal": focal})
+    again = fc.Trainer.resume(tmp_path / "b.ckpt", functions={"focal_tried": focal})
     again.fit(X, y, epochs=4)
     for name, array in whole.net.state_dict().items():
         np.testing.assert_array_equal(again.net.state_dict()[name], array)
