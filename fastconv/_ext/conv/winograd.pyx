@@ -143,7 +143,8 @@ cdef struct ForwardBlocks:
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
-    bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, bint relu, int num_threads,
+    bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, bint relu,
+    int num_threads,
 ):
     """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
     ready: u holds the transformed weights.
