@@ -563,6 +563,24 @@ def test_trains_with_a_composed_loss():
     assert whole.accuracy is not None
 
 
+def test_batches_that_make_one_step_are_one_batch():
+    """Of a composed loss as of an operation; weights of samples it has to know itself."""
+    X, y = data()
+
+    def entropy(out, y):
+        return F.cross_entropy(out, y)
+
+    found = []
+    for loss, batch_size, accumulate in ((entropy, 40, 1), (entropy, 16, 3), ("cross_entropy", 16, 3)):
+        net = fc.Sequential(fc.Flatten(), fc.Linear(16, 3, rng=0)).astype(np.float64)
+        fc.Trainer(net, optim.SGD(0.1), loss).fit(X, y, epochs=3, batch_size=batch_size, accumulate=accumulate)
+        found.append(net.state_dict()["1.weight"])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-9)
+    with pytest.raises(ValueError, match="entropy: weights of samples need a loss of each sample"):
+        fc.Trainer(small_net(), optim.SGD(0.1), entropy).fit(X, y, epochs=1, sample_weight=np.ones(40))
+
+
 def test_validation_leaves_nets_that_a_loss_calls(registry):
     X, y = data()
     net = small_net()

@@ -15,6 +15,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -312,6 +313,9 @@ class Layer:
     def freeze(self, name: str | int = "") -> Self:
         """Stop training the parameter or the layer called `name`, or everything; returns the net.
 
+        name   where nothing is called so, a pattern in fnmatch's sense of the names of layers and parameters:
+               "layer[12].*", "*.bias"
+
         A layer, with those inside it, is frozen as a whole: its running statistics are used and kept as well, in every
         call. A parameter alone is just not trained. Dropout goes by `train` and `eval`, frozen or not. Raises
         ValueError where nothing is called so.
@@ -329,6 +333,11 @@ class Layer:
             name = str(name)  # as in net[0]
         if not isinstance(name, str):
             raise TypeError(f"{what}: a layer or a parameter is given by its name, got {name!r}; everything: {what}()")
+        names = [*(place for place, _ in self.walk() if place), *(full for full, _, _ in self._named(trainable=False))]
+        if name not in names and (meant := [each for each in names if fnmatchcase(each, name)]):
+            for each in meant:
+                self._set_frozen(each, frozen)
+            return self
         for prefix, layer in self.walk():
             if not name or prefix == name or prefix.startswith(f"{name}."):
                 found = True

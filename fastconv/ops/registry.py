@@ -32,6 +32,7 @@ class Op:
     `needs` (a bool per positional argument) says that nobody asks for it.
     reference, reference_backward: the same, in naive loops.
     denominator(saved) -> of a loss, what its mean is divided by: how much a batch counts beside others.
+    counts(saved) -> of a loss with reduction="none", what each of its elements counts in that; None: 1.
     check(**options): raises what a call with these options raises whatever the arrays; layers ask when they are made.
     composed: the function of which a tape made both passes.
     """
@@ -43,6 +44,7 @@ class Op:
     reference_backward: Backward | None = None
     denominator: Callable[[Any], float] | None = None
     check: Callable[..., Any] | None = None
+    counts: Callable[[Any], np.ndarray] | None = None
     composed: Callable[..., Any] | None = None
 
 
@@ -60,9 +62,10 @@ def add(
     *,
     denominator: Callable[[Any], float] | None = None,
     check: Callable[..., Any] | None = None,
+    counts: Callable[[Any], np.ndarray] | None = None,
 ) -> None:
     """List one of fastconv's own operations."""
-    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check)
+    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check, counts)
 
 
 def face(declared: Function) -> Function:

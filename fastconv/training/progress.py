@@ -16,6 +16,7 @@ __all__ = ["Progress"]
 
 REFRESH = 0.1  # seconds between two looks at the loss
 REDRAW = 1.0, 10  # seconds between two curves at least, and how many times what one takes
+UNSHOWN = ("epoch", "step", "lr", "seconds")  # of a record
 WIDTH = 100  # columns of a terminal that says it has none: tqdm would draw nothing
 
 
@@ -70,8 +71,7 @@ class Progress:
 
     def finish(self, record: dict[str, Any]) -> None:
         """The epoch is over."""
-        names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        parts = [f"{name} {record[name]:.4f}" for name in names if name in record]
+        parts = [f"{name} {value:.4f}" for name, value in record.items() if name not in UNSHOWN]
         if self.bar is not None:
             self.bar.set_postfix_str("  ".join(parts))
         if self.lines:

@@ -7,12 +7,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
 from fastconv import functional, tape
-from fastconv.errors import nearest
+from fastconv.errors import ShapeError, nearest
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
@@ -48,31 +48,38 @@ class Loss:
         """Whether a tape differentiates it."""
         return self.function is not None or OPS[self.name].composed is not None
 
-    def __call__(self, output: np.ndarray, target: Any) -> tuple[float, float]:
-        """The loss and the batch's weight; nets that a composed loss calls are in inference."""
+    def __call__(self, output: np.ndarray, target: Any, samples: np.ndarray | None = None) -> tuple[float, float]:
+        """The loss and the batch's weight; nets that a composed loss calls are in inference. `samples`: weights of the
+        samples, (N,), or of the single losses; the loss is then their weighted mean, and the batch's weight what it is
+        divided by."""
         with tape.Recording({}, {}, Context(training=False, keep=False)):
-            value, _, weight = self._forward(output, target)
+            value, _, weight, _ = self._forward(output, target, samples)
         return float(value), weight
 
-    def with_gradient(self, output: np.ndarray, target: Any) -> tuple[float, float, np.ndarray]:
+    def with_gradient(
+        self, output: np.ndarray, target: Any, samples: np.ndarray | None = None
+    ) -> tuple[float, float, np.ndarray]:
         """The loss, the batch's weight and the gradient to the net's output."""
-        value, saved, weight = self._forward(output, target)
-        gradient = self.op.backward(np.ones((), np.result_type(value)), saved, (True, False))[0]
+        value, saved, weight, shares = self._forward(output, target, samples)
+        gradient = self.op.backward(shares, saved, (True, False))[0]
         assert gradient is not None
         return float(value), weight, gradient
 
-    def recorded(self, output: Any, target: Any) -> tuple[tape.Value, float]:
+    def recorded(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[tape.Value, float]:
         """The same of an output on the tape."""
         if self.is_composed:
+            if samples is not None:
+                raise self._no_weights()
             options = {name: _following(output, value) for name, value in self.options.items()}
             function = self.function or OPS[self.name].composed
             assert function is not None
             value = function(*_arguments(output, target), **options)
             return need_number(self.name, value), float(samples_of(output))
-        number, weight, gradient = self.with_gradient(tape.detached(output), target)
+        number, weight, gradient = self.with_gradient(tape.detached(output), target, samples)
         return tape.record(np.asarray(number, output.dtype), [output], lambda dy, needs: (gradient * dy,)), weight
 
-    def _forward(self, output: Any, target: Any) -> tuple[Any, Any, float]:
+    def _forward(self, output: Any, target: Any, samples: np.ndarray | None) -> tuple[Any, Any, float, np.ndarray]:
+        """The loss, what its backward needs, the batch's weight, and the gradient to what the operation gave."""
         op = self.op
         if isinstance(output, tuple) and op.composed is None:
             raise ValueError(
@@ -81,25 +88,56 @@ class Loss:
             )
         options = {name: _following(output, value) for name, value in self.options.items()}
         arguments = (output, _following(output, target)) if op.composed is None else _arguments(output, target)
+        if samples is not None:
+            return self._weighted(output, arguments[-1], samples, options)
         value, saved = op.forward(*arguments, **options)
         if np.ndim(value):
             raise _no_number(self.name, np.shape(value))
-        return value, saved, float(samples_of(output)) if op.denominator is None else op.denominator(saved)
+        weight = float(samples_of(output)) if op.denominator is None else op.denominator(saved)
+        return value, saved, weight, np.ones((), _first(output).dtype)
+
+    def _no_weights(self) -> ValueError:
+        return ValueError(
+            f"{self.name}: weights of samples need a loss of each sample, and a loss of one's own is one number; "
+            "weigh in it, or take one of fastconv.functional's"
+        )
+
+    def _weighted(
+        self, output: np.ndarray, target: Any, samples: np.ndarray, options: dict[str, Any]
+    ) -> tuple[Any, Any, float, np.ndarray]:
+        """`_forward` of weighted samples: sum(weight * loss) / sum(weight), or the sum alone."""
+        op = self.op
+        if op.denominator is None:
+            raise self._no_weights()
+        losses, saved = op.forward(output, target, **{**options, "reduction": "none"})
+        if samples.shape != losses.shape:
+            if samples.shape != losses.shape[:1]:
+                raise ShapeError(
+                    f"{self.name}: weights must be one a sample, {losses.shape[:1]}, or one a loss, {losses.shape}; "
+                    f"got {samples.shape}"
+                )
+            samples = samples.reshape(-1, *(1,) * (losses.ndim - 1))
+        counts = 1.0 if op.counts is None else op.counts(saved).reshape(losses.shape)
+        total = float((counts * np.broadcast_to(samples, losses.shape)).sum(dtype=np.float64))
+        shares = samples / (1.0 if self.is_sum else total) if total else np.zeros_like(samples)
+        value = (losses * shares).sum(dtype=np.float64) if total else math.nan
+        return value, saved, total, np.broadcast_to(shares, losses.shape).astype(output.dtype)
 
     def portion(self, value: float, weight: float) -> float:
         """What a batch's loss adds to those of other batches; a batch without weight nothing, its loss may be nan."""
         if not weight:
             return 0.0
-        return value if self._is_sum else value * weight
+        return value if self.is_sum else value * weight
 
     def whole(self, portions: float, weights: float) -> float:
         """The loss of all batches as if they were one, from the sums of their portions and weights."""
-        if self._is_sum:
+        if self.is_sum:
             return portions
         return portions / weights if weights else math.nan
 
     @property
-    def _is_sum(self) -> bool:
+    def is_sum(self) -> bool:
+        """Whether batches' losses add up: no mean."""
         return self.op.denominator is not None and self.options.get("reduction") == "sum"
 
     @property
@@ -113,46 +151,47 @@ class Losses:
     """A loss for each of several outputs of a net, and the factors with which they are added up.
 
     Targets are a dict by the outputs' names, or a tuple in the order of the net's outputs that have a loss. A batch's
-    weight is its number of samples; a loss whose targets are all ignored adds nothing.
+    weight is its number of samples, or the sum of their weights; a loss whose targets are all ignored adds nothing.
     """
 
     outputs: tuple[str, ...]  # all of the net's
     losses: dict[str, Loss]
     weights: dict[str, float]
 
-    def __call__(self, output: Any, target: Any) -> tuple[float, float]:
-        """The loss and the batch's weight."""
-        total, samples = 0.0, 0
+    def __call__(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[float, float]:
+        """The loss and the batch's weight; see `Loss`."""
+        total, whole = 0.0, 0.0
         for name, y, t in self._each(output, target):
-            value, weight = self.losses[name](y, t)
+            value, weight = self.losses[name](y, t, samples)
             total += self.weights.get(name, 1.0) * value if weight else 0.0
-            samples = len(y)
-        return total, float(samples)
+            whole = float(len(y) if samples is None else samples.sum())
+        return total, whole
 
-    def with_gradient(self, output: Any, target: Any) -> tuple[float, float, Any]:
+    def with_gradient(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[float, float, Any]:
         """The loss, the batch's weight and the gradient to each output."""
-        total, samples, gradients = 0.0, 0, dict.fromkeys(self.outputs)
+        total, whole, gradients = 0.0, 0.0, dict.fromkeys(self.outputs)
         for name, y, t in self._each(output, target):
-            value, weight, gradient = self.losses[name].with_gradient(y, t)
-            factor, samples = self.weights.get(name, 1.0), len(y)
+            value, weight, gradient = self.losses[name].with_gradient(y, t, samples)
+            factor, whole = self.weights.get(name, 1.0), float(len(y) if samples is None else samples.sum())
             if weight:
                 total += factor * value
                 gradients[name] = gradient if factor == 1 else gradient * np.asarray(factor, gradient.dtype)
         found = tuple(gradients[name] for name in self.outputs)
-        return total, float(samples), found if isinstance(output, tuple) else found[0]
+        return total, whole, found if isinstance(output, tuple) else found[0]
 
     @property
     def is_composed(self) -> bool:
         """See `Loss.is_composed`: any of them."""
         return any(loss.is_composed for loss in self.losses.values())
 
-    def recorded(self, output: Any, target: Any) -> tuple[tape.Value, float]:
+    def recorded(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[tape.Value, float]:
         """See `Loss.recorded`."""
-        total, samples = tape.Value(np.zeros((), _first(output).dtype)), 0
+        total, whole = tape.Value(np.zeros((), _first(output).dtype)), 0.0
         for name, y, t in self._each(output, target):
-            value, weight = self.losses[name].recorded(y, t)
-            total, samples = total + self.weights.get(name, 1.0) * value if weight else total, len(y)
-        return total, float(samples)
+            value, weight = self.losses[name].recorded(y, t, samples)
+            total = total + self.weights.get(name, 1.0) * value if weight else total
+            whole = float(len(y) if samples is None else samples.sum())
+        return total, whole
 
     def _each(self, output: Any, target: Any) -> list[tuple[str, np.ndarray, Any]]:
         """Per loss the output's name, the output and its targets."""
@@ -173,6 +212,8 @@ class Losses:
             )
         values = dict(zip(self.outputs, output if isinstance(output, tuple) else (output,), strict=True))
         return [(name, values[name], target[name]) for name in named]
+
+    is_sum: ClassVar[bool] = False
 
     def portion(self, value: float, weight: float) -> float:
         """See `Loss.portion`."""
@@ -374,20 +415,37 @@ def value_and_grad(
 
 
 def gradients_of(
-    net: Layer, loss: Loss | Losses, x: Any, y: Any, rng: np.random.Generator | None = None
+    net: Layer,
+    loss: Loss | Losses,
+    x: Any,
+    y: Any,
+    rng: np.random.Generator | None = None,
+    samples: np.ndarray | None = None,
+    weighed: bool = False,
 ) -> tuple[Any, float, float, Gradients]:
-    """A training step's work: the output, the loss, the batch's weight, and the gradients to the parameters."""
+    """A training step's work: the output, the loss, the batch's weight, and the gradients to the parameters.
+
+    samples   weights of the samples;  weighed   the gradients times the batch's weight, to be added to other batches'
+    """  # fmt: skip
     if not loss.is_composed:
         output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
-        value, weight, gradient = loss.with_gradient(output, y)
+        value, weight, gradient = loss.with_gradient(output, y, samples)
         if not weight:  # all targets are ignored, or of classes without weight: nothing to learn
             gradient = np.zeros_like(output)
-        return output, value, weight, net.backward(gradient, saved, False)[1]
+        return output, value, weight, net.backward(_times(gradient, weight) if weighed else gradient, saved, False)[1]
     with _recording([net], rng) as recorded:
         output = net(x)
-        total, weight = loss.recorded(output, y)
+        total, weight = loss.recorded(output, y, samples)
     arrays = tuple(map(tape.detached, output)) if isinstance(output, tuple) else tape.detached(output)
-    return arrays, float(total.item()), weight, _named(net, recorded.gradients(total))
+    found = _named(net, recorded.gradients(total * weight if weighed else total))
+    return arrays, float(total.item()), weight, found
+
+
+def _times(gradient: Any, weight: float) -> Any:
+    """The gradient to the output, or to each, times a batch's weight."""
+    if isinstance(gradient, tuple):
+        return tuple(None if each is None else _times(each, weight) for each in gradient)
+    return gradient * np.asarray(weight, gradient.dtype)
 
 
 def _recording(nets: Iterable[Layer], rng: np.random.Generator | None) -> tape.Recording:
