@@ -287,8 +287,8 @@ class Trainer:
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
                           "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
-        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, and as val_…
-                          of all validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
+        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, as val_…
+                          of the validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
                           "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
                           "top_5_accuracy"; "mse", "mae", "rmse", "r2": scikit-learn's values. A function is given the
                           classes that the net chose, or probabilities (N, C) where its second argument is called
