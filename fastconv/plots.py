@@ -7,6 +7,7 @@ into one; `save` writes it. The colours are Okabe and Ito's, which colour-blind 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -31,6 +32,7 @@ OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
 KNOWN = {"fastconv": BLUE, "numpy": "#E69F00", "naive": "#999999"}
 FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
+SCREEN = 100  # dots an inch in a notebook
 MOST_MISTAKES = 40  # images on the sheet
 SHEET_COLUMNS = 8
 CELL, GAP, HEADING = (1.5, 1.86), 0.1, 0.85  # of the sheet, in inches
@@ -41,12 +43,20 @@ MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
 def need_matplotlib(what: str) -> Any:
-    """matplotlib's Figure class; ImportError that names the extra where it is missing."""
+    """matplotlib's Figure class, whose figures show in a notebook; ImportError that names the extra where it is
+    missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f'{what} needs matplotlib: pip install "fastconv[plot]"') from error
-    return Figure
+    return _showing(Figure)
+
+
+@functools.cache
+def _showing(figure_class: Any) -> Any:
+    """The class with a picture for notebooks."""
+    shown = {"__module__": __name__, "_repr_png_": lambda figure: as_png(figure, SCREEN)}
+    return type(figure_class.__name__, (figure_class,), shown)
 
 
 def save(
@@ -116,13 +126,15 @@ def _titled(figure: Any, title: str, size: float = 12, weight: str = "bold") -> 
 def training_curve(
     history: Sequence[Mapping[str, float]], *, title: str = "Training", test_accuracy: float | None = None
 ) -> Any:
-    """Loss and accuracy by epoch: training, validation where there is one, and the test as a line."""
-    figure = need_matplotlib("a training curve")(figsize=(9.6, 3.9), layout="constrained")
+    """Loss and, where there is one, accuracy by epoch: training, validation where there is one, the test as a line."""
+    accurate = test_accuracy is not None or any(name in r for r in history for name in ("accuracy", "val_accuracy"))
+    width = 9.6 if accurate else 5.6
+    figure = need_matplotlib("a training curve")(figsize=(width, 3.9), layout="constrained")
     _titled(figure, title, 13)
-    losses, accuracies = figure.subplots(1, 2)
+    losses, *others = figure.subplots(1, 1 + accurate, squeeze=False)[0]
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) <= 30 else None
-    for axes, name, scale in ((losses, "loss", 1.0), (accuracies, "accuracy", 100.0)):
+    for axes, name, scale in ((losses, "loss", 1.0), *((each, "accuracy", 100.0) for each in others)):
         for prefix, label, colour in (("", "training, as it went", BLUE), ("val_", "validation", ORANGE)):
             values = [scale * record.get(prefix + name, math.nan) for record in history]
             if not all(map(math.isnan, values)):
@@ -134,18 +146,22 @@ def training_curve(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
     losses.set_title("Loss", fontsize=11)
-    accuracies.set_title("Accuracy, %", fontsize=11)
-    if test_accuracy is not None:
-        percent = 100 * test_accuracy
-        label = f"test, at the end: {percent:.2f} %"
-        accuracies.axhline(percent, color=GREEN, linewidth=1.5, linestyle=(0, (5, 3)), label=label)
-    lines = [line.get_ydata() for line in accuracies.get_lines()]
-    if lines:
-        _limit_percent(accuracies, np.concatenate([np.asarray(values, float) for values in lines]))
-        accuracies.legend(loc="lower right", fontsize=9, frameon=False)
     if losses.get_lines():
-        losses.set_ylim(bottom=0)
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in losses.get_lines()])
+        drawn = drawn[np.isfinite(drawn)]
+        if drawn.size and drawn.min() >= 0 < drawn.max():
+            losses.set_ylim(0, 1.05 * drawn.max())
         losses.legend(loc="upper right", fontsize=9, frameon=False)
+    for accuracies in others:
+        accuracies.set_title("Accuracy, %", fontsize=11)
+        if test_accuracy is not None:
+            percent = 100 * test_accuracy
+            label = f"test, at the end: {percent:.2f} %"
+            accuracies.axhline(percent, color=GREEN, linewidth=1.5, linestyle=(0, (5, 3)), label=label)
+        lines = [line.get_ydata() for line in accuracies.get_lines()]
+        if lines:
+            _limit_percent(accuracies, np.concatenate([np.asarray(values, float) for values in lines]))
+            accuracies.legend(loc="lower right", fontsize=9, frameon=False)
     return figure
 
 
@@ -176,7 +192,7 @@ def learning_rates(
 def _limit_percent(axes: Any, values: np.ndarray) -> None:
     """A percentage's axis, that the first epoch does not squeeze: it may fall out at the bottom of a long run."""
     values = values[np.isfinite(values)]
-    low = float(np.quantile(values, 0.04) if values.size > 20 else values.min())
+    low = min(99.0, float(np.quantile(values, 0.04) if values.size > 20 else values.min()))
     axes.set_ylim(max(0.0, low - 0.12 * (100.5 - low)), 100 + 0.03 * (100.5 - low))
 
 

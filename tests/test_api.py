@@ -130,8 +130,8 @@ MODEL = "num_classes={}, in_channels={}, size={}, *, rng=None"
 NET = "self, "
 OTHERS = {  # dotted path: arguments
     "vjp": "function, /, *arrays, **options",
-    "register": "name, forward, backward, *, replace=False",
-    "value_and_grad": "net, loss, x, y",
+    "register": "name, forward, backward=None, *, replace=False",
+    "value_and_grad": "net, loss, x=None, y=None",
     "manual_seed": "seed",
     "save": "net, path",
     "load": "path, *, best=False",

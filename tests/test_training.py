@@ -876,7 +876,7 @@ def test_bad_calls(arguments, options, error, message):
     [
         (lambda: Trainer("net", optim.SGD(0.1)), "Trainer: net must be a layer"),
         (lambda: Trainer(make_net(), 0.1), "Trainer: optimizer must be one of fastconv.optim's"),
-        (lambda: Trainer(make_net(), optim.SGD(0.1), lambda y, t: 0), "loss must be the name of an operation"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), 3), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), "cross"), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), seed=-1), "Trainer: seed must be at least 0"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), checkpoint_every=0), "checkpoint_every must be at least 1"),
@@ -1147,7 +1147,10 @@ def test_a_bar_on_terminals_of_known_and_unknown_width(columns):
 
     terminal, standard_error = os.openpty()
     fcntl.ioctl(standard_error, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = "from fastconv.training.progress import Progress; p = Progress(True, 1); p.start(1, 5, 2); p.close()"
+    code = (
+        "from fastconv.training.history import History; from fastconv.training.progress import Progress; "
+        "p = Progress(True, 1, History()); p.start(1, 5, 2); p.close()"
+    )
     subprocess.run([sys.executable, "-c", code], stderr=standard_error, check=True)
     os.close(standard_error)
     shown = os.read(terminal, 4096).decode()

@@ -14,7 +14,7 @@ import inspect
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastconv import random
+from fastconv import random, tape
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, listing, nearest
@@ -213,8 +213,46 @@ class Layer:
     # --- calls
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The output for a batch x (N, C, …), in the present mode (`train` or `eval`)."""
+        """The output for a batch x (N, C, …), in the present mode (`train` or `eval`).
+
+        Inside of a loss (see `fastconv.value_and_grad`) it is recorded, in the mode of a training step.
+        """
+        recording = tape.recording()
+        if recording is not None or x.__class__ is tape.Value:
+            value: np.ndarray = self._recorded(recording, (x,))
+            return value
         return self.forward(self.cast(x), CALL)[0]
+
+    def _recorded(self, recording: tape.Recording | None, given: tuple[Any, ...]) -> Any:
+        """A call's value on the tape, one of `given` for each input; an array where nothing on it is asked for."""
+        wanted = {}
+        if recording is not None:
+            for name, array in self._trained().items():
+                if isinstance(leaf := recording.leaf(array), tape.Value):
+                    wanted[name] = leaf
+        inputs = [each for each in given if isinstance(each, tape.Value)]
+        arrays = tuple(map(tape.detached, given))
+        x = self.cast(arrays if len(arrays) > 1 else arrays[0])
+        layers = (layer for _, layer in self.walk())
+        context = Context(once=True) if recording is None else recording.context(layers)
+        if not (wanted or inputs):
+            return self.forward(x, replace(context, keep=False))[0]
+        y, saved = self.forward(x, context)
+        several, need_dx = isinstance(y, tuple), bool(inputs)
+        places = [place for place, each in enumerate(given) if isinstance(each, tape.Value)]
+        types = [each.dtype for each in (y if several else (y,))]
+
+        def pullback(dy: Any, needs: tuple[bool, ...]) -> list[np.ndarray | None]:
+            parts: Any = [
+                None if part is None or dtype.kind != "f" else part.astype(dtype, copy=False)
+                for part, dtype in zip(dy if several else (dy,), types, strict=True)
+            ]
+            parts = tuple(parts) if several else parts[0]
+            dx, gradients = self.backward(parts, saved, need_dx)
+            each: Any = dx if len(given) > 1 else (dx,)
+            return [*(each[place] if need_dx else None for place in places), *(gradients.get(name) for name in wanted)]
+
+        return tape.record(y, [*inputs, *wanted.values()], pullback, fresh=True)
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
@@ -351,7 +389,14 @@ class Layer:
                 yield full, layer, name
 
     def parameters(self) -> Gradients:
-        """The trainable parameters by name: the arrays themselves; change them in place."""
+        """The trainable parameters by name: the arrays themselves; change them in place. Inside of a loss (see
+        `fastconv.value_and_grad`) they are values on its tape: what it makes of them has a gradient, too."""
+        recording = tape.recording()
+        if recording is None:
+            return self._trained()
+        return {name: recording.leaf(array) for name, array in self._trained().items()}
+
+    def _trained(self) -> Gradients:
         return {full: getattr(layer, name) for full, layer, name in self._named(trainable=True)}
 
     def is_trainable(self) -> bool:

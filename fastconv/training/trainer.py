@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import augment as augmentations
-from fastconv import optim
+from fastconv import notebook, optim
 from fastconv.callbacks import Callback
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
@@ -50,7 +50,7 @@ from fastconv.training.metrics import Collected, Metric, are_classes, resolve_me
 from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
 from fastconv.training.rates import Rates
-from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
+from fastconv.training.step import Loss, Losses, LossLike, gradients_of, resolve_loss, samples_of, warn_of_softmax
 from fastconv.training.weighting import class_weights, need_factors, of_targets
 from fastconv.version import __version__
 
@@ -93,6 +93,11 @@ class Evaluation(_Evaluation):
         entries = {**self._asdict(), **self.metrics}
         return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in entries.items())})"
 
+    def _repr_html_(self) -> str:
+        entries = {**self._asdict(), **self.metrics}
+        cells = [f"{value:.4g}" if value is not None else "" for value in entries.values()]
+        return notebook.table([list(entries), cells], left=0)
+
     def record(self, prefix: str = "") -> Record:
         """The entries of a history's record."""
         accuracy = {} if self.accuracy is None else {"accuracy": self.accuracy}
@@ -112,8 +117,8 @@ class _Sums:
     def add(self, loss: Loss | Losses, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
         self.loss += loss.portion(value, weight)
         self.weight += weight
-        self.samples += _samples(output)
-        if isinstance(loss, Losses):  # none of the outputs is the net's only one
+        self.samples += samples_of(output)
+        if isinstance(loss, Losses) or isinstance(output, tuple) or not isinstance(target, np.ndarray):  # of several
             return
         if are_classes(output, target):
             right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
@@ -148,7 +153,10 @@ class Trainer:
 
     loss              a function of fastconv.functional, one from `fastconv.register`, or its name (default
                       "cross_entropy"); options by functools.partial. Of a net with several outputs a dict of them by
-                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1)
+                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1).
+                      Or a function (output, y) of one's own, composed of such (see `fastconv.value_and_grad`); one that
+                      takes the mean of samples, for a batch counts with its number of them. Files keep its name, where
+                      it has one: register("name", function)
     seed              what shuffling, augmentation and dropout are derived from (default 0)
     checkpoint        a path: a checkpoint is written there before the first step, then every `checkpoint_every` steps
                       (default: after each epoch), and when `fit` ends. See `resume`
@@ -183,7 +191,7 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = resolve_loss(loss, net, loss_weights)
         warn_of_softmax(net, self.loss)
-        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses)
+        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses) or self.loss.is_composed
         self.seed = _integer("Trainer", "seed", seed, 0)
         if self.seed >> SEED_BITS:
             raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
@@ -277,7 +285,8 @@ class Trainer:
                           and floats are mixed; an answer is right that is the class of the larger share
         callbacks         of `fastconv.callbacks`, or functions: each is called with (trainer, record) after an epoch;
                           one that returns True ends the training. Numbers that it adds to the record are kept
-        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
+        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing.
+                          In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
         prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
@@ -359,7 +368,7 @@ class Trainer:
         steps = settings["steps_per_epoch"] or (source.steps and -(-source.steps // settings["accumulate"]))
         self.optimizer.total_steps = total * steps if steps else None
         self.optimizer.learning_rate()  # a schedule that lacks its total complains now
-        shown = Progress(progress, total)
+        shown = Progress(progress, total, self.history)
         self._begin_callbacks(callbacks)
         self._telling = False
         begun: list[Callback] = []
@@ -554,17 +563,13 @@ class Trainer:
     def _learn(self, learnt: _Learnt, x: Any, y: Any, rng: np.random.Generator, samples: np.ndarray | None) -> None:
         """Add a batch's gradients to those of its group; `samples`: their weights."""
         with blas_held(), np.errstate(all="ignore"):
-            output, saved = self.net.forward(x, Context.of_step(self.net, rng))
-            if not _samples(output):
+            if any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-            loss, weight, gradient = self.loss.with_gradient(output, y, samples)
+            weighed = self._accumulate > 1 and not self.loss.is_sum
+            output, loss, weight, gradients = gradients_of(self.net, self.loss, x, y, rng, samples, weighed)
             if weight:
                 self._need_finite("loss", loss, x)
-            else:  # all targets are ignored, or of classes without weight: nothing to learn
-                gradient = np.zeros_like(output)
-            if self._accumulate > 1 and not self.loss.is_sum:
-                gradient = _times(gradient, weight)
-            learnt.add(self.net.backward(gradient, saved, False)[1])
+            learnt.add(gradients)
         labels = y.labels if isinstance(y, Mixed) else y
         learnt.sums.add(self.loss, loss, weight, output, labels)
         learnt.collected.add(self.loss, output, labels)
@@ -777,7 +782,7 @@ class Trainer:
             for (x, y, *weight), _ in ready:
                 with blas_held(), np.errstate(all="ignore"):
                     output = self.net.forward(x, inference)[0]
-                    if _samples(output):
+                    if samples_of(output):
                         sums.add(self.loss, *self.loss(output, y, *weight), output, y)
                         collected.add(self.loss, output, y)
         if not sums.samples:
@@ -812,6 +817,11 @@ class Trainer:
             states.append({"callback": each["callback"], **state})
         losses: dict[str, Any] = {}
         for output, loss in self.loss.losses.items() if isinstance(self.loss, Losses) else [("", self.loss)]:
+            if loss.function is not None:
+                raise ValueError(
+                    f"save: the loss {loss.name} has no name for a file; register it, loss = "
+                    'fastconv.register("name", function), and give the Trainer that'
+                )
             options = {}
             for name, value in loss.options.items():
                 if isinstance(value, (np.ndarray, list, tuple)):
@@ -864,8 +874,8 @@ class Trainer:
         iterable must yield the batches of an epoch as it did before).
 
         functions       {name: function} for what the file names and fastconv does not know: a pair (forward, backward)
-                        is registered as an operation (see `fastconv.register`; it replaces one of that name), anything
-                        else is an augmentation
+                        is registered as an operation (see `fastconv.register`; it replaces one of that name), so is the
+                        function of a composed loss; anything else is an augmentation
         follow_links    whether `path` may be a symbolic link, now and when it goes on being the checkpoint
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
@@ -886,6 +896,10 @@ class Trainer:
                 parts[part][name] = tensor
             net = files.net_from_data(path, data["net"], parts["net"])
             optimizer = _optimizer_from_data(data["optimizer"], parts["optimizer"], parts["net"])
+            for name in _loss_names(data["loss"]):
+                composed = functions.get(name)
+                if (name not in OPS or name in FUNCTIONS) and composed is not None and not isinstance(composed, tuple):
+                    register(name, functions.pop(name), replace=True)  # type: ignore[arg-type]
             loss, factors = _loss_from_data(data["loss"], parts["loss"])
             if type(data["automatic"]) is not bool:
                 raise ValueError(f"automatic must be true or false, got {data['automatic']!r}")
@@ -1011,12 +1025,6 @@ class _Learnt:
         return self.gradients
 
 
-def _times(gradient: Any, factor: float) -> Any:
-    if isinstance(gradient, tuple):
-        return tuple(None if each is None else _times(each, factor) for each in gradient)
-    return gradient * np.asarray(factor, gradient.dtype)
-
-
 def _decay(value: Any) -> float:
     decay = optim.schedules.number("fit", "average", value, 0, 1)
     if decay == 1:
@@ -1024,9 +1032,9 @@ def _decay(value: Any) -> float:
     return decay
 
 
-def _samples(output: Any) -> int:
-    """How many samples the net's output, or each of its outputs, is of."""
-    return len(output[0] if isinstance(output, tuple) else output)
+def _loss_names(data: dict[str, Any]) -> list[str]:
+    """The names of a file's losses."""
+    return [each["name"] for each in data["each"].values()] if "each" in data else [data["name"]]
 
 
 def _loss_from_data(data: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
