@@ -748,6 +748,20 @@ SCANNED = {  # net, image shape, larger, stride of the crops, options
         (2, 2),
         {},
     ),
+    "layers that change nothing": (
+        lambda: fc.Sequential(
+            fc.Conv2d(1, 2, 3, rng=0),
+            fc.Identity(),
+            fc.Flatten(),
+            fc.Sequential(fc.Identity(), fc.Linear(40, 3, rng=0)),
+            fc.Identity(),
+            fc.Residual(fc.Tanh(), fc.Identity()),
+        ),
+        (1, 6, 7),
+        (9, 9),
+        (1, 1),
+        {},
+    ),
     "an adaptive pool that pools nothing": (
         lambda: fc.Sequential(
             fc.Conv2d(1, 4, 3, rng=0), fc.AdaptiveMaxPool2d((4, 5)), fc.Flatten(), fc.Linear(80, 3, rng=0)

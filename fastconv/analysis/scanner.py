@@ -18,6 +18,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers import conv, norm, pool
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.layers.containers import Concat, Residual, Sequential
+from fastconv.layers.shape import Identity
 from fastconv.plan.steps import named_forward
 from fastconv.window import integers
 
@@ -90,12 +91,12 @@ def _kind(layer: Layer) -> str:
 
 
 def _flat(net: Sequential, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """The layers of a Sequential and of those inside it, with their full names."""
+    """The layers of a Sequential and of those inside it, with their full names; none that change nothing."""
     for name, layer in net.children().items():
         full = f"{prefix}{name}"
         if isinstance(layer, Sequential):
             yield from _flat(layer, f"{full}.")
-        else:
+        elif not isinstance(layer, Identity):
             yield full, layer
 
 
@@ -201,7 +202,7 @@ def _slid(name: str, layer: Layer, ndim: int) -> Layer:
         if layer._arguments.get("dim", 1) not in (1, -1):
             raise ValueError(f"{OP}: layer {name} ({_kind(layer)}) must work along the features, dim=1")
         return type(layer)(dim=1)
-    if op not in POINTWISE:
+    if op not in POINTWISE and not isinstance(layer, Identity):
         raise ValueError(
             f"{OP}: layer {name} ({_kind(layer)}) cannot slide: behind the first Linear stand Linear, activations, "
             "dropout, batch norm and softmax"
