@@ -70,7 +70,8 @@ def check_unshuffle(downscale_factor: Any) -> None:
 # --- reference -------------------------------------------------------------------------------------------------------
 
 
-def shuffle_loops(x: np.ndarray, factor: Factor) -> np.ndarray:
+def shuffle_reference(x: Any, upscale_factor: int) -> tuple[np.ndarray, Factor]:
+    x, factor = prepare_shuffle("pixel_shuffle", x, upscale_factor)
     r = factor.r
     n, channels, height, width = x.shape
     y = np.zeros((n, channels // r**2, height * r, width * r), x.dtype)
@@ -78,28 +79,19 @@ def shuffle_loops(x: np.ndarray, factor: Factor) -> np.ndarray:
         h, i = divmod(row, r)
         w, j = divmod(column, r)
         y[image, c, row, column] = x[image, (c * r + i) * r + j, h, w]
-    return y
-
-
-def unshuffle_loops(y: np.ndarray, factor: Factor) -> np.ndarray:
-    r = factor.r
-    n, channels, height, width = y.shape
-    x = np.zeros((n, channels * r**2, height // r, width // r), y.dtype)
-    for image, channel, h, w in np.ndindex(x.shape):
-        c, place = divmod(channel, r**2)
-        i, j = divmod(place, r)
-        x[image, channel, h, w] = y[image, c, h * r + i, w * r + j]
-    return x
-
-
-def shuffle_reference(x: Any, upscale_factor: int) -> tuple[np.ndarray, Factor]:
-    x, factor = prepare_shuffle("pixel_shuffle", x, upscale_factor)
-    return shuffle_loops(x, factor), factor
+    return y, factor
 
 
 def unshuffle_reference(x: Any, downscale_factor: int) -> tuple[np.ndarray, Factor]:
     x, factor = prepare_unshuffle("pixel_unshuffle", x, downscale_factor)
-    return unshuffle_loops(x, factor), factor
+    r = factor.r
+    n, channels, height, width = x.shape
+    y = np.zeros((n, channels * r**2, height // r, width // r), x.dtype)
+    for image, channel, h, w in np.ndindex(y.shape):
+        c, place = divmod(channel, r**2)
+        i, j = divmod(place, r)
+        y[image, channel, h, w] = x[image, c, h * r + i, w * r + j]
+    return y, factor
 
 
 # --- fast: one copy, between two views of the same axes --------------------------------------------------------------
@@ -151,7 +143,7 @@ add(
     forward=shuffle,
     backward=gradient_to_x(partial(unshuffled, "pixel_shuffle")),
     reference=shuffle_reference,
-    reference_backward=gradient_to_x(unshuffle_loops),
+    reference_backward=gradient_to_x(lambda dy, factor: unshuffle_reference(dy, factor.r)[0]),
     check=check_shuffle,
 )
 add(
@@ -159,6 +151,6 @@ add(
     forward=unshuffle,
     backward=gradient_to_x(partial(shuffled, "pixel_unshuffle")),
     reference=unshuffle_reference,
-    reference_backward=gradient_to_x(shuffle_loops),
+    reference_backward=gradient_to_x(lambda dy, factor: shuffle_reference(dy, factor.r)[0]),
     check=check_unshuffle,
 )
