@@ -832,6 +832,13 @@ SCANNERS_REFUSED = [
         ValueError,
         r"makes \(2, 2\) of \(3, 3\); an adaptive pool must make one",
     ),
+    (
+        lambda: dense(fc.PixelUnshuffle(3)),
+        ValueError,
+        r"layer 0 \(PixelUnshuffle\) cannot slide: it takes a crop, \(1, 3, 3\), but not \(1, 4, 4\)",
+    ),
+    (lambda: dense(fc.Reshape(1, 3, 3)), ValueError, r"layer 0 \(Reshape\) cannot slide: it takes a crop"),
+    (lambda: dense(fc.PixelShuffle(1)), ValueError, r"layer 0 \(PixelShuffle\) cannot slide exactly: it does not"),
     (lambda: dense(fc.Residual(fc.ReLU())), ValueError, r"layer 0 \(Residual\) cannot slide: before the first Linear"),
     (
         lambda: dense(tail=(fc.GroupNorm(1, 2),)),

@@ -126,7 +126,10 @@ def _front(layers: Named, shape: Shape) -> tuple[list[Layer], Shape, Ints]:
             raise ValueError(f"{where} cannot slide: its stride must be at most {LONGEST}, got {max(strides)}")
         for more in range(1 + 2 * max(strides)):  # on larger images too: padding may depend on the size
             larger = (shape[0], *(n + more for n in shape[1:]))
-            outputs = _output(name, layer, larger)
+            try:
+                outputs = _output(name, layer, larger)
+            except ShapeError:
+                raise ValueError(f"{where} cannot slide: it takes a crop, {shape}, but not {larger}") from None
             if reach_of(layer, (1, *larger), (1, *outputs)) != reach or any(
                 taps.before > 0 or (m - 1) * taps.stride - taps.before + (taps.kernel - 1) * taps.dilation >= n
                 for taps, n, m in zip(reach, larger[1:], outputs[1:], strict=True)
