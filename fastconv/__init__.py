@@ -106,7 +106,14 @@ def _summary(net: layers.Layer, input_shape: Any) -> Any:
     return summary(net, input_shape)
 
 
+def _for_inference(net: layers.Layer) -> layers.Layer:
+    from fastconv.inference import for_inference
+
+    return for_inference(net)
+
+
 layers.base.HANDED_IN["summary"] = _summary
+layers.base.HANDED_IN["for_inference"] = _for_inference
 
 _NAMES = [
     "FormatError",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import calls, layout, reduce
+from fastconv._ext import activation, calls, layout, reduce
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require_array
 from fastconv.machine.threads import threads_for
@@ -36,6 +36,7 @@ __all__ = [
     "need_array",
     "need_axes",
     "need_shape",
+    "rectify",
 ]
 
 MOST_KEPT = 1024  # calls of a function that are kept in mind
@@ -223,6 +224,11 @@ def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
     """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
     table = last.reshape(-1, last.shape[-1])
     reduce.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
+
+
+def rectify(y: np.ndarray) -> None:
+    """relu of a C-contiguous array, in place."""
+    activation.activate(activation.ACTIVATIONS["RELU"], y, y, 0.0, 0.0, threads_for(2 * y.nbytes))
 
 
 def channel_sums(last: np.ndarray) -> np.ndarray:

@@ -32,6 +32,25 @@ def test_every_product_in_pieces(short_counts, dtype):
             np.testing.assert_array_equal(y, a.astype(int) @ b.astype(int))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows(dtype):
+    """A matrix too large to be packed for them; nan and infinity where they belong."""
+    rng = np.random.default_rng(0)
+    n, k = 150, 1100
+    b = rng.integers(-4, 5, (k, n)).astype(dtype)
+    for m, turn_b in itertools.product((1, 2, 7, 8, 9), (False, True)):
+        a = rng.integers(-4, 5, (m, k)).astype(dtype)
+        right = np.ascontiguousarray(b.T) if turn_b else b
+        for turn_a in (False, True):
+            y = np.full((m, n), np.nan, dtype)
+            blas.matmul(np.ascontiguousarray(a.T) if turn_a else a, turn_a, right, turn_b, None, y, m, n, 1)
+            np.testing.assert_array_equal(y, a.astype(int) @ b.astype(int))
+        a[0, 7], a[-1, 9], y = np.nan, np.inf, np.zeros((m, n), dtype)
+        with np.errstate(all="ignore"):
+            blas.matmul(a, False, right, turn_b, np.ones(n, dtype), y, m, n, 1)
+            np.testing.assert_array_equal(y, a @ b + 1)
+
+
 CALLS = [
     ("linear", (6, 11), (9, 11), {}),
     ("linear", (2, 3, 70), (20, 70), {}),

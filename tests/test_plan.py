@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fractions
 import gc
 import pickle
 import weakref
@@ -69,7 +70,15 @@ def branches_net() -> Sequential:
     )  # fmt: skip
 
 
-NETS = {"residual": residual_net, "graph": graph_net, "branches": branches_net}
+def plain_net() -> Sequential:
+    return Sequential(
+        Conv2d(3, 16, 3, padding=1), ReLU(), Conv2d(16, 16, 3, padding="same", bias=False), ReLU(),
+        Conv2d(16, 16, 3, groups=16, stride=2), ReLU(), Conv2d(16, 8, 1, padding_mode="circular", padding=1), ReLU(),
+        Conv2d(8, 8, 2, stride=fractions.Fraction(1, 2)), ReLU(), Flatten(), Linear(8 * 64, 5),
+    )  # fmt: skip
+
+
+NETS = {"plain": plain_net, "residual": residual_net, "graph": graph_net, "branches": branches_net}
 
 
 def by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,3 +440,22 @@ def test_a_plan_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     net(x)
     net(x)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("algorithm", fastconv.engine.ALGORITHMS)
+def test_relu_in_the_store_gives_the_bits_of_relu_behind_it(algorithm: str, dtype: type) -> None:
+    """By every algorithm, nan and infinity and both zeros among them, channels that fill no vector too."""
+    rng = np.random.default_rng(0)
+    groups, channels = (8, 8) if algorithm in ("depthwise", "grouped") else (1, 21)
+    layer = Conv2d(channels, 24 if groups > 1 else 21, 3, padding=1, groups=groups, algorithm=algorithm).astype(dtype)
+    x = rng.standard_normal((3, channels, 9, 10)).astype(dtype)
+    x[0, 1, 2, 3], x[1, 0, 4, 4] = np.nan, np.inf
+    layer.weight[-1], layer.bias[-1] = 0, -0.0
+    context = Context.of_step(layer, None)
+    with np.errstate(all="ignore"):
+        y, _ = layer.relu_forward(x, context)
+        expected = fastconv.functional.relu(layer.forward(x, context)[0])
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(np.signbit(y), np.signbit(expected))
+    assert np.isnan(y).any()

@@ -16,15 +16,33 @@ ctypedef void (*Dgemm)(
 ) noexcept nogil
 
 
-cdef void *scipy_function(str name) except NULL:
-    """SciPy's sgemm or dgemm, looked up as `cimport` would, signature and all; but SciPy is not needed to compile."""
+ctypedef void (*Sgemv)(
+    char *, int *, int *, float *, float *, int *, float *, int *, float *, float *, int *
+) noexcept nogil
+ctypedef void (*Dgemv)(
+    char *, int *, int *, double *, double *, int *, double *, int *, double *, double *, int *
+) noexcept nogil
+
+
+cdef void *scipy_function(str name, bytes arguments) except NULL:
+    """One of SciPy's BLAS, looked up as `cimport` would, signature and all; but SciPy is not needed to compile."""
     cdef bytes real = b"__pyx_t_5scipy_6linalg_11cython_blas_" + name[:1].encode()
-    cdef bytes signature = b"void (char *, char *, int *, int *, int *, R *, R *, int *, R *, int *, R *, R *, int *)"
-    return PyCapsule_GetPointer(cython_blas.__pyx_capi__[name], signature.replace(b"R", real))
+    cdef bytes signature = b"void (" + arguments.replace(b"R", real) + b")"
+    return PyCapsule_GetPointer(cython_blas.__pyx_capi__[name], signature)
 
 
-cdef Sgemm sgemm = <Sgemm> scipy_function("sgemm")
-cdef Dgemm dgemm = <Dgemm> scipy_function("dgemm")
+cdef bytes of_gemm = b"char *, char *, int *, int *, int *, R *, R *, int *, R *, int *, R *, R *, int *"
+cdef bytes of_gemv = b"char *, int *, int *, R *, R *, int *, R *, int *, R *, R *, int *"
+cdef Sgemm sgemm = <Sgemm> scipy_function("sgemm", of_gemm)
+cdef Dgemm dgemm = <Dgemm> scipy_function("dgemm", of_gemm)
+cdef Sgemv sgemv = <Sgemv> scipy_function("sgemv", of_gemv)
+cdef Dgemv dgemv = <Dgemv> scipy_function("dgemv", of_gemv)
+
+
+cdef enum:
+    FEW_ROWS = 8
+    PACKED = 1 << 20  # multiply-adds, about, from which gemm packs what it multiplies
+    PIECE = 1 << 16  # elements
 
 
 cdef Py_ssize_t longest = 1 << 30  # rows, columns, or steps between rows that one call of BLAS is given
@@ -83,10 +101,51 @@ cdef inline void product(
     cdef int rows = <int> m, columns = <int> n, inner = <int> k
     cdef int ld_a = <int> lda, ld_b = <int> ldb, ld_c = <int> ldc
     cdef floating one = 1
-    if floating is float:
+    if m == 1 or (m <= FEW_ROWS and m * n * k > PACKED):
+        product_of_rows(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
+    elif floating is float:
         sgemm(&tb, &ta, &columns, &rows, &inner, &one, <float *> b, &ld_b, <float *> a, &ld_a, &beta, c, &ld_c)
     else:
         dgemm(&tb, &ta, &columns, &rows, &inner, &one, <double *> b, &ld_b, <double *> a, &ld_a, &beta, c, &ld_c)
+
+
+cdef void product_of_rows(
+    bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating *a, Py_ssize_t lda, const floating *b, Py_ssize_t ldb,
+    floating beta, floating *c, Py_ssize_t ldc,
+) noexcept nogil:
+    """The same row by row: gemm would pack b, which takes longer than to multiply by it. Of b as much as the second
+    cache holds is taken at a time."""
+    cdef char tb = b'T' if transpose_b else b'N'
+    cdef int ld_a = <int> lda if transpose_a else 1, ld_b = <int> ldb, one_step = 1, rows, columns
+    cdef Py_ssize_t at = 0, i, some, length = k if transpose_b else n, count = n if transpose_b else k
+    cdef Py_ssize_t most = count if m == 1 else max(<Py_ssize_t> 1, PIECE // max(<Py_ssize_t> 1, length))
+    cdef floating one = 1, before = beta
+    cdef const floating *x
+    cdef floating *y
+    while at < count or at == 0:
+        some = min(most, count - at)
+        rows, columns = (<int> k, <int> some) if transpose_b else (<int> n, <int> some)
+        for i in range(m):
+            x = a + (i if transpose_a else i * lda)
+            y = c + i * ldc
+            if transpose_b:
+                y += at
+            else:
+                x += at * ld_a
+            if floating is float:
+                sgemv(
+                    &tb, &rows, &columns, &one, <float *> b + at * ldb, &ld_b, <float *> x, &ld_a, &before, y,
+                    &one_step,
+                )
+            else:
+                dgemv(
+                    &tb, &rows, &columns, &one, <double *> b + at * ldb, &ld_b, <double *> x, &ld_a, &before, y,
+                    &one_step,
+                )
+        if not transpose_b:
+            before = 1
+        at += most
 
 
 cdef struct Matmul:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 __all__ = [
-    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads", "whole",
+    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads",
+    "whole",
 ]  # fmt: skip
 
 LONGEST = 900  # characters of an error: what a file holds may be in it

@@ -1,4 +1,4 @@
-"""Nets as ONNX files: `export RUN FILE` writes a run's net or a net file's, `import FILE NET` reads one into a net file.
+"""Nets as ONNX files: `export RUN FILE` writes the net of a run or of a net file, `import FILE NET` makes a net file.
 
 A net file is what `fastconv.load` and the other commands read; weights, names and layers are those that
 `fastconv.onnx.load` makes of the model.

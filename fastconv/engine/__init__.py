@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext.conv import lowering
-from fastconv.arrays import add_bias, channel_sums, channels_last
+from fastconv.arrays import add_bias, channel_sums, channels_last, rectify
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
 from fastconv.engine.contract import Algorithm, Direction, Plan, Problem
 from fastconv.engine.precision import get_precision
@@ -95,8 +95,11 @@ class Convolution:
         self.problem, self.exact = problem, policy.exact
         self._plans = _Plans(problem, policy)
 
-    def forward(self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> np.ndarray:
-        """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
+    def forward(
+        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> np.ndarray:
+        """Fill y, relu: with what that makes of the outputs; returns w as it was read: most likely as the gradient to
+        the input will read it."""
         if not y.size:
             return w
         chosen = self._plans["forward", get_workspace_limit()]
@@ -104,8 +107,13 @@ class Convolution:
             w = _readable(op, chosen, w)
         if self.exact:
             _run_exactly(chosen, borders, "forward", self.problem, op, (x, w, bias, y), w, y)
+        elif relu and "relu" in chosen.takes:
+            watched(chosen, "forward", self.problem, op, x, w, bias, y, True)
+            return w
         else:
             watched(chosen, "forward", self.problem, op, x, w, bias, y)
+        if relu:
+            rectify(y)
         return w
 
     def gradient_input(self, op: str, dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:

@@ -89,7 +89,7 @@ class Plan(NamedTuple):
     most: int  # threads that there are tasks for, and room for in the workspace limit
     own: int = 0  # bytes of a thread's scratch
     shared: int = 0  # bytes of scratch beside
-    takes: frozenset[str] = frozenset()  # epilogues: "bias", "sums"
+    takes: frozenset[str] = frozenset()  # epilogues: "bias", "sums", "relu" (forward)
     taps_last: bool = False  # w may also lie as in a net, (K, C / groups, r0, r1, r2) in memory
 
     @property

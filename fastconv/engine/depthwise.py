@@ -55,10 +55,12 @@ def _forward(p: Problem) -> Plan:
     lanes = _lanes(p.channels, p.filters, p.groups, p.dtype.itemsize, WIDEST, False)
     convolve = _Convolution(p, p.y_shape, _reach(p.window, p.inputs, p.outputs, False), lanes, p.w_shape[4])
 
-    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
-        convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y)
+    def run(
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> None:
+        convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y, relu)
 
-    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS)
+    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS, takes=frozenset({"relu"}))
 
 
 def _gradient_input(p: Problem) -> Plan:
@@ -108,14 +110,16 @@ class _Convolution:
         self.far = far and _fits_vectors(y_shape[4], p.dtype.itemsize, lanes)
         self.work = _work(p, y_shape, math.prod(p.window.kernel) * sources)
 
-    def __call__(self, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+    def __call__(
+        self, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> None:
         """w (filters, taps, channels of a group)."""
         packed = np.ascontiguousarray(w[self.lanes.filters].transpose(0, 2, 3, 1))
         if bias is not None:
             bias = bias[self.lanes.filters]
         far = self.far and y.ctypes.data % depthwise.STREAMED_BYTES == 0
         depthwise.forward(
-            x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, threads
+            x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, relu, threads
         )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from fastconv._ext.conv import direct
 from fastconv.engine import planar, tuning
+from fastconv.engine.constants import made_of
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -98,9 +99,12 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
     made = direct.Parts(x_shape, y_shape, p.groups, tuple(parts), window.kernel, vector)
     whole, far = filled == math.prod(y_shape[:4]), 4 * math.prod(y_shape) >= tuning.NON_TEMPORAL_BYTES
     grouped = (p.groups, p.filters // p.groups, *window.kernel, p.w_shape[4])
+    how = "direct", p.groups, window.kernel, made.size
     start_size = _packed_size(p.groups, y_shape[4], p.groups, ONES)
 
-    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+    def run(
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> None:
         w, x, y = w.reshape(grouped), x.reshape(x_shape), y.reshape(y_shape)
         if reversed:
             w = w[:, :, ::-1, ::-1, ::-1].transpose(0, 5, 2, 3, 4, 1)
@@ -110,10 +114,15 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
         if not whole:
             y[...] = 0 if bias is None else bias  # inputs that no window sees
         if tasks:
-            packed = allocate(op, (made.size,), w.dtype)
-            direct.pack_parts(w, packed, made, vector, threads_for(packed.nbytes))
+            kept = None if reversed else made_of(w)
+            packed = None if kept is None else kept.get(how)
+            if packed is None:
+                packed = allocate(op, (made.size,), w.dtype)
+                direct.pack_parts(w, packed, made, vector, threads_for(packed.nbytes))
+                if kept is not None:
+                    kept[how] = packed
             scratch, tables = _buffers(op, threads, elements, entries)
-            direct.forward(x, packed, start, y, made, scratch, tables, far, vector)
+            direct.forward(x, packed, start, y, made, scratch, tables, far, vector, relu)
 
     def gradient_input(
         op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: np.ndarray | None
@@ -122,7 +131,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
 
     return Plan(
         "direct", gradient_input if reversed else run, multiply_adds // 4, _most(tasks, elements), 4 * elements,
-        4 * made.size, frozenset({"bias"}),
+        4 * made.size, frozenset({"bias"} if reversed else {"bias", "relu"}),
     )  # fmt: skip
 
 

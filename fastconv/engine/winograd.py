@@ -36,6 +36,7 @@ import numpy as np
 from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
 from fastconv.engine import tuning
+from fastconv.engine.constants import made_of
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -157,10 +158,12 @@ def _forward(p: Problem) -> Plan:
     layout = _layout(p.x_shape, p.y_shape, p.window, p.groups)
     convolve = _Convolution(p, layout, _phased(p.window), False)
 
-    def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
-        convolve(op, x, _split(op, w, p.window), bias, y)
+    def run(
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> None:
+        convolve(op, x, _split(op, w, p.window), bias, y, relu)
 
-    return _plan(p, run, [convolve])
+    return _plan(p, run, [convolve], "relu")
 
 
 def _gradient_input(p: Problem) -> Plan:
@@ -181,12 +184,12 @@ def _gradient_input(p: Problem) -> Plan:
     return _plan(p, run, convolutions)
 
 
-def _plan(p: Problem, run: Callable[..., None], convolutions: list[_Convolution]) -> Plan:
+def _plan(p: Problem, run: Callable[..., None], convolutions: list[_Convolution], *takes: str) -> Plan:
     return Plan(
         "winograd", run, max((each.work for each in convolutions), default=0),
         max((each.cut.most for each in convolutions), default=1),
         max((4 * each.cut.own for each in convolutions), default=0),
-        max((4 * each.cut.shared for each in convolutions), default=0) + _copied(p), frozenset({"bias"}),
+        max((4 * each.cut.shared for each in convolutions), default=0) + _copied(p), frozenset({"bias", *takes}),
         taps_last=p.window.stride == ONES,
     )  # fmt: skip
 
@@ -201,7 +204,9 @@ class _Convolution:
         self.cut = _cut_forward(sizes, WIDEST // 4, _limit(p))
         self.row = max(sizes.v_row, sizes.m_row) if self.cut.by_blocks else sizes.v_row
 
-    def __call__(self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+    def __call__(
+        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
+    ) -> None:
         """w may lie taps last in memory."""
         cut, taps_last = self.cut, not w.flags.c_contiguous
         if taps_last:
@@ -210,15 +215,22 @@ class _Convolution:
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch
+            how = "winograd", self.window.kernel, self.groups, u.shape, taps_last
+            kept = None if self.reversed else made_of(w)
+            ready = kept is not None and how in kept
+            if kept is not None:
+                u = kept.get(how, u)
             kernels.forward_blocks(
-                x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, buffers, self.row,
-                _plane(cut.tiles, self.row), cut.tiles, self.vector, threads,
+                x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, ready, buffers,
+                self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, relu, threads,
             )  # fmt: skip
+            if kept is not None:
+                kept[how] = u
         else:
             v, u, m = scratch
             kernels.forward_panels(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, v, u, m, self.row,
-                cut.tiles, *cut.part, self.vector, threads,
+                cut.tiles, *cut.part, self.vector, relu, threads,
             )  # fmt: skip
 
 

@@ -430,6 +430,17 @@ class Layer:
         table: Summary = HANDED_IN["summary"](self, input_shape)
         return table
 
+    def for_inference(self) -> Self:
+        """A copy that only answers: in inference mode, its arrays read-only (writing to one raises ValueError), batch
+        norms that follow a convolution or a linear layer folded into its weights (their place takes an `Identity`), and
+        what the kernels make of weights made once, at the first call. Its answers are the net's, to the last bits.
+
+        It does not follow later changes of the net. A copy of it, or what `load` makes of its file, can be written to
+        and is trained as any net; what was folded stays so.
+        """
+        answering: Self = HANDED_IN["for_inference"](self)
+        return answering
+
     # --- configuration
 
     def config(self) -> dict[str, Any]:
@@ -492,10 +503,8 @@ class OpLayer(Layer):
         return None
 
     def is_trainable(self) -> bool:
-        for name in self.parameter_names:
-            if name not in self._frozen and getattr(self, name) is not None:
-                return True
-        return False
+        names = self.parameter_names
+        return bool(names) and any(name not in self._frozen and getattr(self, name) is not None for name in names)
 
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""

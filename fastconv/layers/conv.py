@@ -101,6 +101,10 @@ class _Conv(OpLayer):
         y, saved = OPS[self.op].forward(wide, *self.arrays(context), **given)
         return y, (kept, saved)
 
+    def relu_forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        """What a ReLU makes of y, for zeros around x; `backward` takes the gradient to y."""
+        return conv.relu_forward(self.op, x, *self.arrays(context), **self.options(context))
+
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         if self.padding_mode == "zeros":
             return OpLayer.backward(self, dy, saved, need_dx)

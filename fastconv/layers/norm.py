@@ -36,6 +36,9 @@ class _BatchNorm(OpLayer):
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
     ranks: ClassVar[tuple[int, ...]]
     running_mean: np.ndarray | None
+    running_var: np.ndarray | None
+    weight: np.ndarray | None
+    bias: np.ndarray | None
     num_batches_tracked: np.ndarray | None
 
     def __init__(
@@ -73,6 +76,16 @@ class _BatchNorm(OpLayer):
         if self.num_batches_tracked is not None and context.is_training(self):
             self.num_batches_tracked += 1  # last: nothing is counted where the operation raises
         return result
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """In inference y = x * factor + shift, one of each a channel, in float64."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        factor = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        if self.weight is not None:
+            factor *= self.weight
+        shift = -self.running_mean * factor
+        return factor, shift if self.bias is None else shift + self.bias
 
     def relu_backward(
         self, dy: np.ndarray, saved: Any, need_dx: bool

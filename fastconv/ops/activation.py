@@ -143,6 +143,12 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     return y if lies.back is None else y.transpose(lies.back), (x, (kind, lies, a, b))
 
 
+def relu_saved(y: np.ndarray) -> Saved:
+    """What relu's backward needs, of relu's output: it is positive where the input was."""
+    y, lies = layout_of("relu", y)
+    return y, (RELU, lies, 0, 0)
+
+
 def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     x, (kind, lies, a, b) = saved
     dy = ordered(op, dy, lies.order)

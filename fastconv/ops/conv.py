@@ -31,6 +31,7 @@ from fastconv.arrays import (
     memoised,
     need_array,
     need_shape,
+    rectify,
 )
 from fastconv.engine.phases import ONES, Phase, across, phases, put, take
 from fastconv.errors import ShapeError, nearest
@@ -231,6 +232,20 @@ def forward(
     algorithm: str = "auto",
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
+    return by_plan(op, x, w, b, call)
+
+
+def relu_forward(
+    op: str, x: Any, w: Any, b: Any, *, stride: Any, padding: Any, dilation: Any, groups: int, algorithm: str
+) -> tuple[np.ndarray, Saved]:
+    """relu of the convolution: done by the kernel where it stores, if it can (fastconv.plan)."""
+    x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
+    return by_plan(op, x, w, b, call, True)
+
+
+def by_plan(
+    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, call: Call, relu: bool = False
+) -> tuple[np.ndarray, Saved]:
     if call.nbytes > UNCHECKED:
         require(op, call.nbytes)
     x_last = channels_last(op, x).reshape(call.x_shape)
@@ -241,9 +256,12 @@ def forward(
     else:
         y = allocate(op, call.y_shape, x.dtype)
         if call.whole is not None:
-            w_last = call.whole.forward(op, x_last, w_last, bias, y)
+            w_last = call.whole.forward(op, x_last, w_last, bias, y, relu)
+            relu = False
         else:
             interleave(op, x_last, w_last, bias, y, call)
+    if relu:
+        rectify(y)
     return logical(y.reshape(call.output)), (x_last, w_last, call)
 
 

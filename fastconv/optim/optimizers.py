@@ -121,7 +121,7 @@ class Optimizer:
         every = [self._options, *({**self._options, **group["options"]} for group in self._groups)]
         return set(self.slots).difference(*map(self._slots, every))
 
-    kernel: ClassVar[Callable[[list[tuple[Any, ...]], int], None]]
+    kernel: ClassVar[Any]  # (entries, threads)
 
     def _entry(self, plan: _Plan, g: np.ndarray, scale: float, lr: float, updates: int) -> tuple[Any, ...]:
         """What the kernel takes of one parameter."""

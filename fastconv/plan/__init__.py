@@ -100,9 +100,10 @@ def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
     known: dict[bool, Plan] | None = getattr(net, "_plans", None)
     if known is None:
         known = net._plans = {}
-    if fusing not in known or not known[fusing].holds(net):
-        known[fusing] = Plan(net, fusing)
-    return known[fusing]
+    kept = known.get(fusing)
+    if kept is None or not kept.holds(net):
+        kept = known[fusing] = Plan(net, fusing)
+    return kept
 
 
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:

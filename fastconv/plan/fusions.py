@@ -3,6 +3,7 @@
 batch_norm, relu        one pass; backward, relu's mask is computed again from batch_norm's input
 batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
 relu, max_pool          pooled first: relu sees the maxima only
+conv, relu              relu in the kernel's store; backward, its mask is the output itself
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv.ops.activation import relu_saved
 from fastconv.plan.steps import Add, LayerStep, Parts, Step
 
 if TYPE_CHECKING:
@@ -123,8 +125,33 @@ class PoolRelu(Fused):
         return parts, [{}, {}]
 
 
+class ConvRelu(Fused):
+    """A convolution, relu."""
+
+    def __init__(self, conv: Step, relu: Step) -> None:
+        super().__init__(conv, relu)
+        self.within = conv.within
+        self.conv: Any = conv.layers[0]
+        self.relu = relu
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        return self.conv.padding_mode == "zeros" and not context.snapshot
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        y, kept = self.conv.relu_forward(values[0], context)
+        return y, (kept, y) if context.keep else None
+
+    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+        kept, y = saved
+        (dz,), _ = self.relu.backward(dy, relu_saved(y), (True,))
+        assert dz is not None
+        dx, gradients = self.conv.backward(dz, kept, needs[0])
+        return (dx,), [gradients, {}]
+
+
 def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
-    """The steps with neighbours as one, in order: a fused one stands where its last part did."""
+    """The steps with neighbours as one, in order: a fused one stands where its last part did; without identities."""
+    steps = _without_identities(steps, outputs)
     readers = Counter(value for step in steps for value in step.inputs)
     readers.update(outputs)
     uses = Counter(id(layer) for step in steps for layer in step.layers)
@@ -172,4 +199,26 @@ def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
             before = only(step.inputs[0])
             if is_op(before, "relu"):
                 replace(PoolRelu(before, step))
+    for step in list(found.values()):
+        before = only(step.inputs[0]) if len(step.inputs) == 1 else None
+        if (
+            is_op(step, "relu")
+            and is_op(before, "conv1d", "conv2d", "conv3d")
+            and hasattr(before.layers[0], "relu_forward")
+        ):
+            replace(ConvRelu(before, step))
     return sorted(found.values(), key=lambda step: place[step.output])
+
+
+def _without_identities(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
+    """What read one's value reads what it read; one that gives an output stays."""
+    same: dict[int, int] = {}
+    kept = []
+    for step in steps:
+        step.inputs = tuple(same.get(value, value) for value in step.inputs)
+        layer = step.layers[0] if isinstance(step, LayerStep) else None
+        if type(layer).__name__ == "Identity" and layer.is_plain() and step.output not in outputs:  # type: ignore[union-attr]
+            same[step.output] = step.inputs[0]
+        else:
+            kept.append(step)
+    return kept

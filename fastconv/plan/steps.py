@@ -6,6 +6,7 @@ backward(dy, saved, needs) -> (a gradient per value or None, {parameter: gradien
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ __all__ = [
     "Add", "Array", "Concat", "Enter", "Held", "Item", "LayerStep", "Multiply", "OperationStep", "Parts", "Step", "add",
     "concat", "multiply", "multiply_backward", "named_forward", "split",
 ]  # fmt: skip
+
+IS_TRAINABLE = operator.methodcaller("is_trainable")
 
 Parts = tuple["np.ndarray | None", ...]
 
@@ -56,10 +59,7 @@ class Step:
 
     def is_trainable(self) -> bool:
         """Whether any parameter is to be trained."""
-        for layer in self.layers:
-            if layer.is_trainable():
-                return True
-        return False
+        return any(map(IS_TRAINABLE, self.layers))
 
     def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """one + other, a gradient that this step made of dy: into `other` where that is memory of its own."""

@@ -26,6 +26,7 @@ typedef struct {                              /* outputs along a line, and the t
     ptrdiff_t first, last;                    /* the run itself */
     ptrdiff_t x_pixel, y_pixel;               /* elements from output to output */
     ptrdiff_t ahead, y_ahead, ahead_pixel;    /* elements to what is read next of x, of dy, and of x for an output; 0: none */
+    double least;                             /* outputs that are below it become it */
     int far;                                  /* y is too large for the caches: vectors of STREAMED bytes go past them */
 } Run;
 

@@ -16,6 +16,7 @@ def forward(
     tasks: int,
     prefetches: bool,
     far: bool,
+    relu: bool,
     num_threads: int,
 ) -> None: ...
 def gradient_weights(

@@ -9,6 +9,7 @@ A line is cut into segments of at most `length` outputs; a task is a run of segm
 """
 
 from cython cimport floating
+from libc.math cimport INFINITY
 from libc.string cimport memset
 
 from fastconv._ext.team cimport Task, run as run_tasks
@@ -24,6 +25,7 @@ cdef extern from "conv/depthwise.h" nogil:
         Py_ssize_t first, last
         Py_ssize_t x_pixel, y_pixel
         Py_ssize_t ahead, y_ahead, ahead_pixel
+        double least
         int far
 
     ctypedef struct Lanes:
@@ -164,14 +166,15 @@ cdef struct Forward:
     void *y
     Py_ssize_t segments, tasks  # of the whole batch
     int bytes
+    bint relu
 
 
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, ::1] w, const floating[:, ::1] bias,
     floating[:, :, :, :, ::1] y, object reach, object lanes, Py_ssize_t length, Py_ssize_t tasks, bint prefetches,
-    bint far, int num_threads,
+    bint far, bint relu, int num_threads,
 ):
-    """y = bias (may be None) + the sum over the taps of w * x.
+    """y = bias (may be None) + the sum over the taps of w * x, or relu of that.
 
     prefetches   x lies beyond the cache
     far          y too, for which its memory must be aligned to lanes.nbytes
@@ -182,7 +185,7 @@ def forward(
     cdef const floating *c_bias = NULL if bias is None else &bias[0, 0]
     cdef Forward c = Forward(
         &g, &c_lanes, &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], y.shape[0] * g.out[0] * g.out[1] * g.segments, tasks,
-        lanes.nbytes,
+        lanes.nbytes, relu,
     )
     with nogil:
         run_tasks(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tasks, num_threads)
@@ -195,6 +198,7 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
     cdef const floating *weights
     cdef floating *out
     cdef Run run
+    run.least = 0 if c.relu else -INFINITY
     for number in range(task * c.segments // c.tasks, (task + 1) * c.segments // c.tasks):
         line, segment = number // g.segments, number % g.segments
         at = set_lines(&run, g, line, &tap)

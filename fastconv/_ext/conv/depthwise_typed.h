@@ -90,6 +90,7 @@ TARGET INLINE void NAME(tile)(
     const ptrdiff_t pitch = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
     const ptrdiff_t w_tap = run->w_tap, channel = kind == BROADCAST;
     const ptrdiff_t most_taps = run->x_tap == pitch ? SLIDE : 1;
+    const Reals smallest = (REAL)run->least - (Reals){0};
     Reals sum[PIXELS];
     UNROLL
     for (int p = 0; p < PIXELS; p++)
@@ -121,7 +122,7 @@ TARGET INLINE void NAME(tile)(
     UNROLL
     for (int p = 0; p < PIXELS; p++)
         if (inner || p < pixels)
-            NAME(store)(sum[p], y + p * run->y_pixel, skip, kind == PERMUTED ? lanes : LANES, run->far);
+            NAME(store)(AT_LEAST(sum[p], smallest), y + p * run->y_pixel, skip, kind == PERMUTED ? lanes : LANES, run->far);
 }
 
 TARGET INLINE void NAME(outputs_of)(

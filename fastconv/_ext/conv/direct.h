@@ -44,13 +44,13 @@ static inline void transpose(
 }
 
 /* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
-   first `filters` lanes k of a panel. `at` goes on for one tile more, whose pixels are fetched in advance. far: whole
+   first `filters` lanes k of a panel; `least` where that is below it. `at` goes on for one tile more, whose pixels are fetched in advance. far: whole
    vectors, which y is then aligned to, go past the caches; `fence` follows the last. */
 static inline void tile_outputs(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
-    const float *start, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
+    const float *start, float least, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
-    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, y, to, filters, far);
+    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, least, y, to, filters, far);
 }
 
 /* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes

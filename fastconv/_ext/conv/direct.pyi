@@ -33,6 +33,7 @@ def forward(
     tables: ndarray,
     far: bool,
     widest: int,
+    relu: bool = False,
 ) -> None: ...
 def gradient_weights(
     x: ndarray,

@@ -34,6 +34,7 @@ typedef struct {
     ptrdiff_t channels, filters; /* of one group */
     ptrdiff_t tiles[2];          /* of an image */
     const ptrdiff_t *at[2];      /* the first output row, and column, of each */
+    float least;                 /* outputs that are below it become it */
     const float *zeros;          /* as many as channels, and as filters, in whole vectors */
 } Layer;
 

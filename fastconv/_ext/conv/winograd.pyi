@@ -17,11 +17,13 @@ def forward_blocks(
     taps_last: bool,
     tiling: Tiling,
     u: ndarray,
+    ready: bool,
     buffers: ndarray,
     row: int,
     plane: int,
     block: int,
     bytes: int,
+    relu: bool,
     num_threads: int,
 ) -> None: ...
 def forward_panels(
@@ -42,6 +44,7 @@ def forward_panels(
     depth: int,
     wide: int,
     bytes: int,
+    relu: bool,
     num_threads: int,
 ) -> None: ...
 def gradient_weights_blocks(

@@ -12,6 +12,8 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
+from libc.math cimport INFINITY
+
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "conv/winograd.h" nogil:
@@ -29,6 +31,7 @@ cdef extern from "conv/winograd.h" nogil:
         Py_ssize_t x_pixel, y_first, y_image, y_plane, y_row, y_column, channels, filters
         Py_ssize_t tiles[2]
         const Py_ssize_t *at[2]
+        float least
         const float *zeros
 
     int OUTPUTS(int taps)
@@ -75,6 +78,7 @@ cdef Layer layer(
     cdef Py_ssize_t apart[3]
     g.batch = x_shape[0]
     g.zeros = &zeros[0]
+    g.least = -INFINITY
     g.x_pixel = x_shape[4]
     g.channels, g.filters = x_shape[4] // groups, y_shape[4] // groups
     for axis in range(3):
@@ -139,11 +143,14 @@ cdef struct ForwardBlocks:
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
-    float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, int num_threads,
+    bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, bint relu,
+    int num_threads,
 ):
     """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
+    ready: u holds the transformed weights.
 
-    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels.
+    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels; relu: of the
+    outputs, with their bias, it is stored.
     """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
@@ -154,11 +161,14 @@ def forward_blocks(
         bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
+    if relu:
+        g.least = 0
     with nogil:
-        run(
-            <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
-            groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
-        )
+        if not ready:
+            run(
+                <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
+                groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
+            )
         run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
 
 
@@ -263,7 +273,7 @@ def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, ::1] v,
     float[:, :, ::1] u, float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide,
-    int bytes, int num_threads,
+    int bytes, bint relu, int num_threads,
 ):
     """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * wide) and
     m (frequencies, chunk * wide): `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time."""
@@ -276,6 +286,8 @@ def forward_panels(
         m_plane=m.shape[2], depth=depth, wide=wide, bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
+    if relu:
+        g.least = 0
     with nogil:
         for turn in range(groups * chunks):
             c.group, c.start = turn // chunks, turn % chunks * chunk

@@ -259,8 +259,8 @@ TARGET INLINE void NAME(inputs)(
 
 /* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
 TARGET INLINE void NAME(output_vector)(
-    const float *m, ptrdiff_t plane, Vector bias, float *y, ptrdiff_t down, ptrdiff_t right, const ptrdiff_t *count,
-    ptrdiff_t lanes, const int whole, const int r0, const int r1)
+    const float *m, ptrdiff_t plane, Vector bias, Vector least, float *y, ptrdiff_t down, ptrdiff_t right,
+    const ptrdiff_t *count, ptrdiff_t lanes, const int whole, const int r0, const int r1)
 {
     const int n0 = POINTS(r0), n1 = POINTS(r1);
     Vector t[4][6], line[6], values[6];
@@ -285,7 +285,7 @@ TARGET INLINE void NAME(output_vector)(
             values[0] = t[j][0];
         UNROLL for (int i = 0; i < OUTPUTS(r0); i++)
             if (whole || i < count[0])
-                NAME(store)(values[i] + bias, y + i * down, lanes);
+                NAME(store)(AT_LEAST(values[i] + bias, least), y + i * down, lanes);
         y += right;
         OPAQUE(y);
     }
@@ -296,6 +296,7 @@ TARGET INLINE void NAME(outputs)(
     ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
 {
     const ptrdiff_t right = g->step[2] * g->y_column, down = g->step[1] * g->y_row;
+    const Vector least = g->least - (Vector){0};
     Place p = place(g, first);
     for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
         const ptrdiff_t count[2] = {rows_left(g, &p, 0, OUTPUTS(r0)), rows_left(g, &p, 1, OUTPUTS(r1))};
@@ -310,13 +311,13 @@ TARGET INLINE void NAME(outputs)(
             UNROLL for (int i = 0; i < OUTPUTS(r0) * OUTPUTS(r1); i++)
                 __builtin_prefetch(next + i / OUTPUTS(r1) * down + i % OUTPUTS(r1) * right + j, 1);
             if (whole)
-                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 1, r0, r1);
+                NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, LANES, 1, r0, r1);
             else
-                NAME(output_vector)(m + j, plane, b, to + j, down, right, count, LANES, 0, r0, r1);
+                NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, LANES, 0, r0, r1);
         }
         if (j < lanes) {
             const Vector b = bias ? NAME(load)(bias + j, lanes - j) : (Vector){0};
-            NAME(output_vector)(m + j, plane, b, to + j, down, right, count, lanes - j, 0, r0, r1);
+            NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, lanes - j, 0, r0, r1);
         }
     }
 }

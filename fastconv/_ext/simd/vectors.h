@@ -121,6 +121,11 @@ static inline ptrdiff_t most_rows(int bytes, int vectors)
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
+/* Vectors v where they are not below `least` (nan is not), else that. */
+#define AT_LEAST(v, least)                                                                                             \
+    ((__typeof__(v))((((v) < (least)) & (__typeof__((v) < (least)))(least)) |                                          \
+                     (~((v) < (least)) & (__typeof__((v) < (least)))(v))))
+
 /* The lines FETCHED_AHEAD of `bytes` bytes are fetched: wide vectors take lines faster than the hardware brings them of
    its own accord, and are slower than narrow ones from memory without this. With two arrays it does not pay. */
 #define FETCHED_AHEAD 4096 /* bytes */

@@ -264,7 +264,13 @@ def _goals(op: str, a: Arguments) -> np.ndarray:
 def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     table, log_sums, a, reduction, denominator = saved
     dx = allocate(op, table.shape, table.dtype)
-    if log_sums is not None and a.valid is a.weight is None and not a.probabilities and not a.smoothing and dy.ndim == 0:
+    if (
+        log_sums is not None
+        and a.valid is a.weight is None
+        and not a.probabilities
+        and not a.smoothing
+        and dy.ndim == 0
+    ):
         share = np.array([float(dy) / denominator if reduction == "mean" else float(dy)]).astype(dx.dtype)
         kernels.cross_entropy_backward(
             table, log_sums, a.target, None, share, None, 0.0, dx, threads_for(WORK * dx.nbytes)
