@@ -38,8 +38,9 @@ def load(
     trainable   False: nothing is to be trained; constants and batch norms are folded into what is before them
     outputs     names of values that the net shall give, in place of the file's outputs; what only others need goes
 
-    A node whose weights are constants of the file is the layer (Conv2d, Linear, BatchNorm2d …), everything else an
-    operation. Inputs are the file's that are no initialisers, in order. Parameters are the float constants that
+    A node whose weights are constants of the file is the layer (Conv2d, Linear, BatchNorm2d …), and so are Identity, a
+    Reshape that keeps the first axis (0) and DepthToSpace and SpaceToDepth of mode CRD (PixelShuffle, PixelUnshuffle);
+    everything else is an operation. Inputs are the file's that are no initialisers, in order. Parameters are the float constants that
     convolutions, products, norms and PRelu read as weights, and those of more than one element that Add and Mul read,
     also through Identity, Reshape, Unsqueeze and Transpose; every other constant is a buffer. A key of `state_dict` is
     the initialiser's own name where it ends in .weight, .bias, .running_mean or .running_var, as PyTorch's do, else

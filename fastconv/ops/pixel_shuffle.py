@@ -41,7 +41,7 @@ def prepare_shuffle(op: str, x: Any, upscale_factor: Any) -> tuple[np.ndarray, F
     need_axes(op, "x", x, "N C H W")
     if x.shape[1] % r**2:
         raise ShapeError(
-            f"{op}: x must have a multiple of upscale_factor squared channels, {r} * {r} = {r**2}, got {x.shape[1]}: "
+            f"{op}: upscale_factor squared must divide x's channels, got {r} * {r} = {r**2} for {x.shape[1]}: "
             f"shape {x.shape}"
         )
     return x, Factor(r, is_channels_last(x))
@@ -51,11 +51,8 @@ def prepare_unshuffle(op: str, x: Any, downscale_factor: Any) -> tuple[np.ndarra
     (x,) = as_floats(op, x=x)
     r = factor_of(op, "downscale_factor", downscale_factor)
     need_axes(op, "x", x, "N C H W")
-    for axis, n in zip("HW", x.shape[2:], strict=True):
-        if n % r:
-            raise ShapeError(
-                f"{op}: x must be a multiple of downscale_factor, {r}, long along {axis}, got {n}: shape {x.shape}"
-            )
+    if any(n % r for n in x.shape[2:]):
+        raise ShapeError(f"{op}: downscale_factor must divide x's height and width, got {r} for shape {x.shape}")
     return x, Factor(r, is_channels_last(x))
 
 
