@@ -348,8 +348,8 @@ def pixel_unshuffle(x: ArrayLike, downscale_factor: int) -> Array:
 
     x  (N, C, H, W)
 
-    Returns (N, C * r * r, H / r, W / r), channels-last in memory where x is. Source: torch.nn.functional.pixel_unshuffle;
-    ONNX SpaceToDepth of mode CRD.
+    Returns (N, C * r * r, H / r, W / r), channels-last in memory where x is. Source: ONNX SpaceToDepth of mode CRD;
+    torch.nn.functional.pixel_unshuffle.
     """
 
 
