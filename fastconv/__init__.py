@@ -10,7 +10,7 @@
     save, load    a net with its configuration; `load_weights`: the arrays of PyTorch's files, safetensors, .npz
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     sklearn       CNNClassifier and CNNRegressor, estimators for scikit-learn
-    explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
+    explain       the algorithm, memory, speed and floor of a net's steps, their timeline (FASTCONV_TRACE=1: of calls)
     set_num_threads, set_workspace_limit, show_config    the machine
     set_precision, precision    "fast", or "strict": no output depends on inputs outside its window
 

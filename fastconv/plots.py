@@ -1,4 +1,4 @@
-"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, record, scan, dots, changes.
+"""Pictures: training curve, confusion matrix, mistakes, receptive field, record, scan, dots, changes, timeline.
 
 They need matplotlib. Each returns a `Figure` of its own (no pyplot, no global state), but for `draw_boxes`, which draws
 into one; `save` writes it. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -20,7 +20,8 @@ import numpy as np
 from fastconv.files import replace_whole
 
 __all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "mistakes", "need_matplotlib",
-           "receptive_field", "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
+           "receptive_field", "record_of_maps", "save", "scan", "timeline",
+           "training_curve"]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
@@ -31,6 +32,8 @@ MOST_MISTAKES = 40  # images on the sheet
 SHEET_COLUMNS = 8
 CELL, GAP, HEADING = (1.5, 1.86), 0.1, 0.85  # of the sheet, in inches
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ticks
+PHASES = {"forward": BLUE, "loss": GREEN, "backward": ORANGE, "update": "#CC79A7"}
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
@@ -457,3 +460,61 @@ def changes(rows: Sequence[tuple[str, float, float, float, str]], *, title: str)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_title(title, fontsize=11, fontweight="bold")
     return figure
+
+
+def timeline(spans: Sequence[tuple[str, str, float, float, float, int]], *, title: str) -> Any:
+    """A line for each name, and a bar for each (name, phase, start, milliseconds, floor, bytes held when it ends); the
+    dark part of a bar is its floor. Above, the bytes over the same time.
+
+    Phases: "forward", "loss", "backward", "update".
+    """
+    names = list(dict.fromkeys(name for name, *_ in spans))
+    place = {name: at for at, name in enumerate(names)}
+    total = sum(span[3] for span in spans)
+    figure = need_matplotlib("a timeline")(figsize=(12.8, 2.9 + 0.19 * len(names)), layout="constrained")
+    figure.suptitle(f"{title}: {total:.3g} ms", fontsize=12, fontweight="bold")
+    held = [0, *(span[5] for span in spans)]
+    if max(held):
+        heights = 1.1, 0.19 * len(names) + 0.2  # inches
+        memory, axes = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+        unit, scale = next((each for each in UNITS if max(held) >= each[1]), UNITS[-1])
+        times, levels = [0.0, *(span[2] + span[3] for span in spans)], [nbytes / scale for nbytes in held]
+        memory.step(times, levels, where="post", color=GRAY, linewidth=1.4)
+        memory.fill_between(times, levels, step="post", color=GRAY, alpha=0.15, linewidth=0)
+        memory.set_ylim(0, 1.12 * max(levels))
+        memory.set_ylabel(f"kept, {unit}", fontsize=9)
+    else:
+        axes = figure.subplots()
+    for phase, colour in PHASES.items():
+        chosen = [span for span in spans if span[1] == phase]
+        if not chosen:
+            continue
+        rows, starts, widths = (
+            [place[span[0]] for span in chosen],
+            [span[2] for span in chosen],
+            [span[3] for span in chosen],
+        )
+        axes.barh(rows, widths, left=starts, height=0.78, color=colour, alpha=0.35, linewidth=0)
+        floors = [min(span[4], span[3]) for span in chosen]
+        axes.barh(rows, floors, left=starts, height=0.78, color=colour, linewidth=0, label=phase)
+        for row, start, width in zip(rows, starts, widths, strict=True):
+            before = phase == "forward" and start > 0.06 * total  # behind it stands the way back
+            axes.text(start if before else start + width, row, f" {width:.3f} ", fontsize=6.5, color=GRAY, va="center",
+                      ha="right" if before else "left")  # fmt: skip
+    axes.set_yticks(range(len(names)), map(_middle_out, names), fontsize=7.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.06 * total or 1)
+    axes.set_xlabel("milliseconds; dark: the least that it takes", fontsize=9)
+    for each in figure.axes:
+        each.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+        each.set_axisbelow(True)
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=8)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    if spans:
+        figure.legend(loc="outside lower right", ncols=len(PHASES), fontsize=9, frameon=False)
+    return figure
+
+
+def _middle_out(name: str) -> str:
+    return name if len(name) <= 64 else f"{name[:31]}…{name[-32:]}"

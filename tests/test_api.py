@@ -175,7 +175,7 @@ OTHERS = {  # dotted path: arguments
     "optim.OneCycle": "peak, warmup=0.3, div=25.0, final_div=1e4, total=None",
     "Trainer": "net, optimizer, loss='cross_entropy', *, seed=0, checkpoint=None, checkpoint_every=None",
     "Trainer.fit": "self, X, y=None, epochs=None, batch_size=None, validation_data=None, augment=None, callbacks=(), "
-                   "progress=None",
+                   "progress=None, *, prefetch=2",
     "Trainer.evaluate": "self, X, y=None, batch_size=None",
     "Trainer.save": "self, path",
     "Trainer.resume": "path, functions=None",
@@ -183,6 +183,7 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_mnist": "folder",
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
+    "datasets.open_folder": "path",
     "datasets.load_image": "path",
     "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",

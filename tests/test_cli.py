@@ -18,7 +18,8 @@ from fastconv.cli import data, main, rundir
 from fastconv.training.checkpoint import load_net
 from fastconv.training.recipes import RECIPES
 
-ALWAYS = {"config.json", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json", "result.json"}
+ALWAYS = {"config.json", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json", "result.json",
+          "report.json", "report.txt"}  # fmt: skip
 PICTURES = {"curve.png", "confusion.png", "mistakes.png"}
 QUICK = ("--batch-size", "256", "--quiet", "--no-plots")
 
@@ -67,7 +68,8 @@ def test_train_leaves_a_run_folder(capsys):
     assert lines[2].startswith("test accuracy ")
     assert "s an epoch" in lines[2]
     assert lines[3].startswith("runs/digits-1/: ")
-    assert set(lines[3].split()[1:]) == names("runs/digits-1")
+    assert set(" ".join(lines[3:]).split()[1:]) == names("runs/digits-1")
+    assert max(map(len, lines)) <= 80
     assert [line.split()[1] for line in err.splitlines()] == ["1/2", "2/2"]
 
     with Path("runs/digits-1/history.csv").open() as file:
@@ -311,6 +313,16 @@ def test_folders_of_images(capsys, test):
     assert out.startswith(f"{image}: light ")
 
 
+def test_runs_beside_the_classes_are_no_class(capsys, monkeypatch):
+    pytest.importorskip("PIL")
+    write_folder(False)
+    monkeypatch.chdir("images")
+    for number in (1, 2):
+        status, out, _ = call(capsys, "train", ".", "--epochs", 1, "--size", 8)
+        assert (status, "2 classes" in out) == (0, True)
+        assert json.loads(Path(f"runs/folder-{number}/config.json").read_text())["classes"] == ["dark", "light"]
+
+
 FOLDER = ("train", "folder", "--data", "images", "--batch-size", 8, "--no-plots", "--quiet")
 
 
@@ -498,8 +510,17 @@ def test_unknown_net():
         ("", 2, "fastconv: the following arguments are required: COMMAND"),
         ("fly", 2, "invalid choice: 'fly'"),
         ("train", 2, "which data set: digits, mnist, cifar10, folder?"),
-        ("train cats", 2, "invalid choice: 'cats'"),
-        ("train mnist", 2, "mnist needs --data DIR"),
+        ("train cats", 2, "no data set and no folder is called 'cats'; data sets are digits, mnist, cifar10, folder"),
+        ("train minst", 2, "did you mean 'mnist'?"),
+        ("train mnist", 2, "mnist needs the folder that holds its files: mnist DIR, or --data DIR"),
+        ("train . nowhere", 2, "one folder is trained on, got . and nowhere"),
+        ("train folder . --data .", 2, "the folder is given twice: . and --data ."),
+        ("train digits --augment flip,fly", 2, "no augmentation is called 'fly'"),
+        ("train digits --augment ,", 2, "it names no augmentation"),
+        ("train digits --augment flip --no-augment", 2, "--augment and --no-augment: which of them?"),
+        ("train digits --skip-unreadable", 2, "--skip-unreadable belongs to folder"),
+        ("train digits --memory-limit 2G", 2, "--memory-limit belongs to folder"),
+        ("train folder --memory-limit much", 2, "must be a number of bytes, e.g. 500M or 2G, got 'much'"),
         ("train digits --data .", 2, "digits is part of fastconv"),
         ("train digits --size 8", 2, "--size belongs to folder"),
         ("train digits --size x", 2, "must be HEIGHTxWIDTH, e.g. 32x32, got 'x'"),
@@ -518,6 +539,9 @@ def test_unknown_net():
         ("train mnist --data .", 1, "no MNIST training files"),
         ("train cifar10 --data .", 1, "no CIFAR-10 training files"),
         ("train folder --data .", 1, "the images must be in one subfolder per class"),
+        ("evaluate", 2, "the following arguments are required: RUN"),
+        ("evaluate nowhere", 2, "nowhere: is no run folder"),
+        ("evaluate nowhere --csv a.txt", 2, "the name must end in .csv, got 'a.txt'"),
         ("predict", 2, "the following arguments are required: RUN, IMAGE"),
         ("predict nowhere a.png", 2, "nowhere: is no run folder"),
         ("export", 2, "the following arguments are required: RUN, FILE"),
@@ -543,7 +567,7 @@ def test_wrong_calls_are_one_line(capsys, arguments, status, message):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "train", "predict", "export", "compare", "bench", "info"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "predict", "export", "compare", "bench", "info"])
 def test_help(capsys, command):
     status, out, err = call(capsys, *command.split(), "--help")
     assert (status, err) == (0, "")

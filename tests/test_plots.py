@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-from fastconv import plots
+import fastconv
+from fastconv import models, plots
 
 CLASSES = tuple("0123456789")
 RNG = np.random.default_rng(0)
@@ -139,3 +140,38 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'a training curve needs matplotlib: pip install "fastconv\[plot\]"'):
         plots.training_curve(history(2))
+
+
+@pytest.mark.parametrize("suffix", plots.FORMATS)
+def test_the_timeline_of_a_training_step(tmp_path, suffix):
+    told = fastconv.explain(models.lenet5(), (2, 1, 28, 28))
+    told.plot(tmp_path / f"step{suffix}")
+    assert (tmp_path / f"step{suffix}").stat().st_size > 5000
+    drawn = texts(told.figure())
+    for words in ("training step", "ReLU+MaxPool2d", "11 Linear", "update SGD", "backward", "kept, kB"):
+        assert words in drawn
+    memory, axes = told.figure().axes
+    ends = [bar.get_x() + bar.get_width() for bars in axes.containers for bar in bars]
+    assert max(ends) == pytest.approx(sum(span.milliseconds for span in told.spans))
+    assert max(memory.get_lines()[0].get_ydata()) == pytest.approx(max(span.kept for span in told.spans) / 1e3)
+
+
+def test_the_timeline_of_an_inference_has_no_memory(tmp_path):
+    told = fastconv.explain(models.lenet5(), (2, 1, 28, 28), training=False)
+    told.plot(tmp_path / "inference.png")
+    assert len(told.figure().axes) == 1
+    assert "backward" not in texts(told.figure())
+    fastconv.explain(fastconv.Sequential(), (1, 2)).plot(tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match="must end in"):
+        told.plot(tmp_path / "inference.gif")
+
+
+def test_a_timelines_bars_hold_their_floor():
+    spans = [("a" * 100, "forward", 0.0, 4.0, 1.0, 10**9), ("b", "forward", 4.0, 2.0, 3.0, 10**9),
+             ("a" * 100, "backward", 6.0, 1.0, 0.5, 0)]  # fmt: skip
+    figure = plots.timeline(spans, title="t")
+    (_, forward_floor, _, backward_floor) = figure.axes[1].containers
+    assert [bar.get_width() for bar in forward_floor] == [1.0, 2.0]
+    assert [bar.get_y() for bar in backward_floor] == [bar.get_y() for bar in forward_floor][:1]
+    assert "kept, GB" in texts(figure)
+    assert "…" in texts(figure)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from fastconv import Trainer, augment, optim
 from fastconv.ops import registry
 from fastconv.training import checkpoint
 from fastconv.training import trainer as trainer_module
-from fastconv.training.data import ArrayBatches
+from fastconv.training.data import ArrayBatches, generator
 from fastconv.training.history import History
+from fastconv.training.mixing import Mixed
 from fastconv.training.step import Loss
 
 RNG = np.random.default_rng(0)
@@ -219,6 +221,66 @@ def test_saved_between_two_calls_of_fit(tmp_path):
     assert_same_run(halves, Trainer.resume(tmp_path / "file"))
     halves.fit(X, Y, epochs=4)
     assert_same_run(halves, straight)
+
+
+def mixing_run(path, **options):
+    if path is not None and Path(path).exists():
+        trainer = Trainer.resume(path)
+    else:
+        loss = functools.partial(fc.functional.cross_entropy, label_smoothing=0.1)
+        trainer = Trainer(make_net(), optim.SGD(0.05), loss, seed=5, checkpoint=path, checkpoint_every=1)
+    aug = augment.Compose(augment.Flip(), augment.OneOf(augment.MixUp(0.5), augment.CutMix()))
+    trainer.fit(X, Y, epochs=3, batch_size=16, validation_data=HELD_OUT, augment=aug, **options)
+    return trainer
+
+
+def test_mixed_images_resume_to_the_same_bits(tmp_path):
+    straight = mixing_run(None)
+    path = tmp_path / "run"
+
+    def stop(trainer, record):
+        return trainer.epoch == 2
+
+    mixing_run(path, callbacks=[stop])
+    assert Trainer.resume(path).epoch == 2
+    assert_same_run(mixing_run(path), straight)
+    assert all(0 < record["accuracy"] <= 1 for record in straight.history)
+
+
+def test_a_step_on_mixed_images_is_that_on_their_mixed_targets():
+    """A step with MixUp is one on the mixed batch with the mixed probabilities as targets, computed by hand."""
+    mix = augment.MixUp(0.7)
+    trainer = Trainer(make_net(), optim.SGD(0.1), seed=3)
+    x, y = X[:20], Y[:20]
+    before = deepcopy(trainer.net)
+    trainer.fit(x, y, epochs=1, batch_size=20, augment=mix)
+    order = generator(3, 0, 0).permutation(20)
+    rng = generator(3, 1, 0)
+    mixed, targets = mix(x[order], rng, targets=np.eye(4, dtype=np.float32)[y[order]])
+    loss, gradients = fc.value_and_grad(before, "cross_entropy", mixed, targets, rng=rng)
+    assert trainer.history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+    for name, parameter in trainer.net.parameters().items():
+        expected = before.parameters()[name] - 0.1 * gradients[name]
+        np.testing.assert_allclose(parameter, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_targets():
+    shares = np.array([[0.75, 0.25, 0], [0, 1, 0], [0.5, 0, 0.5]])
+    mixed = Mixed(np.array([2, 0, 2]), shares)
+    expected = [[0.25, 0, 0.75, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    np.testing.assert_array_equal(mixed.mixed_for(np.zeros((3, 4), np.float32)), np.array(expected, np.float32))
+    np.testing.assert_array_equal(mixed.labels, [2, 0, 2])
+    floats = Mixed(np.arange(6.0).reshape(3, 2), shares)
+    np.testing.assert_array_equal(floats.mixed_for(np.zeros((3, 2))), shares @ floats.targets)
+    for targets, message in (([2, 0, 4], "classes from 0 to 3, got 0 to 4"), ([-100, 0, 1], "got -100 to 1")):
+        with pytest.raises(ValueError, match=message):
+            Mixed(np.array(targets), shares).mixed_for(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"class indices \(N,\) for an output \(N, C\), or floats; got int64 \(3, 2\)"):
+        Mixed(np.zeros((3, 2), int), shares).mixed_for(np.zeros((3, 4, 2)))
+    net = fc.Sequential(fc.Flatten(), fc.Linear(X[0].size, 2, rng=0))
+    trainer = Trainer(net, optim.SGD(0.01), "mse_loss")  # floats are mixed as they are
+    trainer.fit(X, np.eye(2, dtype=np.float32)[Y % 2], epochs=1, batch_size=16, augment=augment.CutMix())
+    assert "accuracy" not in trainer.history[0]
 
 
 def test_float64_and_streams_resume(tmp_path):
@@ -834,9 +896,9 @@ def anonymous_memory():
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it, no more."""
+    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it and those that are ready, no more."""
     peaks = []
-    for samples in (1_000, 40_000):
+    for samples in (4_000, 40_000):
         path = tmp_path / str(samples)
         with path.open("wb") as file:
             file.truncate(samples * 3072)  # a hole: it takes no room on the disk
@@ -1067,7 +1129,8 @@ def test_progress(capsys, monkeypatch):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         fit(progress)
-        assert "epoch 1/2: 100%" in terminal.getvalue() and "val_accuracy" in terminal.getvalue()
+        shown = terminal.getvalue()
+        assert "epoch 1/2:   0%" in shown and "\repoch 2/2  loss " in shown and "val_accuracy" in shown
     monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

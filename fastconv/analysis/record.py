@@ -18,7 +18,8 @@ from fastconv.analysis.walkthrough.numbers import shown
 from fastconv.errors import position
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS
-from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
+from fastconv.plan.names import kind_of, name_of
+from fastconv.plan.steps import Array, Enter, Item, LayerStep, Step
 from fastconv.training.step import Loss, LossLike, resolve_loss
 
 __all__ = ["Entry", "Record", "record"]
@@ -290,12 +291,11 @@ def _entry(
 ) -> Entry:  # fmt: skip
     xs = tuple(values[value] for value in step.inputs)
     single = isinstance(step, LayerStep | Item)
-    layer = step.layers[0] if isinstance(step, LayerStep | OperationStep) else step
     dy = sent.get(step.output)
     there = any(part is not None for part in parts)
     return Entry(
-        name=_name(step),
-        kind=str(getattr(layer, "kind", type(layer).__name__)),
+        name=name_of(step) or kind_of(step),  # a net that is one layer has no name
+        kind=kind_of(step),
         x=xs[0] if single else xs,
         y=values[step.output],
         dx=(parts[0] if isinstance(parts[0], np.ndarray) else None) if single else parts if there else None,
@@ -303,17 +303,6 @@ def _entry(
         parameters=_parameters(step),
         gradients=gradients,
     )
-
-
-def _name(step: Step) -> str:
-    """As in state_dict; a container's own join has the container's name, a net that is one layer its class."""
-    if isinstance(step, LayerStep):
-        return step.name or type(step.layers[0]).__name__
-    if not isinstance(step, Add | Concat | Multiply):
-        return step.name
-    around = [name for name, _ in reversed(step.within)]
-    own = step.within[0][1] if step.within else ""
-    return ".".join(around) if around and step.name == own else ".".join([*around, step.name])
 
 
 def _parameters(step: Step) -> dict[str, np.ndarray]:

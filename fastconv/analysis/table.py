@@ -189,7 +189,7 @@ def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
     """Two per multiply-add of a convolution or a fully-connected layer, also inside a pooling net; of others 0."""
     op = layer.op if isinstance(layer, OpLayer) else ""
     if op == "linear":
-        return 2 * math.prod(y_shape) * x_shape[-1]
+        return 2 * math.prod(y_shape) * layer.weight.shape[1]  # type: ignore[attr-defined,no-any-return]
     if op.startswith("conv_transpose"):
         return 2 * math.prod(x_shape) * math.prod(layer.weight.shape[1:])  # type: ignore[attr-defined]
     if op.startswith("conv"):

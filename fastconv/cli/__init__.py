@@ -4,6 +4,7 @@
     predict   read image files with a trained net                 bench     the benchmark suite as a table and a picture
     info      what the kernels run on                         summary   a net's layers: shapes, FLOPs, receptive fields
     export    write a run's weights for other programs          onnx      nets to and from ONNX files
+    evaluate  what a net gets right, class by class
 
 Exit status: 0; 1 where the work failed; 2 where the call is wrong; 130 after Ctrl-C. Errors are one line on standard
 error.
@@ -16,23 +17,34 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastconv import _command
-from fastconv.cli import bench, compare, export, info, onnx, predict, summary, train
+from fastconv.cli import bench, compare, evaluate, export, info, onnx, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
 from fastconv.version import __version__
 
 __all__ = ["main"]
 
-COMMANDS = (train, predict, export, onnx, compare, bench, summary, info)
+COMMANDS = (train, evaluate, predict, export, onnx, compare, bench, summary, info)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line; no abbreviated options, which would change their meaning when another is added."""
+    """Errors in one line; no abbreviated options, which would change their meaning when another is added; what is no
+    option may stand between options."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+        self._inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers is not None or self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True  # up to Python 3.11 the method below calls this one
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")

@@ -59,7 +59,7 @@ def rate(text: str) -> float:
 def file_named(*suffixes: str) -> Callable[[str], Path]:
     """An argument that names a file to be written, which ends so."""
 
-    named = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    named = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
 
     def path_of(text: str) -> Path:
         path = Path(text)

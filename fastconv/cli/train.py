@@ -15,6 +15,7 @@ import math
 import shlex
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ import numpy as np
 from fastconv import plots
 from fastconv.cli import rundir
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
+from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
+from fastconv.cli.outcome import Outcome, finite
 from fastconv.errors import FormatError
-from fastconv.training.recipes import RECIPES, Recipe
+from fastconv.training.recipes import AUGMENTATIONS, RECIPES, Recipe, augmentation_of
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -33,10 +36,12 @@ NAME = "train"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", choices=RECIPES, metavar="{" + ",".join(RECIPES) + "}",
-        help="the data set; folder: images in one subfolder per class. May be left out with --resume",
+        "name", nargs="?", metavar="{" + ",".join(RECIPES) + "}",
+        help="the data set; folder, or the path of a folder: images in one subfolder per class, or such subfolders in "
+             "train, val and test. May be left out with --resume",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data set's files")
+    parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the folder of the data set's files")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the same")
     where = parser.add_argument_group("the run")
     where.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
     where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits")
@@ -51,11 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     how.add_argument(
+        "--augment", type=augmentation, metavar="WORD,…",
+        help=f"how training images are changed, in place of the recipe's way: {', '.join(AUGMENTATIONS)}",
+    )  # fmt: skip
+    how.add_argument(
         "--validation", type=_validation, metavar="N",
         help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
              "below 1; a folder's own part (val, valid or validation beside train) needs no option",
     )  # fmt: skip
-    how.add_argument("--size", type=_size, metavar="HxW", help="folder: resize all images to this size")
+    how.add_argument("--size", type=_size, metavar="N|HxW", help="folder: resize all images to this size")
+    add_reading(how)
     add_threads(parser)
     parser.add_argument(
         "--best", action="store_true",
@@ -66,6 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
     shown.add_argument("--json", action="store_true", help="print one JSON object, the rest on standard error")
     shown.add_argument("--quiet", action="store_true", help="no progress, only the result")
+
+
+def augmentation(text: str) -> dict[str, Any]:
+    """An argument that says how images are changed, as data."""
+    try:
+        return augmentation_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _validation(text: str) -> float:
@@ -88,6 +106,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     set_threads(args)
+    resolve(args)
     say = _Speaker(args)
     if args.resume is None:
         config, data = _begun(args, say)
@@ -116,7 +135,14 @@ class _Speaker:
 
     def __call__(self, text: str, always: bool = False) -> None:
         if always or not self.quiet:
-            print(text, file=self.stream, flush=True)
+            print(_folded(text), file=self.stream, flush=True)
+
+
+def _folded(text: str) -> str:
+    """A line in lines that a terminal of 80 columns holds; what has lines of its own as it is."""
+    if "\n" in text:
+        return text
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _can_plot() -> bool:
@@ -138,22 +164,25 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
         raise UsageError(f"which data set: {', '.join(RECIPES)}?")
     if args.out is not None:
         rundir.check_unused(args.out)
+    if args.augment is not None and args.no_augment:
+        raise UsageError("--augment and --no-augment: which of them?")
     recipe = _recipe(args)
     path = None if args.data is None else args.data.absolute()
-    data = load(args.name, path, args.size)
+    data = load(args.name, path, args.size, prog=args.prog, **reading(args))
     validation, split = _validation_images(args.validation, recipe, data), "stratified"
     if data.validation is not None:
         validation, split = len(data.validation[1]), "folder"
     config = rundir.Config(
         data=args.name,
         path=None if path is None else str(path),
-        size=args.size,
+        size=(data.image_shape[1], data.image_shape[2]) if data.sizes else args.size,
         classes=data.classes,
         image_shape=data.image_shape,
         recipe=recipe,
         validation=validation,
         seed=args.seed or 0,
         split=split,
+        skip_unreadable=args.skip_unreadable,
     )
     _need_validation(args, config)
     try:
@@ -182,7 +211,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         epochs=args.epochs or recipe.epochs,
         batch_size=args.batch_size or recipe.batch_size,
         optimizer=optimizer,
-        augment=None if args.no_augment else recipe.augment,
+        augment=None if args.no_augment else args.augment or recipe.augment,
     )
 
 
@@ -230,6 +259,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         ("--seed", args.seed, config.seed),
         ("--size", args.size, config.size),
         ("--no-augment", args.no_augment or None, recipe.augment is None),
+        ("--augment", args.augment, recipe.augment),
         ("--out", args.out and args.out.resolve(), folder.resolve()),
     ):
         if given is not None and given != own:
@@ -239,7 +269,8 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     if args.data is not None:
         config = dataclasses.replace(config, path=str(args.data.absolute()))
     path = None if config.path is None else Path(config.path)
-    data = load(config.data, path, config.size, validation=config.split == "folder")
+    args.skip_unreadable = args.skip_unreadable or config.skip_unreadable
+    data = load(config.data, path, config.size, validation=config.split == "folder", prog=args.prog, **reading(args))
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
         where = config.path or config.data
         raise UsageError(f"{where}: not the classes or the image size that the run in {folder} began with")
@@ -263,6 +294,8 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     parts.append("no test part" if data.test is None else f"{len(data.test[1]):,} for the test")
     size = "x".join(map(str, config.image_shape))
     say(f"{config.data}: {', '.join(parts)}; {len(config.classes)} classes, {size}")
+    for told in told_of_reading(data):
+        say(told)
     if data.left_out:
         say(f"left out: {', '.join(data.left_out)}", always=True)
     weights = sum(array.size for array in net.parameters().values())
@@ -310,7 +343,6 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
 
 def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
     from fastconv import augment
-    from fastconv.cli.data import split
     from fastconv.training.checkpoint import save_net
 
     recipe = config.recipe
@@ -324,11 +356,7 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
     if trainer.step:
         say(f"{folder}: goes on after {_plural(trainer.epoch, 'epoch')} ({trainer.step:,} steps)")
-    training, validation = data.train, data.validation
-    if config.validation and validation is None:
-        training, validation = split(
-            data.train, config.validation, config.seed, stratified=config.split == "stratified"
-        )
+    training, validation = config.parts(data)
     if validation is not None and (told := _rare(config.classes, training[1], validation[1])):
         say(told, always=True)
     trainer.fit(
@@ -352,10 +380,12 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         judged, part = data.test, "test"
     else:
         judged, part = validation, "validation"
-    outcome = None if judged is None else _Outcome.of(trainer.net, *judged)
+    outcome = judged and Outcome.of(trainer.net, judged[0], judged[1], config.classes, recipe.batch_size)
     result = _result(config, trainer, folder, outcome, part, args.best)
     result["training_images"] = len(training[1])
     rundir.write_json(folder / rundir.RESULT, result)
+    if outcome is not None:
+        outcome.write(folder, part)
     if not args.no_plots and _can_plot():
         _draw(config, trainer.history, judged, outcome, part, result)
     _tell(result, outcome, part, say)
@@ -364,25 +394,6 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
 
 
 # --- what came of it -------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """What a net makes of images it was not trained on."""
-
-    probabilities: np.ndarray  # (N, classes)
-    accuracy: float
-    loss: float  # the mean of -log of the true class's probability
-    right: int
-
-    @classmethod
-    def of(cls, net: Any, x: np.ndarray, y: np.ndarray) -> _Outcome:
-        from fastconv import functional
-
-        logits = net.predict(x)
-        right = int(np.count_nonzero(logits.argmax(axis=1) == y))
-        loss = float(functional.cross_entropy(logits, y))
-        return cls(functional.softmax(logits), right / len(y), loss, right)
 
 
 def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
@@ -397,7 +408,7 @@ def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
 
 
 def _result(
-    config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome | None, part: str, best: bool
+    config: rundir.Config, trainer: Any, folder: Path, outcome: Outcome | None, part: str, best: bool
 ) -> dict[str, Any]:
     """What was measured, as data."""
     import fastconv
@@ -412,16 +423,17 @@ def _result(
         "weights": sum(array.size for array in trainer.net.parameters().values()),
         "epochs": trainer.epoch,
         "test_accuracy": tested and tested.accuracy,
-        "test_loss": tested and _finite(tested.loss),
+        "test_loss": tested and finite(tested.loss),
         "test_images": len(tested.probabilities) if tested else 0,
-        "test_mistakes": len(tested.probabilities) - tested.right if tested else None,
+        "test_mistakes": tested.report.images - tested.report.right if tested else None,
+        "test_f1": tested and tested.report.macro["f1"],
         "validation_accuracy": last.get("val_accuracy"),
         "validation_images": config.validation,
         "best_epoch": trainer.best_epoch,
         "weights_from": "best" if best else "last",
         "weights_epoch": trainer.best_epoch if best else trainer.epoch,
         "training_accuracy": last.get("accuracy"),
-        "training_loss": _finite(last["loss"]),
+        "training_loss": finite(last["loss"]),
         "seconds_per_epoch": statistics.median(seconds),
         "seconds": sum(seconds),
         "threads": fastconv.get_num_threads(),
@@ -430,12 +442,8 @@ def _result(
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _draw(
-    config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, result: dict[str, Any]
+    config: rundir.Config, history: Any, judged: Any, outcome: Outcome | None, part: str, result: dict[str, Any]
 ) -> None:
     folder, title = Path(result["run"]), f"{config.data}, {part} images"
     if result["best_epoch"] is not None:
@@ -452,11 +460,10 @@ def _draw(
         plots.save(sheet, folder / rundir.MISTAKES, follow_links=False)
 
 
-def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Speaker) -> None:
+def _tell(result: dict[str, Any], outcome: Outcome | None, part: str, say: _Speaker) -> None:
     parts = []
     if outcome is not None:
-        total = len(outcome.probabilities)
-        parts.append(f"{part} accuracy {100 * outcome.accuracy:.2f} % ({outcome.right:,} of {total:,} images)")
+        parts.append(outcome.told(part))
     parts.append(f"{result['seconds_per_epoch']:.3g} s an epoch, {result['seconds']:.3g} s in all")
     say("; ".join(parts), always=True)
     if result["best_epoch"] is not None:

@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv.datasets.lazy import LazyImages
 from fastconv.errors import ShapeError
 
 __all__ = ["Report", "report"]
@@ -125,8 +126,9 @@ def report(
     return dataclasses.replace(result, shared=sorted(shared), test=test_result)
 
 
-def _need_set(X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.asarray(X), np.asarray(y)
+def _need_set(X: Any, y: ArrayLike) -> tuple[Any, np.ndarray]:
+    images = X if isinstance(X, LazyImages) else np.asarray(X)
+    labels = np.asarray(y)
     for name, array in (("X", images), ("y", labels)):
         if array.dtype.kind not in "biuf":
             raise TypeError(f"report: {name} must hold real numbers, got {array.dtype}")

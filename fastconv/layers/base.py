@@ -25,6 +25,7 @@ from fastconv import random
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, listing, nearest
+from fastconv.machine.memory import allocate
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
@@ -251,7 +252,11 @@ class Layer:
         x = as_array(layer, "x", x)
         if x.dtype.kind not in "fbiu":
             raise TypeError(f"{layer}: the input must hold real numbers, got {x.dtype}")
-        cast: np.ndarray = x.astype(dtype, copy=False)
+        if x.dtype != dtype and x.flags.c_contiguous:
+            cast: np.ndarray = allocate(layer, x.shape, dtype)
+            np.copyto(cast, x, casting="unsafe")
+        else:
+            cast = x.astype(dtype, copy=False)
         return cast
 
     # --- mode

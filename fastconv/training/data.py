@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import as_array
+from fastconv.arrays import as_array, empty_like
+from fastconv.machine.memory import allocate
 
-__all__ = ["ArrayBatches", "Batch", "StreamBatches", "are_arrays", "batches", "generator", "named_arrays"]
+__all__ = ["ArrayBatches", "Batch", "StreamBatches", "are_arrays", "batches", "copied", "generator", "named_arrays"]
 
 Batch = tuple[Any, Any]
 
+NUMBERS = "biuf"  # kinds of types
 PROBED = 64  # samples of an array that its fingerprint looks at
 SHUFFLE, STEP = 0, 1  # what a generator is for
 
@@ -77,6 +80,7 @@ class ArrayBatches:
         self.steps = -(-self.samples // batch_size)
         if seed is not None and self.steps > 1 and rest and (drop_last or rest == 1):
             self.steps -= 1
+        self.is_in_memory = all(type(array) is np.ndarray for array in named.values())
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from number `start` on."""
@@ -111,6 +115,20 @@ def _each(function: Callable[[Any], Any], value: Any) -> Any:
     return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
+def copied(value: Any) -> Any:
+    """A copy of an array, or of each in a tuple or dict of them, on memory that is reused."""
+    return _each(_copy, value)
+
+
+def _copy(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in NUMBERS:
+        return np.array(array)
+    copy: np.ndarray = empty_like("fit", array)
+    np.copyto(copy, array)
+    return copy
+
+
 def are_arrays(value: Any) -> bool:
     """Whether it is an array, a tuple of arrays or a dict: no batch, and no iterable of batches."""
     if isinstance(value, tuple):
@@ -126,14 +144,43 @@ def named_arrays(name: str, value: Any) -> dict[str, Any]:
 
 
 def _as_rows(owner: str, name: str, array: Any) -> Any:
-    """What is asked for rows by their numbers: arrays of any library, but pandas' tables have labels."""
-    if hasattr(array, "shape") and hasattr(array, "__getitem__") and not hasattr(array, "iloc"):
-        return array
+    """What is asked for rows by their numbers: arrays of any library, but pandas' tables have labels; and whatever has
+    a length and gives the rows of an array of numbers."""
+    if hasattr(array, "__getitem__") and not hasattr(array, "iloc"):
+        if hasattr(array, "shape"):
+            return array
+        if hasattr(array, "__len__") and not isinstance(array, (list, tuple, Mapping)) and len(array):
+            with contextlib.suppress(TypeError, IndexError):  # one that knows no such numbers is read whole
+                return _Rows(owner, name, array)
     return as_array(owner, name, array)
+
+
+class _Rows:
+    """Rows that are read when they are asked for: what an array would say of itself, its first row says."""
+
+    def __init__(self, owner: str, name: str, source: Any) -> None:
+        first = np.asarray(source[np.arange(1)])
+        if first.shape[:1] != (1,):
+            raise ValueError(f"{owner}: {name}[numpy.array([0])] must be an array of one row, got shape {first.shape}")
+        self.source, self.dtype = source, first.dtype
+        self.shape: tuple[int, ...] = (len(source), *first.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        numbers = np.arange(*index.indices(len(self))) if isinstance(index, slice) else index
+        return np.asarray(self.source[numbers])
 
 
 def _rows(array: Any, index: np.ndarray | slice) -> np.ndarray:
     """array[index], in memory; what is no NumPy array is asked for ascending rows (HDF5 will have it so)."""
+    if isinstance(array, np.ndarray) and not isinstance(index, slice):
+        whole = array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative  # else take copies it
+        if whole and array.dtype.kind in NUMBERS:
+            out: np.ndarray = allocate("fit", (len(index), *array.shape[1:]), array.dtype)
+            array.take(index, axis=0, out=out, mode="clip")
+            return out
     if isinstance(array, np.ndarray) or isinstance(index, slice):
         return np.asarray(array[index])
     order = np.argsort(index, kind="stable")
@@ -159,6 +206,7 @@ class StreamBatches:
             raise TypeError(f"{owner}: X must be an array or yield (x, y) batches, got {type(source).__name__}")
         self.steps = len(source) if hasattr(source, "__len__") else None
         self.once = not callable(source) and isinstance(source, Iterator)
+        self.is_in_memory = False
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from number `start` on."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RECIPES", "Recipe"]
+from fastconv import augment
+from fastconv.errors import nearest
+
+__all__ = ["AUGMENTATIONS", "RECIPES", "Recipe", "augmentation_of"]
 
 NO_DECAY = {"ndim": 1, "weight_decay": 0.0}  # biases and batch norm
 
@@ -90,3 +93,38 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.05,
     ),
 }
+
+# what `--augment` calls them, in the order in which they are applied
+AUGMENTATIONS: dict[str, augment.Augment] = {
+    "resized-crop": augment.RandomResizedCrop(scale=(0.35, 1.0)),
+    "crop": augment.Crop(padding=4),
+    "shift": augment.Shift(2),
+    "affine": augment.Affine(10.0, 0.1, 2.0),
+    "flip": augment.Flip(),
+    "vflip": augment.Flip(horizontal=False, vertical=True),
+    "colour": augment.ColorJitter(0.3, 0.3, 0.3, 0.05),
+    "noise": augment.Noise(0.03),
+    "cutout": augment.CutOut(8),
+    "erasing": augment.RandomErasing(),
+    "mixup": augment.MixUp(),
+    "cutmix": augment.CutMix(),
+}
+SPELLINGS = {"color": "colour", "jitter": "colour", "color-jitter": "colour", "random-erasing": "erasing"}
+
+
+def augmentation_of(words: str) -> dict[str, Any]:
+    """The augmentation that a list of words says, "flip,colour,mixup", as data; mixup and cutmix are used in turns.
+
+    ValueError for a word that is none.
+    """
+    named = [SPELLINGS.get(word, word) for word in words.lower().replace("_", "-").replace(" ", "").split(",") if word]
+    for word in named:
+        if word not in AUGMENTATIONS:
+            there = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"no augmentation is called {word!r}; there are {there}{nearest(word, AUGMENTATIONS)}")
+    if not named:
+        raise ValueError("it names no augmentation; --no-augment trains on the images as they are")
+    parts = [part for name, part in AUGMENTATIONS.items() if name in named and not part.mixes]
+    mixing = [part for name, part in AUGMENTATIONS.items() if name in named and part.mixes]
+    parts += [augment.OneOf(*mixing)] if len(mixing) > 1 else mixing
+    return (parts[0] if len(parts) == 1 else augment.Compose(*parts)).config()

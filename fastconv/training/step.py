@@ -18,6 +18,7 @@ from fastconv.machine.blas import blas_held
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.training.mixing import Mixed
 
 __all__ = ["Loss", "Losses", "resolve_loss", "value_and_grad"]
 
@@ -55,6 +56,7 @@ class Loss:
                 "outputs' names"
             )
         op = OPS[self.name]
+        target = target.mixed_for(output) if isinstance(target, Mixed) else target
         options = {name: _following(output, value) for name, value in self.options.items()}
         value, saved = op.forward(output, _following(output, target), **options)
         if np.ndim(value):

@@ -12,6 +12,7 @@ A checkpoint is a safetensors file (`training.checkpoint`):
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import math
@@ -32,11 +33,14 @@ from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
+from fastconv.machine.switching import quick_switches
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
-from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
+from fastconv.training.ahead import prepared
+from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
 from fastconv.training.history import History, Record, plain
+from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
 from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
 from fastconv.version import __version__
@@ -180,6 +184,7 @@ class Trainer:
         *,
         drop_last: bool | None = None,
         steps_per_epoch: int | None = None,
+        prefetch: int = 2,
     ) -> History:
         """Train until `epochs` epochs are behind the net, those of earlier calls and of a resumed file included.
 
@@ -192,12 +197,17 @@ class Trainer:
                           short; a last batch of one sample is left out
         validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
                           epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
+                          mixes images, class indices become probabilities, which the loss must take (cross_entropy),
+                          and floats are mixed; an answer is right that is the class of the larger share
         callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
                           Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
+        prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
+                          `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
+                          the two looks at what steps change, the net or the trainer: that needs 0
 
         Returns the history: a record an epoch with epoch, step, lr, loss, accuracy, val_loss, val_accuracy, seconds.
         The loss and the accuracy are those of the batches as they were trained on, while the weights still changed.
@@ -210,9 +220,11 @@ class Trainer:
         step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
         interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
         total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
-        step, writes a checkpoint where there is one, and is raised.
+        step, writes a checkpoint where there is one, and is raised. Meanwhile Python's switch interval is 50 us, so
+        that threads which run Python do not hold a step up (`sys.setswitchinterval`).
         """
         settings = self._settled(batch_size, drop_last)
+        prefetch = _integer("fit", "prefetch", prefetch, 0)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
         source = batches(
@@ -249,10 +261,10 @@ class Trainer:
         shown = Progress(progress, total)
         callbacks = list(callbacks)
         try:
-            with self._interrupts, precisions.precision(self.precision):
+            with self._interrupts, precisions.precision(self.precision), quick_switches():
                 while self.epoch < total:
                     shown.start(self.epoch + 1, steps, self._position.batch)
-                    record = self._epoch(source, validation, shown)
+                    record = self._epoch(source, validation, shown, prefetch)
                     shown.finish(record)
                     stop = [_is_true(callback(self, record)) for callback in callbacks]
                     if self.checkpoint_every is None or any(stop) or self.epoch == total:
@@ -311,24 +323,25 @@ class Trainer:
                         f"fit: this run was interrupted with augment {self._augment!r}, now it is {given!r}"
                     )
 
-    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress) -> Record:
+    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress, prefetch: int) -> Record:
         """The rest of an epoch and what follows it."""
         position, sums = self._position, self._sums
         parameters = self.net.parameters()
         buffers = [(array, array.copy()) for array in _buffers(self.net)]
         begun = time.perf_counter() - position.seconds
-        for x, y in source.epoch(position.epoch, position.batch):
-            rng = generator(self.seed, STEP, position.step)
-            if self._augment is not None:
-                x = self._augment(x, rng)
-            self._step(x, y, rng, parameters, buffers)
-            position.seconds = time.perf_counter() - begun
-            shown.step(sums.result(self.loss).loss)
-            if self.checkpoint_every and position.step % self.checkpoint_every == 0:
-                self._write_checkpoint()
+        ready = prepared(
+            self.net, source, position.epoch, position.batch, prefetch, self._augment, (self.seed, position.step)
+        )
+        with contextlib.closing(ready):
+            for (x, y), rng in ready:
+                self._step(x, y, rng, parameters, buffers)
+                position.seconds = time.perf_counter() - begun
+                shown.step(sums.result(self.loss).loss)
+                if self.checkpoint_every and position.step % self.checkpoint_every == 0:
+                    self._write_checkpoint()
         if not position.batch:
             raise ValueError(f"fit: X yielded no batches for epoch {position.epoch + 1}")
-        return self._finish_epoch(None if validation is None else self._evaluate(validation))
+        return self._finish_epoch(None if validation is None else self._evaluate(validation, prefetch))
 
     def _step(
         self,
@@ -344,7 +357,7 @@ class Trainer:
             np.copyto(before, array)
         try:
             with blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
+                output, saved = self.net.forward(x, Context.of_step(self.net, rng))
                 if not _samples(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 loss, weight, gradient = self.loss.with_gradient(output, y)
@@ -357,7 +370,7 @@ class Trainer:
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
             self.optimizer.step(parameters, gradients, norm=norm)
-            self._sums.add(self.loss, loss, weight, output, y)
+            self._sums.add(self.loss, loss, weight, output, y.labels if isinstance(y, Mixed) else y)
             self._position.step += 1
             self._position.batch += 1
             self._torn = False
@@ -458,14 +471,15 @@ class Trainer:
                 return batches(owner, x, y, batch_size, several=self._several)
         return batches(owner, data, None, batch_size)
 
-    def _evaluate(self, source: Batches) -> Evaluation:
+    def _evaluate(self, source: Batches, prefetch: int = 0) -> Evaluation:
         sums = _Sums()
         inference = Context(training=False, keep=False)
-        for x, y in source.epoch(0):
-            with blas_held(), np.errstate(all="ignore"):
-                output = self.net.forward(self.net.cast(x), inference)[0]
-                if _samples(output):
-                    sums.add(self.loss, *self.loss(output, y), output, y)
+        with contextlib.closing(prepared(self.net, source, 0, 0, prefetch)) as ready:
+            for (x, y), _ in ready:
+                with blas_held(), np.errstate(all="ignore"):
+                    output = self.net.forward(x, inference)[0]
+                    if _samples(output):
+                        sums.add(self.loss, *self.loss(output, y), output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
         return sums.result(self.loss)
