@@ -195,6 +195,8 @@ class _Twin:
             "pad": lambda x, padding: functions.pad(x, (padding,) * (2 * (x.ndim - 2))),
             "step": lambda x: (x >= 0).to(x.dtype) + 0 * x,  # with its gradient, 0
             "flatten": lambda x: torch.flatten(x, 1),
+            "reshape": lambda x, shape: x.reshape(len(x), *shape),
+            "unflatten": torch.unflatten,
             "softmax": lambda x: functions.softmax(x, 1),
             "log_softmax": lambda x: functions.log_softmax(x, 1),
             "bce_with_logits": functions.binary_cross_entropy_with_logits,
