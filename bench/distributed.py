@@ -1,0 +1,560 @@
+"""Training on several ranks over MPI: against as many processes that do not talk, and one process with as many threads.
+
+    python bench/distributed.py                                  VGG and ResNet-20 on 1, 2 and 4 ranks, about ten minutes
+    python bench/distributed.py --quick --only vgg --ranks 2     fewer and shorter rounds
+    python bench/distributed.py --hosts 100 1000 --json it.json  two hosts as well, joined by 100 and by 1,000 Mbit/s
+    python bench/distributed.py --load it.json --plot it.png     the model of what was measured, to 64 ranks, as a picture
+
+Every process computes with one thread, one process's team apart. The ways take turns, and within a round each is held
+against another of that round; the figures are medians over the rounds. Steps are timed from the end of one to the end of
+the last, so what a `fit` does once is not in them.
+
+    one, apart    one process; as many as there are ranks side by side, each on its own batch: what could be had
+    team          one process with as many threads, on the batch of all ranks
+    after         ranks, the gradients in one array that is summed when the backward pass has ended
+    ranks         ranks, `Trainer(communicator=…)`: summed while the backward pass goes on
+    … the same    "team" and "ranks" on one rank's batch, cut in as many parts
+
+hidden: of the time that the sum of the gradients takes by itself, what a step is not longer for it. A step that waits for
+all of it hides 0.
+
+--hosts: a rank each on two hosts in network namespaces (hosts.py): needs root, and is left out with a line otherwise.
+The model: a sum of n bytes over R ranks takes the less of a ring's 2 (R - 1) (a + n / (R w)) and doubling's
+log2(R) (a + n / w), a seconds a message and w bytes a second, fitted to sums of several sizes; a step takes C + max(T -
+h C, k T), C being its computation and T the sum: h says behind how much of the computation the sum can go on, k
+what it costs in any case.
+
+Needs mpi4py and a launcher: pip install "fastconv[mpi]", and Open MPI or MPICH of the system's packages; of two, the one
+that --mpiexec names, with MPI4PY_MPIABI and MPI4PY_LIBMPI as mpi4py needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import json
+import math
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hosts
+import nets
+import numpy as np
+from scipy import optimize
+
+import fastconv
+from fastconv import callbacks, optim, plots
+from fastconv.files import replace_text
+
+SIZES = tuple(1 << k for k in range(12, 25, 3))  # bytes that are summed to fit a and w
+GOALS = {"ranks over apart": 0.95, "ranks over one": 1.85, "ranks over team": 0.95, "ranks over team, the same": 0.95}
+DRAWN = (1, 2, 4, 8, 16, 32, 64)  # ranks of the model
+LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11}  # bits a second
+SECONDS = 60  # of waiting for a process to come, or a turn to end
+
+Times = dict[str, list[float]]  # by way: images a second, a number a round
+
+
+# --- a process that trains -------------------------------------------------------------------------------------------
+
+
+class Clock(callbacks.Callback):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, trainer: fastconv.Trainer, record: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class Process:
+    """One of those that train. Every method is what the driver may ask for."""
+
+    def __init__(self, communicator: Any) -> None:
+        self.comm = communicator
+        self.rank, self.size = (0, 1) if communicator is None else (communicator.rank, communicator.size)
+
+    def prepare(self, name: str, batch: int, steps: int, threads: int) -> int:
+        """A net and `steps` + 1 batches of `batch` images, of which a rank takes its part; the gradients' bytes."""
+        fastconv.set_num_threads(threads)
+        self.net, x, _ = nets.built(name)
+        rng = np.random.default_rng(0)
+        self.batch, self.steps = batch, steps
+        self.x = rng.standard_normal(((steps + 1) * batch, *x.shape[1:]), dtype=np.float32)
+        self.y = rng.integers(0, nets.NETS[name].classes, len(self.x))
+        self.optimizer = optim.SGD(nets.RATE, momentum=nets.MOMENTUM)
+        options = {} if self.comm is None else {"communicator": self.comm}
+        self.make_trainer = functools.partial(fastconv.Trainer, self.net, self.optimizer, **options)
+        self.trainer: fastconv.Trainer | None = None
+        return 4 * sum(w.size for w in self.net.parameters().values())
+
+    def train(self) -> float:
+        """Seconds of the steps by the Trainer."""
+        self.trainer = self.trainer or self.make_trainer()
+        clock = Clock()
+        self.trainer.fit(self.x, self.y, epochs=self.trainer.epoch + 1, batch_size=self.batch, progress=False,
+                         prefetch=0, callbacks=[clock])  # fmt: skip
+        return clock.ends[-1] - clock.ends[0]
+
+    def after(self) -> float:
+        """Seconds of the steps with one sum after each backward pass."""
+        part = slice(self.rank * self.batch // self.size, (self.rank + 1) * self.batch // self.size)
+        ends = []
+        for first in range(0, len(self.x), self.batch):
+            x, y = (array[first : first + self.batch][part] for array in (self.x, self.y))
+            _, gradients = fastconv.value_and_grad(self.net, "cross_entropy", x, y)
+            self._sum(list(gradients.values()))
+            self.optimizer.step(self.net.parameters(), gradients)
+            ends.append(time.perf_counter())
+        return ends[-1] - ends[0]
+
+    def _sum(self, gradients: list[np.ndarray]) -> None:
+        """The mean over the ranks, in place."""
+        from mpi4py import MPI
+
+        flat = np.concatenate([gradient.ravel() for gradient in gradients])
+        self.comm.Allreduce(MPI.IN_PLACE, flat)
+        flat /= self.size
+        cuts = np.cumsum([gradient.size for gradient in gradients])[:-1]
+        for gradient, summed in zip(gradients, np.split(flat, cuts), strict=True):
+            gradient[...] = summed.reshape(gradient.shape)
+
+    def sums(self, sizes: Sequence[int], times: int) -> list[float]:
+        """Seconds of summing so many bytes over the ranks, the median of `times`."""
+        from mpi4py import MPI
+
+        found = []
+        for size in sizes:
+            array, each = np.zeros(size // 4, np.float32), []
+            for _ in range(times):
+                self.comm.Barrier()
+                begun = time.perf_counter()
+                self.comm.Allreduce(MPI.IN_PLACE, array)
+                each.append(time.perf_counter() - begun)
+            found.append(statistics.median(each))
+        return found
+
+    def memory(self) -> int:
+        """Bytes that the process held at its peak."""
+        return nets.peak()
+
+
+def work(address: str, with_mpi: bool) -> None:
+    """Serve the driver until it hangs up. Waiting is a blocked read, not MPI's polling."""
+    communicator = None
+    if with_mpi:
+        from mpi4py import MPI
+
+        communicator = MPI.COMM_WORLD
+    process = Process(communicator)
+    with Client(address, "AF_UNIX") as driver:
+        driver.send_bytes(json.dumps(process.rank).encode())
+        with contextlib.suppress(EOFError):
+            while True:
+                name, arguments = json.loads(driver.recv_bytes())
+                driver.send_bytes(json.dumps(getattr(process, name)(*arguments)).encode())
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+
+class Group:
+    """Processes that were started together."""
+
+    def __init__(self, processes: list[subprocess.Popen], connections: list[Connection]) -> None:
+        self.processes, self.connections = processes, connections
+
+    def ask(self, name: str, *arguments: Any, only: int | None = None) -> list[Any]:
+        """The answers of the first `only` processes, or of all, which work side by side."""
+        asked = self.connections[:only]
+        for connection in asked:
+            connection.send_bytes(json.dumps([name, arguments]).encode())
+        answers = []
+        for connection in asked:
+            if not connection.poll(10 * SECONDS):
+                raise SystemExit(f"distributed: nothing came within {10 * SECONDS} s")
+            try:
+                answers.append(json.loads(connection.recv_bytes()))
+            except EOFError:
+                raise SystemExit(f"distributed: a process ended in `{name}`; what it said stands above") from None
+        return answers
+
+
+@contextlib.contextmanager
+def started(commands: Sequence[Callable[[list[str]], list[str]]], ranks: int) -> Iterator[Group]:
+    """Start `commands`, each given the call of this script as a process that trains; they bring `ranks` processes."""
+    environment = {**os.environ, "FASTCONV_NUM_THREADS": ""}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        address = str(Path(folder) / "driver")  # a path is found from every network namespace
+        listener = stack.enter_context(Listener(address, "AF_UNIX", backlog=ranks))
+        listener._listener._socket.settimeout(SECONDS)  # type: ignore[attr-defined]
+        call = [sys.executable, str(Path(__file__).resolve()), "--serve", address]
+        processes = [subprocess.Popen(command(call), env=environment, stdin=subprocess.DEVNULL) for command in commands]
+        stack.callback(stop, processes)
+        found: dict[int, Connection] = {}
+        try:
+            for i in range(ranks):
+                connection = stack.enter_context(listener.accept())
+                number = json.loads(connection.recv_bytes())
+                found[i if len(commands) > 1 else number] = connection
+        except OSError:
+            raise SystemExit(f"distributed: {len(found)} of {ranks} processes have come within {SECONDS} s") from None
+        if sorted(found) != list(range(ranks)):
+            raise SystemExit(
+                f"distributed: each of {ranks} ranks says that it is alone: mpi4py loads another MPI than the "
+                "launcher's; MPI4PY_MPIABI and MPI4PY_LIBMPI say which it takes"
+            )
+        yield Group(processes, [found[i] for i in sorted(found)])
+
+
+def stop(processes: list[subprocess.Popen]) -> None:
+    """End them, once the connections are closed."""
+    for process in processes:
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+
+
+def alone(call: list[str]) -> list[str]:
+    return call
+
+
+def launched(launcher: str, ranks: int) -> Callable[[list[str]], list[str]]:
+    return lambda call: [*shlex.split(launcher), "-n", str(ranks), *call, "--with-mpi"]
+
+
+def default_launcher() -> str:
+    said = subprocess.run(["mpiexec", "--version"], capture_output=True, text=True, check=False).stdout
+    if "Open" in said:  # it refuses root, and more ranks than cores, unless told
+        return "mpiexec --bind-to none --oversubscribe" + " --allow-run-as-root" * (os.geteuid() == 0)
+    return "mpiexec"
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def ratio(times: Times, way: str, other: str) -> float:
+    return statistics.median(a / b for a, b in zip(times[way], times[other], strict=True))
+
+
+def hidden(result: dict[str, Any], way: str) -> float:
+    """What of the sum a step is not longer for."""
+    extra = result["seconds"][way] - result["seconds"]["apart"]
+    return 1 - extra / result["sum"]
+
+
+def in_rounds(name: str, ranks: int, groups: dict[str, Group], steps: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One net on so many ranks, every way of it."""
+    batch = nets.NETS[name].batch
+    together = ranks * batch
+    # way: who, the images of a step of each of them, threads, what is asked for
+    ways: dict[str, tuple[str, int, int, str]] = {
+        "one": ("apart", batch, 1, "train"),
+        "apart": ("apart", batch, 1, "train"),
+        "team": ("team", together, ranks, "train"),
+        "after": ("ranks", together, 1, "after"),
+        "ranks": ("ranks", together, 1, "train"),
+        "team, the same": ("team", batch, ranks, "train"),
+        "ranks, the same": ("ranks", batch, 1, "train"),
+    }
+    ways = {way: of for way, of in ways.items() if of[0] in groups and way not in args.without}
+    times: Times = {way: [] for way in ways}
+    sums: list[float] = []
+    nbytes = 0
+    for turn in range(args.rounds + 1):  # one to warm up
+        for way, (who, images, threads, what) in ways.items():
+            only = None if who == "ranks" else 1 if way == "one" or who == "team" else ranks
+            nbytes = groups[who].ask("prepare", name, images, steps, threads, only=only)[0]
+            seconds = groups[who].ask(what, only=only)
+            if who == "ranks":
+                rate = images / max(seconds)
+            else:
+                rate = sum(images / each for each in seconds)
+            if turn:
+                times[way].append(steps * rate)
+        if turn:
+            sums.append(max(groups["ranks"].ask("sums", [nbytes], 5))[0])
+    result: dict[str, Any] = {
+        "net": name, "ranks": ranks, "batch": batch, "bytes": nbytes, "sum": statistics.median(sums),
+        "images a second": {way: statistics.median(each) for way, each in times.items()},
+        "seconds": {
+            way: statistics.median((batch if "same" in way or way == "one" else together) / each for each in found)
+            for way, found in times.items()
+        },
+        "ratios": {
+            f"{way} over {other}": ratio(times, way, other)
+            for way, other in (("ranks", "apart"), ("ranks", "one"), ("ranks", "team"), ("after", "apart"),
+                               ("ranks, the same", "team, the same"))
+            if way in times and other in times
+        },
+    }  # fmt: skip
+    result["hidden"] = {way: hidden(result, way) for way in ("after", "ranks") if way in times}
+    return result
+
+
+def steps_of(name: str, group: Group, seconds: float) -> int:
+    """How many steps of one process fill a turn."""
+    group.ask("prepare", name, nets.NETS[name].batch, 3, 1, only=1)
+    for _ in range(2):
+        [three] = group.ask("train", only=1)
+    return max(3, round(seconds / (three / 3)))
+
+
+def memory_of(name: str, ranks: int, args: argparse.Namespace) -> dict[str, int]:
+    """Bytes that training takes at its peak, of one process and of the rank that takes most, in fresh processes."""
+    found = {}
+    batch = nets.NETS[name].batch
+    what = "after" if "ranks" in args.without else "train"
+    for who, count, command in (("one", 1, alone), ("rank", ranks, launched(args.mpiexec, ranks))):
+        with started([command], count) as group:
+            before = group.ask("memory")
+            nbytes = group.ask("prepare", name, count * batch, 4, 1)[0]
+            if who == "rank":
+                group.ask("sums", [SIZES[0]], 1)  # what MPI takes for itself
+            group.ask("train" if who == "one" else what)
+            found[who] = max(a - b for a, b in zip(group.ask("memory"), before, strict=True))
+        # the batches are there in both, those of a rank are all ranks'
+        found[who] -= 4 * math.prod(nets.NETS[name].item) * 5 * batch * count
+    return {**found, "gradients": nbytes}
+
+
+def on_hosts(mbit: float, args: argparse.Namespace, apart: Group, steps: dict[str, int]) -> list[dict[str, Any]]:
+    """Two ranks on two hosts with a link of so many Mbit/s between them."""
+    with hosts.hosts(mbit, args.delay / 1e3) as pair:
+        command = lambda call: pair.mpiexec([*call, "--with-mpi"], "-x", "PYTHONPATH")  # noqa: E731
+        with started([command], 2) as ranks:
+            sums = np.max(ranks.ask("sums", SIZES, 5), axis=0)
+            link = {"mbit": mbit, "delay": args.delay / 1e3, "delayed": pair.delayed, "sums": dict(zip(SIZES, sums))}
+            groups = {"apart": apart, "ranks": ranks}
+            return [{**in_rounds(name, 2, groups, steps[name], args), "link": link} for name in args.only]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"cpus": fastconv.get_num_threads(), "ranks": [], "hosts": [], "memory": {}}
+    most = max(args.ranks)
+    with started([alone] * max(2, most), max(2, most)) as apart, started([alone], 1) as team:
+        steps = {name: steps_of(name, apart, args.turn) for name in args.only}
+        for ranks in args.ranks:
+            with started([launched(args.mpiexec, ranks)], ranks) as group:
+                for name in args.only:
+                    groups = {"apart": apart, "team": team, "ranks": group}
+                    found["ranks"].append(in_rounds(name, ranks, groups, steps[name], args))
+                    print_result(found["ranks"][-1])
+        for mbit in args.hosts:
+            if need := hosts.missing():
+                print(f"\nhosts: left out, they need {need}")
+                break
+            for result in on_hosts(mbit, args, apart, steps):
+                found["hosts"].append(result)
+                print_result(result)
+    for name in args.only if most > 1 else ():
+        found["memory"][name] = memory_of(name, 2, args)
+        one, rank, gradients = (found["memory"][name][key] / 2**20 for key in ("one", "rank", "gradients"))
+        print(
+            f"\n{name}, memory: {one:.1f} MB one process, {rank:.1f} MB a rank of 2; its gradients are {gradients:.1f} MB"
+        )
+    return found
+
+
+def print_result(result: dict[str, Any]) -> None:
+    link = result.get("link")
+    where = "this machine"
+    if link:
+        delay = f", {1e3 * link['delay']:g} ms" * bool(link["delay"])
+        where = f"two hosts, {link['mbit']:g} Mbit/s{delay}{' (in the model: no netem here)' * (not link['delayed'])}"
+        where = where if link["delay"] else f"two hosts, {link['mbit']:g} Mbit/s"
+    print(f"\n{result['net']}, batch {result['batch']} a rank, {result['ranks']} ranks, {where}")
+    for way, images in result["images a second"].items():
+        print(f"    {way:18} {images:9.1f} images/s {1e3 * result['seconds'][way]:9.1f} ms a step")
+    for name, value in result["ratios"].items():
+        goal = f"   goal {GOALS[name]}" if name in GOALS and (name != "ranks over one" or result["ranks"] == 2) else ""
+        print(f"    {name:38} {value:5.2f}{goal}")
+    shares = ", ".join(f"{way} {share:.2f}" for way, share in result["hidden"].items())
+    print(f"    sum of {result['bytes'] / 2**20:.1f} MB {1e3 * result['sum']:.1f} ms; hidden: {shares}", flush=True)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """What a message takes: seconds, and bytes a second."""
+
+    latency: float
+    rate: float
+
+    def sum(self, ranks: int, nbytes: float) -> float:
+        """Seconds of summing so many bytes over the ranks."""
+        if ranks == 1:
+            return 0.0
+        ring = 2 * (ranks - 1) * (self.latency + nbytes / ranks / self.rate)
+        doubling = math.ceil(math.log2(ranks)) * (self.latency + nbytes / self.rate)
+        return min(ring, doubling)
+
+
+class Overlap(NamedTuple):
+    """Behind how much of the computation a sum can go on, and what of it a step pays for in any case."""
+
+    behind: float
+    least: float
+
+    def step(self, computation: float, total: float) -> float:
+        return computation + max(total - self.behind * computation, self.least * total)
+
+
+def fit_link(sums: dict[Any, float]) -> Link:
+    """From seconds by bytes, of two ranks; least squares of the relative errors."""
+    sizes, seconds = np.array([float(size) for size in sums]), np.array(list(sums.values()))
+    found, _ = optimize.nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
+    return Link(float(found[0]), 1 / max(float(found[1]), 1e-15))
+
+
+def fit_overlap(measured: Sequence[tuple[float, float, float]]) -> Overlap:
+    """From (computation, sum, step), in seconds; least squares of the relative errors."""
+
+    def errors(given: np.ndarray) -> np.ndarray:
+        return np.array([Overlap(*given).step(c, total) / step - 1 for c, total, step in measured])
+
+    starts = ((0.0, 0.5), (0.3, 0.1), (0.6, 0.3))  # the maximum has kinks
+    found = [optimize.least_squares(errors, start, bounds=(0, 1)) for start in starts]
+    return Overlap(*map(float, min(found, key=lambda each: each.cost).x))
+
+
+def model(found: dict[str, Any]) -> dict[str, Any]:
+    """Fit it, and draw it out: efficiency (one rank's step over that of so many, each with its own batch) by way, net,
+    link and ranks."""
+    on_links = found["hosts"]
+    fitted = {result["link"]["mbit"]: fit_link(result["link"]["sums"]) for result in on_links}
+    latency = statistics.median(link.latency for link in fitted.values())
+    latency += max(result["link"]["delay"] * (not result["link"]["delayed"]) for result in on_links)
+    share = statistics.median(8 * link.rate / (1e6 * mbit) for mbit, link in fitted.items() if mbit)
+    links = {name: Link(latency, min(share, 1) * bits / 8) for name, bits in LINKS.items()}
+    result: dict[str, Any] = {
+        "links": {str(mbit): link._asdict() for mbit, link in fitted.items()}, "latency": latency, "share": share,
+        "overlap": {}, "errors": {}, "efficiency": {},
+    }  # fmt: skip
+    for way in ("after", "ranks"):
+        rows = [
+            (each["seconds"]["apart"], each["sum"], each["seconds"][way])
+            for each in on_links + [each for each in found["ranks"] if each["ranks"] == 2]
+            if way in each["seconds"]
+        ]
+        if not rows:
+            continue
+        overlap = fit_overlap(rows)
+        result["overlap"][way] = overlap._asdict()
+        result["errors"][way] = max(abs(overlap.step(c, total) / step - 1) for c, total, step in rows)
+        result["efficiency"][way] = {
+            each["net"]: {
+                name: {
+                    str(ranks): each["seconds"]["one"]
+                    / overlap.step(each["seconds"]["one"], link.sum(ranks, each["bytes"]))
+                    for ranks in DRAWN
+                }
+                for name, link in links.items()
+            }
+            for each in on_links[: len({each["net"] for each in on_links})]
+        }
+    return result
+
+
+def print_model(made: dict[str, Any]) -> None:
+    for mbit, link in made["links"].items():
+        print(f"\nlink of {mbit} Mbit/s: {1e6 * link['latency']:.0f} µs a message, {8e-6 * link['rate']:.0f} Mbit/s")
+    for way, overlap in made["overlap"].items():
+        print(
+            f"\n{way}: h = {overlap['behind']:.2f}, k = {overlap['least']:.2f}; the largest error of a step is "
+            f"{100 * made['errors'][way]:.0f} %\n"
+        )
+        print(f"| efficiency, {way} |" + "".join(f" {ranks} |" for ranks in DRAWN))
+        print("|---|" + "---|" * len(DRAWN))
+        for net, by_link in made["efficiency"][way].items():
+            for name, by_ranks in by_link.items():
+                print(f"| {net}, {name} |" + "".join(f" {value:.2f} |" for value in by_ranks.values()))
+
+
+def figure(found: dict[str, Any], made: dict[str, Any]) -> Any:
+    drawn = plots.need_matplotlib("the picture")(figsize=(11, 4.6), layout="constrained")
+    way = "ranks" if "ranks" in made["efficiency"] else "after"
+    by_net = made["efficiency"][way]
+    words = "while the backward pass goes on" if way == "ranks" else "after the backward pass"
+    drawn.suptitle(f"Images a second over ranks times one rank's: gradients summed {words}", fontweight="bold")
+    for axes, (net, by_link) in zip(drawn.subplots(1, len(by_net), squeeze=False).flat, by_net.items(), strict=True):
+        for colour, (name, by_ranks) in zip((plots.BLUE, *plots.OTHERS), by_link.items(), strict=False):
+            axes.plot([int(ranks) for ranks in by_ranks], list(by_ranks.values()), color=colour, label=name, marker="o")
+        for result in found["hosts"]:
+            if result["net"] == net and way in result["seconds"]:
+                value = result["seconds"]["apart"] / result["seconds"][way]
+                axes.plot(2, value, "x", color=plots.GRAY)
+                axes.annotate(f"measured, {result['link']['mbit']:g} Mbit/s", (2, value), (6, 2), fontsize=8,
+                              textcoords="offset points", color=plots.GRAY)  # fmt: skip
+        batch = next(result["batch"] for result in found["hosts"] if result["net"] == net)
+        axes.set(xscale="log", ylim=(0, 1.05), xlabel="ranks, one thread each", title=f"{net}, batch {batch} a rank")
+        axes.set_xticks(DRAWN, DRAWN)
+        axes.minorticks_off()
+        axes.grid(color="#e3e3e3", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9, title="link, by the model", loc="lower left")
+    return drawn
+
+
+# --- the call --------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="training on several ranks over MPI, and a model of it")
+    parser.add_argument("--only", nargs="+", choices=nets.NETS, default=["vgg", "resnet20"], metavar="NET")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4], metavar="N")
+    parser.add_argument("--hosts", nargs="*", type=float, default=[], metavar="MBIT", help="links between two hosts")
+    parser.add_argument("--delay", type=float, default=0, metavar="MS", help="of these links, one way (0)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="leave a way out")
+    parser.add_argument("--mpiexec", metavar="COMMAND", help="the launcher and its options (mpiexec)")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N")
+    parser.add_argument("--turn", type=float, default=2, metavar="SECONDS", help="of one process (2)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of half a second")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep what was measured")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="what was kept, instead of measuring")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the model; wants --hosts")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--with-mpi", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        work(args.serve, args.with_mpi)
+        return 0
+    if args.plot and not (args.hosts or args.load):
+        parser.error("--plot draws the model, which is fitted to links: --hosts MBIT…")
+    if args.quick:
+        args.rounds, args.turn = 3, 0.5
+    if args.load:
+        found = json.loads(args.load.read_text(encoding="utf-8"))
+    else:
+        if importlib.util.find_spec("mpi4py") is None:
+            parser.error('needs mpi4py: pip install "fastconv[mpi]"')
+        args.mpiexec = args.mpiexec or default_launcher()
+        found = measure(args)
+        if args.json:
+            replace_text(args.json, json.dumps(found, indent=1))
+    if found["hosts"]:
+        made = model(found)
+        print_model(made)
+        if args.plot:
+            plots.save(figure(found, made), args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
