@@ -1,13 +1,13 @@
-"""Training on several ranks over MPI: against as many processes that do not talk, and one process with as many threads.
+"""Training on several ranks over MPI, against as many processes that do not talk, and one with as many threads.
 
-    python bench/distributed.py                                  VGG and ResNet-20 on 1, 2 and 4 ranks, about ten minutes
-    python bench/distributed.py --quick --only vgg --ranks 2     fewer and shorter rounds
-    python bench/distributed.py --hosts 100 1000 --json it.json  two hosts as well, joined by 100 and by 1,000 Mbit/s
-    python bench/distributed.py --load it.json --plot it.png     the model of what was measured, to 64 ranks, as a picture
+    python bench/distributed.py                                 VGG and ResNet-20 on 1, 2 and 4 ranks, ten minutes
+    python bench/distributed.py --quick --only vgg --ranks 2    fewer and shorter rounds
+    python bench/distributed.py --hosts 100 1000 --json a.json  two hosts as well, joined by 100 and by 1,000 Mbit/s
+    python bench/distributed.py --load a.json --plot a.png      the model of what was measured, to 64 ranks, drawn
 
-Every process computes with one thread, one process's team apart. The ways take turns, and within a round each is held
-against another of that round; the figures are medians over the rounds. Steps are timed from the end of one to the end of
-the last, so what a `fit` does once is not in them.
+Every process computes with one thread, one process's team apart. The ways take turns, and each is held against another
+of the same round; the figures are medians over the rounds. Steps are timed from the end of one to the end of the last:
+what a `fit` does once is not in them.
 
     one, apart    one process; as many as there are ranks side by side, each on its own batch: what could be had
     team          one process with as many threads, on the batch of all ranks
@@ -15,17 +15,17 @@ the last, so what a `fit` does once is not in them.
     ranks         ranks, `Trainer(communicator=…)`: summed while the backward pass goes on
     … the same    "team" and "ranks" on one rank's batch, cut in as many parts
 
-hidden: of the time that the sum of the gradients takes by itself, what a step is not longer for it. A step that waits for
-all of it hides 0.
+hidden: of the time that the sum of the gradients takes by itself, the share that a step is not longer for. A step that
+waits for all of it hides 0; one that also waits for the slower rank less than 0.
 
 --hosts: a rank each on two hosts in network namespaces (hosts.py): needs root, and is left out with a line otherwise.
 The model: a sum of n bytes over R ranks takes the less of a ring's 2 (R - 1) (a + n / (R w)) and doubling's
-log2(R) (a + n / w), a seconds a message and w bytes a second, fitted to sums of several sizes; a step takes C + max(T -
-h C, k T), C being its computation and T the sum: h says behind how much of the computation the sum can go on, k
-what it costs in any case.
+log2(R) (a + n / w), a seconds a message and w bytes a second, fitted to sums of several sizes; a step takes
+C + max(T - h C, k T), C being its computation and T the sum: h says behind how much of the computation the sum can
+go on, k what it costs in any case. --delay is the link's where the kernel has netem, or else added to the model's a.
 
-Needs mpi4py and a launcher: pip install "fastconv[mpi]", and Open MPI or MPICH of the system's packages; of two, the one
-that --mpiexec names, with MPI4PY_MPIABI and MPI4PY_LIBMPI as mpi4py needs them.
+Needs mpi4py and a launcher: pip install "fastconv[mpi]", and Open MPI or MPICH of the system's packages; of two, the
+one that --mpiexec names, with MPI4PY_MPIABI and MPI4PY_LIBMPI as mpi4py needs them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ import fastconv
 from fastconv import callbacks, optim, plots
 from fastconv.files import replace_text
 
-SIZES = tuple(1 << k for k in range(12, 25, 3))  # bytes that are summed to fit a and w
+SIZES = tuple(1 << k for k in (12, 16, 20, 22))  # bytes that are summed to fit a and w
 GOALS = {"ranks over apart": 0.95, "ranks over one": 1.85, "ranks over team": 0.95, "ranks over team, the same": 0.95}
 DRAWN = (1, 2, 4, 8, 16, 32, 64)  # ranks of the model
 LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11}  # bits a second
@@ -132,7 +132,7 @@ class Process:
             gradient[...] = summed.reshape(gradient.shape)
 
     def sums(self, sizes: Sequence[int], times: int) -> list[float]:
-        """Seconds of summing so many bytes over the ranks, the median of `times`."""
+        """Seconds of summing so many bytes over the ranks, the least of `times`."""
         from mpi4py import MPI
 
         found = []
@@ -143,7 +143,7 @@ class Process:
                 begun = time.perf_counter()
                 self.comm.Allreduce(MPI.IN_PLACE, array)
                 each.append(time.perf_counter() - begun)
-            found.append(statistics.median(each))
+            found.append(min(each))
         return found
 
     def memory(self) -> int:
@@ -315,20 +315,19 @@ def steps_of(name: str, group: Group, seconds: float) -> int:
     return max(3, round(seconds / (three / 3)))
 
 
-def memory_of(name: str, ranks: int, args: argparse.Namespace) -> dict[str, int]:
-    """Bytes that training takes at its peak, of one process and of the rank that takes most, in fresh processes."""
+def memory_of(name: str, args: argparse.Namespace) -> dict[str, int]:
+    """Bytes that training takes at its peak beside its images, of one process and of the rank that takes most."""
     found = {}
     batch = nets.NETS[name].batch
     what = "after" if "ranks" in args.without else "train"
-    for who, count, command in (("one", 1, alone), ("rank", ranks, launched(args.mpiexec, ranks))):
+    for who, count, command in (("one process", 1, alone), ("a rank of 2", 2, launched(args.mpiexec, 2))):
         with started([command], count) as group:
             before = group.ask("memory")
             nbytes = group.ask("prepare", name, count * batch, 4, 1)[0]
-            if who == "rank":
+            if count > 1:
                 group.ask("sums", [SIZES[0]], 1)  # what MPI takes for itself
-            group.ask("train" if who == "one" else what)
+            group.ask("train" if count == 1 else what)
             found[who] = max(a - b for a, b in zip(group.ask("memory"), before, strict=True))
-        # the batches are there in both, those of a rank are all ranks'
         found[who] -= 4 * math.prod(nets.NETS[name].item) * 5 * batch * count
     return {**found, "gradients": nbytes}
 
@@ -338,8 +337,9 @@ def on_hosts(mbit: float, args: argparse.Namespace, apart: Group, steps: dict[st
     with hosts.hosts(mbit, args.delay / 1e3) as pair:
         command = lambda call: pair.mpiexec([*call, "--with-mpi"], "-x", "PYTHONPATH")  # noqa: E731
         with started([command], 2) as ranks:
-            sums = np.max(ranks.ask("sums", SIZES, 5), axis=0)
-            link = {"mbit": mbit, "delay": args.delay / 1e3, "delayed": pair.delayed, "sums": dict(zip(SIZES, sums))}
+            sums = np.max(ranks.ask("sums", SIZES, 10), axis=0)
+            sums_by_size = dict(zip(map(str, SIZES), map(float, sums), strict=True))
+            link = {"mbit": mbit, "delay": args.delay / 1e3, "delayed": pair.delayed, "sums": sums_by_size}
             groups = {"apart": apart, "ranks": ranks}
             return [{**in_rounds(name, 2, groups, steps[name], args), "link": link} for name in args.only]
 
@@ -363,10 +363,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 found["hosts"].append(result)
                 print_result(result)
     for name in args.only if most > 1 else ():
-        found["memory"][name] = memory_of(name, 2, args)
-        one, rank, gradients = (found["memory"][name][key] / 2**20 for key in ("one", "rank", "gradients"))
+        found["memory"][name] = memory_of(name, args)
         print(
-            f"\n{name}, memory: {one:.1f} MB one process, {rank:.1f} MB a rank of 2; its gradients are {gradients:.1f} MB"
+            f"\n{name}, memory: " + ", ".join(f"{what} {n / 2**20:.1f} MB" for what, n in found["memory"][name].items())
         )
     return found
 
@@ -375,9 +374,9 @@ def print_result(result: dict[str, Any]) -> None:
     link = result.get("link")
     where = "this machine"
     if link:
-        delay = f", {1e3 * link['delay']:g} ms" * bool(link["delay"])
-        where = f"two hosts, {link['mbit']:g} Mbit/s{delay}{' (in the model: no netem here)' * (not link['delayed'])}"
-        where = where if link["delay"] else f"two hosts, {link['mbit']:g} Mbit/s"
+        where = f"two hosts, {link['mbit']:g} Mbit/s"
+        if link["delay"]:
+            where += f", {1e3 * link['delay']:g} ms" + " in the model alone: no netem here" * (not link["delayed"])
     print(f"\n{result['net']}, batch {result['batch']} a rank, {result['ranks']} ranks, {where}")
     for way, images in result["images a second"].items():
         print(f"    {way:18} {images:9.1f} images/s {1e3 * result['seconds'][way]:9.1f} ms a step")
@@ -537,6 +536,8 @@ def main() -> int:
         return 0
     if args.plot and not (args.hosts or args.load):
         parser.error("--plot draws the model, which is fitted to links: --hosts MBIT…")
+    if args.plot and not args.load and (need := hosts.missing()):
+        parser.error(f"--plot: hosts need {need}")
     if args.quick:
         args.rounds, args.turn = 3, 0.5
     if args.load:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 NETWORK = "10.77.0"
-BURST = 1 << 18  # bytes that tbf lets through at once: more than one segment that TCP hands to the link
+BURST = 1 << 16  # bytes that tbf lets through at once: a segment as TCP hands it to the link
 IN_HOST = 'hostname "$0"; exec "$@"'
 AGENT = """#!/bin/sh
 host=$1; shift
@@ -89,8 +89,10 @@ def shape(host: str, mbit: float, delay: float) -> bool:
 
 @contextlib.contextmanager
 def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
-    """Bring two hosts up, and take them away in the end. mbit: 10**6 bits a second each way, 0 unlimited; delay: seconds
-    one way. OSError, where they cannot be made, with the command that failed."""
+    """Bring two hosts up, and take them away in the end; OSError, with the command, where one fails.
+
+    mbit, delay   10**6 bits a second each way, 0: no limit; seconds one way
+    """
     names = (f"fastconv-{os.getpid()}-a", f"fastconv-{os.getpid()}-b")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
