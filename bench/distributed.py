@@ -11,8 +11,8 @@ what a `fit` does once is not in them.
 
     one, apart    one process; as many as there are ranks side by side, each on its own batch: what could be had
     team          one process with as many threads, on the batch of all ranks
-    after         ranks, the gradients in one array that is summed when the backward pass has ended
-    ranks         ranks, `Trainer(communicator=…)`: summed while the backward pass goes on
+    ranks         `Trainer(communicator=…)`: gradients are summed while the backward pass goes on
+    … no overlap  with FASTCONV_MPI_OVERLAP=0: when it has ended
     … the same    "team" and "ranks" on one rank's batch, cut in as many parts
 
 hidden: of the time that the sum of the gradients takes by itself, the share that a step is not longer for. A step that
@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import importlib.util
 import json
 import math
@@ -57,8 +56,18 @@ import fastconv
 from fastconv import callbacks, optim, plots
 from fastconv.files import replace_text
 
-SIZES = tuple(1 << k for k in (12, 16, 20, 22))  # bytes that are summed to fit a and w
-GOALS = {"ranks over apart": 0.95, "ranks over one": 1.85, "ranks over team": 0.95, "ranks over team, the same": 0.95}
+SIZES = tuple(1 << k for k in (12, 18, 20, 22))  # bytes that are summed to fit a and w
+SUMMED = ("ranks", "ranks, no overlap")
+COMPARED = (
+    ("ranks", "apart"), ("ranks", "one"), ("ranks", "team"), ("ranks, the same", "team, the same"),
+    ("ranks", "ranks, no overlap"),
+)  # fmt: skip
+GOALS = {
+    "ranks over apart": 0.95,
+    "ranks over one": 1.85,
+    "ranks over team": 0.95,
+    "ranks, the same over team, the same": 0.95,
+}
 DRAWN = (1, 2, 4, 8, 16, 32, 64)  # ranks of the model
 LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11}  # bits a second
 SECONDS = 60  # of waiting for a process to come, or a turn to end
@@ -84,52 +93,29 @@ class Process:
 
     def __init__(self, communicator: Any) -> None:
         self.comm = communicator
-        self.rank, self.size = (0, 1) if communicator is None else (communicator.rank, communicator.size)
+        self.made: dict[tuple[str, int, int, bool], tuple[fastconv.Trainer, np.ndarray, np.ndarray]] = {}
 
-    def prepare(self, name: str, batch: int, steps: int, threads: int) -> int:
-        """A net and `steps` + 1 batches of `batch` images, of which a rank takes its part; the gradients' bytes."""
+    def train(self, name: str, batch: int, steps: int, threads: int, overlaps: bool) -> float:
+        """Seconds of `steps` steps on batches of `batch` images, of which a rank takes its part."""
         fastconv.set_num_threads(threads)
-        self.net, x, _ = nets.built(name)
-        rng = np.random.default_rng(0)
-        self.batch, self.steps = batch, steps
-        self.x = rng.standard_normal(((steps + 1) * batch, *x.shape[1:]), dtype=np.float32)
-        self.y = rng.integers(0, nets.NETS[name].classes, len(self.x))
-        self.optimizer = optim.SGD(nets.RATE, momentum=nets.MOMENTUM)
-        options = {} if self.comm is None else {"communicator": self.comm}
-        self.make_trainer = functools.partial(fastconv.Trainer, self.net, self.optimizer, **options)
-        self.trainer: fastconv.Trainer | None = None
-        return 4 * sum(w.size for w in self.net.parameters().values())
-
-    def train(self) -> float:
-        """Seconds of the steps by the Trainer."""
-        self.trainer = self.trainer or self.make_trainer()
+        key = name, batch, steps, overlaps
+        if key not in self.made:
+            self.made[key] = self._make(*key)
+        trainer, x, y = self.made[key]
         clock = Clock()
-        self.trainer.fit(self.x, self.y, epochs=self.trainer.epoch + 1, batch_size=self.batch, progress=False,
-                         prefetch=0, callbacks=[clock])  # fmt: skip
+        trainer.fit(x, y, epochs=trainer.epoch + 1, batch_size=batch, progress=False, prefetch=0, callbacks=[clock])
         return clock.ends[-1] - clock.ends[0]
 
-    def after(self) -> float:
-        """Seconds of the steps with one sum after each backward pass."""
-        part = slice(self.rank * self.batch // self.size, (self.rank + 1) * self.batch // self.size)
-        ends = []
-        for first in range(0, len(self.x), self.batch):
-            x, y = (array[first : first + self.batch][part] for array in (self.x, self.y))
-            _, gradients = fastconv.value_and_grad(self.net, "cross_entropy", x, y)
-            self._sum(list(gradients.values()))
-            self.optimizer.step(self.net.parameters(), gradients)
-            ends.append(time.perf_counter())
-        return ends[-1] - ends[0]
-
-    def _sum(self, gradients: list[np.ndarray]) -> None:
-        """The mean over the ranks, in place."""
-        from mpi4py import MPI
-
-        flat = np.concatenate([gradient.ravel() for gradient in gradients])
-        self.comm.Allreduce(MPI.IN_PLACE, flat)
-        flat /= self.size
-        cuts = np.cumsum([gradient.size for gradient in gradients])[:-1]
-        for gradient, summed in zip(gradients, np.split(flat, cuts), strict=True):
-            gradient[...] = summed.reshape(gradient.shape)
+    def _make(
+        self, name: str, batch: int, steps: int, overlaps: bool
+    ) -> tuple[fastconv.Trainer, np.ndarray, np.ndarray]:
+        net, x, _ = nets.built(name)
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal(((steps + 1) * batch, *x.shape[1:]), dtype=np.float32)
+        y = rng.integers(0, nets.NETS[name].classes, len(x))
+        os.environ["FASTCONV_MPI_OVERLAP"] = str(int(overlaps))
+        options = {} if self.comm is None else {"communicator": self.comm}
+        return fastconv.Trainer(net, optim.SGD(nets.RATE, momentum=nets.MOMENTUM), **options), x, y
 
     def sums(self, sizes: Sequence[int], times: int) -> list[float]:
         """Seconds of summing so many bytes over the ranks, the least of `times`."""
@@ -159,8 +145,9 @@ def work(address: str, with_mpi: bool) -> None:
 
         communicator = MPI.COMM_WORLD
     process = Process(communicator)
+    rank = 0 if communicator is None else communicator.Get_rank()
     with Client(address, "AF_UNIX") as driver:
-        driver.send_bytes(json.dumps(process.rank).encode())
+        driver.send_bytes(json.dumps(rank).encode())
         with contextlib.suppress(EOFError):
             while True:
                 name, arguments = json.loads(driver.recv_bytes())
@@ -248,70 +235,58 @@ def default_launcher() -> str:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def ratio(times: Times, way: str, other: str) -> float:
-    return statistics.median(a / b for a, b in zip(times[way], times[other], strict=True))
-
-
-def hidden(result: dict[str, Any], way: str) -> float:
-    """What of the sum a step is not longer for."""
-    extra = result["seconds"][way] - result["seconds"]["apart"]
-    return 1 - extra / result["sum"]
-
-
 def in_rounds(name: str, ranks: int, groups: dict[str, Group], steps: int, args: argparse.Namespace) -> dict[str, Any]:
     """One net on so many ranks, every way of it."""
     batch = nets.NETS[name].batch
     together = ranks * batch
-    # way: who, the images of a step of each of them, threads, what is asked for
-    ways: dict[str, tuple[str, int, int, str]] = {
-        "one": ("apart", batch, 1, "train"),
-        "apart": ("apart", batch, 1, "train"),
-        "team": ("team", together, ranks, "train"),
-        "after": ("ranks", together, 1, "after"),
-        "ranks": ("ranks", together, 1, "train"),
-        "team, the same": ("team", batch, ranks, "train"),
-        "ranks, the same": ("ranks", batch, 1, "train"),
+    # way: who, how many of them, the images of a step, threads, whether sums overlap
+    ways: dict[str, tuple[str, int, int, int, bool]] = {
+        "one": ("apart", 1, batch, 1, True),
+        "apart": ("apart", ranks, batch, 1, True),
+        "team": ("team", 1, together, ranks, True),
+        "ranks": ("ranks", ranks, together, 1, True),
+        "ranks, no overlap": ("ranks", ranks, together, 1, False),
+        "team, the same": ("team", 1, batch, ranks, True),
+        "ranks, the same": ("ranks", ranks, batch, 1, True),
     }
-    ways = {way: of for way, of in ways.items() if of[0] in groups and way not in args.without}
+    ways = {way: of for way, of in ways.items() if of[0] in groups}
+    nbytes = bytes_of(name)
     times: Times = {way: [] for way in ways}
     sums: list[float] = []
-    nbytes = 0
     for turn in range(args.rounds + 1):  # one to warm up
-        for way, (who, images, threads, what) in ways.items():
-            only = None if who == "ranks" else 1 if way == "one" or who == "team" else ranks
-            nbytes = groups[who].ask("prepare", name, images, steps, threads, only=only)[0]
-            seconds = groups[who].ask(what, only=only)
-            if who == "ranks":
-                rate = images / max(seconds)
-            else:
-                rate = sum(images / each for each in seconds)
+        for way, (who, count, images, threads, overlaps) in ways.items():
+            seconds = groups[who].ask("train", name, images, steps, threads, overlaps, only=count)
             if turn:
-                times[way].append(steps * rate)
+                rates = (
+                    [steps / max(seconds) * images] if who == "ranks" else [steps / each * images for each in seconds]
+                )
+                times[way].append(sum(rates))
         if turn:
             sums.append(max(groups["ranks"].ask("sums", [nbytes], 5))[0])
-    result: dict[str, Any] = {
-        "net": name, "ranks": ranks, "batch": batch, "bytes": nbytes, "sum": statistics.median(sums),
-        "images a second": {way: statistics.median(each) for way, each in times.items()},
-        "seconds": {
-            way: statistics.median((batch if "same" in way or way == "one" else together) / each for each in found)
-            for way, found in times.items()
-        },
+    sizes = {way: count * images if who == "apart" else images for way, (who, count, images, *_) in ways.items()}
+    seconds = {way: statistics.median(sizes[way] / rate for rate in found) for way, found in times.items()}
+    total = statistics.median(sums)
+    return {
+        "net": name, "ranks": ranks, "batch": batch, "bytes": nbytes, "sum": total, "seconds": seconds,
+        "images a second": {way: statistics.median(found) for way, found in times.items()},
         "ratios": {
-            f"{way} over {other}": ratio(times, way, other)
-            for way, other in (("ranks", "apart"), ("ranks", "one"), ("ranks", "team"), ("after", "apart"),
-                               ("ranks, the same", "team, the same"))
-            if way in times and other in times
+            f"{way} over {other}": statistics.median(a / b for a, b in zip(times[way], times[other], strict=True))
+            for way, other in COMPARED
+            if other in times
         },
+        "hidden": {way: 1 - (seconds[way] - seconds["apart"]) / total for way in SUMMED},
     }  # fmt: skip
-    result["hidden"] = {way: hidden(result, way) for way in ("after", "ranks") if way in times}
-    return result
+
+
+def bytes_of(name: str) -> int:
+    """Of a net's gradients."""
+    return 4 * sum(w.size for w in nets.NETS[name].make().parameters().values())
 
 
 def steps_of(name: str, group: Group, seconds: float) -> int:
     """How many steps of one process fill a turn."""
-    group.ask("prepare", name, nets.NETS[name].batch, 3, 1, only=1)
     for _ in range(2):
-        [three] = group.ask("train", only=1)
+        [three] = group.ask("train", name, nets.NETS[name].batch, 3, 1, True, only=1)
     return max(3, round(seconds / (three / 3)))
 
 
@@ -319,17 +294,15 @@ def memory_of(name: str, args: argparse.Namespace) -> dict[str, int]:
     """Bytes that training takes at its peak beside its images, of one process and of the rank that takes most."""
     found = {}
     batch = nets.NETS[name].batch
-    what = "after" if "ranks" in args.without else "train"
     for who, count, command in (("one process", 1, alone), ("a rank of 2", 2, launched(args.mpiexec, 2))):
         with started([command], count) as group:
-            before = group.ask("memory")
-            nbytes = group.ask("prepare", name, count * batch, 4, 1)[0]
             if count > 1:
                 group.ask("sums", [SIZES[0]], 1)  # what MPI takes for itself
-            group.ask("train" if count == 1 else what)
+            before = group.ask("memory")
+            group.ask("train", name, count * batch, 4, 1, True)
             found[who] = max(a - b for a, b in zip(group.ask("memory"), before, strict=True))
         found[who] -= 4 * math.prod(nets.NETS[name].item) * 5 * batch * count
-    return {**found, "gradients": nbytes}
+    return {**found, "gradients": bytes_of(name)}
 
 
 def on_hosts(mbit: float, args: argparse.Namespace, apart: Group, steps: dict[str, int]) -> list[dict[str, Any]]:
@@ -415,18 +388,24 @@ class Overlap(NamedTuple):
         return computation + max(total - self.behind * computation, self.least * total)
 
 
-def fit_link(sums: dict[Any, float]) -> Link:
-    """From seconds by bytes, of two ranks; least squares of the relative errors."""
-    sizes, seconds = np.array([float(size) for size in sums]), np.array(list(sums.values()))
-    found, _ = optimize.nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
-    return Link(float(found[0]), 1 / max(float(found[1]), 1e-15))
+def fit_link(sums: dict[str, float]) -> Link:
+    """From seconds by bytes, of two ranks; least squares of the logarithms, an odd one counting less."""
+
+    def errors(logs: np.ndarray) -> list[float]:
+        return [math.log(Link(*np.exp(logs)).sum(2, int(size)) / seconds) for size, seconds in sums.items()]
+
+    least, most = min(sums, key=int), max(sums, key=int)
+    begun = np.log([sums[least] / 2, int(most) / sums[most]])
+    found = optimize.least_squares(errors, begun, loss="soft_l1", f_scale=0.1)
+    return Link(*map(float, np.exp(found.x)))
 
 
 def fit_overlap(measured: Sequence[tuple[float, float, float]]) -> Overlap:
-    """From (computation, sum, step), in seconds; least squares of the relative errors."""
+    """From (computation, sum, step), in seconds; least squares of the logarithms."""
 
-    def errors(given: np.ndarray) -> np.ndarray:
-        return np.array([Overlap(*given).step(c, total) / step - 1 for c, total, step in measured])
+    def errors(given: np.ndarray) -> list[float]:
+        found = [math.log(Overlap(*given).step(c, total) / step) for c, total, step in measured]
+        return [*found, 1e-4 * given[1]]  # 0, where nothing tells k
 
     starts = ((0.0, 0.5), (0.3, 0.1), (0.6, 0.3))  # the maximum has kinks
     found = [optimize.least_squares(errors, start, bounds=(0, 1)) for start in starts]
@@ -446,14 +425,11 @@ def model(found: dict[str, Any]) -> dict[str, Any]:
         "links": {str(mbit): link._asdict() for mbit, link in fitted.items()}, "latency": latency, "share": share,
         "overlap": {}, "errors": {}, "efficiency": {},
     }  # fmt: skip
-    for way in ("after", "ranks"):
+    for way in SUMMED:
         rows = [
             (each["seconds"]["apart"], each["sum"], each["seconds"][way])
             for each in on_links + [each for each in found["ranks"] if each["ranks"] == 2]
-            if way in each["seconds"]
         ]
-        if not rows:
-            continue
         overlap = fit_overlap(rows)
         result["overlap"][way] = overlap._asdict()
         result["errors"][way] = max(abs(overlap.step(c, total) / step - 1) for c, total, step in rows)
@@ -488,16 +464,14 @@ def print_model(made: dict[str, Any]) -> None:
 
 def figure(found: dict[str, Any], made: dict[str, Any]) -> Any:
     drawn = plots.need_matplotlib("the picture")(figsize=(11, 4.6), layout="constrained")
-    way = "ranks" if "ranks" in made["efficiency"] else "after"
-    by_net = made["efficiency"][way]
-    words = "while the backward pass goes on" if way == "ranks" else "after the backward pass"
-    drawn.suptitle(f"Images a second over ranks times one rank's: gradients summed {words}", fontweight="bold")
+    by_net = made["efficiency"]["ranks"]
+    drawn.suptitle("Efficiency: images a second over ranks times one rank's", fontweight="bold")
     for axes, (net, by_link) in zip(drawn.subplots(1, len(by_net), squeeze=False).flat, by_net.items(), strict=True):
         for colour, (name, by_ranks) in zip((plots.BLUE, *plots.OTHERS), by_link.items(), strict=False):
             axes.plot([int(ranks) for ranks in by_ranks], list(by_ranks.values()), color=colour, label=name, marker="o")
         for result in found["hosts"]:
-            if result["net"] == net and way in result["seconds"]:
-                value = result["seconds"]["apart"] / result["seconds"][way]
+            if result["net"] == net:
+                value = result["seconds"]["apart"] / result["seconds"]["ranks"]
                 axes.plot(2, value, "x", color=plots.GRAY)
                 axes.annotate(f"measured, {result['link']['mbit']:g} Mbit/s", (2, value), (6, 2), fontsize=8,
                               textcoords="offset points", color=plots.GRAY)  # fmt: skip
@@ -520,7 +494,6 @@ def main() -> int:
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4], metavar="N")
     parser.add_argument("--hosts", nargs="*", type=float, default=[], metavar="MBIT", help="links between two hosts")
     parser.add_argument("--delay", type=float, default=0, metavar="MS", help="of these links, one way (0)")
-    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="leave a way out")
     parser.add_argument("--mpiexec", metavar="COMMAND", help="the launcher and its options (mpiexec)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N")
     parser.add_argument("--turn", type=float, default=2, metavar="SECONDS", help="of one process (2)")

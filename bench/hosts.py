@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 NETWORK = "10.77.0"
-BURST = 1 << 16  # bytes that tbf lets through at once: a segment as TCP hands it to the link
+BURST = 1 << 14  # bytes that tbf lets through at once after a pause
 IN_HOST = 'hostname "$0"; exec "$@"'
 AGENT = """#!/bin/sh
 host=$1; shift

@@ -57,7 +57,7 @@ def client_of(args: argparse.Namespace) -> Iterator[Any]:
     workers = args.workers or cpus
     share = {"FASTCONV_NUM_THREADS": str(max(1, cpus // workers))}
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, env=share, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, env=share, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         yield client
