@@ -47,18 +47,26 @@ HANDED_IN: dict[str, Callable[..., Any]] = {}  # what layers offer and rooms abo
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
-    weights as they are now; `keep`: whether there will be a backward, `once`: and only one."""
+    weights as they are now; `keep`: whether there will be a backward, `once`: and only one.
+
+    final   called by the backward of a container with (it, its gradients so far, the names of those that will not change
+            any more) after every step; it may put equal arrays in their place
+    """
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
     keep: bool = True
     once: bool = False
+    final: Callable[[Any, Gradients, list[str]], None] | None = None
 
     @classmethod
-    def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
+    def of_step(
+        cls, net: Layer, rng: np.random.Generator | None = None,
+        final: Callable[[Any, Gradients, list[str]], None] | None = None,
+    ) -> Context:  # fmt: skip
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng, once=True)
+        return cls(training=None if net.training else True, rng=rng, once=True, final=final)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""
