@@ -56,7 +56,7 @@ import fastconv
 from fastconv import callbacks, optim, plots
 from fastconv.files import replace_text
 
-SIZES = tuple(1 << k for k in (12, 18, 20, 22))  # bytes that are summed to fit a and w
+SIZES = (8, 1 << 18, 1 << 20, 1 << 22)  # bytes that are summed to fit a and w
 SUMMED = ("ranks", "ranks, no overlap")
 COMPARED = (
     ("ranks", "apart"), ("ranks", "one"), ("ranks", "team"), ("ranks, the same", "team, the same"),

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,10 @@ class Hosts(NamedTuple):
         """The command line that starts a rank on each."""
         first, second = self.names
         subnet = f"{NETWORK}.0/24"
-        settings = {
+        settings: dict[str, object] = {
             "plm_rsh_agent": self.agent, "pml": "ob1", "btl": "tcp,self", "btl_tcp_if_include": subnet,
-            "oob_tcp_if_include": subnet,
+            "oob_tcp_if_include": subnet, "oob_tcp_keepalive_time": 15, "oob_tcp_keepalive_intvl": 3,
+            "oob_tcp_keepalive_probes": 3,
         }  # fmt: skip
         chosen = [part for name, value in settings.items() for part in ("--mca", name, str(value))]
         return [
@@ -87,6 +89,14 @@ def shape(host: str, mbit: float, delay: float) -> bool:
     return delayed
 
 
+def end(host: str) -> None:
+    """End what still runs on a host: a launcher's half that the cut link keeps from knowing."""
+    pids = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
+    for pid in map(int, pids.split()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
     """Bring two hosts up, and take them away in the end; OSError, with the command, where one fails.
@@ -99,6 +109,7 @@ def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
         for name in names:
             run("ip", "netns", "add", name)
             stack.callback(run, "ip", "netns", "del", name)
+            stack.callback(end, name)
         run("ip", "-n", names[0], "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", names[1])
         delays = []
         for i, name in enumerate(names, 1):
@@ -122,6 +133,7 @@ def main() -> int:
     if need := missing():
         print(f"hosts: needs {need}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the hosts go away then too
     environment = [part for name in os.environ if name.startswith("FASTCONV_") for part in ("-x", name)]
     with hosts(args.mbit, args.delay / 1e3) as pair:
         if args.delay and not pair.delayed:
