@@ -400,9 +400,7 @@ class Ranks:
         """Print, and end all ranks; MPI_Abort may hang, this process does not."""
         if text:
             _print(text)
-        late = threading.Timer(ABORT, os._exit, (status,))
-        late.daemon = True
-        late.start()
+        _exit_after(ABORT, status)
         self._words.Abort(status)
         os._exit(status)
 
@@ -425,6 +423,12 @@ def _unhandled(before: Callable[..., Any], kind: Any, error: BaseException, trac
         ranks.tell(error, ranks._traceback(error))
     else:
         before(kind, error, trace)
+
+
+def _exit_after(seconds: float, status: int) -> None:
+    late = threading.Timer(seconds, os._exit, (status,))
+    late.daemon = True
+    late.start()
 
 
 def _print(text: str) -> None:
