@@ -80,21 +80,27 @@ class Communicator:
         self.count += 1
         with self.world.lock:
             self.world.calls.setdefault(key, {})[self.rank] = (what, array.copy())
+
         def checked(given):
             kinds = {(what, array.shape, array.dtype) for what, array in given.values()}
             assert len(kinds) == 1, f"ranks do not call alike: {kinds}"
             finish([given[rank][1] for rank in range(self.world.size)])
+
         return Request(self, key, checked)
 
     def Iallreduce(self, send, receive):
         assert send is IN_PLACE
         assert receive.flags.c_contiguous
+
         def finish(given):
             receive[...] = sum(given[1:], given[0])
+
         return self._call("allreduce", receive, finish)
 
     def Iallgather(self, send, receive):
-        return self._call("allgather", send, lambda given: np.stack(given, out=receive.reshape(len(given), *send.shape)))
+        return self._call(
+            "allgather", send, lambda given: np.stack(given, out=receive.reshape(len(given), *send.shape))
+        )
 
     def Ibcast(self, array, root):
         return self._call("bcast", array, lambda given: np.copyto(array, given[root]))

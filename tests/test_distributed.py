@@ -19,7 +19,6 @@ from fake_mpi import Ended, World
 import fastconv
 from fastconv import distributed, functional, plan
 from fastconv.layers import Conv2d, Graph, Linear
-from fastconv.layers.base import Context
 from fastconv.ops.norm.channels import synchronised
 from fastconv.training.step import gradients_of, resolve_loss
 
@@ -61,7 +60,9 @@ def trained(size, net, dtype="float64", **options):
     loss = options.pop("loss", "cross_entropy")
 
     def function(communicator):
-        return worker.result(worker.train(worker.trainer_of(net, dtype, communicator=communicator, loss=loss), **options))
+        return worker.result(
+            worker.train(worker.trainer_of(net, dtype, communicator=communicator, loss=loss), **options)
+        )
 
     return World(size).run(function)
 
@@ -82,8 +83,9 @@ def trained(size, net, dtype="float64", **options):
     ids=str,
 )
 def test_ranks_train_as_one_process_does(net, options, size):
-    alone = worker.result(worker.train(worker.trainer_of(net, loss=options.get("loss", "cross_entropy")), epochs=2,
-                                       **{name: value for name, value in options.items() if name != "loss"}))  # fmt: skip
+    loss = options.get("loss", "cross_entropy")
+    rest = {name: value for name, value in options.items() if name != "loss"}
+    alone = worker.result(worker.train(worker.trainer_of(net, loss=loss), epochs=2, **rest))
     every = trained(size, net, epochs=2, **options)
     assert all(other == every[0] for other in every)
     is_close(alone, every[0], 1e-11)
@@ -326,9 +328,7 @@ def test_batch_norm_over_several_batches_is_that_of_one(relu):
     def norm(x, dy, gather=None):
         mean, var = np.zeros(3), np.ones(3)
         with synchronised(gather):
-            y, pullback = fastconv.vjp(
-                functional.batch_norm, x, mean, var, weight, bias, training=True
-            )
+            y, pullback = fastconv.vjp(functional.batch_norm, x, mean, var, weight, bias, training=True)
             dy = dy * (y > 0) if relu else dy
             dx, _, _, dweight, dbias = pullback(dy)[:5]
         return y, dx, dweight, dbias, mean, var
@@ -342,7 +342,9 @@ def test_batch_norm_over_several_batches_is_that_of_one(relu):
 
     parts = World(3).run(part)
     for place in (0, 1):
-        np.testing.assert_allclose(np.concatenate([each[place] for each in parts]), whole[place], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(
+            np.concatenate([each[place] for each in parts]), whole[place], rtol=1e-11, atol=1e-12
+        )
     for place in (2, 3):
         np.testing.assert_allclose(sum(each[place] for each in parts), whole[place], rtol=1e-11, atol=1e-12)
     for each in parts:
@@ -353,9 +355,11 @@ def test_batch_norm_over_several_batches_needs_two_values_in_all():
     def function(communicator):
         ranks = distributed.ranks_of(communicator)
         x = np.ones((1 - ranks.rank, 3))
-        with synchronised(lambda values: ranks.gather(values, "statistics")):
-            with pytest.raises(fastconv.ShapeError, match="more than 1 value per mean"):
-                functional.batch_norm(x, None, None, training=True)
+        with (
+            synchronised(lambda values: ranks.gather(values, "statistics")),
+            pytest.raises(fastconv.ShapeError, match="more than 1 value per mean"),
+        ):
+            functional.batch_norm(x, None, None, training=True)
         return True
 
     assert World(2).run(function) == [True, True]
@@ -365,7 +369,7 @@ def test_batch_norm_over_several_batches_needs_two_values_in_all():
 
 
 def command(*arguments, env, code=""):
-    hidden = "import sys; sys.modules['mpi4py'] = None\n" if not code else code
+    hidden = code or "import sys; sys.modules['mpi4py'] = None\n"
     return subprocess.run(
         [sys.executable, "-c", f"{hidden}from fastconv.cli import main\nsys.exit(main({arguments!r}))"],
         env={**os.environ, **env}, capture_output=True, text=True, timeout=LIMIT, check=False,
@@ -411,9 +415,7 @@ sys.modules.update({"mpi4py": package, "mpi4py.MPI": mpi})
 
 @pytest.mark.parametrize("env", [{}, {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}], ids=str)
 def test_one_process_never_asks_for_mpi4py(env, tmp_path):
-    done = command(
-        "train", "digits", "-e", "1", "--no-plots", "--quiet", "--out", str(tmp_path / "run"), env=env
-    )
+    done = command("train", "digits", "-e", "1", "--no-plots", "--quiet", "--out", str(tmp_path / "run"), env=env)
     assert done.returncode == 0, done.stderr
 
 
@@ -507,7 +509,13 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(tmp_path, request):
         path.unlink(missing_ok=True)
         begun = time.monotonic()
         done = under_mpi(
-            ranks, "killed", tmp_path / "out", env={"FASTCONV_MPI_TIMEOUT": "10"}, checkpoint=str(path), epochs=6, **moment
+            ranks,
+            "killed",
+            tmp_path / "out",
+            env={"FASTCONV_MPI_TIMEOUT": "10"},
+            checkpoint=str(path),
+            epochs=6,
+            **moment,
         )
         assert done.returncode != 0, moment
         assert time.monotonic() - begun < 30, moment

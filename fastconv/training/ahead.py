@@ -55,8 +55,8 @@ def prepared(
     `prefetch` batches are made before they are asked for, where that can bring anything. They stay as they are while
     others are made: what an iterable or somebody's augmentation may write over is copied.
 
-    every   one of so many batches;  part   the samples of each batch that are wanted; what `augment` changes is read whole,
-    for it draws for all of a batch
+    every   one of so many batches;  part   the samples of each batch that are wanted; what `augment` changes is read
+    whole, for it draws for all of a batch
     """
     if (source.steps is not None and source.steps - start < 2) or (source.is_in_memory and usable_cpus() == 1):
         prefetch = 0  # there is nothing that could be made meanwhile, or nothing that could make it

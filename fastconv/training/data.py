@@ -16,8 +16,8 @@ from fastconv.arrays import as_array, empty_like
 from fastconv.machine.memory import allocate
 
 __all__ = [
-    "ArrayBatches", "Batch", "Part", "PartBatch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied", "generator",
-    "named_arrays", "rows_of", "samples_of",
+    "ArrayBatches", "Batch", "Part", "PartBatch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied",
+    "generator", "named_arrays", "rows_of", "samples_of",
 ]  # fmt: skip
 
 Batch = tuple[Any, ...]  # (x, y), or (x, y, weight)
@@ -121,7 +121,7 @@ class ArrayBatches:
                 own = part(whole)
                 first, rows = own.start, slice(rows.start + own.start, rows.start + own.stop)
             take = functools.partial(_rows, index=rows if order is None else order[rows])
-            found = _each(take, self.x), _each(take, self.y)
+            found: Batch = (_each(take, self.x), _each(take, self.y))
             if self.weight is not None:
                 found = *found, take(self.weight)
             yield found if part is None else PartBatch.of(found, first, whole)
@@ -164,7 +164,9 @@ def samples_of(x: Any) -> int:
 
 def rows_of(batch: Batch, rows: slice) -> PartBatch:
     """Some samples of a batch."""
-    return PartBatch.of(tuple(_each(lambda array: array[rows], each) for each in batch), rows.start, samples_of(batch[0]))
+    return PartBatch.of(
+        tuple(_each(lambda array: array[rows], each) for each in batch), rows.start, samples_of(batch[0])
+    )
 
 
 def _each(function: Callable[[Any], Any], value: Any) -> Any:

@@ -436,14 +436,15 @@ class Trainer:
     # --- the other ranks
 
     def _meet(self) -> None:
-        """Begin with the others: ValueError where one of them trains something else; rank 0's weights are everybody's."""
+        """Begin with the others, with rank 0's weights; ValueError where one of them trains something else."""
         ranks = self.ranks
         if ranks is None:
             return
         ranks.step = self.step
         every = list(self.net.named_arrays())
         trained = self.net.parameters()
-        augment = self._augment
+        augment, settings = self._augment, dict(self._settings or {})
+        data, validation = settings.pop("data", None), settings.pop("validation", None)
         ranks.need_same("fit", {
             "code": distributed.code_checksum(),
             "net": {name: [list(np.shape(getattr(layer, each))), str(getattr(layer, each).dtype), name in trained]
@@ -451,9 +452,7 @@ class Trainer:
             "optimizer": self.optimizer.config(),
             "optimizer's memory": [f"{slot} of {name}" for slot, name, _ in self.optimizer._state()],
             "loss": repr(self.loss.losses if isinstance(self.loss, Losses) else self.loss.name),
-            "settings": {name: value for name, value in (self._settings or {}).items() if name not in ("data", "validation")},
-            "data": self._settings and self._settings["data"],
-            "validation_data": self._settings and self._settings["validation"],
+            "settings": settings, "data": data, "validation_data": validation,
             "augment": augment.config() if isinstance(augment, augmentations.Augment) else augment is not None,
             "seed": self.seed, "precision": self.precision, "sync_batch_norm": self.sync_batch_norm,
             "position": [self.epoch, self.step, self._position.batch],
