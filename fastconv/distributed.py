@@ -5,7 +5,7 @@
 
 Each rank is a process with a team of threads of its own and takes its part of every batch (`part_of`); gradients are
 added up over the ranks, in buckets, while the backward goes on (`Buckets`), and every rank makes the same update.
-mpi4py (pip install "fastconv[mpi]") is imported by `launched` alone, where a launcher says that there are several ranks.
+mpi4py (pip install "fastconv[mpi]") is imported by `launched` alone, where a launcher says that there are several.
 
 MPI is called from the thread that trains and from no other. Neither MPI progresses by itself: every call is one that
 returns at once, and is tested after each step of the backward; what is waited for is polled, with pauses that grow, and
@@ -16,6 +16,7 @@ A rank that fails says so to the others and ends all of them: one traceback, tha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -110,7 +111,9 @@ def launched() -> Ranks | None:
             warnings.simplefilter("ignore")  # of another launcher, which `ranks_of` says in one line
             from mpi4py import MPI
     except ModuleNotFoundError:
-        raise ImportError(f'{told[0]} says that there are several ranks, these need mpi4py: pip install "fastconv[mpi]"') from None
+        raise ImportError(
+            f'{told[0]} says that there are several ranks, these need mpi4py: pip install "fastconv[mpi]"'
+        ) from None
     except (ImportError, RuntimeError) as error:  # it is there, its MPI is not
         reason = " ".join(str(error).split())
         raise ImportError(f"mpi4py finds no MPI ({reason}): name it by MPI4PY_MPIABI or MPI4PY_LIBMPI") from None
@@ -198,7 +201,9 @@ class Ranks:
         self.overlaps = os.environ.get("FASTCONV_MPI_OVERLAP", "1") != "0"
         self._words = communicator.Dup()  # our messages meet nobody else's, and gradients nothing else
         self._gradients = communicator.Dup()
-        self._in_place = getattr(_module_of(communicator), "IN_PLACE", None)
+        module = _module_of(communicator)
+        self._in_place = getattr(module, "IN_PLACE", None)
+        self._world = getattr(module, "COMM_WORLD", self._words)  # MPICH ends no other ranks than a communicator's
         self._announced = ""  # what one rank is doing alone
         self._agreed: BaseException | None = None  # what all ranks raise
         self._told: BaseException | None = None  # what was printed
@@ -259,7 +264,8 @@ class Ranks:
     def threads(self) -> int:
         """Threads that leave a CPU for each of the ranks here that may use the same ones."""
         here = self.gather_data([self.host, own_cpus()], "the others")
-        return max(1, usable_cpus() // sum(each == here[self.rank] for each in here))
+        sharing = len([each for each in here if each == here[self.rank]])
+        return max(1, usable_cpus() // sharing)
 
     def wait_for(self, what: str) -> None:
         """Until every rank is here."""
@@ -400,10 +406,8 @@ class Ranks:
         """Print, and end all ranks; MPI_Abort may hang, this process does not."""
         if text:
             _print(text)
-        late = threading.Timer(ABORT, os._exit, (status,))
-        late.daemon = True
-        late.start()
-        self._words.Abort(status)
+        _exit_after(ABORT, status)
+        self._world.Abort(status)
         os._exit(status)
 
 
@@ -427,11 +431,15 @@ def _unhandled(before: Callable[..., Any], kind: Any, error: BaseException, trac
         before(kind, error, trace)
 
 
+def _exit_after(seconds: float, status: int) -> None:
+    late = threading.Timer(seconds, os._exit, (status,))
+    late.daemon = True
+    late.start()
+
+
 def _print(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        pass
 
 
 def _difference(name: str, one: Any, other: Any) -> tuple[str, Any, Any]:
@@ -449,7 +457,7 @@ def _short(value: Any) -> str:
 
 
 def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------

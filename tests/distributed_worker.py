@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -80,9 +81,7 @@ def train(trainer, epochs, batch_size=16, samples=67, weigh=False, **options):
     if options.pop("mix", False):
         options["augment"] = augment.MixUp(0.4)
     validation = data(31) if options.pop("validate", True) else None
-    trainer.fit(
-        X, y, epochs=epochs, batch_size=batch_size, validation_data=validation, progress=False, **options
-    )
+    trainer.fit(X, y, epochs=epochs, batch_size=batch_size, validation_data=validation, progress=False, **options)
     return trainer
 
 
@@ -131,8 +130,7 @@ def main(task, options, out):
     else:
         trainer = FAULTS[task](world, **options)
     if world.Get_rank() == 0 and trainer is not None:
-        with open(out, "w") as file:
-            json.dump(result(trainer), file)
+        Path(out).write_text(json.dumps(result(trainer)))
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

@@ -431,9 +431,7 @@ def _trainer(config: rundir.Config, folder: Path, say: _Speaker, ranks: Ranks | 
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     net = _net(config, say)
     optimizer = optim.from_config(finetune.optimizer_for(config.recipe, net))
-    trainer = Trainer(
-        net, optimizer, loss, seed=config.seed, checkpoint=path, communicator=ranks, sync_batch_norm=True
-    )
+    trainer = Trainer(net, optimizer, loss, seed=config.seed, checkpoint=path, communicator=ranks, sync_batch_norm=True)
     trainer.follow_links = False
     return trainer
 

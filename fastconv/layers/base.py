@@ -49,8 +49,8 @@ class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
     weights as they are now; `keep`: whether there will be a backward, `once`: and only one.
 
-    final   called by the backward of a container with (it, its gradients so far, the names of those that will not change
-            any more) after every step; it may put equal arrays in their place
+    final   called by the backward of a container after every step with (it, its gradients so far, the names of those
+            that will not change any more); it may put equal arrays in their place
     """
 
     training: bool | None = None

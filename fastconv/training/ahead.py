@@ -55,8 +55,8 @@ def prepared(
     `prefetch` batches are made before they are asked for, where that can bring anything. They stay as they are while
     others are made: what an iterable or somebody's augmentation may write over is copied.
 
-    every   one of so many batches;  part   the samples of each batch that are wanted; what `augment` changes is read whole,
-    for it draws for all of a batch
+    every   one of so many batches;  part   the samples of each batch that are wanted; what `augment` changes is read
+    whole, for it draws for all of a batch
     """
     if (source.steps is not None and source.steps - start < 2) or (source.is_in_memory and usable_cpus() == 1):
         prefetch = 0  # there is nothing that could be made meanwhile, or nothing that could make it
@@ -67,17 +67,17 @@ def prepared(
         read = part if augment is None else None
         for number, batch in enumerate(source.epoch(epoch, start + done * every, every, read), done):
             x, *others = map(copied, batch) if others_batch else batch
-            first = batch.first if isinstance(batch, PartBatch) else 0
+            place = (batch.first, batch.whole) if isinstance(batch, PartBatch) else (0, samples_of(x))
             rng = None if draws is None else generator(draws[0], STEP, draws[1] + number)
             if augment is not None and rng is not None:
                 x, others[0] = augmented(augment, x, others[0], rng)
                 if part is not None:
                     x, *others = own = _part(part(samples_of(x)), x, *others)
-                    first = own.first
+                    place = own.first, own.whole
                 x = copied(x) if others_change else x
             with np.errstate(all="ignore"):
                 x = net.cast(x)
-            yield PartBatch.of((x, *others), first), rng
+            yield PartBatch.of((x, *others), *place), rng
 
     return ahead(make, prefetch)
 
@@ -85,7 +85,7 @@ def prepared(
 def _part(rows: slice, x: Any, y: Any, *weight: Any) -> PartBatch:
     """Some samples of a batch; where images were mixed, all targets and weights are still needed."""
     if isinstance(y, Mixed):
-        return PartBatch.of((x[rows], y[rows], *weight), rows.start)
+        return PartBatch.of((x[rows], y[rows], *weight), rows.start, samples_of(x))
     return rows_of((x, y, *weight), rows)
 
 

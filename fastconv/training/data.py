@@ -16,8 +16,8 @@ from fastconv.arrays import as_array, empty_like
 from fastconv.machine.memory import allocate
 
 __all__ = [
-    "ArrayBatches", "Batch", "Part", "PartBatch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied", "generator",
-    "named_arrays", "rows_of", "samples_of",
+    "ArrayBatches", "Batch", "Part", "PartBatch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied",
+    "generator", "named_arrays", "rows_of", "samples_of",
 ]  # fmt: skip
 
 Batch = tuple[Any, ...]  # (x, y), or (x, y, weight)
@@ -25,14 +25,15 @@ Part = Callable[[int], slice]  # which of so many samples
 
 
 class PartBatch(tuple[Any, ...]):
-    """A batch that is some samples of a larger one, from number `first` on."""
+    """A batch that is some samples of a larger one of `whole`, from number `first` on."""
 
-    first: int = 0
+    first: int
+    whole: int
 
     @classmethod
-    def of(cls, parts: Batch, first: int) -> PartBatch:
+    def of(cls, parts: Batch, first: int, whole: int) -> PartBatch:
         batch = cls(parts)
-        batch.first = first
+        batch.first, batch.whole = first, whole
         return batch
 
 
@@ -115,15 +116,15 @@ class ArrayBatches:
             order = generator(self.seed, SHUFFLE, number).permutation(self.samples)
         for step in range(start, self.steps, every):
             rows = slice(step * self.batch_size, min((step + 1) * self.batch_size, self.samples))
-            first = 0
+            first, whole = 0, rows.stop - rows.start
             if part is not None:
-                own = part(rows.stop - rows.start)
+                own = part(whole)
                 first, rows = own.start, slice(rows.start + own.start, rows.start + own.stop)
             take = functools.partial(_rows, index=rows if order is None else order[rows])
-            found = _each(take, self.x), _each(take, self.y)
+            found: Batch = (_each(take, self.x), _each(take, self.y))
             if self.weight is not None:
                 found = *found, take(self.weight)
-            yield found if part is None else PartBatch.of(found, first)
+            yield found if part is None else PartBatch.of(found, first, whole)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these samples from others: their number, shape, type, and a checksum over some of them."""
@@ -163,7 +164,9 @@ def samples_of(x: Any) -> int:
 
 def rows_of(batch: Batch, rows: slice) -> PartBatch:
     """Some samples of a batch."""
-    return PartBatch.of(tuple(_each(lambda array: array[rows], each) for each in batch), rows.start)
+    return PartBatch.of(
+        tuple(_each(lambda array: array[rows], each) for each in batch), rows.start, samples_of(batch[0])
+    )
 
 
 def _each(function: Callable[[Any], Any], value: Any) -> Any:

@@ -17,7 +17,8 @@ __all__ = ["Mixed", "augmented"]
 class Mixed:
     """A batch's targets and how they were mixed: `shares` (N, N) has in row i how much of every sample i is made of.
 
-    Of a part of a batch `shares` has its rows, and the targets are all of the batch's. Class indices (N,) become probabilities when the net's output says how many classes there are.
+    Of a part of a batch `shares` has its rows, and the targets are all of the batch's. Class indices (N,) become
+    probabilities when the net's output says how many classes there are.
     """
 
     targets: np.ndarray

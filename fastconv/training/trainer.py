@@ -47,6 +47,7 @@ from fastconv.random import drawing_part
 from fastconv.training import checkpoint as files
 from fastconv.training.ahead import prepared
 from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
+from fastconv.training.data import samples_of as samples_in
 from fastconv.training.history import History, Record, plain
 from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
 from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
@@ -178,7 +179,8 @@ class Trainer:
                       still is. Rank 0's weights are where it begins; it writes the files, as if it were alone. Needs
                       pip install "fastconv[mpi]"; see `fastconv.distributed` (default: None, this process alone)
     sync_batch_norm   whether batch norm takes mean and variance over all ranks: the training is then that of one
-                      process. Default False: over each rank's part; rank 0's running statistics are kept
+                      process. Default False: over each rank's part, unless one would have less than two samples;
+                      rank 0's running statistics are kept
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state, average_state
     follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
@@ -434,28 +436,30 @@ class Trainer:
     # --- the other ranks
 
     def _meet(self) -> None:
-        """Begin with the others: ValueError where one of them trains something else; rank 0's weights are everybody's."""
+        """Begin with the others, with rank 0's weights; ValueError where one of them trains something else."""
         ranks = self.ranks
         if ranks is None:
             return
         ranks.step = self.step
         every = list(self.net.named_arrays())
         trained = self.net.parameters()
-        augment = self._augment
+        augment, settings = self._augment, dict(self._settings or {})
+        data, validation = settings.pop("data", None), settings.pop("validation", None)
         ranks.need_same("fit", {
             "code": distributed.code_checksum(),
             "net": {name: [list(np.shape(getattr(layer, each))), str(getattr(layer, each).dtype), name in trained]
                     for name, layer, each in every},
             "optimizer": self.optimizer.config(),
+            "optimizer's memory": [f"{slot} of {name}" for slot, name, _ in self.optimizer._state()],
             "loss": repr(self.loss.losses if isinstance(self.loss, Losses) else self.loss.name),
-            "settings": {name: value for name, value in (self._settings or {}).items() if name not in ("data", "validation")},
-            "data": self._settings and self._settings["data"],
-            "validation_data": self._settings and self._settings["validation"],
+            "settings": settings, "data": data, "validation_data": validation,
             "augment": augment.config() if isinstance(augment, augmentations.Augment) else augment is not None,
             "seed": self.seed, "precision": self.precision, "sync_batch_norm": self.sync_batch_norm,
             "position": [self.epoch, self.step, self._position.batch],
         })  # fmt: skip
-        ranks.share((getattr(layer, each) for _, layer, each in every), "rank 0's weights")
+        memory = [array for _, _, array in self.optimizer._state()]
+        memory += (self._average or {}).values()
+        ranks.share([*(getattr(layer, each) for _, layer, each in every), *memory], "rank 0's weights")
         self._buckets = distributed.Buckets(ranks, self.net, trained)
 
     def _agreed(self, stop: bool) -> bool:
@@ -466,6 +470,13 @@ class Trainer:
         """Which of a batch's samples are this rank's."""
         assert self.ranks is not None
         return distributed.part_of(samples, self.ranks.rank, self.ranks.size)
+
+    def _gathers(self, samples: int) -> Any:
+        """How batch norm gets the statistics of all parts of a batch; None where each part has its own."""
+        ranks = self.ranks
+        if ranks is None or not (self.sync_batch_norm or samples < 2 * ranks.size):
+            return None
+        return functools.partial(ranks.gather, what="the statistics of batch norm")
 
     def _add_ranks(self, learnt: _Learnt, x: Any) -> None:
         """Make what came of this rank's parts of the batches what came of the batches, the last part's input is x."""
@@ -651,7 +662,7 @@ class Trainer:
         try:
             for batch, rng in group:
                 x, y, *weight = batch
-                with drawing_part(batch.first, samples_of(next(iter(named_arrays("X", x).values())))):
+                with drawing_part(batch.first, samples_in(x)), synchronised(self._gathers(batch.whole)):
                     self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
             if self.ranks is not None:
                 self._add_ranks(learnt, x)
@@ -686,14 +697,10 @@ class Trainer:
             if others is None and any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
             final = None if self._buckets is None or self._accumulate > 1 else self._buckets.final
-            gather = share = None
-            if others is not None:
-                gather = functools.partial(others.gather, what="the statistics of batch norm")
-                share = functools.partial(_shared, others)
-            with synchronised(gather if self.sync_batch_norm else None):
-                output, loss, weight, gradients = gradients_of(
-                    self.net, self.loss, x, y, rng, samples, self._is_weighed, final, share
-                )
+            share = None if others is None else functools.partial(_shared, others)
+            output, loss, weight, gradients = gradients_of(
+                self.net, self.loss, x, y, rng, samples, self._is_weighed, final, share
+            )
             if weight and others is None:
                 self._need_finite("loss", loss, x)
             learnt.add(gradients)
