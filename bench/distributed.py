@@ -494,7 +494,7 @@ def main() -> int:
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4], metavar="N")
     parser.add_argument("--hosts", nargs="*", type=float, default=[], metavar="MBIT", help="links between two hosts")
     parser.add_argument("--delay", type=float, default=0, metavar="MS", help="of these links, one way (0)")
-    parser.add_argument("--mpiexec", metavar="COMMAND", help="the launcher and its options (mpiexec)")
+    parser.add_argument("--mpiexec", metavar="COMMAND", help="the launcher and its options (FASTCONV_MPIEXEC, mpiexec)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N")
     parser.add_argument("--turn", type=float, default=2, metavar="SECONDS", help="of one process (2)")
     parser.add_argument("--quick", action="store_true", help="3 rounds of half a second")
@@ -518,7 +518,7 @@ def main() -> int:
     else:
         if importlib.util.find_spec("mpi4py") is None:
             parser.error('needs mpi4py: pip install "fastconv[mpi]"')
-        args.mpiexec = args.mpiexec or default_launcher()
+        args.mpiexec = args.mpiexec or os.environ.get("FASTCONV_MPIEXEC") or default_launcher()
         found = measure(args)
         if args.json:
             replace_text(args.json, json.dumps(found, indent=1))

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 NETWORK = "10.77.0"
 BURST = 1 << 14  # bytes that tbf lets through at once after a pause
+RETRIES = 5  # of what nobody acknowledges, until a connection is given up: some 10 s, as 15 are a quarter of an hour
 IN_HOST = 'hostname "$0"; exec "$@"'
 AGENT = """#!/bin/sh
 host=$1; shift
@@ -116,6 +117,7 @@ def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
             run("ip", "-n", name, "addr", "add", f"{NETWORK}.{i}/24", "dev", "wire")
             for device in ("lo", "wire"):
                 run("ip", "-n", name, "link", "set", device, "up")
+            run("ip", "netns", "exec", name, "sh", "-c", f"echo {RETRIES} > /proc/sys/net/ipv4/tcp_retries2")
             delays.append(shape(name, mbit, delay))
         agent = folder / "agent"
         agent.write_text(AGENT, encoding="utf-8")
