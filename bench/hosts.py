@@ -106,6 +106,8 @@ def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
     """
     names = (f"fastconv-{os.getpid()}-a", f"fastconv-{os.getpid()}-b")
     with contextlib.ExitStack() as stack:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # they go away then too
+        stack.callback(signal.signal, signal.SIGTERM, before)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in names:
             run("ip", "netns", "add", name)
@@ -135,7 +137,6 @@ def main() -> int:
     if need := missing():
         print(f"hosts: needs {need}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the hosts go away then too
     environment = [part for name in os.environ if name.startswith("FASTCONV_") for part in ("-x", name)]
     with hosts(args.mbit, args.delay / 1e3) as pair:
         if args.delay and not pair.delayed:
