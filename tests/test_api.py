@@ -139,8 +139,8 @@ MODEL = "num_classes={}, in_channels={}, size={}, *, rng=None"
 NET = "self, "
 OTHERS = {  # dotted path: arguments
     "vjp": "function, /, *arrays, **options",
-    "register": "name, forward, backward, *, replace=False",
-    "value_and_grad": "net, loss, x, y",
+    "register": "name, forward, backward=None, *, replace=False",
+    "value_and_grad": "net, loss, x=None, y=None",
     "manual_seed": "seed",
     "save": "net, path",
     "load": "path, *, best=False",
@@ -175,7 +175,14 @@ OTHERS = {  # dotted path: arguments
     "optim.OneCycle": "peak, warmup=0.3, div=25.0, final_div=1e4, total=None",
     "Trainer": "net, optimizer, loss='cross_entropy', *, seed=0, checkpoint=None, checkpoint_every=None",
     "Trainer.fit": "self, X, y=None, epochs=None, batch_size=None, validation_data=None, augment=None, callbacks=(), "
-                   "progress=None, *, prefetch=2",
+                   "progress=None, *, prefetch=2, sample_weight=None, class_weight=None, metrics=(), accumulate=1, "
+                   "average=None",
+    "Trainer.find_lr": "self, X, y=None, batch_size=None, augment=None",
+    "callbacks.Callback": "",
+    "callbacks.EarlyStopping": "monitor='val_loss', patience=10, restore_best=True",
+    "callbacks.ReduceLROnPlateau": "monitor='val_loss', factor=0.1, patience=10, threshold=1e-4, threshold_mode='rel', "
+                                   "cooldown=0, min_lr=0.0, eps=1e-8",
+    "callbacks.TensorBoard": "folder",
     "Trainer.evaluate": "self, X, y=None, batch_size=None",
     "Trainer.save": "self, path",
     "Trainer.resume": "path, functions=None",

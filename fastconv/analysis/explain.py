@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import notebook
 from fastconv.analysis.floor import Work, copy_rate
 from fastconv.analysis.steps import parse_input_shapes
 from fastconv.analysis.steps import trace as follow
@@ -97,6 +98,10 @@ class Explanation:
         count = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"input {'x'.join(map(str, self.input_shape))} {self.dtype}, {what} on {count}"
 
+    def _repr_html_(self) -> str:
+        cells = [[row.layer, row.kind, "x".join(map(str, row.output_shape)), *_cells(row)] for row in self.rows]
+        return notebook.table([["layer", "kind", "output", *HEAD], *cells], left=5, above=self.head)
+
     def __str__(self) -> str:
         rows = list(map(_cells, self.rows))
         widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
@@ -126,6 +131,8 @@ class Explanation:
             f"{sum(row.kept for row in self.rows):,} kept, {sum(row.moved for row in self.rows):,} moved"
         )
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     # --- as a picture
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import html
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -13,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from fastconv import plan, random
+from fastconv import notebook, plan, random
 from fastconv.analysis.walkthrough.numbers import shown
 from fastconv.errors import position
 from fastconv.layers.base import Context, Layer
@@ -183,15 +181,7 @@ class Record:
         return record_of_maps(rows[:MOST_ROWS], maps=maps, title=self.head, left_out=max(0, len(rows) - MOST_ROWS))
 
     def _repr_html_(self) -> str:
-        heading, *rows = self.rows()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )  # fmt: skip
-        return (
-            f"<p>{html.escape(self.head)}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-            f"{self._picture()}"
-        )
+        return notebook.table(self.rows(), left=2, above=self.head) + self._picture()
 
     def _picture(self) -> str:
         """The picture as a part of an HTML page, where there is matplotlib and an image."""
@@ -203,8 +193,7 @@ class Record:
             figure = self.figure()
         except ImportError:
             return ""
-        data = base64.b64encode(plots.as_png(figure, dpi=100)).decode()
-        return f'<img alt="maps and their gradients, by layer" src="data:image/png;base64,{data}">'
+        return notebook.image(plots.as_png(figure, plots.SCREEN), "maps and their gradients, by layer")
 
 
 def record(net: Layer, x: Any, target: Any = None, loss: LossLike | None = None) -> Record:

@@ -83,7 +83,9 @@ def picture(text: str) -> Path:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """The option --threads."""
-    parser.add_argument("--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)")
+    parser.add_argument(
+        "-t", "--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)"
+    )
 
 
 def set_threads(args: argparse.Namespace) -> None:

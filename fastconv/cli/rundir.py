@@ -1,6 +1,7 @@
 """A run's folder: what is in it, and that no two processes write to it. In the folder there are
 
     config.json               what was asked for: the data, the recipe, the seed
+    config.toml               the same as settings: `fastconv train --config RUN/config.toml` repeats the run
     checkpoint.safetensors    where the training is; `train --resume` goes on from it
     history.csv, history.json one record an epoch
     weights.safetensors       the net as it was trained to the end, with its configuration
@@ -30,12 +31,14 @@ import numpy as np
 
 from fastconv.cli.common import Failure, UsageError
 from fastconv.cli.data import SETS, Data, Part, split
+from fastconv.cli.settings import as_toml
 from fastconv.errors import FormatError
 from fastconv.files import replace_text
 from fastconv.layers.base import Layer
 from fastconv.machine.memory import require_array
 from fastconv.training.checkpoint import as_format_error, load_net, read_json
 from fastconv.training.history import History
+from fastconv.training.metrics import resolve_metrics
 from fastconv.training.recipes import Recipe
 from fastconv.version import __version__
 
@@ -45,6 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 CONFIG = "config.json"
+SETTINGS = "config.toml"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
@@ -53,8 +57,8 @@ REPORT, REPORT_TEXT = "report.json", "report.txt"
 HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 CURVE, CONFUSION, MISTAKES = "curve.png", "confusion.png", "mistakes.png"
 FILES = (
-    CONFIG, CHECKPOINT, WEIGHTS, BEST, RESULT, REPORT, REPORT_TEXT, HISTORY_CSV, HISTORY_JSON, CURVE, CONFUSION,
-    MISTAKES,
+    CONFIG, SETTINGS, CHECKPOINT, WEIGHTS, BEST, RESULT, REPORT, REPORT_TEXT, HISTORY_CSV, HISTORY_JSON, CURVE,
+    CONFUSION, MISTAKES,
 )  # fmt: skip
 FORMAT = "fastconv.run/1"
 BATCH_SIZE = 32  # images that a net file's net, of which no recipe is known, reads at a time
@@ -84,8 +88,20 @@ class Config:
     skip_unreadable: bool = False
 
     def write(self, folder: Path) -> None:
-        """Write config.json, whole or not at all."""
+        """Write config.json and config.toml, each whole or not at all."""
         write_json(folder / CONFIG, {"format": FORMAT, "fastconv": __version__, **dataclasses.asdict(self)})
+        heading = f"fastconv {__version__}: `fastconv train --config {SETTINGS}` repeats this run"
+        replace_text(folder / SETTINGS, as_toml(self.settings(), heading), follow_links=False)
+
+    def settings(self) -> dict[str, Any]:
+        """What `train --config` needs for the same run."""
+        recipe = dataclasses.asdict(self.recipe)
+        del recipe["validation"]
+        if recipe["augment"] is None:
+            recipe["augment"] = "none"
+        call = {"data": self.data, "path": self.path, "size": self.size, "seed": self.seed}
+        call.update({"skip_unreadable": True} if self.skip_unreadable else {})
+        return {**call, **({} if self.split == "folder" else {"validation": self.validation}), **recipe}
 
     @classmethod
     def read(cls, folder: Path) -> Config:
@@ -98,7 +114,7 @@ class Config:
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             data.pop("fastconv")
-            recipe = Recipe(**data.pop("recipe"))
+            recipe = Recipe.from_data(data.pop("recipe"))
             lists = {name: value and tuple(value) for name, value in data.items() if name in _TUPLES}
             config = cls(**{**data, **lists}, recipe=recipe)
             config._check()
@@ -122,6 +138,7 @@ class Config:
 
         recipe = self.recipe
         optim.from_config(recipe.optimizer)
+        resolve_metrics(recipe.metrics)
         if recipe.augment is not None:
             augment.from_config(recipe.augment)
         for name, value, fits in (
@@ -139,6 +156,14 @@ class Config:
             ("batch_size", recipe.batch_size, _is_whole(recipe.batch_size, 1)),
             ("label_smoothing", recipe.label_smoothing, _is_number(recipe.label_smoothing, 1)),
             ("the recipe's validation", recipe.validation, _is_number(recipe.validation)),
+            ("weights", recipe.weights, recipe.weights is None or _is_path(recipe.weights)),
+            ("freeze", recipe.freeze, all(isinstance(name, str) for name in recipe.freeze)),
+            ("head_lr", recipe.head_lr, recipe.head_lr is None or _is_number(recipe.head_lr)),
+            ("patience", recipe.patience, recipe.patience is None or _is_whole(recipe.patience, 1)),
+            ("class_weight", recipe.class_weight, _is_weights(recipe.class_weight)),
+            ("accumulate", recipe.accumulate, _is_whole(recipe.accumulate, 1)),
+            ("average", recipe.average, recipe.average is None or _is_number(recipe.average, 1)),
+            ("metrics", recipe.metrics, all(isinstance(name, str) for name in recipe.metrics)),
         ):
             if not fits:
                 raise ValueError(f"{name} cannot be {value!r}")
@@ -153,6 +178,10 @@ def _is_whole(value: Any, low: int = 0) -> bool:
 
 def _is_number(value: Any, high: float = math.inf) -> bool:
     return type(value) in (int, float) and 0 <= value <= high
+
+
+def _is_weights(value: Any) -> bool:
+    return value in (None, "balanced") or (isinstance(value, dict) and all(map(_is_number, value.values())))
 
 
 def _are_sizes(value: Any, axes: int) -> bool:

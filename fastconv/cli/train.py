@@ -16,17 +16,19 @@ import shlex
 import statistics
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastconv import plots
-from fastconv.cli import rundir
+from fastconv.callbacks import Callback
+from fastconv.cli import finetune, rundir, settings
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
 from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
 from fastconv.cli.outcome import Outcome, finite
-from fastconv.errors import FormatError
+from fastconv.errors import FormatError, nearest
 from fastconv.training.recipes import AUGMENTATIONS, RECIPES, Recipe, augmentation_of
 
 __all__ = ["NAME", "add_arguments", "run"]
@@ -41,19 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "train, val and test. May be left out with --resume",
     )  # fmt: skip
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the folder of the data set's files")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the same")
+    parser.add_argument("-d", "--data", type=Path, metavar="DIR", help="the same")
     where = parser.add_argument_group("the run")
-    where.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
-    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits")
+    where.add_argument("-o", "--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
+    where.add_argument(
+        "-r", "--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits"
+    )
     where.add_argument(
         "--checkpoint-every", type=count, metavar="STEPS", help="write a checkpoint so often (default: each epoch)"
     )
     how = parser.add_argument_group("the recipe")
-    how.add_argument("--net", metavar="NAME", help="a net of fastconv.models")
-    how.add_argument("--epochs", type=count, metavar="N", help="in all, also after --resume")
-    how.add_argument("--batch-size", type=count, metavar="N", help="images a step")
+    settings.add_settings(how)
+    net = how.add_argument("-n", "--net", metavar="NAME", help="a net of fastconv.models")
+    net.completer = _nets  # type: ignore[attr-defined]
+    how.add_argument("-e", "--epochs", type=count, metavar="N", help="in all, also after --resume")
+    how.add_argument("-b", "--batch-size", type=count, metavar="N", help="images a step")
     how.add_argument("--lr", type=rate, metavar="RATE", help="the learning rate, or the highest of its schedule")
-    how.add_argument("--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
+    how.add_argument("-s", "--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     how.add_argument(
         "--augment", type=augmentation, metavar="WORD,…",
@@ -64,8 +70,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
              "below 1; a folder's own part (val, valid or validation beside train) needs no option",
     )  # fmt: skip
+    how.add_argument("--class-weight", choices=("balanced",), help="weigh each class by the inverse of its count")
+    how.add_argument(
+        "--patience", type=count, metavar="N", help="end when no epoch was better on the validation images for N"
+    )
     how.add_argument("--size", type=_size, metavar="N|HxW", help="folder: resize all images to this size")
     add_reading(how)
+    tuning = parser.add_argument_group("fine-tuning")
+    tuning.add_argument(
+        "-w", "--weights", type=Path, metavar="FILE",
+        help="begin with the weights of a .pt, .pth, .safetensors or .npz, or of a run's folder; a head of another "
+             "size begins anew",
+    )  # fmt: skip
+    tuning.add_argument(
+        "--freeze", action="append", metavar="PATTERN",
+        help="do not train layers or parameters of this name, e.g. 'layer[12]*'; backbone: all but the head; again and "
+             "again",
+    )  # fmt: skip
+    tuning.add_argument("--head-lr", type=rate, metavar="RATE", help="the learning rate of the head, the last layer")
     add_threads(parser)
     parser.add_argument(
         "--best", action="store_true",
@@ -74,8 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--report", action="store_true", help="first say what is suspicious in the data")
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
-    shown.add_argument("--json", action="store_true", help="print one JSON object, the rest on standard error")
-    shown.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    shown.add_argument("-j", "--json", action="store_true", help="print one JSON object, the rest on standard error")
+    shown.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
+
+
+def _nets(**_: Any) -> list[str]:
+    """What a shell completes --net with."""
+    from fastconv.models import MODELS
+
+    return list(MODELS)
 
 
 def augmentation(text: str) -> dict[str, Any]:
@@ -107,6 +136,7 @@ def _size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     set_threads(args)
     resolve(args)
+    settings.of_call(args, _size)
     say = _Speaker(args)
     if args.resume is None:
         config, data = _begun(args, say)
@@ -187,8 +217,11 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
     _need_validation(args, config)
     try:
         net = _net(config)
+    except FormatError:
+        raise
     except ValueError as error:
         raise UsageError(f"--net: {error}") from None
+    _factors(config)
     _describe(config, data, net, args, say)
     return config, data
 
@@ -198,26 +231,30 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from fastconv.models import MODELS
 
     recipe = RECIPES[args.name]
+    of_line = [pair for pair in args.settings if pair[0] == "--set"]
+    for owner, given in args.settings:
+        if owner != "--set":
+            recipe = settings.changed(recipe, given, owner)
     net = recipe.net if args.net is None else args.net.replace("-", "_")
     if net not in MODELS:
         raise UsageError(f"no net is called {args.net!r}; there are {', '.join(MODELS)}")
-    optimizer = dict(recipe.optimizer)
-    if args.lr is not None:
-        lr = optimizer["lr"]
-        optimizer["lr"] = {**lr, _peak(lr): args.lr} if isinstance(lr, dict) else args.lr
-    return dataclasses.replace(
+    weights = None if args.weights is None else str(args.weights.absolute())
+    recipe = dataclasses.replace(
         recipe,
         net=net,
         epochs=args.epochs or recipe.epochs,
         batch_size=args.batch_size or recipe.batch_size,
-        optimizer=optimizer,
+        optimizer=recipe.optimizer if args.lr is None else settings.with_rate(recipe.optimizer, args.lr),
         augment=None if args.no_augment else args.augment or recipe.augment,
+        weights=weights or recipe.weights,
+        freeze=recipe.freeze if args.freeze is None else tuple(args.freeze),
+        head_lr=args.head_lr or recipe.head_lr,
+        patience=args.patience or recipe.patience,
+        class_weight=args.class_weight or recipe.class_weight,
     )
-
-
-def _peak(schedule: dict[str, Any]) -> str:
-    """The name of a schedule's highest rate."""
-    return "peak" if "peak" in schedule else "lr"
+    for owner, given in of_line:
+        recipe = settings.changed(recipe, given, owner)
+    return recipe
 
 
 def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
@@ -238,6 +275,10 @@ def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
 
 
 def _need_validation(args: argparse.Namespace, config: rundir.Config) -> None:
+    if config.recipe.patience is not None and not config.validation:
+        raise UsageError(
+            "--patience: there are no validation images, by which an epoch could be better: --validation N"
+        )
     if args.best and not config.validation:
         raise UsageError("--best: there are no validation images, by which an epoch could be the best: --validation N")
 
@@ -247,6 +288,10 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     from fastconv.cli.data import load
 
     folder = args.resume
+    if args.settings:
+        raise UsageError(
+            f"{args.settings[0][0]}: a run that is resumed keeps its settings; only --epochs may be higher"
+        )
     config = rundir.Config.read(folder)
     rundir.check_regular(folder)
     recipe = config.recipe
@@ -255,12 +300,17 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         ("the data set", args.name, config.data),
         ("--net", args.net and args.net.replace("-", "_"), recipe.net),
         ("--batch-size", args.batch_size, recipe.batch_size),
-        ("--lr", args.lr, lr[_peak(lr)] if isinstance(lr, dict) else lr),
+        ("--lr", args.lr, lr[settings.peak(lr)] if isinstance(lr, dict) else lr),
         ("--seed", args.seed, config.seed),
         ("--size", args.size, config.size),
         ("--no-augment", args.no_augment or None, recipe.augment is None),
         ("--augment", args.augment, recipe.augment),
         ("--out", args.out and args.out.resolve(), folder.resolve()),
+        ("--weights", args.weights and str(args.weights.absolute()), recipe.weights),
+        ("--freeze", args.freeze and tuple(args.freeze), recipe.freeze),
+        ("--head-lr", args.head_lr, recipe.head_lr),
+        ("--patience", args.patience, recipe.patience),
+        ("--class-weight", args.class_weight, recipe.class_weight),
     ):
         if given is not None and given != own:
             raise UsageError(f"{option}: the run in {folder} has {own}, which cannot be changed to {given}")
@@ -279,7 +329,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
         raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
     _need_validation(args, config)
-    _describe(config, data, _net(config), args, say)
+    _describe(config, data, _net(config, weights=False), args, say)
     return config, data
 
 
@@ -317,14 +367,44 @@ def _plural(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
-def _net(config: rundir.Config) -> Any:
-    """The net with its first weights."""
+def _net(config: rundir.Config, tell: Callable[[str], None] = lambda text: None, *, weights: bool = True) -> Any:
+    """The net with its first weights; without `weights` those of no file."""
     from fastconv import models
 
-    return config.describe(models.build(config.recipe.net, config.image_shape, len(config.classes), rng=config.seed))
+    recipe = config.recipe
+    net = config.describe(models.build(recipe.net, config.image_shape, len(config.classes), rng=config.seed))
+    if weights and recipe.weights is not None:
+        path = Path(recipe.weights)
+        finetune.take_weights(net, path / rundir.WEIGHTS if path.is_dir() else path, tell)
+    finetune.freeze(net, recipe.freeze, tell)
+    return net
 
 
-def _trainer(config: rundir.Config, folder: Path) -> Any:
+def _factors(config: rundir.Config) -> Any:
+    """`class_weight` of `Trainer.fit`; UsageError for a class that is not there."""
+    given = config.recipe.class_weight
+    if not isinstance(given, dict):
+        return given
+    for name in given:
+        if name not in config.classes:
+            raise UsageError(f"class_weight: no class is called {name!r}{nearest(name, config.classes)}")
+    return {config.classes.index(name): weight for name, weight in given.items()}
+
+
+class _Patience(Callback):
+    """Ends the training, or does not begin it, where the best epoch is so many behind."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_fit_begin(self, trainer: Any) -> bool:
+        return bool(trainer.epoch - (trainer.best_epoch or 0) >= self.epochs)
+
+    def on_epoch_end(self, trainer: Any, record: Any) -> bool:
+        return self.on_fit_begin(trainer)
+
+
+def _trainer(config: rundir.Config, folder: Path, say: _Speaker) -> Any:
     """The trainer as its checkpoint has it; a new one where the run was stopped before its first checkpoint."""
     from fastconv import Trainer, functional, optim
 
@@ -335,8 +415,9 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
         config.describe(trainer.net)  # which checkpoints of earlier versions do not
         return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
-    optimizer = optim.from_config(config.recipe.optimizer)
-    trainer = Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    net = _net(config, say)
+    optimizer = optim.from_config(finetune.optimizer_for(config.recipe, net))
+    trainer = Trainer(net, optimizer, loss, seed=config.seed, checkpoint=path)
     trainer.follow_links = False
     return trainer
 
@@ -346,7 +427,7 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
     from fastconv.training.checkpoint import save_net
 
     recipe = config.recipe
-    trainer = _trainer(config, folder)
+    trainer = _trainer(config, folder, say)
     if recipe.epochs < trainer.epoch:
         raise UsageError(f"--epochs: the run in {folder} has {trainer.epoch} epochs behind it already")
     if args.checkpoint_every is not None:
@@ -365,9 +446,18 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         batch_size=recipe.batch_size,
         validation_data=validation,
         augment=recipe.augment and augment.from_config(recipe.augment),
-        callbacks=[lambda trainer, record: rundir.write_history(folder, trainer.history)],
+        callbacks=[
+            lambda trainer, record: rundir.write_history(folder, trainer.history),
+            *([] if recipe.patience is None else [_Patience(recipe.patience)]),
+        ],
         progress=not args.quiet,
+        class_weight=_factors(config),
+        metrics=recipe.metrics,
+        accumulate=recipe.accumulate,
+        average=recipe.average,
     )
+    if trainer.epoch < recipe.epochs:
+        say(f"ended after {_plural(trainer.epoch, 'epoch')}: none was better for {recipe.patience}")
     rundir.write_history(folder, trainer.history)
     save_net(folder / rundir.WEIGHTS, trainer.net, follow_links=False)
     if trainer.best_state is not None:

@@ -148,7 +148,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
             continue
         if here is None:  # of a branch that does not reach the output
             for layer, prefix in zip(step.layers, prefixes, strict=True):
-                for name, parameter in layer.parameters().items():
+                for name, parameter in layer._trained().items():
                     gradients.setdefault(plan.known(prefix, name), np.zeros_like(parameter))
             continue
         of_step, shape, dtype = kept[index]

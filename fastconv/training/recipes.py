@@ -20,7 +20,13 @@ NO_DECAY = {"ndim": 1, "weight_decay": 0.0}  # biases and batch norm
 class Recipe:
     """A net of `fastconv.models` by name, and how it is trained.
 
-    validation   images taken out of the training part where there is no test part: a number, or a share below 1
+    validation     images taken out of the training part where there is no test part: a number, or a share below 1
+    weights        a file of weights to begin with: its head, the last layer, may be of another size
+    freeze         patterns of names of layers and parameters that are not trained; "backbone": all but the head
+    head_lr        the head's learning rate, the highest of its schedule
+    patience       end when no epoch was better for so many
+    class_weight   "balanced", or {name of a class: weight}
+    accumulate, average, metrics   see `Trainer.fit`
     """
 
     net: str
@@ -30,6 +36,20 @@ class Recipe:
     augment: dict[str, Any] | None = None
     label_smoothing: float = 0.0
     validation: float = 0.1
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
+    head_lr: float | None = None
+    patience: int | None = None
+    class_weight: str | dict[str, float] | None = None
+    accumulate: int = 1
+    average: float | None = None
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Recipe:
+        """The recipe that a JSON file holds."""
+        data.update({name: tuple(data[name]) for name in ("freeze", "metrics") if name in data})
+        return cls(**data)
 
 
 RECIPES: dict[str, Recipe] = {
