@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional
+from fastconv import functional, plan
+from fastconv.errors import integer
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import at_most
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS
@@ -221,8 +223,31 @@ def warn_of_softmax(net: Layer, loss: Any) -> None:
         )
 
 
+def need_limit(owner: str, memory_limit: Any) -> int | None:
+    """`memory_limit` as bytes; TypeError and ValueError for what is none."""
+    if memory_limit is None:
+        return None
+    nbytes = integer(owner, "memory_limit", memory_limit)
+    if nbytes < 1:
+        raise ValueError(f"{owner}: memory_limit must be at least 1 byte, got {nbytes}")
+    return nbytes
+
+
+def passes(net: Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The net's forward and backward, planned where it is a single layer too."""
+    if net.is_container:
+        return net.forward, net.backward
+    return functools.partial(plan.forward, net), functools.partial(plan.backward, net)
+
+
 def value_and_grad(
-    net: Layer, loss: LossLike, x: Any, y: Any, *, rng: np.random.Generator | None = None
+    net: Layer,
+    loss: LossLike,
+    x: Any,
+    y: Any,
+    *,
+    rng: np.random.Generator | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of `net` on the batch (x, y) in training mode, and its gradient to every trainable parameter by name.
 
@@ -231,17 +256,26 @@ def value_and_grad(
            tuple in the outputs' order
     x      the input; of several a tuple, or a dict by their names
     rng    what dropout draws from (default: the generator that `manual_seed` seeds)
+    memory_limit   bytes that the call may take beside the net, its arguments and the imports: activations, gradients
+           (those of the parameters too) and the operations' workspace, with the freed blocks that are kept for reuse.
+           To stay below, parts of the forward are run again in the backward: the same bits (dropout draws what it drew,
+           running statistics move once) in up to a third more time. Layers and operations of one's own are never run
+           again; each counts as its input, its output and their gradients, as if it held nothing else. What a BLAS and
+           threads take for themselves at their first use is not counted (default: no limit, nothing is run again)
 
     Every part of the net is in training, in whichever mode the net is, but those that were put aside: frozen as a whole
     (`Layer.freeze`), or in inference while the net itself is in training (`Layer.eval`). Batch norm there uses and
     keeps its running statistics. Floats in y and in the loss's options (class weights) follow the net's float type.
 
     Raises TypeError for a loss that is none of these, ValueError for one that is not a single number and for a net of
-    several outputs without a dict of losses.
+    several outputs without a dict of losses; MemoryError before anything is computed, with the least limit that would
+    do, where there is no way to stay below `memory_limit`.
     """
     loss = resolve_loss(loss, net)
     warn_of_softmax(net, loss)
-    with blas_held():
-        output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
+    limit = need_limit("value_and_grad", memory_limit)
+    forward, backward = passes(net)
+    with blas_held(), at_most(limit) as ceiling:
+        output, saved = forward(net.cast(x), Context.of_step(net, rng, ceiling))
         value, _, gradient = loss.with_gradient(output, y)
-        return value, net.backward(gradient, saved, False)[1]
+        return value, backward(gradient, saved, False)[1]

@@ -32,13 +32,14 @@ from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import at_most
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
 from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
 from fastconv.training.history import History, Record, plain
 from fastconv.training.progress import Progress
-from fastconv.training.step import Loss, Losses, LossLike, resolve_loss, warn_of_softmax
+from fastconv.training.step import Loss, Losses, LossLike, need_limit, passes, resolve_loss, warn_of_softmax
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
@@ -107,6 +108,9 @@ class Trainer:
     functions         {name: function}: augmentations of one's own, by the names that files shall use for them
     precision         "fast" or "strict" (see `fastconv.set_precision`): of training and evaluation, whatever holds
                       outside, after `resume` too (default: what holds when `fit` is first called)
+    memory_limit      bytes that a step may take beside the net, the optimiser and the batch: parts of the forward are
+                      run again to stay below, with the same bits. What counts, and what it costs: see
+                      `fastconv.value_and_grad`. Validation and evaluation are no steps (default: no limit)
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state
     follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
@@ -126,6 +130,7 @@ class Trainer:
         checkpoint_every: int | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         precision: str | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"Trainer: net must be a layer, got {net!r}")
@@ -145,6 +150,7 @@ class Trainer:
         )
         self.functions = dict(functions or {})
         self.precision = None if precision is None else precisions.need_precision("Trainer: precision", precision)
+        self.memory_limit = need_limit("Trainer", memory_limit)
         self.history = History()
         self.best_epoch: int | None = None
         self.best_state: dict[str, np.ndarray] | None = None
@@ -207,7 +213,7 @@ class Trainer:
         Parts of the net that were put aside stay so: see `fastconv.value_and_grad`.
 
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
-        step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
+        step. MemoryError where no step fits in `memory_limit`, before anything is computed. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
         interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
         total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
         step, writes a checkpoint where there is one, and is raised.
@@ -343,8 +349,9 @@ class Trainer:
         for array, before in buffers:
             np.copyto(before, array)
         try:
-            with blas_held(), np.errstate(all="ignore"):
-                output, saved = self.net.forward(self.net.cast(x), Context.of_step(self.net, rng))
+            forward, backward = passes(self.net)
+            with blas_held(), np.errstate(all="ignore"), at_most(self.memory_limit) as ceiling:
+                output, saved = forward(self.net.cast(x), Context.of_step(self.net, rng, ceiling))
                 if not _samples(output):
                     raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
                 loss, weight, gradient = self.loss.with_gradient(output, y)
@@ -352,7 +359,7 @@ class Trainer:
                     self._need_finite("loss", loss, x)
                 else:  # all targets are ignored, or of classes without weight: nothing to learn
                     gradient = np.zeros_like(output)
-                gradients = self.net.backward(gradient, saved, False)[1]
+                gradients = backward(gradient, saved, False)[1]
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
             self._torn = True
@@ -505,6 +512,7 @@ class Trainer:
             "loss": {"each": losses, "weights": self.loss.weights} if isinstance(self.loss, Losses) else losses[""],
             "seed": self.seed,
             "precision": self.precision,
+            "memory_limit": self.memory_limit,
             "checkpoint_every": self.checkpoint_every,
             "automatic": automatic,
             "settings": self._settings,
@@ -569,7 +577,7 @@ class Trainer:
                 net, optimizer, loss, loss_weights=factors, seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
-                precision=data.get("precision"),
+                precision=data.get("precision"), memory_limit=data.get("memory_limit"),
             )  # fmt: skip
             trainer.follow_links = follow_links
             trainer._restore(data, parts["best"])
