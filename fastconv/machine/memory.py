@@ -17,8 +17,8 @@ from fastconv.errors import integer
 from fastconv.machine import cgroup
 
 __all__ = [
-    "UNCHECKED", "Ceiling", "allocate", "at_most", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array",
-    "set_workspace_limit",
+    "UNCHECKED", "Ceiling", "allocate", "at_most", "available_bytes", "borrowed", "get_workspace_limit", "require",
+    "require_array", "set_workspace_limit",
 ]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20

@@ -92,7 +92,7 @@ class Repeats:
         return index in self.schedule.dropped or not self.schedule.needed[index]
 
     def restore(self, plan: Plan, index: int, kept: list[Any]) -> None:
-        """Before a step of the backward: where it is a segment's last, what the segment's steps saved is there again."""
+        """Before a step of the backward: where it is a segment's last, what the segment's steps saved is there."""
         segment = self.schedule.last.get(index)
         if segment is None:
             return
@@ -170,7 +170,7 @@ def repeats_of(plan: Plan, values: Mapping[int, np.ndarray], context: Context) -
     layers = [layer for step in plan.steps for layer in step.layers]
     key = (
         limit, tuple((value.shape, value.dtype.char, _is_last(value)) for value in values.values()), needed,
-        tuple(context.is_training(layer) for layer in layers), context.once, engine.get_precision(),
+        tuple((layer.is_plain(), context.is_training(layer)) for layer in layers), context.once, engine.get_precision(),
         get_workspace_limit(), get_num_threads(),
     )  # fmt: skip
     options = [getattr(layer, "_options", None) for layer in layers]
@@ -183,8 +183,8 @@ def repeats_of(plan: Plan, values: Mapping[int, np.ndarray], context: Context) -
     schedule = found[1]
     if isinstance(schedule, int):
         raise MemoryError(
-            f"memory_limit: a step on this batch takes at least {schedule:,} bytes beside the net, the optimiser and the "
-            f"batch, got {limit:,}"
+            f"memory_limit: a step on this batch takes at least {schedule:,} bytes beside the net, the optimiser and "
+            f"the batch, got {limit:,}"
         )
     ceiling.leave(schedule.loss)
     return Repeats(schedule, context)
@@ -229,7 +229,7 @@ class Counts:
         self, plan: Plan, values: Mapping[int, np.ndarray], context: Context, needed: tuple[bool, ...]
     ) -> None:  # fmt: skip
         self.plan, self.needed = plan, needed
-        self.seen = _seen(plan, values)
+        self.seen = _seen(plan, values, context)
         awkward = _awkward(plan)
         self.needs = [_need(step, self.seen, awkward, context) for step in plan.steps]
         self.size = {value: 0 if value in plan.inputs else block(seen.nbytes) for value, seen in self.seen.items()}
@@ -430,7 +430,7 @@ class Counts:
 
     def _repeat(self, segment: Segment, live: _Live, held: list[Any], keep: Any, run: Any) -> None:
         """The segment's forward again, in backward."""
-        values = {value: name for value, name in zip(segment.reads, held, strict=True)}
+        values = dict(zip(segment.reads, held, strict=True))
         for at, how, dead in zip(range(segment.begin, segment.end), segment.how, segment.dead, strict=True):
             step, need = self.plan.steps[at], self.needs[at]
             if how == RUN:
@@ -528,12 +528,13 @@ def _is_last(x: np.ndarray) -> bool:
     return x.ndim <= 2 or x.transpose(CHANNELS_LAST[x.ndim]).flags.c_contiguous
 
 
-def _seen(plan: Plan, values: Mapping[int, np.ndarray]) -> dict[int, Seen]:
+def _seen(plan: Plan, values: Mapping[int, np.ndarray], context: Context) -> dict[int, Seen]:
     """Every value of the plan, those between the parts of fused steps too.
 
     The steps are asked for the shapes: they run on no images, and where an operation refuses that, on one and on two,
     or on the batch's own number. Layers of one's own are asked as copies.
     """
+    asking = replace(context, training=False, keep=False, repeated=True)
     several = {len(value) for value in values.values() if value.ndim}
     count = several.pop() if len(several) == 1 else 0
     steps = [part for step in plan.steps for part in getattr(step, "parts", (step,))]
@@ -542,7 +543,7 @@ def _seen(plan: Plan, values: Mapping[int, np.ndarray]) -> dict[int, Seen]:
         batches = [batch for batch in batches if batch != (0,)]
     for batch in batches:
         try:
-            shapes = [_shapes(steps, plan, values, count, images) for images in batch]
+            shapes = [_shapes(steps, values, asking, count, images) for images in batch]
         except (ShapeError, ValueError, IndexError, ZeroDivisionError):
             if batch == batches[-1]:
                 raise
@@ -573,12 +574,9 @@ def _scaled(given: list[Any], batch: tuple[int, ...], count: int, last: bool) ->
 
 
 def _shapes(
-    steps: list[Step], plan: Plan, values: Mapping[int, np.ndarray], count: int, images: int
+    steps: list[Step], values: Mapping[int, np.ndarray], context: Context, count: int, images: int
 ) -> dict[int, list[tuple[tuple[int, ...], int]]]:
     """Per value the shapes of what a step gives for so many images, and the bytes of an element."""
-    from fastconv.layers.base import Context
-
-    context = Context(training=False, keep=False)
     last = {value: at for at, step in enumerate(steps) for value in step.inputs}
     known: dict[int, Any] = {}
     for value, each in values.items():
@@ -587,10 +585,11 @@ def _shapes(
     found = {}
     for at, step in enumerate(steps):
         asked = step
-        if isinstance(step, LayerStep) and not step.layers[0].is_plain():
+        if isinstance(step, LayerStep) and not (step.layers[0].is_plain() and _is_pure(step.layers[0])):
             asked = copy.copy(step)
             asked.layers = (_twin(step.layers[0]),)
         y = asked.call([known[value] for value in step.inputs], context)[0]
+        y = y.copy() if isinstance(step, Array) else y  # an operation may write to it
         known[step.output] = y
         found[step.output] = [(each.shape, each.itemsize) for each in (y if isinstance(y, tuple) else (y,))]
         for value in (*step.inputs, step.output):
@@ -603,7 +602,7 @@ def _twin(layer: Any) -> Any:
     """A layer of one's own that may be asked without a trace; itself where it cannot be copied."""
     try:
         return copy.deepcopy(layer)
-    except Exception:  # noqa: BLE001  # whatever a class of one's own does
+    except Exception:  # whatever a class of one's own does
         return layer
 
 
@@ -624,14 +623,10 @@ def _keeps_order(step: Step, found: Mapping[int, Seen]) -> bool:
 def _awkward(plan: Plan) -> set[int]:
     """Values whose gradient may come in another order than their own, or with gaps."""
     found = set(plan.outputs)
-    for step in plan.steps:
-        plain = isinstance(step, LayerStep | Fused | Add | Enter | Multiply)
-        if not plain or not all(layer.is_plain() and getattr(layer, "op", "") not in FUNCTIONS for layer in step.layers):
-            found.update(step.inputs)
-        elif isinstance(step, Add | Enter) and step.output in found:
-            found.update(step.inputs)
     for step in reversed(plan.steps):
-        if isinstance(step, Add | Enter) and step.output in found:
+        handed_on = isinstance(step, Add | Enter) and step.output in found
+        own = all(layer.is_plain() and getattr(layer, "op", "") not in FUNCTIONS for layer in step.layers)
+        if handed_on or not own or not isinstance(step, LayerStep | Fused | Add | Enter | Multiply):
             found.update(step.inputs)
     return found
 
@@ -708,10 +703,10 @@ def _own_need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: 
     layer: Any = step.layers[0]
     if isinstance(step, OperationStep):
         can_repeat = layer.name not in FUNCTIONS and layer.name not in STATISTICS
-        return Need(
-            (*step.inputs, step.output), ins + out, 2 * (ins + out) + get_workspace_limit(),
-            2 * (ins + out) + get_workspace_limit(), moved, (), can_repeat, False,
-        )  # fmt: skip
+        room = 2 * (ins + out)
+        if "conv" in layer.op:
+            room += min(get_workspace_limit(), 16 * (ins + out))
+        return Need((*step.inputs, step.output), ins + out, room, room, moved, (), can_repeat, False)
     x, op = xs[0], getattr(layer, "op", "")
     is_plain = layer.is_plain() and op not in FUNCTIONS
     if not is_plain or layer.children():
@@ -730,7 +725,7 @@ def _inside(layer: Any, x: Seen, y: Seen) -> int:
     """What the net in a NetworkPool2d makes of all windows."""
     taps = math.prod(n if isinstance(n := layer._window[0], tuple) else (n, n))
     widest = sum(max(getattr(each, name).shape) for _, each, name in layer.named_arrays(buffers=False))
-    return 3 * block(math.prod(y.shape) * (taps + 2 * widest) * x.itemsize)
+    return block(math.prod(y.shape) * (2 * taps + widest) * x.itemsize)
 
 
 def _is_pure(layer: Any) -> bool:
@@ -755,13 +750,13 @@ def _of_layer(
     elif op not in KEEP_NOTHING:
         keeps, own, forward, backward = (*step.inputs, step.output), ins + out, 2 * (ins + out), 2 * (ins + out)
     if op in CONVOLUTIONS or op in TRANSPOSED:
-        spatial = [layer.padding_mode == "zeros" if op in CONVOLUTIONS else True]
+        in_place = op in TRANSPOSED or layer.padding_mode == "zeros"
         found = _convolution(layer, op, x, y, context)
         own, forward, backward = own + found.own, forward + found.forward, backward + found.backward
         work += found.work
-        if not spatial[0]:  # the wide x is kept
-            keeps, own, backward = (), found.own + found.wide, backward + found.wide
-        return Need(keeps, own, forward, backward, work, (), True, op in CONVOLUTIONS and spatial[0])
+        if not in_place:  # the wide x is kept
+            keeps, own, backward = (), found.own + found.wide, backward + 3 * found.wide
+        return Need(keeps, own, forward, backward, work, (), True, op in CONVOLUTIONS and in_place)
     elements = math.prod(x.shape)
     if op == "linear":
         weight = layer.weight.nbytes
@@ -775,8 +770,6 @@ def _of_layer(
         sums = block(8 * 2 * images * cut.blocks * cut.join * channels)
         tables = 16 * block(8 * images * cut.join * channels)  # statistics and coefficients
         own, forward, backward = own + tables, forward + sums + tables, backward + 2 * sums + 2 * tables
-        if not context.is_training(layer) and op == "batch_norm":
-            backward += 0
     elif op == "layer_norm":
         size = math.prod(layer.normalized_shape)
         rows = elements // size
@@ -797,12 +790,13 @@ def _of_layer(
         windows = block(y.nbytes * math.prod(np.broadcast_to(layer._options["kernel_size"], 2).tolist()))
         return Need((*step.inputs, step.output), 0, ins + 4 * windows, ins + 8 * windows, moved, (), False, False)
     elif op == "local_response_norm":
-        forward, backward = forward + get_workspace_limit() // 8, backward + get_workspace_limit() // 8
+        levels = block(2 * x.shape[1] * x.itemsize * get_num_threads())
+        forward, backward = forward + levels, backward + levels
     elif op == "locally_connected2d":
         wide = block(math.prod(y.shape[2:]) * math.prod(layer.weight.shape[1:4]) * x.shape[0] * x.itemsize)
         weight = block(layer.weight.nbytes)
-        own += weight + wide + ins
-        forward, backward = forward + 2 * wide + weight, backward + 3 * wide + 2 * weight + ins + out
+        own += weight + ins
+        forward, backward = forward + wide + weight, backward + wide + 2 * weight + ins + out
         work += x.shape[0] * layer.weight.size // OPERATIONS_A_BYTE
     elif op in ("resize", "pad", "prelu", "dropout", "step"):
         forward, backward = forward + ins + out, backward + ins + 2 * out
@@ -838,8 +832,8 @@ def _convolution(layer: Any, op: str, x: Seen, y: Seen, context: Context) -> _Co
     backward: list[tuple[engine.Problem, tuple[engine.Direction, ...]]] = []
     work, apart = layer.weight.size * batch * math.prod(outputs), 0
     if op in TRANSPOSED:  # the convolution from y to x, the other way
-        names = ("stride", "padding", "output_padding", "dilation", "groups")
-        stride, padding, extra, dilation, groups = map(given.__getitem__, names)
+        stride, padding, extra = given["stride"], given["padding"], given["output_padding"]
+        dilation, groups = given["dilation"], given["groups"]
         window, groups, _ = conv_transpose.rule(
             op, x.shape, weights, bias, stride, padding, extra, None, dilation, groups
         )  # fmt: skip
@@ -854,8 +848,7 @@ def _convolution(layer: Any, op: str, x: Seen, y: Seen, context: Context) -> _Co
             around = Window.parse(op, inputs, weights[2:], given["stride"], padding, given["dilation"]).padding
             inputs, padding = tuple(n + sum(each) for n, each in zip(inputs, around, strict=True)), 0
             wide = block(batch * x.shape[1] * math.prod(inputs) * x.itemsize)
-        names = ("stride", "dilation", "groups", "algorithm")
-        stride, dilation, groups, algorithm = map(given.__getitem__, names)
+        stride, dilation, groups, algorithm = (given[name] for name in ("stride", "dilation", "groups", "algorithm"))
         window, groups, _ = conv.rule(
             op, (*x.shape[:2], *inputs), weights, bias, stride, padding, dilation, groups, algorithm
         )  # fmt: skip

@@ -213,10 +213,11 @@ class Trainer:
         Parts of the net that were put aside stay so: see `fastconv.value_and_grad`.
 
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
-        step. MemoryError where no step fits in `memory_limit`, before anything is computed. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
-        interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
-        total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
-        step, writes a checkpoint where there is one, and is raised.
+        step. MemoryError where no step fits in `memory_limit`, before it computes anything. ValueError where a group of
+        the optimiser fits no parameter of the net, frozen or not, and where an interrupted run is continued with other
+        data or settings; callbacks and progress are free. Schedules follow the total: with more epochs than before they
+        continue as if that had been planned. Ctrl-C waits for the end of the step, writes a checkpoint where there is
+        one, and is raised.
         """
         settings = self._settled(batch_size, drop_last)
         if steps_per_epoch is not None:
