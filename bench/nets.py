@@ -12,8 +12,9 @@ weights and the batch are the same on both sides, and the outputs are compared b
 both of its memory layouts, with its plain and its fused optimiser, and in every round the best of them counts. Two
 processes take turns as in peers.py, glibc told to keep its memory in both.
 
-floor: what the net's convolutions and linear layers must do: their multiplications at the rate of this machine's matrix
-product, and each of their inputs, outputs and gradients once through memory at the rate of a copy.
+floor: what the net's convolutions and linear layers must do (`fastconv.analysis.floor`): their multiplications at the
+rate of this machine's matrix product, and each of their inputs, outputs, weights and gradients once a pass through
+memory at the rate of a copy.
 
 --memory: a process a library that trains 20 steps, with no settings of ours: the peak of its resident memory less that
 after its imports; of PyTorch's layouts the leaner.
@@ -33,7 +34,6 @@ import math
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,12 +61,11 @@ from fastconv import (
     optim,
     plots,
 )
-from fastconv.engine.trace import gemm_rate
+from fastconv.analysis import floor
 from fastconv.files import replace_text
 
 MOMENTUM, RATE = 0.9, 1e-4
 STEPS = 20  # of --memory
-COPIED = 64 << 20  # bytes of the array whose copy is the measure of memory
 
 Layers = list[Any]
 
@@ -262,37 +261,25 @@ def train(arguments: argparse.Namespace) -> None:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def floors(name: str, threads: Sequence[int], rate: float, bandwidth: float) -> dict[str, dict[str, float]]:
-    """By thread count, milliseconds of a step and of inference: of the multiplications, and of the way through memory.
-
-    rate: of a thread, multiplications and additions a second; bandwidth: of the machine, bytes a second
-    """
+def floors(name: str, threads: Sequence[int]) -> dict[str, dict[str, float]]:
+    """By thread count, milliseconds of a step and of inference: of the multiplications, of the way through memory."""
     net = NETS[name]
-    rows = [row for row in net.make().summary((net.batch, *net.item)) if row.flops]
-    forward = sum(row.flops for row in rows)
-    moved = sum(4 * (math.prod(row.input_shape) + math.prod(row.output_shape)) for row in rows)
-    step = 3 * forward - rows[0].flops  # nobody asks for the gradient to the first layer's input
+    inference = step = floor.Work()
+    for row in net.make().summary((net.batch, *net.item)):
+        if row.flops:
+            x, y = 4 * math.prod(row.input_shape), 4 * math.prod(row.output_shape)
+            first = not inference.flops  # nobody asks for the gradient to its input
+            found = floor.passes(x, y, 4 * row.parameters, flops=row.flops, dx=0 if first else x)
+            inference += found["forward"]
+            step += sum(found.values(), floor.Work())
     return {
         str(count): {
-            "step, arithmetic": 1e3 * step / (rate * count),
-            "step, memory": 1e3 * 3 * moved / bandwidth,
-            "inference, arithmetic": 1e3 * forward / (rate * count),
-            "inference, memory": 1e3 * moved / bandwidth,
+            f"{part}, {what}": milliseconds
+            for part, work in (("step", step), ("inference", inference))
+            for what, milliseconds in zip(("memory", "arithmetic"), work.milliseconds(count), strict=True)
         }
         for count in threads
     }
-
-
-def copy_rate() -> float:
-    """Bytes a second, read and written, of a copy too large for the caches."""
-    source = np.ones(COPIED // 4, np.float32)
-    target = np.ones_like(source)
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        times.append(time.perf_counter() - start)
-    return 2 * COPIED / min(times)
 
 
 def compare(name: str, workers: Sequence[peers.Worker], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -423,7 +410,8 @@ def parse() -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows, printed as they come."""
-    rows, rate, bandwidth = [], 1e9 * gemm_rate("float32"), copy_rate()
+    rows = []
+    floor.Work().floor(1)  # the rates are measured before the workers run
     options = [name for name in ("--bfloat16", "--compile") if getattr(arguments, name.strip("-"))]
     script = [str(Path(__file__).resolve()), *options]
     with contextlib.ExitStack() as stack:
@@ -437,7 +425,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         print_head(arguments)
         for name in arguments.only or NETS:
             row = compare(name, workers, arguments)
-            row["floor"] = floors(name, arguments.threads, rate, bandwidth)
+            row["floor"] = floors(name, arguments.threads)
             if arguments.memory:
                 row["memory"] = memory_of(name)
                 row["memory_ratio"] = row["memory"]["fastconv"] / theirs(row["memory"])

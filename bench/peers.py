@@ -644,7 +644,8 @@ def main() -> int:
         data = {"machine": info, "rounds": arguments.rounds, "clock": arguments.clock, "rows": rows, "classes": found}
         replace_text(arguments.json, json.dumps(data, indent=1) + "\n")
     if arguments.plot is not None:
-        plots.save(figure(rows, title), arguments.plot)
+        ratios = {row["task"]: {n: found["step"]["ratio"] for n, found in row["threads"].items()} for row in rows}
+        plots.save(figure(rows, title), arguments.plot, numbers=ratios)
     return 0
 
 

@@ -5,12 +5,13 @@
     Conv2d …      layers with torch.nn's names, arguments and state_dict keys; `Sequential` joins them
     onnx          `load` makes a net of an ONNX file, `save` a file of a net
     optim         SGD, Adam …; `Trainer` is the loop with validation, history and checkpoints
+    callbacks     EarlyStopping, ReduceLROnPlateau, TensorBoard; a base class for one's own
     analysis      receptive fields, convolution as a matrix, scanners, padding from sizes; `net.summary` is its table
     chapter       the chapter's own words on plain matrices: Conv, Pool, dSample, uSample
     save, load    a net with its configuration; `load_weights`: the arrays of PyTorch's files, safetensors, .npz
     datasets      digits (bundled), MNIST, CIFAR-10, folders of images
     sklearn       CNNClassifier and CNNRegressor, estimators for scikit-learn
-    explain       the algorithm, the workspace and the speed of every layer of a net (FASTCONV_TRACE=1: of every call)
+    explain       the algorithm, memory, speed and floor of a net's steps, their timeline (FASTCONV_TRACE=1: of calls)
     set_num_threads, set_workspace_limit, show_config    the machine
     set_precision, precision    "fast", or "strict": no output depends on inputs outside its window
 
@@ -52,6 +53,7 @@ _LATE = {  # imported when first used: they cost time that `import fastconv` nee
     "onnx": ("fastconv.onnx", None),
     "optim": ("fastconv.optim", None),
     "augment": ("fastconv.augment", None),
+    "callbacks": ("fastconv.callbacks", None),
     "analysis": ("fastconv.analysis", None),
     "chapter": ("fastconv.chapter", None),
     "explain": ("fastconv.analysis.explain", "explain"),
@@ -66,6 +68,7 @@ _EXTRAS = {"onnx": "onnx", "sklearn": "sklearn"}  # what of these needs a packag
 if TYPE_CHECKING:
     from fastconv import analysis as analysis
     from fastconv import augment as augment
+    from fastconv import callbacks as callbacks
     from fastconv import chapter as chapter
     from fastconv import datasets as datasets
     from fastconv import models as models

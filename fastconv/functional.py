@@ -332,6 +332,28 @@ def upsample(x: ArrayLike, factor: Sizes, *, output_size: Sizes | None = None) -
 
 
 @face
+def pixel_shuffle(x: ArrayLike, upscale_factor: int) -> Array:
+    """Channels to pixels: each pixel becomes upscale_factor x upscale_factor, r x r, of a channel in r * r.
+
+    x  (N, C * r * r, H, W)
+
+    Returns (N, C, H * r, W * r), y[n, c, h * r + i, w * r + j] = x[n, (c * r + i) * r + j, h, w], channels-last in
+    memory where x is. Source: Shi et al. (2016); torch.nn.functional.pixel_shuffle; ONNX DepthToSpace of mode CRD.
+    """
+
+
+@face
+def pixel_unshuffle(x: ArrayLike, downscale_factor: int) -> Array:
+    """Pixels to channels, the inverse of `pixel_shuffle`: r = downscale_factor must divide height and width.
+
+    x  (N, C, H, W)
+
+    Returns (N, C * r * r, H / r, W / r), channels-last in memory where x is. Source: ONNX SpaceToDepth of mode CRD;
+    torch.nn.functional.pixel_unshuffle.
+    """
+
+
+@face
 def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
     """The fully-connected layer: x @ w.T + b.
 
@@ -346,6 +368,30 @@ def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
 @face
 def flatten(x: ArrayLike) -> Array:
     """(N, ...) -> (N, F): every item's elements in logical order (C, then the spatial axes); always a copy."""
+
+
+@face
+def reshape(x: ArrayLike, shape: Sizes) -> Array:
+    """Every item's elements, in logical order (C, then the spatial axes), in another shape; always a copy.
+
+    x      (N, ...)
+    shape  what stands behind the batch axis: a length or several, one of which may be -1, what is left
+
+    Returns (N, *shape), channels-last in memory where x is and there are spatial axes. Source: torch.reshape; ONNX
+    Reshape.
+    """
+
+
+@face
+def unflatten(x: ArrayLike, dim: int, sizes: Sizes) -> Array:
+    """An axis as several; always a copy.
+
+    x      (N, ...)
+    dim    the axis, not that of the batch; negative: from the end
+    sizes  its lengths, which multiply to that of the axis; one may be -1, what is left
+
+    Returns x's shape with `sizes` in the place of axis `dim`. Source: torch.unflatten.
+    """
 
 
 @face

@@ -1,4 +1,4 @@
-"""Pictures: training curve, confusion matrix, sheet of mistakes, receptive field, record, scan, dots, changes.
+"""Pictures: training curve, confusion matrix, mistakes, receptive field, record, scan, dots, changes, timeline.
 
 They need matplotlib. Each returns a `Figure` of its own (no pyplot, no global state), but for `draw_boxes`, which draws
 into one; `save` writes it. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -6,12 +6,15 @@ into one; `save` writes it. The colours are Okabe and Ito's, which colour-blind 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import json
 import math
 import os
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +22,57 @@ import numpy as np
 
 from fastconv.files import replace_whole
 
-__all__ = ["FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "mistakes", "need_matplotlib",
-           "receptive_field", "record_of_maps", "save", "scan", "training_curve"]  # fmt: skip
+__all__ = [
+    "FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "learning_rates", "mistakes",
+    "need_matplotlib", "receptive_field", "record_of_maps", "save", "scan", "timeline", "training_curve",
+]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 OTHERS = (ORANGE, GREEN, "#CC79A7", "#56B4E9", "#F0E442")
 KNOWN = {"fastconv": BLUE, "numpy": "#E69F00", "naive": "#999999"}
 FORMATS = (".png", ".svg", ".pdf")
 DPI = 150
+SCREEN = 100  # dots an inch in a notebook
 MOST_MISTAKES = 40  # images on the sheet
 SHEET_COLUMNS = 8
 CELL, GAP, HEADING = (1.5, 1.86), 0.1, 0.85  # of the sheet, in inches
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ticks
+PHASES = {"forward": BLUE, "loss": GREEN, "backward": ORANGE, "update": "#CC79A7"}
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 MOST_NAMED = 30  # classes that a confusion matrix still labels
 
 
 def need_matplotlib(what: str) -> Any:
-    """matplotlib's Figure class; ImportError that names the extra where it is missing."""
+    """matplotlib's Figure class, whose figures show in a notebook; ImportError that names the extra where it is
+    missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f'{what} needs matplotlib: pip install "fastconv[plot]"') from error
-    return Figure
+    return _showing(Figure)
 
 
-def save(figure: Any, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
+@functools.cache
+def _showing(figure_class: Any) -> Any:
+    """The class with a picture for notebooks."""
+    shown = {"__module__": __name__, "_repr_png_": lambda figure: as_png(figure, SCREEN)}
+    return type(figure_class.__name__, (figure_class,), shown)
+
+
+def save(
+    figure: Any, path: str | os.PathLike[str], *, numbers: Mapping[str, Any] | None = None, follow_links: bool = True
+) -> None:
     """Write the figure, whole or not at all (`files.replace_whole`); the suffix decides the format: .png, .svg or .pdf.
+
+    numbers   what the picture shows, as data: the text "numbers" of a PNG, in JSON
 
     Raises ValueError for any other suffix, OSError.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path}: a picture's name must end in {', '.join(FORMATS)}")
-    replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI), follow_links=follow_links)
+    texts = {"numbers": json.dumps(numbers)} if numbers is not None and suffix == ".png" else None
+    replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI, texts), follow_links=follow_links)
 
 
 def as_png(figure: Any, dpi: int = DPI) -> bytes:
@@ -61,22 +82,59 @@ def as_png(figure: Any, dpi: int = DPI) -> bytes:
     return file.getvalue()
 
 
-def _write(figure: Any, file: Any, suffix: str, dpi: int) -> None:
+def _write(figure: Any, file: Any, suffix: str, dpi: int, texts: dict[str, str] | None = None) -> None:
+    with _any_glyph():
+        figure.savefig(file, format=suffix, dpi=dpi, facecolor="white", metadata=texts)
+
+
+@contextlib.contextmanager
+def _any_glyph() -> Iterator[None]:
+    """Without a warning of a name that the font cannot write."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name that the font cannot write
-        figure.savefig(file, format=suffix, dpi=dpi, facecolor="white")
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        yield
+
+
+def _fit(text: Any, room: float, name: str = "") -> None:
+    """Make a text no wider than `room` inches: smaller, to three quarters at least, then its longest lines are cut, or
+    `name` in it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(text.figure)
+    renderer = canvas.get_renderer()
+
+    def excess() -> float:
+        with _any_glyph():
+            width: float = text.get_window_extent(renderer).width / (text.figure.dpi * room)
+        return width
+
+    if (wide := excess()) > 1:
+        text.set_fontsize(text.get_fontsize() * max(0.75, 1 / wide))
+    while (wide := excess()) > 1:
+        longest = name or max(text.get_text().split("\n"), key=len)
+        if len(longest) < 2:
+            break
+        cut = longest[: min(len(longest) - 2, int(len(longest) / wide) - 1)].rstrip() + "…"
+        text.set_text(text.get_text().replace(longest, cut, 1))
+        name = name and cut
+
+
+def _titled(figure: Any, title: str, size: float = 12, weight: str = "bold") -> None:
+    _fit(figure.suptitle(title, fontsize=size, fontweight=weight), figure.get_figwidth() - 2 * GAP)
 
 
 def training_curve(
     history: Sequence[Mapping[str, float]], *, title: str = "Training", test_accuracy: float | None = None
 ) -> Any:
-    """Loss and accuracy by epoch: training, validation where there is one, and the test as a line."""
-    figure = need_matplotlib("a training curve")(figsize=(9.6, 3.9), layout="constrained")
-    figure.suptitle(title, fontsize=13, fontweight="bold")
-    losses, accuracies = figure.subplots(1, 2)
+    """Loss and, where there is one, accuracy by epoch: training, validation where there is one, the test as a line."""
+    accurate = test_accuracy is not None or any(name in r for r in history for name in ("accuracy", "val_accuracy"))
+    width = 9.6 if accurate else 5.6
+    figure = need_matplotlib("a training curve")(figsize=(width, 3.9), layout="constrained")
+    _titled(figure, title, 13)
+    losses, *others = figure.subplots(1, 1 + accurate, squeeze=False)[0]
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) <= 30 else None
-    for axes, name, scale in ((losses, "loss", 1.0), (accuracies, "accuracy", 100.0)):
+    for axes, name, scale in ((losses, "loss", 1.0), *((each, "accuracy", 100.0) for each in others)):
         for prefix, label, colour in (("", "training, as it went", BLUE), ("val_", "validation", ORANGE)):
             values = [scale * record.get(prefix + name, math.nan) for record in history]
             if not all(map(math.isnan, values)):
@@ -88,25 +146,53 @@ def training_curve(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
     losses.set_title("Loss", fontsize=11)
-    accuracies.set_title("Accuracy, %", fontsize=11)
-    if test_accuracy is not None:
-        percent = 100 * test_accuracy
-        label = f"test, at the end: {percent:.2f} %"
-        accuracies.axhline(percent, color=GREEN, linewidth=1.5, linestyle=(0, (5, 3)), label=label)
-    lines = [line.get_ydata() for line in accuracies.get_lines()]
-    if lines:
-        _limit_percent(accuracies, np.concatenate([np.asarray(values, float) for values in lines]))
-        accuracies.legend(loc="lower right", fontsize=9, frameon=False)
     if losses.get_lines():
-        losses.set_ylim(bottom=0)
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in losses.get_lines()])
+        drawn = drawn[np.isfinite(drawn)]
+        if drawn.size and drawn.min() >= 0 < drawn.max():
+            losses.set_ylim(0, 1.05 * drawn.max())
         losses.legend(loc="upper right", fontsize=9, frameon=False)
+    for accuracies in others:
+        accuracies.set_title("Accuracy, %", fontsize=11)
+        if test_accuracy is not None:
+            percent = 100 * test_accuracy
+            label = f"test, at the end: {percent:.2f} %"
+            accuracies.axhline(percent, color=GREEN, linewidth=1.5, linestyle=(0, (5, 3)), label=label)
+        lines = [line.get_ydata() for line in accuracies.get_lines()]
+        if lines:
+            _limit_percent(accuracies, np.concatenate([np.asarray(values, float) for values in lines]))
+            accuracies.legend(loc="lower right", fontsize=9, frameon=False)
+    return figure
+
+
+def learning_rates(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> Any:
+    """The loss over the learning rate, on a logarithmic axis, and the rate that is suggested."""
+    figure = need_matplotlib("a picture of learning rates")(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=GRAY, linewidth=0.9, alpha=0.6, label="each step's")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    if suggestion is not None:
+        axes.axvline(suggestion, color=ORANGE, linewidth=1.5, label=f"suggested: {suggestion:.2g}")
+    axes.set_xscale("log")
+    if smoothed:
+        low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        axes.set_ylim(low - 0.1 * abs(high - low), high + 0.6 * abs(high - low) + 1e-12)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.grid(color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _titled(figure, "The loss while the learning rate rises")
+    axes.legend(loc="upper left", fontsize=9, frameon=False)
     return figure
 
 
 def _limit_percent(axes: Any, values: np.ndarray) -> None:
     """A percentage's axis, that the first epoch does not squeeze: it may fall out at the bottom of a long run."""
     values = values[np.isfinite(values)]
-    low = float(np.quantile(values, 0.04) if values.size > 20 else values.min())
+    low = min(99.0, float(np.quantile(values, 0.04) if values.size > 20 else values.min()))
     axes.set_ylim(max(0.0, low - 0.12 * (100.5 - low)), 100 + 0.03 * (100.5 - low))
 
 
@@ -118,7 +204,7 @@ def confusion_matrix(
     matrix = np.zeros((count, count), int)
     np.add.at(matrix, (np.asarray(labels), np.asarray(predictions)), 1)
     named = count <= MOST_NAMED
-    side = min(3.2 + 0.42 * count, 11.0) if named else 8.0
+    side = min(max(3.2 + 0.42 * count, 4.6), 11.0) if named else 8.0
     figure = need_matplotlib("a confusion matrix")(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.subplots()
     right, wrong = np.diag(matrix), matrix - np.diag(np.diag(matrix))
@@ -133,8 +219,9 @@ def confusion_matrix(
                           color="white" if dark else "black")  # fmt: skip
         long = max(map(len, classes)) > 3
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
-        axes.set_xticks(range(count), classes, fontsize=size, **turned)
-        axes.set_yticks(range(count), classes, fontsize=size)
+        labels_ = [_short(name, 20) for name in classes]
+        axes.set_xticks(range(count), labels_, fontsize=size, **turned)
+        axes.set_yticks(range(count), labels_, fontsize=size)
         recall = axes.secondary_yaxis("right")
         shares = [f"{100 * a / b:.1f} %" if b else "–" for a, b in zip(right, totals, strict=True)]
         recall.set_yticks(range(count), shares, fontsize=size, color=GRAY)
@@ -152,7 +239,7 @@ def confusion_matrix(
     axes.set_ylabel("is", fontsize=10)
     total = int(matrix.sum())
     line = f"{int(right.sum()):,} of {total:,} right ({100 * right.sum() / max(total, 1):.2f} %)"
-    axes.set_title(f"{title}\n{line}", fontsize=12, fontweight="bold")
+    _titled(figure, f"{title}\n{line}")
     return figure
 
 
@@ -197,7 +284,8 @@ def mistakes(
     figure = need_matplotlib("a sheet of mistakes")(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in inches, from the top
     axes.set_axis_off()
-    axes.text(width / 2, 0.24, f"{title}: {line}", fontsize=12, fontweight="bold", ha="center", va="center")
+    heading = axes.text(width / 2, 0.24, f"{title}: {line}", fontsize=12, fontweight="bold", ha="center", va="center")
+    _fit(heading, width - 2 * GAP)
     for place, index in enumerate(shown):
         left, top = GAP + CELL[0] * (place % SHEET_COLUMNS), HEADING + CELL[1] * (place // SHEET_COLUMNS)
         picture = _picture(images[index])
@@ -208,8 +296,8 @@ def mistakes(
         read, true = int(predictions[index]), int(labels[index])
         captions = [(read, "read", BLUE if read == true else ORANGE)] + [(true, "is", "black")] * (read != true)
         for height_above, (k, word, colour) in zip((0.08, 0.24), reversed(captions), strict=False):
-            text = f"{word} {_short(classes[k])}  {100 * probabilities[index, k]:.0f} %"
-            axes.text(left, top - height_above, text, fontsize=9 if len(text) <= 19 else 7.5, color=colour)
+            caption = f"{word} {classes[k]}  {100 * probabilities[index, k]:.0f} %"
+            _fit(axes.text(left, top - height_above, caption, fontsize=9, color=colour), CELL[0] - GAP, classes[k])
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
@@ -220,8 +308,8 @@ def _picture(image: np.ndarray) -> np.ndarray:
     return image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def receptive_field(image: np.ndarray, region: Sequence[slice], strength: np.ndarray, *, title: str) -> Any:
@@ -252,7 +340,7 @@ def receptive_field(image: np.ndarray, region: Sequence[slice], strength: np.nda
     axes.set_xlim(min(left, -0.5) - margin, max(right, width - 0.5) + margin)
     axes.set_ylim(max(bottom, height - 0.5) + margin, min(top, -0.5) - margin)
     axes.set_axis_off()
-    axes.set_title(f"{title}\nblue: all that it can see; orange: what its gradients answer to", fontsize=11)
+    _titled(figure, f"{title}\nblue: all that it can see; orange: what its gradients answer to", 11, "normal")
     return figure
 
 
@@ -267,7 +355,7 @@ def _seen_of_signal(signal: np.ndarray, seen: slice, share: np.ndarray, title: s
     answers.fill_between(np.arange(len(share)), share, step="mid", color=ORANGE, alpha=0.6, linewidth=0)
     answers.set_ylim(0, 3)
     answers.set_axis_off()
-    axes.set_title(f"{title}\nblue: all that it can see; orange: what its gradients answer to", fontsize=11)
+    _titled(figure, f"{title}\nblue: all that it can see; orange: what its gradients answer to", 11, "normal")
     return figure
 
 
@@ -286,17 +374,19 @@ def record_of_maps(
     halves = 1 if all(dy is None for _, _, dy in rows) else 2
     label = 2.0
     flat = [np.ndim(y) == 1 or (np.ndim(y) == 2 and y.shape[1] > 4 * len(y)) for _, y, _ in rows]
-    heights = [0.36 if thin else side for thin in flat]  # a vector or a signal is a strip as wide as all maps
+    labels = [_folded(name) for name, _, _ in rows]
+    lines = [label_.count("\n") + 1 for label_ in labels]
+    heights = [max(0.36 if thin else side, 0.15 * n) for thin, n in zip(flat, lines, strict=True)]
     width, height = label + halves * half + GAP, 0.95 + sum(heights) + 0.34 * len(rows) + (0.3 if left_out else 0)
     figure = need_matplotlib("a picture of a record")(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in inches, from the top
     axes.set_axis_off()
-    axes.text(GAP, 0.26, title, fontsize=12, fontweight="bold", va="center")
+    _fit(axes.text(GAP, 0.26, title, fontsize=12, fontweight="bold", va="center"), width - 2 * GAP)
     for left, text in ((label, "y"), (label + half, "the loss's gradient to it"))[:halves]:
         axes.text(left, 0.62, text, fontsize=10, color=GRAY, va="center")
     top = 0.85
-    for (name, y, dy), thin, tallest in zip(rows, flat, heights, strict=True):
-        axes.text(GAP, top, _folded(name), fontsize=9, va="top")
+    for (_, y, dy), folded, thin, tallest in zip(rows, labels, flat, heights, strict=True):
+        _fit(axes.text(GAP, top, folded, fontsize=9, va="top"), label - 2 * GAP)
         axes.text(GAP, top + tallest + 0.1, "x".join(map(str, y.shape)), fontsize=8, color=GRAY, va="center")
         for left, array, signed in ((label, y, False), (label + half, dy, True)):
             if array is None:
@@ -309,7 +399,7 @@ def record_of_maps(
                 rows_, columns = tile.shape
                 scale = side / max(rows_, columns)
                 tall, wide = max(rows_ * scale, 0.16), max(columns * scale, 0.16)
-                if thin:
+                if thin:  # a vector or a signal is a strip as wide as all maps
                     tall, wide = tallest, half - 0.85
                 at = left + place * (side + GAP)
                 colours = _diverging(tile / most) if signed else _grays((tile - low) / ((high - low) or 1.0))
@@ -377,7 +467,7 @@ def scan(
         axes.set_xticks([])
         axes.set_yticks([])
     scores.set_title(f"the windows; circles: above {threshold:g}", fontsize=11)
-    figure.suptitle(f"found: {title}", fontsize=13, fontweight="bold")
+    _titled(figure, f"found: {title}", 13)
     return figure
 
 
@@ -424,7 +514,7 @@ def dots(groups: Mapping[str, Mapping[str, float]], *, title: str, label: str, r
     axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(title, fontsize=11, fontweight="bold")
+    _titled(figure, title, 11)
     if len(names) > 1 or others:
         figure.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=9, frameon=False)
     return figure
@@ -455,5 +545,63 @@ def changes(rows: Sequence[tuple[str, float, float, float, str]], *, title: str)
     axes.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(title, fontsize=11, fontweight="bold")
+    _titled(figure, title, 11)
     return figure
+
+
+def timeline(spans: Sequence[tuple[str, str, float, float, float, int]], *, title: str) -> Any:
+    """A line for each name, and a bar for each (name, phase, start, milliseconds, floor, bytes held when it ends); the
+    dark part of a bar is its floor. Above, the bytes over the same time.
+
+    Phases: "forward", "loss", "backward", "update".
+    """
+    names = list(dict.fromkeys(name for name, *_ in spans))
+    place = {name: at for at, name in enumerate(names)}
+    total = sum(span[3] for span in spans)
+    figure = need_matplotlib("a timeline")(figsize=(12.8, 2.9 + 0.19 * len(names)), layout="constrained")
+    figure.suptitle(f"{title}: {total:.3g} ms", fontsize=12, fontweight="bold")
+    held = [0, *(span[5] for span in spans)]
+    if max(held):
+        heights = 1.1, 0.19 * len(names) + 0.2  # inches
+        memory, axes = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+        unit, scale = next((each for each in UNITS if max(held) >= each[1]), UNITS[-1])
+        times, levels = [0.0, *(span[2] + span[3] for span in spans)], [nbytes / scale for nbytes in held]
+        memory.step(times, levels, where="post", color=GRAY, linewidth=1.4)
+        memory.fill_between(times, levels, step="post", color=GRAY, alpha=0.15, linewidth=0)
+        memory.set_ylim(0, 1.12 * max(levels))
+        memory.set_ylabel(f"kept, {unit}", fontsize=9)
+    else:
+        axes = figure.subplots()
+    for phase, colour in PHASES.items():
+        chosen = [span for span in spans if span[1] == phase]
+        if not chosen:
+            continue
+        rows, starts, widths = (
+            [place[span[0]] for span in chosen],
+            [span[2] for span in chosen],
+            [span[3] for span in chosen],
+        )
+        axes.barh(rows, widths, left=starts, height=0.78, color=colour, alpha=0.35, linewidth=0)
+        floors = [min(span[4], span[3]) for span in chosen]
+        axes.barh(rows, floors, left=starts, height=0.78, color=colour, linewidth=0, label=phase)
+        for row, start, width in zip(rows, starts, widths, strict=True):
+            before = phase == "forward" and start > 0.06 * total  # behind it stands the way back
+            axes.text(start if before else start + width, row, f" {width:.3f} ", fontsize=6.5, color=GRAY, va="center",
+                      ha="right" if before else "left")  # fmt: skip
+    axes.set_yticks(range(len(names)), map(_middle_out, names), fontsize=7.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.06 * total or 1)
+    axes.set_xlabel("milliseconds; dark: the least that it takes", fontsize=9)
+    for each in figure.axes:
+        each.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+        each.set_axisbelow(True)
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=8)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    if spans:
+        figure.legend(loc="outside lower right", ncols=len(PHASES), fontsize=9, frameon=False)
+    return figure
+
+
+def _middle_out(name: str) -> str:
+    return name if len(name) <= 64 else f"{name[:31]}…{name[-32:]}"

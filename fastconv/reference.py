@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def _naive(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
-    reference = OPS[name].reference
-    assert reference is not None, name
-    function = bound(twin, reference)
+    reference, backward = OPS[name].reference, OPS[name].reference_backward
+    assert reference is not None and backward is not None, name
+    function = bound(twin, reference, backward)
     function.__module__ = __name__
     function.__doc__ = f"`fastconv.functional.{name}` in naive loops.\n\n    {twin.__doc__}"
     function.__signature__ = inspect.signature(twin)  # type: ignore[attr-defined]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +26,8 @@ from fastconv.analysis import output_shape
 from fastconv.layers.base import Layer
 from fastconv.machine.threads import register_with_threadpoolctl
 from fastconv.models import he
-from fastconv.ops import OPS
 from fastconv.random import drawing_from
 from fastconv.training.history import History
-from fastconv.training.step import Loss
 from fastconv.training.trainer import Trainer
 from fastconv.window import integers
 
@@ -187,14 +184,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _train(
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, epochs: int, early_stopping: bool
     ) -> None:
-        loss: Loss = Loss(self.loss)
-        if weight is not None:
-            loss, y = _Weighted(self.loss), _with_weights(y, weight)
         self._calls += 1
-        trainer = Trainer(self.net_, self._optimizer, loss, seed=self._seed + (self._calls << 32))
-        options: dict[str, Any] = {}
+        trainer = Trainer(self.net_, self._optimizer, self.loss, seed=self._seed + (self._calls << 32))
+        options: dict[str, Any] = {"sample_weight": weight}
         if early_stopping:
-            (X, y), options["validation_data"] = self._split(X, y)
+            (X, y, options["sample_weight"]), options["validation_data"] = self._split(X, y, weight)
             options["callbacks"] = [self._is_over]
         trainer.fit(X, y, epochs, self.batch_size, augment=self.augment, progress=bool(self.verbose), **options)
         if early_stopping:
@@ -202,15 +196,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         behind = len(self.history_)
         self.history_ += [{**record, "epoch": behind + record["epoch"]} for record in trainer.history]
 
-    def _split(self, X: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-        """(the training part, the validation part)."""
-        classes = y["target"] if y.dtype.names else y
+    def _split(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> tuple[Any, Any]:
+        """(the training part, the validation part), each (X, y, weight)."""
         options = {"test_size": self.validation_fraction, "random_state": self._seed}
+        arrays = (X, y) if weight is None else (X, y, weight)
         try:
-            parts = train_test_split(X, y, stratify=classes if classes.dtype.kind == "i" else None, **options)
+            parts = train_test_split(*arrays, stratify=y if y.dtype.kind == "i" else None, **options)
         except ValueError:  # a class with too few samples, or too few altogether, which is said again
-            parts = train_test_split(X, y, **options)
-        return (parts[0], parts[2]), (parts[1], parts[3])
+            parts = train_test_split(*arrays, **options)
+        training, validation = parts[::2], parts[1::2]
+        return (*training, None)[:3], tuple(validation)
 
     def _is_over(self, trainer: Trainer, record: Any) -> bool:
         return bool(trainer.epoch - (trainer.best_epoch or 0) >= self.patience)
@@ -384,40 +379,6 @@ class CNNRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-# --- weighted losses -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Weighted(Loss):
-    """The mean of the samples' losses, each times its weight. Targets are those of `_with_weights`."""
-
-    def __call__(self, output: np.ndarray, target: Any) -> tuple[float, float]:
-        losses, shares, _ = self._parts(output, target)
-        return float((losses * shares).sum()), float(len(output))
-
-    def with_gradient(self, output: np.ndarray, target: Any) -> tuple[float, float, np.ndarray]:
-        losses, shares, saved = self._parts(output, target)
-        gradient = OPS[self.name].backward(shares, saved, (True, False))[0]
-        assert gradient is not None
-        return float((losses * shares).sum()), float(len(output)), gradient
-
-    def _parts(self, output: np.ndarray, target: Any) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Every single loss, and what it counts in the mean."""
-        goal, weight = target["target"], target["weight"]
-        if goal.dtype.kind == "f":
-            goal = goal.astype(output.dtype)
-        losses, saved = OPS[self.name].forward(output, goal, reduction="none")
-        shares = np.broadcast_to(weight.reshape(-1, *(1,) * (losses.ndim - 1)) / losses.size, losses.shape)
-        return losses, shares.astype(output.dtype), saved
-
-
-def _with_weights(target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """One array of both, so that they are shuffled together."""
-    both = np.empty(len(target), [("target", target.dtype, target.shape[1:]), ("weight", np.float64)])
-    both["target"], both["weight"] = target, weight
-    return both
 
 
 # --- nets where none is given ----------------------------------------------------------------------------------------

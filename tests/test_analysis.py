@@ -748,6 +748,20 @@ SCANNED = {  # net, image shape, larger, stride of the crops, options
         (2, 2),
         {},
     ),
+    "layers that change nothing": (
+        lambda: fc.Sequential(
+            fc.Conv2d(1, 2, 3, rng=0),
+            fc.Identity(),
+            fc.Flatten(),
+            fc.Sequential(fc.Identity(), fc.Linear(40, 3, rng=0)),
+            fc.Identity(),
+            fc.Residual(fc.Tanh(), fc.Identity()),
+        ),
+        (1, 6, 7),
+        (9, 9),
+        (1, 1),
+        {},
+    ),
     "an adaptive pool that pools nothing": (
         lambda: fc.Sequential(
             fc.Conv2d(1, 4, 3, rng=0), fc.AdaptiveMaxPool2d((4, 5)), fc.Flatten(), fc.Linear(80, 3, rng=0)
@@ -818,6 +832,13 @@ SCANNERS_REFUSED = [
         ValueError,
         r"makes \(2, 2\) of \(3, 3\); an adaptive pool must make one",
     ),
+    (
+        lambda: dense(fc.PixelUnshuffle(3)),
+        ValueError,
+        r"layer 0 \(PixelUnshuffle\) cannot slide: it takes a crop, \(1, 3, 3\), but not \(1, 4, 4\)",
+    ),
+    (lambda: dense(fc.Reshape(1, 3, 3)), ValueError, r"layer 0 \(Reshape\) cannot slide: it takes a crop"),
+    (lambda: dense(fc.PixelShuffle(1)), ValueError, r"layer 0 \(PixelShuffle\) cannot slide exactly: it does not"),
     (lambda: dense(fc.Residual(fc.ReLU())), ValueError, r"layer 0 \(Residual\) cannot slide: before the first Linear"),
     (
         lambda: dense(tail=(fc.GroupNorm(1, 2),)),

@@ -41,6 +41,10 @@ FUNCTIONS = {
     "downsample": "x, factor, *, phase=0",
     "upsample": "x, factor, *, output_size=None",
     "resize": "x, *, size=None, scale=None, mode='nearest', align_corners=False",
+    "pixel_shuffle": "x, upscale_factor",
+    "pixel_unshuffle": "x, downscale_factor",
+    "reshape": "x, shape",
+    "unflatten": "x, dim, sizes",
     "linear": "x, w, b=None",
     **dict.fromkeys(("flatten", "relu", "selu", "silu", "sigmoid", "tanh", "hardswish", "step"), "x"),
     "leaky_relu": "x, negative_slope=0.01",
@@ -97,6 +101,11 @@ LAYER_ARGUMENTS = {
                           "bias=True, *, rng=None",
     "Linear": f"in_features, out_features, bias=True, {TORCHS}, *, rng=None",
     "Flatten": "start_dim=1, end_dim=-1",
+    "Identity": "*args, **kwargs",
+    "Reshape": "shape, *more",
+    "Unflatten": "dim, unflattened_size",
+    "PixelShuffle": "upscale_factor",
+    "PixelUnshuffle": "downscale_factor",
     **dict.fromkeys(("ReLU", "SELU", "SiLU", "Hardswish"), "inplace=False"),
     **dict.fromkeys(("Sigmoid", "Tanh", "Step"), ""),
     "LeakyReLU": "negative_slope=0.01, inplace=False",
@@ -130,8 +139,8 @@ MODEL = "num_classes={}, in_channels={}, size={}, *, rng=None"
 NET = "self, "
 OTHERS = {  # dotted path: arguments
     "vjp": "function, /, *arrays, **options",
-    "register": "name, forward, backward, *, replace=False",
-    "value_and_grad": "net, loss, x, y",
+    "register": "name, forward, backward=None, *, replace=False",
+    "value_and_grad": "net, loss, x=None, y=None",
     "manual_seed": "seed",
     "save": "net, path",
     "load": "path, *, best=False",
@@ -166,7 +175,14 @@ OTHERS = {  # dotted path: arguments
     "optim.OneCycle": "peak, warmup=0.3, div=25.0, final_div=1e4, total=None",
     "Trainer": "net, optimizer, loss='cross_entropy', *, seed=0, checkpoint=None, checkpoint_every=None",
     "Trainer.fit": "self, X, y=None, epochs=None, batch_size=None, validation_data=None, augment=None, callbacks=(), "
-                   "progress=None",
+                   "progress=None, *, prefetch=2, sample_weight=None, class_weight=None, metrics=(), accumulate=1, "
+                   "average=None",
+    "Trainer.find_lr": "self, X, y=None, batch_size=None, augment=None",
+    "callbacks.Callback": "",
+    "callbacks.EarlyStopping": "monitor='val_loss', patience=10, restore_best=True",
+    "callbacks.ReduceLROnPlateau": "monitor='val_loss', factor=0.1, patience=10, threshold=1e-4, threshold_mode='rel', "
+                                   "cooldown=0, min_lr=0.0, eps=1e-8",
+    "callbacks.TensorBoard": "folder",
     "Trainer.evaluate": "self, X, y=None, batch_size=None",
     "Trainer.save": "self, path",
     "Trainer.resume": "path, functions=None",
@@ -174,6 +190,7 @@ OTHERS = {  # dotted path: arguments
     "datasets.load_mnist": "folder",
     "datasets.load_cifar10": "folder",
     "datasets.load_folder": "path",
+    "datasets.open_folder": "path",
     "datasets.load_image": "path",
     "datasets.read_image": "path, net",
     "datasets.mean_and_std": "X",
@@ -259,7 +276,8 @@ FIRST = {  # what a layer must be given
     **each_of(("AdaptiveMaxPool…", (2,))), **each_of(("BatchNorm…", (3,))), "Linear": (2, 3), "InstanceNorm2d": (3,),
     "GroupNorm": (1, 3), "LayerNorm": (3,), "LocalResponseNorm": (2,), "Resize": (2,),
     **{f"{kind}Pad{n}d": (1,) for kind in ("Zero", "Reflection", "Replication", "Circular") for n in (1, 2, 3)},
-    **each_of(("ConstantPad…", (1, 0.5))),
+    **each_of(("ConstantPad…", (1, 0.5))), "Reshape": (2,), "Unflatten": (1, (2, 3)), "PixelShuffle": (2,),
+    "PixelUnshuffle": (2,),
 }  # fmt: skip
 MEANINGLESS = {
     "device": (None, "cpu"), "dtype": (None, "float64"), "inplace": (False, True), "padding_mode": ("zeros", "reflect"),
@@ -286,7 +304,7 @@ def test_torchs_arguments(name, argument):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"Function", "Operation"}))
+@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"Function", "Identity", "Operation"}))
 def test_unknown_arguments(name):
     given = {"NetworkPool2d": (fc.Linear(4, 1), 2), "FunctionPool2d": (np.mean, 2), "LocallyConnected2d": (1, 1, 2, 1),
              "Normalize": (0, 1), "Upsample": (2,), "Downsample": (2,), "Residual": (fc.ReLU(),),
@@ -297,7 +315,7 @@ def test_unknown_arguments(name):
 
 def torchs_twin(torch, name):
     twin = getattr(torch.nn, name.replace("LpPool", "LPPool").replace("Resize", "Upsample"), None)
-    return None if name in ("Upsample", "Sequential") else twin
+    return None if name in ("Identity", "Sequential", "Upsample") else twin
 
 
 @pytest.mark.parametrize("name", LAYER_ARGUMENTS)

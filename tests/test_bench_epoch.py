@@ -28,11 +28,11 @@ def test_an_epoch_of_the_digits(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "a.json").read_text())
-    assert f"PyTorch's better over fastconv: {result['ratio']:.2f}" in done.stdout
+    assert f"PyTorch's best over fastconv: {result['ratio']:.2f}" in done.stdout
     ours, *theirs = result["seconds"].values()
-    assert result["ratio"] == pytest.approx(min(theirs) / ours)
+    assert result["ratio"] == pytest.approx(min(theirs) / ours) and result["best"] in result["seconds"]
     losses = list(result["loss"].values())
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=0.01)  # the same steps on the same batches
+    assert losses[1:] == pytest.approx([losses[0]] * 6, rel=0.01)  # the same steps on the same batches
     assert 1.0 < losses[0] < 2.0
 
 

@@ -18,7 +18,10 @@ from fastconv.cli import data, main, rundir
 from fastconv.training.checkpoint import load_net
 from fastconv.training.recipes import RECIPES
 
-ALWAYS = {"config.json", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json", "result.json"}
+ALWAYS = {
+    "config.json", "config.toml", "checkpoint.safetensors", "weights.safetensors", "history.csv", "history.json",
+    "result.json", "report.json", "report.txt",
+}  # fmt: skip
 PICTURES = {"curve.png", "confusion.png", "mistakes.png"}
 QUICK = ("--batch-size", "256", "--quiet", "--no-plots")
 
@@ -67,7 +70,8 @@ def test_train_leaves_a_run_folder(capsys):
     assert lines[2].startswith("test accuracy ")
     assert "s an epoch" in lines[2]
     assert lines[3].startswith("runs/digits-1/: ")
-    assert set(lines[3].split()[1:]) == names("runs/digits-1")
+    assert set(" ".join(lines[3:]).split()[1:]) == names("runs/digits-1")
+    assert max(map(len, lines)) <= 80
     assert [line.split()[1] for line in err.splitlines()] == ["1/2", "2/2"]
 
     with Path("runs/digits-1/history.csv").open() as file:
@@ -311,6 +315,16 @@ def test_folders_of_images(capsys, test):
     assert out.startswith(f"{image}: light ")
 
 
+def test_runs_beside_the_classes_are_no_class(capsys, monkeypatch):
+    pytest.importorskip("PIL")
+    write_folder(False)
+    monkeypatch.chdir("images")
+    for number in (1, 2):
+        status, out, _ = call(capsys, "train", ".", "--epochs", 1, "--size", 8)
+        assert (status, "2 classes" in out) == (0, True)
+        assert json.loads(Path(f"runs/folder-{number}/config.json").read_text())["classes"] == ["dark", "light"]
+
+
 FOLDER = ("train", "folder", "--data", "images", "--batch-size", 8, "--no-plots", "--quiet")
 
 
@@ -495,11 +509,27 @@ def test_unknown_net():
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ("", 2, "fastconv: the following arguments are required: COMMAND"),
         ("fly", 2, "invalid choice: 'fly'"),
+        ("trian", 2, "summary, info, completion); did you mean 'train'? (see fastconv --help)"),
+        ("train digits --epoch 3", 2, "unrecognized arguments: --epoch 3; did you mean '--epochs'? (see "),
+        ("train digits --epochz=3", 2, "--epochz=3; did you mean '--epochs'? (see fastconv train --help)"),
+        ("predict --tob 3", 2, "fastconv predict: unrecognized arguments: --tob; did you mean '--top'?"),
+        ("info -x", 2, "fastconv info: unrecognized arguments: -x (see fastconv info --help)"),
+        ("info more", 2, "fastconv info: unrecognized arguments: more (see fastconv info --help)"),
+        ("onnx exprot a b", 2, "fastconv onnx: argument export|import: invalid choice: 'exprot'"),
+        ("onnx export a b --opsets 3", 2, "fastconv onnx export: unrecognized arguments: --opsets 3; did you mean"),
         ("train", 2, "which data set: digits, mnist, cifar10, folder?"),
-        ("train cats", 2, "invalid choice: 'cats'"),
-        ("train mnist", 2, "mnist needs --data DIR"),
+        ("train cats", 2, "no data set and no folder is called 'cats'; data sets are digits, mnist, cifar10, folder"),
+        ("train minst", 2, "did you mean 'mnist'?"),
+        ("train mnist", 2, "mnist needs the folder that holds its files: mnist DIR, or --data DIR"),
+        ("train . nowhere", 2, "one folder is trained on, got . and nowhere"),
+        ("train folder . --data .", 2, "the folder is given twice: . and --data ."),
+        ("train digits --augment flip,fly", 2, "no augmentation is called 'fly'"),
+        ("train digits --augment ,", 2, "it names no augmentation"),
+        ("train digits --augment flip --no-augment", 2, "--augment and --no-augment: which of them?"),
+        ("train digits --skip-unreadable", 2, "--skip-unreadable belongs to folder"),
+        ("train digits --memory-limit 2G", 2, "--memory-limit belongs to folder"),
+        ("train folder --memory-limit much", 2, "must be a number of bytes, e.g. 500M or 2G, got 'much'"),
         ("train digits --data .", 2, "digits is part of fastconv"),
         ("train digits --size 8", 2, "--size belongs to folder"),
         ("train digits --size x", 2, "must be HEIGHTxWIDTH, e.g. 32x32, got 'x'"),
@@ -507,7 +537,7 @@ def test_unknown_net():
         ("train digits --epochs 1.5", 2, "--epochs: must be a positive integer, got '1.5'"),
         ("train digits --lr nan", 2, "--lr: must be a positive number, got 'nan'"),
         ("train digits --seed -1", 2, "--seed"),
-        ("train digits --ep 3", 2, "unrecognized arguments: --ep 3"),
+        ("train digits --ep 3", 2, "unrecognized arguments: --ep 3; did you mean '--epochs'?"),
         ("train digits --validation 2000", 2, "--validation: 2,000 of 1,437 training images would leave none"),
         ("train digits --validation -1", 2, "--validation"),
         ("train digits --net nothing", 2, "no net is called 'nothing'; there are lenet5"),
@@ -518,6 +548,9 @@ def test_unknown_net():
         ("train mnist --data .", 1, "no MNIST training files"),
         ("train cifar10 --data .", 1, "no CIFAR-10 training files"),
         ("train folder --data .", 1, "the images must be in one subfolder per class"),
+        ("evaluate", 2, "the following arguments are required: RUN"),
+        ("evaluate nowhere", 2, "nowhere: is no run folder"),
+        ("evaluate nowhere --csv a.txt", 2, "the name must end in .csv, got 'a.txt'"),
         ("predict", 2, "the following arguments are required: RUN, IMAGE"),
         ("predict nowhere a.png", 2, "nowhere: is no run folder"),
         ("export", 2, "the following arguments are required: RUN, FILE"),
@@ -543,11 +576,54 @@ def test_wrong_calls_are_one_line(capsys, arguments, status, message):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "train", "predict", "export", "compare", "bench", "info"])
+COMMANDS = ("", "train", "evaluate", "predict", "export", "compare", "bench", "info", "completion")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(capsys, command):
     status, out, err = call(capsys, *command.split(), "--help")
     assert (status, err) == (0, "")
     assert out.startswith(f"usage: fastconv {command}".rstrip())
+
+
+def test_no_arguments_are_a_question(capsys):
+    status, out, err = call(capsys)
+    assert (status, err) == (0, "")
+    assert out == call(capsys, "--help")[1]
+
+
+def test_short_options(capsys):
+    assert call(capsys, "train", "digits", "-e", 1, "-b", 512, "-s", 3, "-n", "lenet5", "-o", "a", "-q")[0] == 2
+    status, out, _ = call(capsys, "train", "digits", "-e", 1, "-b", 512, "-s", 3, "-t", 1, "-o", "a", "-q", "-j")
+    assert (status, json.loads(out)["seed"]) == (0, 3)
+    assert call(capsys, "train", "-r", "a", "-q", "--no-plots")[0] == 0
+    assert call(capsys, "-V") == call(capsys, "--version")
+
+
+def test_completion(capsys, tmp_path):
+    pytest.importorskip("argcomplete")
+    for shell in ("bash", "zsh", "fish"):
+        status, out, _ = call(capsys, "completion", shell)
+        assert status == 0 and "fastconv" in out
+
+    def completed(line):
+        answer = tmp_path / "answer"
+        asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+        subprocess.run(
+            [sys.executable, "-m", "fastconv"], check=False, capture_output=True,
+            env={**environment(), **asked, "COMP_LINE": line, "COMP_POINT": str(len(line))},
+        )  # fmt: skip
+        return [word.strip() for word in answer.read_text().split("\n")]
+
+    assert completed("fastconv tr") == ["train"]
+    assert completed("fastconv train --batch") == ["--batch-size"]
+    assert completed("fastconv train digits --net res") == ["resnet18", "resnet20"]
+
+
+def test_completion_without_argcomplete(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    message = 'fastconv completion: completion needs argcomplete: pip install "fastconv[completion]"\n'
+    assert call(capsys, "completion", "bash") == (1, "", message)
 
 
 def test_version(capsys):

@@ -78,7 +78,7 @@ def test_plot_writes_a_picture(report, tmp_path):
 
 def test_plot_without_matplotlib_names_the_extra(report, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'fastconv\[plot\]'"):
+    with pytest.raises(ImportError, match=r'pip install "fastconv\[plot\]"'):
         report.plot(tmp_path / "ratios.png")
 
 

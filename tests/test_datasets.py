@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
 import random
 import re
+import shutil
 import struct
 import sys
 import tarfile
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fastconv as fc
 from fastconv import datasets
-from fastconv.datasets import cifar10
+from fastconv.datasets import cifar10, image_files, lazy
 from fastconv.errors import FormatError, ShapeError
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": functools.partial(lzma.compress, preset=0)}
@@ -632,9 +637,32 @@ def test_folder_layout_errors(tmp_path, pillow):
         datasets.load_folder(tmp_path)
     (tmp_path / "test" / "c").rename(tmp_path / "test" / "a")
     assert datasets.load_folder(tmp_path)[1] is None
-    (tmp_path / "train" / "a" / "more").mkdir()
-    with fails(tmp_path / "train" / "a" / "more", "a class folder must hold images only"):
-        datasets.load_folder(tmp_path)
+    save(pillow, tmp_path / "test" / "2.png", gray())
+    with pytest.warns(UserWarning, match=r"left out: test/ \(its images are in no class's folder\)$"):
+        assert datasets.load_folder(tmp_path)[1] is None
+
+
+def test_folder_images_lie_at_any_depth(tmp_path, pillow):
+    pixels = {name: gray() for name in ("z.png", "a/2.png", "a/deep/er/1.png", "b/0.png")}
+    for name, image in pixels.items():
+        save(pillow, tmp_path / "cat" / name, image)
+    (tmp_path / "cat" / "b" / "again").symlink_to(tmp_path / "cat", target_is_directory=True)  # a circle
+    save(pillow, tmp_path / "dog" / "1.png", gray())
+    save(pillow, tmp_path / "__MACOSX" / "cat" / "1.png", gray())
+    (X, y), _ = datasets.load_folder(tmp_path, raw=True)
+    assert y.tolist() == [0] * 4 + [1]  # a folder's own images by their names, then those of its folders
+    np.testing.assert_array_equal(X[:4, 0], np.stack(list(pixels.values())))
+
+
+def test_folder_in_a_folder(tmp_path, pillow):
+    """What an archive unpacks: one folder, which holds the parts or the classes."""
+    for part in ("Training", "testing", "valid"):
+        save(pillow, tmp_path / "unpacked" / "set" / part / "cat" / "1.png", gray())
+    assert all(len(y) == 1 for _, y in datasets.load_folder(tmp_path, validation=True))
+    for name in ("cat", "dog"):
+        save(pillow, tmp_path / "other" / "classes" / name / "1.png", gray())
+    assert datasets.folder_classes(tmp_path / "other") == ["cat", "dog"]
+    assert datasets.folder_classes(tmp_path / "unpacked" / "set" / "Training") == ["cat"]
 
 
 def test_folder_validation(tmp_path, pillow):
@@ -686,6 +714,164 @@ def test_folder_without_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r'pip install "fastconv\[plot\]"'):
         datasets.load_folder(tmp_path)
+
+
+# --- images that are read when they are asked for --------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path, pillow):
+    """Images of several sizes, modes and orientations, as what `load_folder` makes of them at 16 x 32."""
+    sizes = [(40, 60), (30, 90), (20, 50), (44, 66)]
+    for part, count in (("train", 8), ("val", 2), ("test", 3)):
+        for at in range(count):
+            image = pillow.fromarray(colour(*sizes[at % 4]))
+            exif = pillow.Exif()
+            exif[0x112] = (1, 6, 3, 8)[at % 4]
+            path = tmp_path / part / "ab"[at % 2] / f"{at}.{('png', 'jpg', 'png', 'jpeg')[at % 4]}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (image.convert("L") if at == 0 else image).save(path, exif=exif)
+    return tmp_path
+
+
+def test_open_folder_is_load_folder(photographs):
+    parts = datasets.open_folder(photographs, size=(16, 32))
+    arrays = datasets.load_folder(photographs, size=(16, 32), validation=True)
+    for (X, y), (X2, y2) in zip((parts.train, parts.validation, parts.test), arrays, strict=True):
+        np.testing.assert_array_equal(y, y2)
+        np.testing.assert_array_equal(np.asarray(X), X2)
+        assert (X.shape, X.dtype, X.ndim, len(X), X.held) == (X2.shape, X2.dtype, 4, len(X2), len(X2))
+        assert (X.size, X.nbytes, X.itemsize) == (X2.size, X2.nbytes, X2.itemsize)
+    assert (parts.sizes, parts.unreadable, parts.left_out) == (None, (), ())
+    assert [path.name for path in parts.validation[0].paths] == ["0.png", "1.jpg"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("stored", ["all", "some", "none"])
+def test_lazy_images_wherever_they_are(photographs, monkeypatch, stored, threads):
+    monkeypatch.setattr(lazy, "LARGE", 0)
+    before = fc.get_num_threads()
+    fc.set_num_threads(threads)
+    (expected, _), _ = datasets.load_folder(photographs / "train", size=(16, 32))
+    image = 3 * 16 * 32
+    X, _ = datasets.open_folder(photographs / "train", size=(16, 32), memory_limit=3 * image).train
+    fc.set_num_threads(before)
+    assert (X.held, X._store.stored) == (3, 8)
+    X._store.stored = {"all": 8, "some": 5, "none": 3}[stored]
+    for index in (0, -1, 6, slice(1, 7, 2), [7, 0, 3, 3], np.arange(8) % 3 == 1, np.array([], int), slice(None)):
+        np.testing.assert_array_equal(X[index], expected[index])
+        assert X[index].dtype == np.float32
+    half = X.only(np.arange(8) % 2 == 0)
+    np.testing.assert_array_equal(half[:], expected[::2])
+    np.testing.assert_array_equal(half.only([1, 0])[:], expected[[2, 0]])
+    assert half.held == 2
+    with pytest.raises(IndexError):
+        X[8]
+    with pytest.raises(IndexError, match="along one axis"):
+        X[np.zeros((2, 2), int)]
+    mean = datasets.mean_and_std(expected)
+    np.testing.assert_allclose(datasets.mean_and_std(X), mean, rtol=1e-12)
+    report = datasets.report(X, np.zeros(8, int))
+    assert (report.images, report.dtype, report.value_range) == (8, "float32", (expected.min(), expected.max()))
+    assert not list(photographs.glob("fastconv*"))
+
+
+def test_lazy_images_without_room_for_temporaries(photographs, monkeypatch):
+    (expected, _), _ = datasets.load_folder(photographs / "train", size=(16, 32))
+    written = itertools.count(1)
+    full = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *a: full(*a) if next(written) < 4 else 1)  # the disk is full
+    X, _ = datasets.open_folder(photographs / "train", size=(16, 32), memory_limit=0).train
+    assert (X.held, X._store.stored) == (0, 3)
+    np.testing.assert_array_equal(X[:], expected)
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr(lazy.tempfile, "TemporaryFile", lambda **_: os.mkdir(photographs))  # noqa: PTH102
+    X, _ = datasets.open_folder(photographs / "train", size=(16, 32), memory_limit=0).train
+    assert X._store.stored == 0
+    np.testing.assert_array_equal(X[::-1], expected[::-1])
+    next(iter(X.paths)).unlink()
+    with pytest.raises(OSError, match=r"0.png"):
+        X[0]
+
+
+def test_open_folder_chooses_a_size(tmp_path, pillow):
+    def chosen(*sizes, part="train"):
+        for folder in tmp_path.iterdir():
+            shutil.rmtree(folder)
+        for at, size in enumerate(sizes):
+            save(pillow, tmp_path / "a" / f"{at}.png", gray(*size))
+        parts = datasets.open_folder(tmp_path)
+        return parts.train[0].shape[2:], parts.sizes
+
+    assert chosen((20, 30), (20, 30)) == ((20, 30), None)
+    assert chosen((256, 250)) == ((256, 250), None)
+    assert chosen((250, 300)) == ((80, 96), ((250, 300), (250, 300)))
+    assert chosen((10, 12), (30, 40), (300, 400)) == ((32, 48), ((10, 12), (300, 400)))
+    assert chosen((300, 400), (600, 800)) == ((80, 96), ((300, 400), (600, 800)))
+    assert chosen((9, 9), (9, 8)) == ((16, 16), ((9, 8), (9, 9)))
+    assert chosen((10, 300), (12, 280)) == ((16, 96), ((10, 300), (12, 280)))
+
+
+def test_open_folder_keeps_the_depth(tmp_path, pillow):
+    deep = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000
+    save(pillow, tmp_path / "a" / "1.png", deep)
+    save(pillow, tmp_path / "b" / "1.png", gray(4, 4))
+    (expected, _), _ = datasets.load_folder(tmp_path)
+    for limit in (None, 0):
+        X, _ = datasets.open_folder(tmp_path, memory_limit=limit).train
+        np.testing.assert_array_equal(X[:], expected)
+    np.testing.assert_array_equal(expected[0, 0], deep / np.float32(65535))
+
+
+def test_open_folder_lists_all_that_cannot_be_read(photographs):
+    (photographs / "train" / "a" / "no.png").write_text("no image")
+    cut = photographs / "test" / "b" / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:400])
+    with pytest.raises(FormatError, match=r"a/no.png: .*; 1 more cannot be read, the next: .*1.jpg: ") as error:
+        datasets.open_folder(photographs)
+    assert [str(each).split(":")[0] for each in error.value.errors] == [str(photographs / "train/a/no.png"), str(cut)]
+    parts = datasets.open_folder(photographs, skip_unreadable=True)
+    assert [str(each) for each in parts.unreadable] == [str(each) for each in error.value.errors]
+    assert (len(parts.train[0]), parts.test[1].tolist(), len(parts.test[0])) == (8, [0, 0], 2)
+    np.testing.assert_array_equal(np.asarray(parts.test[0])[0], parts.test[0][0])
+    for file in (photographs / "train" / "b").iterdir():
+        file.write_text("no image")
+    with pytest.raises(FormatError, match=r"train/b/1.jpg: cannot be read, as all images of its class"):
+        datasets.open_folder(photographs, skip_unreadable=True)
+    for file in photographs.rglob("*.*g"):
+        file.write_text("no image")
+    with pytest.raises(FormatError, match="13 more cannot be read"):
+        datasets.open_folder(photographs, skip_unreadable=True)
+
+
+def test_open_folder_is_trained_on(photographs):
+    parts = datasets.open_folder(photographs, size=16, memory_limit=5 * 768)
+    (X, y), (X_val, y_val), _ = datasets.load_folder(photographs, size=16, validation=True)
+
+    def trained(train, validation):
+        net = fc.Sequential(fc.Conv2d(3, 4, 3, rng=0), fc.ReLU(), fc.Flatten(), fc.Linear(4 * 14 * 14, 2, rng=1))
+        trainer = fc.Trainer(net, fc.optim.SGD(0.1))
+        trainer.fit(*train, epochs=2, batch_size=3, validation_data=validation, augment=fc.augment.Flip())
+        return trainer
+
+    one, two = trained(parts.train, parts.validation), trained((X, y), (X_val, y_val))
+    assert one.history["val_loss"] == two.history["val_loss"]
+    assert one._settings == two._settings  # a run goes on with either
+
+
+def test_warnings_of_pillow_are_silent_in_threads(recwarn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filters = list(warnings.filters)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(_enter, range(200)))
+        assert warnings.filters == filters
+
+
+def _enter(number):
+    with image_files.quiet, image_files.quiet:
+        warnings.warn_explicit("corrupt EXIF data", UserWarning, "Image.py", 1, module="PIL.Image")
+        return number
 
 
 # --- the report

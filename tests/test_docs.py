@@ -3,8 +3,10 @@
 `--site build/docs` looks through the built site as well: nothing on it asks for a network.
 """
 
+import ast
 import html.parser
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -35,11 +37,53 @@ def named(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(SITE)))
 def test_what_a_page_shows_is_what_its_code_gives(page, tmp_path):
+    if "from PIL import" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("PIL", reason="the extra [plot] is not installed")
+        pytest.importorskip("matplotlib", reason="the extra [plot] is not installed")
     attempted, said = sessions.run(page, tmp_path)
     assert not said
     assert attempted == page.read_text(encoding="utf-8").count("\n>>> ")
     for name in re.findall(r"```\{walkthrough\} (\S+)", page.read_text(encoding="utf-8")):
         assert (tmp_path / name).stat().st_size < 300_000
+
+
+def statements(code):
+    """How many, those inside of others counted too; imports apart."""
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
+    return sum(not isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
+
+
+def beside_keras():
+    """Per recipe its heading, its code, and the same in Keras: a ```py block behind a ```python block."""
+    for name in ("recipes.md", "photographs.md"):
+        text = (SITE / name).read_text(encoding="utf-8")
+        fences = list(sessions.FENCE.finditer(text))
+        for ours, theirs in itertools.pairwise(fences):
+            if theirs[2] == "py":
+                heading = re.findall(r"^##+ (.+)$", text[: ours.start()], re.MULTILINE)[-1]
+                code = "".join(example.source for example in sessions.session(ours[0], name).examples)
+                yield heading, code, theirs[3]
+
+
+BESIDE_KERAS = list(beside_keras())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [pair for _, *pair in BESIDE_KERAS], ids=[each[0] for each in BESIDE_KERAS]
+)
+def test_no_more_statements_than_keras(ours, theirs):
+    assert "fastconv" in ours and ">>>" not in ours and "keras" in theirs
+    assert statements(ours) <= statements(theirs)
+
+
+def test_every_recipe_stands_beside_keras():
+    headings = " ".join(heading for heading, _, _ in BESIDE_KERAS)
+    for recipe in ("student", "Photo|Train, test", "Deployment", "U-Net", "Autoencoder", "Siamese", "GAN", "Grad-CAM",
+                   "Two inputs and two outputs", "Fine-tune"):  # fmt: skip
+        assert re.search(recipe, headings), recipe
+    assert statements("import a\nfor x in y:\n    z = 1; f(x)\n") == 3
+    service = next(ours for heading, ours, _ in BESIDE_KERAS if heading.startswith("Deployment"))
+    assert len(service[service.index("class ") :].splitlines()) <= 20
 
 
 def test_a_wrong_number_on_a_page_is_found(tmp_path):

@@ -128,6 +128,26 @@ def test_a_turned_digit_is_read_upright(tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(place, orientation):
+    """What is resized of it is what the whole would give, but for the last shades; upright, and the same for all."""
+    y, x = np.mgrid[:600, :800] / 100
+    pixels = np.stack([127 + 100 * np.sin(x), 127 + 100 * np.cos(y), 127 + 100 * np.sin(x + y)], axis=-1)
+    path = place / "1.jpg"
+    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path, exif=exif(orientation), quality=95)
+    size = (60, 80) if orientation < 5 else (80, 60)
+    with Image.open(path) as image:
+        whole = ImageOps.exif_transpose(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    read = everywhere(path, size=size)
+    assert np.abs(read - np.asarray(whole).transpose(2, 0, 1) / 255).max() < 0.02
+    with image_files.opened(path) as image:
+        image.pixels(3, size)
+        assert image._image.size == (200, 150)
+    with image_files.opened(path) as image:
+        assert image.pixels(3, (300, 300)).shape == (3, 300, 300)
+        assert image._image.size == (800, 600)
+
+
 # --- depth -----------------------------------------------------------------------------------------------------------
 
 

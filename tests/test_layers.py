@@ -256,6 +256,16 @@ NEVER = {  # layers that no input fits, as they are made: the operation's messag
     "fc.AdaptiveMaxPool2d((1, 2, 3))": ("output_size must be one number or 2 of them, got 3", ValueError),
     "fc.Downsample(2, 2)": ("downsample: phase must be less than factor, got 2 and 2", ValueError),
     "fc.Downsample((2,) * 4)": ("downsample: factor must be one number or 3 of them, got 4", ValueError),
+    "fc.Reshape(-1, -1)": (r"reshape: shape may hold one -1, got 2: \(-1, -1\)", ValueError),
+    "fc.Reshape(2, 0)": (r"reshape: shape must hold lengths of at least 1, .* got 0: \(2, 0\)", ValueError),
+    "fc.Reshape('all')": ("reshape: shape must be an integer, got 'all'", TypeError),
+    "fc.Reshape()": ("Reshape: missing a required argument: 'shape'", TypeError),
+    "fc.Unflatten(0, (2, 2))": ("unflatten: dim must not be the batch axis, got 0", ValueError),
+    "fc.Unflatten('C', (('a', 2), ('b', 2)))": ("unflatten: dim must be an integer, got 'C'", TypeError),
+    "fc.Unflatten(1, ())": ("unflatten: sizes must hold at least one length, got none", ValueError),
+    "fc.PixelShuffle(0)": ("pixel_shuffle: upscale_factor must be at least 1, got 0", ValueError),
+    "fc.PixelShuffle(2.0)": ("pixel_shuffle: upscale_factor must be an integer, got 2.0; write 2", TypeError),
+    "fc.PixelUnshuffle(None)": ("pixel_unshuffle: downscale_factor must be an integer, got None", TypeError),
     "fc.Upsample(0)": ("upsample: factor must be at least 1, got 0", ValueError),
     "fc.Upsample(None, 2)": ("Upsample: factor must be an integer, got None; .* Resize", TypeError),
     "fc.Resize()": ("resize: exactly one of size and scale must be given", ValueError),
@@ -500,6 +510,11 @@ NETS = {
     ),
     "concat": lambda: fc.Sequential(
         Concat(fc.Conv2d(2, 3, 1, rng=1), fc.Conv2d(2, 2, 3, padding=1, rng=2)), fc.Flatten(), fc.Linear(320, 3, rng=4)
+    ),
+    "shapes": lambda: fc.Sequential(
+        fc.Identity(), fc.Conv2d(2, 8, 3, padding=1, rng=1), Residual(fc.Identity()), fc.PixelShuffle(2), fc.Tanh(),
+        fc.Conv2d(2, 1, 1, rng=2), Residual(fc.Sequential(fc.PixelUnshuffle(2), fc.Reshape(1, 16, 16)), fc.Identity()),
+        fc.Reshape(-1), fc.Linear(256, 12, rng=3), fc.Unflatten(1, (3, 2, -1)), fc.Conv2d(3, 3, 2, rng=4), fc.Flatten(),
     ),
     "graph": lambda: Graph({
         "stem": (fc.Conv2d(2, 3, 3, padding=1, rng=1), "input"),
@@ -1024,13 +1039,7 @@ def test_losses():
     )
     target = np.zeros((6, 3))
     assert fc.value_and_grad(net, "mse_loss", x, target)[0] == pytest.approx(float((output**2).mean()))
-    for loss in (
-        "no such",
-        lambda y, t: 0,
-        functools.partial(fc.functional.cross_entropy, 1),
-        fc.reference.mse_loss,
-        3,
-    ):
+    for loss in ("no such", 3, net, fc.ReLU):
         with pytest.raises(TypeError, match="loss must be the name of an operation"):
             fc.value_and_grad(net, loss, x, y)
     with pytest.raises(ValueError, match=r"mse_loss: a loss must be one number, got shape \(6, 3\)"):

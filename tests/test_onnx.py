@@ -147,6 +147,61 @@ def test_a_constant_batch_in_a_reshape_is_the_batch():
     assert net(draw(5, 3, 4)).shape == (5, 12)
 
 
+def test_nodes_that_are_layers_and_operations_of_ours(tmp_path):
+    nodes = [
+        node("Identity", "x", "i", name="same"), node("DepthToSpace", "i", "d", name="up", blocksize=2, mode="CRD"),
+        node("Reshape", "d rows", "r", name="rows"), node("DepthToSpace", "x", "e", name="dcr", blocksize=2),
+        node("SpaceToDepth", "e", "s", name="down", blocksize=2), node("Reshape", "s any", "y", name="any"),
+    ]  # fmt: skip
+    rows, free = np.array([0, -1, 3]), np.array([-1, 4])
+    model = model_of(nodes, {"x": ["N", 8, 2, 3]}, ("r", "y"), rows=rows, any=free)
+    net = load(model)
+    inside = net.children()
+    assert isinstance(inside["same"], fc.Identity) and repr(inside["rows"]) == "Reshape(shape=(-1, 3))"
+    assert repr(inside["up"]) == "PixelShuffle(upscale_factor=2)"
+    assert [inside[name].name for name in ("dcr", "down", "any")] == ["DepthToSpace", "SpaceToDepth", "Reshape"]
+    x = draw(2, 8, 2, 3)
+    y = np.asarray(fc.functional.pixel_shuffle(x, 2)).reshape(2, -1, 3)
+    np.testing.assert_array_equal(net(x)[0], y)
+    fixed = load(model_of([node("Reshape", "x shape")], {"x": [2, 3, 4]}, shape=np.array([2, 2, -1])))
+    assert isinstance(fixed.children()["y"], fc.Reshape) and fixed(draw(5, 3, 4)).shape == (5, 2, 6)
+    zero = load(model_of([node("Reshape", "x shape", allowzero=1)], {"x": [0, 3, 4]}, shape=np.array([0, 12])))
+    assert zero.children()["y"].name == "Reshape"
+
+
+SHAPES = {  # nets with the layers that change shapes alone, their input, and a second one of other free lengths
+    "vector": (
+        lambda: fc.Sequential(fc.Linear(4, 24, rng=0), fc.Unflatten(1, (2, 3, -1)), fc.Reshape(-1, 6), fc.Identity()),
+        (None, 4), (3, 4),
+    ),
+    "image": (
+        lambda: fc.Sequential(fc.Conv2d(1, 8, 3, padding=1, rng=0), fc.PixelShuffle(2), fc.Identity(),
+                              fc.Conv2d(2, 4, 1, rng=1)),
+        (None, 1, None, None), (3, 1, 5, 4),
+    ),
+    "rows": (lambda: fc.Sequential(fc.Unflatten(2, (3, 2)), fc.ReLU()), (None, 2, 6, None), (2, 2, 6, 5)),
+    "channels": (lambda: fc.Sequential(fc.Unflatten(-3, (3, -1))), (None, 6, 4, 5), (3, 6, 4, 5)),
+    "pixels": (lambda: fc.Sequential(fc.PixelUnshuffle(2), fc.PixelUnshuffle(1)), (None, 3, 4, 6), (2, 3, 4, 6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opset", sorted({13, 17, NEWEST}))
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_go_out_and_in(name, opset, tmp_path):
+    make, looks, shape = SHAPES[name]
+    net, path, x = make(), tmp_path / "net.onnx", draw(*shape)
+    nodes = {"net": (net, "input")}
+    save(fc.Graph(nodes, inputs={"input": ("float", looks)}), path, opset=opset)
+    twin = load(path)
+    np.testing.assert_allclose(twin(x), net(x), rtol=1e-6, atol=1e-6)
+    assert twin(x[:0]).shape == net(x[:0]).shape
+    save(twin, tmp_path / "again.onnx", opset=opset)
+    if name != "pixels" or opset >= 28:  # before, pixel_unshuffle is two operators
+        assert text_of(tmp_path / "again.onnx") == text_of(path)
+    if onnxruntime is not None and opset <= 25:
+        np.testing.assert_allclose(by_runtime(path, x), net(x), rtol=1e-5, atol=1e-5)
+
+
 def test_outputs_cut_a_file_and_replace_exchanges_a_part():
     nodes = [
         node("Conv", "x w", "c", name="conv"), node("Flatten", "c", "f"),
@@ -556,6 +611,10 @@ def test_what_cannot_be_written_is_told(tmp_path):
         save(fc.Sequential(fc.Flatten(), fc.Linear(4, 2)), path)
     with pytest.raises(fc.ShapeError, match=r"layer '1' \(AdaptiveAvgPool2d\) needs sizes"):
         save(fc.Sequential(fc.Conv2d(1, 1, 1), fc.AdaptiveAvgPool2d(2)), path)
+    with pytest.raises(fc.ShapeError, match=r"layer '1' \(Unflatten\) needs sizes \(the axes behind it keep"):
+        save(fc.Sequential(fc.Conv2d(1, 4, 1), fc.Unflatten(1, (2, 2))), path)
+    with pytest.raises(ValueError, match=r"layer '1' \(PixelUnshuffle\) needs the number of its channels; give"):
+        save(fc.Sequential(fc.Conv2d(1, 4, 1), fc.PixelUnshuffle(2)), path)
     with pytest.raises(ValueError, match=r"layer '0' \(LpPool2d\) needs LpPool's ceil_mode of operator set 18"):
         save(fc.Sequential(fc.LpPool2d(2, 2, ceil_mode=True)), path, (1, 1, 5, 5))
     unpooled = {"u": ("max_unpool2d", "v", "at", {"kernel_size": 2})}

@@ -26,6 +26,8 @@ COLUMNS = Left("storage_order: indices count along the rows")
 ANY_SLOPE = Left("prelu's weight is one number a channel", ShapeError, "weight must have one entry")
 RANDOM = Left("dropout with p between 0 and 1 in training is random")
 FLATTENED = Left("flatten keeps the batch axis, and no other")
+BATCH = Left("reshape keeps the batch axis, and no other of length 0")
+DEPTH = Left("pixel_shuffle has the places of a block behind its channel, mode CRD")
 MATRIX = Left("linear's b is one number a feature")
 FACTOR = Left("silu has no factor in its sigmoid")
 CONSTANTS = Left("selu has its own constants")
@@ -138,6 +140,22 @@ def flatten(a: dict[str, Any], x: Any) -> Arguments:
     return "flatten", (x,), {}
 
 
+def reshape(a: dict[str, Any], x: Any, shape: Any) -> Arguments:
+    wanted = [x.shape[axis] if n == 0 and not a.get("allowzero") else int(n) for axis, n in enumerate(shape)]
+    need(x.shape[0] > 0 and wanted[:1] == [x.shape[0]], BATCH)
+    return "reshape", (x, tuple(wanted[1:])), {}
+
+
+def depth_to_space(a: dict[str, Any], x: Any) -> Arguments:
+    need(a.get("mode", "DCR") == "CRD", DEPTH)
+    return "pixel_shuffle", (x, a["blocksize"]), {}
+
+
+def space_to_depth(a: dict[str, Any], x: Any) -> Arguments:
+    need(a.get("mode", "DCR") == "CRD" or x.shape[1] == 1, DEPTH)
+    return "pixel_unshuffle", (x, a["blocksize"]), {}
+
+
 def gemm(a: dict[str, Any], x: Any, w: Any, c: Any = None) -> Arguments:
     x, w = np.float32(a.get("alpha", 1)) * (x.T if a.get("transA") else x), w if a.get("transB") else w.T
     if c is not None:
@@ -233,6 +251,9 @@ OPERATORS: dict[str, tuple[Callable[..., Arguments], tuple[Left, ...]]] = {
     "Softmax": (lambda a, x: ("softmax", (x,), {"dim": a.get("axis", -1)}), ()),
     "LogSoftmax": (lambda a, x: ("log_softmax", (x,), {"dim": a.get("axis", -1)}), ()),
     "Flatten": (flatten, (FLATTENED,)),
+    "Reshape": (reshape, (BATCH,)),
+    "DepthToSpace": (depth_to_space, (DEPTH,)),
+    "SpaceToDepth": (space_to_depth, (DEPTH,)),
     "Gemm": (gemm, (MATRIX,)),
     "Dropout": (dropout, (RANDOM,)),
     "NegativeLogLikelihoodLoss": (loss("nll_loss"), ()),

@@ -55,6 +55,8 @@ ANTIALIAS = Left("resize has no antialias")
 PADDED = Left("padding of a batch or of channels, or below 0, which crops")
 NAN = Left("nan in x: PyTorch's gradient there is dy, ours nan")
 FLATTENED = Left("flatten keeps the batch axis, and no other")
+BATCH = Left("reshape and unflatten keep the batch axis")
+NO_LENGTH = Left("a length of 0", ShapeError, "must hold lengths of at least 1")
 
 
 # --- which samples go to which operation -----------------------------------------------------------------------------
@@ -121,6 +123,16 @@ def flattened(x: Any, start_dim: int = 0, end_dim: int = -1) -> dict[str, Any]:
     return {"x": x}
 
 
+def reshaped(x: Any, shape: Any) -> dict[str, Any]:
+    need(x.ndim > 0 and len(shape) > 0 and shape[0] == len(x), BATCH)
+    return {"x": x, "shape": tuple(shape[1:])}
+
+
+def unflattened(x: Any, dim: int, sizes: Any) -> dict[str, Any]:
+    need(dim % x.ndim > 0, BATCH)
+    return {"x": x, "dim": dim, "sizes": sizes}
+
+
 def without_nan(x: Any, **given: Any) -> dict[str, Any]:
     need(not x.isnan().any(), NAN)
     return {"x": x, **given}
@@ -184,6 +196,8 @@ entry(
 )  # fmt: skip
 entry("nn.functional.linear", "linear", "input weight bias", NO_BATCH)
 entry("flatten", "flatten", "input start_dim end_dim", FLATTENED, adapt=flattened)
+entry("reshape", "reshape", "input shape", BATCH, NO_LENGTH, adapt=reshaped)
+entry("unflatten", "unflatten", "input dim sizes", BATCH, NO_LENGTH, adapt=unflattened)
 
 for _mode in ("constant", "reflect", "replicate", "replicate_negative", "circular"):
     entry(f"nn.functional.pad.{_mode}", "pad", "input padding mode value", PADDED, adapt=padded)
@@ -358,6 +372,7 @@ def test_every_operation_is_walked_or_left_out():
 
 INTEGERS = "integers become the other array's float type"
 ACCEPTED = {
+    ("reshape", "is ambiguous"): "-1 is told by one sample's elements, of an empty batch too",
     ("nn.functional.conv1d", "should be the same"): INTEGERS,
     ("nn.functional.conv3d", "should be the same"): INTEGERS,
     ("nn.functional.conv3d", "not supported for strided"): "padding='same' with strides is ONNX's SAME_UPPER",

@@ -35,7 +35,9 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"]
 differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.gradients], ids=str)
 
 
-LINEAR = ("conv", "locally_connected", "linear", "flatten", "downsample", "upsample")  # in every argument
+LINEAR = (  # in every argument
+    "conv", "locally_connected", "linear", "flatten", "reshape", "unflatten", "pixel", "downsample", "upsample",
+)  # fmt: skip
 
 
 # --- the lists are complete ------------------------------------------------------------------------------------------

@@ -208,14 +208,19 @@ def test_pytorch_computes_the_same_nets(nets):
     torch.set_num_threads(threads)
 
 
-def test_the_floor_of_a_net(bench):
+def test_the_floor_of_a_net(bench, monkeypatch):
+    nets = bench("nets")
+    monkeypatch.setattr(nets.floor, "copy_rate", lambda: 4e-6)  # an element a millisecond
+    monkeypatch.setattr(nets.floor, "gemm_rate", lambda dtype: 1e-6)
     flops = [172_800, 307_200, 61_440, 20_160, 1_680]  # two a multiply-add, padding left out: LeNet has none
-    elements = 784 + 3456 + 864 + 1024 + 256 + 120 + 120 + 84 + 84 + 10
-    one, two = bench("nets").floors("lenet, one image", [1, 2], 1e3, 4e3).values()
+    weights = (25 + 1) * 6 + (150 + 1) * 16 + (256 + 1) * 120 + (120 + 1) * 84 + (84 + 1) * 10
+    x, y = 784 + 864 + 256 + 120 + 84, 3456 + 1024 + 120 + 84 + 10
+    one, two = nets.floors("lenet, one image", [1, 2]).values()
+    backward = 2 * x - 784 + y + 2 * weights - (25 + 1) * 6  # x, dx, dy, w and dw; of the first no w and no dx
     assert one == pytest.approx(
         {
-            "step, arithmetic": 3 * sum(flops) - flops[0], "step, memory": 3 * elements,
-            "inference, arithmetic": sum(flops), "inference, memory": elements,
+            "step, arithmetic": 3 * sum(flops) - flops[0], "step, memory": x + y + weights + backward,
+            "inference, arithmetic": sum(flops), "inference, memory": x + y + weights,
         }
     )  # fmt: skip
     assert two["step, arithmetic"] == pytest.approx(one["step, arithmetic"] / 2)

@@ -459,3 +459,41 @@ def test_relu_in_the_store_gives_the_bits_of_relu_behind_it(algorithm: str, dtyp
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(np.signbit(y), np.signbit(expected))
     assert np.isnan(y).any()
+
+
+class Keeps(Layer):
+    """Hands back the gradient that it was given, and keeps it."""
+
+    given: np.ndarray
+
+    def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        return x * 1, None
+
+    def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        self.given = dy * 1
+        self.copy = self.given.copy()
+        return self.given, {}
+
+
+@pytest.mark.parametrize("before", ["conv", "norm", "sum"])
+def test_only_gradients_that_nobody_else_has_are_overwritten(before: str) -> None:
+    """Those of a layer of one's own, of a caller, and of a sum's other side stay as they are."""
+    fastconv.manual_seed(0)
+    keeps = Keeps()
+    first = {"conv": [], "norm": [BatchNorm2d(8)], "sum": [Residual(Sequential(Conv2d(8, 8, 1), BatchNorm2d(8)))]}[
+        before
+    ]
+    net = Sequential(Conv2d(3, 8, 3, padding=1), *first, ReLU(), keeps, Conv2d(8, 8, 1), ReLU())
+    assert any(isinstance(step, Fused) for step in plan_of(net).steps[:-1])
+    x = batch()[0]
+    for _ in range(2):
+        y, pullback = fastconv.vjp(net, x)
+        dy = np.ones_like(y)
+        for _ in range(2):
+            pullback(dy)
+            np.testing.assert_array_equal(dy, 1)
+            np.testing.assert_array_equal(keeps.given, keeps.copy)
+    y, saved = net.forward(x, Context.of_step(net, None))
+    net.backward(dy, saved, True)
+    np.testing.assert_array_equal(dy, 1)
+    np.testing.assert_array_equal(keeps.given, keeps.copy)

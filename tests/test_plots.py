@@ -1,5 +1,7 @@
 """The pictures: they are drawn without a warning, say what they should, and need no display."""
 
+import functools
+import itertools
 import subprocess
 import sys
 
@@ -9,7 +11,8 @@ import pytest
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-from fastconv import plots
+import fastconv
+from fastconv import models, plots
 
 CLASSES = tuple("0123456789")
 RNG = np.random.default_rng(0)
@@ -96,6 +99,82 @@ def test_long_and_foreign_class_names(tmp_path):
     plots.save(plots.mistakes(np.zeros((9, 1, 8, 8)), labels, probabilities, names, title="t"), tmp_path / "b.png")
 
 
+# --- captions --------------------------------------------------------------------------------------------------------
+
+
+def colliding(figure):
+    """Pairs of horizontal or vertical texts that overlap, and texts that leave the figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    hidden = set()
+    for axes in figure.axes:
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not (axes.axison and min(limits) <= tick.get_loc() <= max(limits)):
+                    hidden |= {tick.label1, tick.label2}
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer()), text.get_rotation())
+             for text in shown if text not in hidden]  # fmt: skip
+    found = []
+    for text, box, _ in boxes:
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > figure.bbox.width + 1 or box.y1 > figure.bbox.height + 1:
+            found.append((text, "the figure's edge"))
+    for (one, a, turned), (other, b, also) in itertools.combinations(boxes, 2):
+        apart = min(a.x1, b.x1) - max(a.x0, b.x0) < 0.5 or min(a.y1, b.y1) - max(a.y0, b.y0) < 0.5
+        if not (apart or turned % 90 or also % 90):
+            found.append((one, other))
+    return found
+
+
+LONG = ("W" * 30, "m" * 23, "iiii", "a rather long name of a class that nobody would choose", "x") * 6
+TITLE = "a folder with a long name, validation images, epoch 123 (best)"
+MAPS = [("name " * 12, np.ones((3, 8, 8)), np.ones((3, 8, 8))), ("b" * 50, np.arange(30.0), None),
+        ("s", np.ones((2, 90)), np.ones((2, 90)))]  # fmt: skip
+RISE = list(np.linspace(2, 0, 80))
+
+
+def captioned(kind, classes):
+    labels, probabilities = answers(1200, classes, 60)
+    if kind == "mistakes":
+        return plots.mistakes(np.zeros((1200, 1, 4, 4)), labels, probabilities, LONG[:classes], title=TITLE)
+    return plots.confusion_matrix(labels, probabilities.argmax(1), LONG[:classes], title=TITLE)
+
+
+CAPTIONED = {
+    **{f"{kind} {n}": functools.partial(captioned, kind, n) for kind in ("mistakes", "confusion") for n in (2, 5, 30)},
+    "curve": lambda: plots.training_curve(history(300, True), title=3 * TITLE, test_accuracy=0.9),
+    "record": lambda: plots.record_of_maps(MAPS, maps=3, title=2 * TITLE, left_out=3),
+    "scan": lambda: plots.scan(
+        RNG.random((1, 40, 60)), [("seven 99 %", 2, 3, 9, 9)], RNG.random((8, 9)), 0.5, title=2 * TITLE
+    ),
+    "dots": lambda: plots.dots({f"row {k} {TITLE}": {"fastconv": 1.0, "naive": 2} for k in range(30)}, title=2 * TITLE,
+                               label="times"),
+    "changes": lambda: plots.changes([(f"row {k}", 1 + k / 50, 0.9, 2, "slower") for k in range(40)], title=2 * TITLE),
+    "rates": lambda: plots.learning_rates([1e-6 * 1.2**k for k in range(80)], RISE, RISE, 1e-3),
+    "field": lambda: plots.receptive_field(
+        RNG.random((3, 30, 30)), [slice(-3, 9), slice(20, 40)], RNG.random((30, 30)), title=2 * TITLE
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_no_caption_overlaps_another(name):
+    assert colliding(CAPTIONED[name]()) == []
+
+
+def test_overlapping_captions_are_found():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.text(0.5, 0.5, "one")
+    figure.text(0.52, 0.5, "two")
+    figure.text(0.99, 0.1, "outside")
+    assert colliding(figure) == [("outside", "the figure's edge"), ("one", "two")]
+
+
 @pytest.mark.parametrize("reference", [None, 1.0])
 def test_dots(tmp_path, reference):
     groups = {"conv": {"numpy": 3.0, "fastconv": 1.0, "naive": 2000.0}, "relu": {"other": 1.5, "fastconv": 1.0}}
@@ -139,3 +218,38 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'a training curve needs matplotlib: pip install "fastconv\[plot\]"'):
         plots.training_curve(history(2))
+
+
+@pytest.mark.parametrize("suffix", plots.FORMATS)
+def test_the_timeline_of_a_training_step(tmp_path, suffix):
+    told = fastconv.explain(models.lenet5(), (2, 1, 28, 28))
+    told.plot(tmp_path / f"step{suffix}")
+    assert (tmp_path / f"step{suffix}").stat().st_size > 5000
+    drawn = texts(told.figure())
+    for words in ("training step", "ReLU+MaxPool2d", "11 Linear", "update SGD", "backward", "kept, kB"):
+        assert words in drawn
+    memory, axes = told.figure().axes
+    ends = [bar.get_x() + bar.get_width() for bars in axes.containers for bar in bars]
+    assert max(ends) == pytest.approx(sum(span.milliseconds for span in told.spans))
+    assert max(memory.get_lines()[0].get_ydata()) == pytest.approx(max(span.kept for span in told.spans) / 1e3)
+
+
+def test_the_timeline_of_an_inference_has_no_memory(tmp_path):
+    told = fastconv.explain(models.lenet5(), (2, 1, 28, 28), training=False)
+    told.plot(tmp_path / "inference.png")
+    assert len(told.figure().axes) == 1
+    assert "backward" not in texts(told.figure())
+    fastconv.explain(fastconv.Sequential(), (1, 2)).plot(tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match="must end in"):
+        told.plot(tmp_path / "inference.gif")
+
+
+def test_a_timelines_bars_hold_their_floor():
+    spans = [("a" * 100, "forward", 0.0, 4.0, 1.0, 10**9), ("b", "forward", 4.0, 2.0, 3.0, 10**9),
+             ("a" * 100, "backward", 6.0, 1.0, 0.5, 0)]  # fmt: skip
+    figure = plots.timeline(spans, title="t")
+    (_, forward_floor, _, backward_floor) = figure.axes[1].containers
+    assert [bar.get_width() for bar in forward_floor] == [1.0, 2.0]
+    assert [bar.get_y() for bar in backward_floor] == [bar.get_y() for bar in forward_floor][:1]
+    assert "kept, GB" in texts(figure)
+    assert "…" in texts(figure)

@@ -62,6 +62,29 @@ NETS = {  # containers, and operations that no layer of their own has
         ),
         (1, 2, 13),
     ),
+    "Sequential with a vector inside": (
+        fc.Sequential(
+            fc.Flatten(),
+            fc.Linear(12, 8, rng=0),
+            fc.Tanh(),
+            fc.Unflatten(1, (2, 4)),
+            conv(2, 2, 3),
+            fc.Identity(),
+            fc.Reshape(2, 2),
+        ),
+        (1, 2, 6),
+    ),
+    "Sequential of pixels": (
+        fc.Sequential(
+            fc.Conv2d(1, 4, 3, padding=1, rng=0),
+            fc.PixelShuffle(2),
+            fc.Conv2d(1, 1, 3, rng=0),
+            fc.PixelUnshuffle(1),
+            fc.AvgPool2d(3, 1),
+            fc.PixelUnshuffle(3),
+        ),
+        (1, 1, 8, 8),
+    ),
     "Function": (fc.Function("resize", scale=1.5, mode="linear"), (1, 2, 12)),
     "Function of a scale": (fc.Function("resize", scale=0.7), (1, 2, 20)),
     "Function of windows": (fc.Function("max_pool1d", kernel_size=3, stride=2, padding=1), (1, 2, 12)),
@@ -82,8 +105,10 @@ def read_by_nudging(layer, x_shape):
     layer, inference = layer.astype(np.float64), Context(training=False)
     x = rng.standard_normal(x_shape)
     before = layer.forward(x, inference)[0]
-    before = before.reshape(*before.shape[:2], *(before.shape[2:] or (1,) * (x.ndim - 2)))
-    found = np.zeros((*before.shape[2:], *x_shape[2:]), bool)
+    ndim = x.ndim - 2
+    spatial = before.shape[-ndim:] if before.ndim > ndim + 1 else (1,) * ndim  # the last axes
+    before = before.reshape(len(before), -1, *spatial)
+    found = np.zeros((*spatial, *x_shape[2:]), bool)
     for position in itertools.product(*map(range, x_shape[2:])):
         for nudge in NUDGES:
             nudged = x.copy()

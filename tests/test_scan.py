@@ -56,6 +56,14 @@ def random_net(*head, stride=2, channels=1, classes=3):
     )  # fmt: skip
 
 
+def test_a_net_that_takes_but_some_sizes_is_asked_about_every_crop():
+    net, image = fc.Sequential(fc.PixelUnshuffle(2), fc.Flatten(), fc.Linear(16, 3, rng=0)), picture()[:7, :9]
+    seen = analysis.scan(net, image, image_shape=(1, 4, 4))
+    assert seen.scores.shape == (3, 4, 6)
+    crops = np.stack([image[r : r + 4, c : c + 4][None] for r in range(4) for c in range(6)])
+    np.testing.assert_allclose(seen.scores.reshape(3, -1), softmax(net.predict(crops)).T, rtol=1e-5)
+
+
 def softmax(x):
     e = np.exp(x - x.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)

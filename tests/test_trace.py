@@ -1,6 +1,5 @@
-"""What FASTCONV_TRACE and `explain` tell: each pass, its shapes, FLOPs and scratch memory; and that nothing changes."""
+"""What FASTCONV_TRACE tells: each pass, its shapes, FLOPs and scratch memory; and that nothing changes."""
 
-import json
 import os
 import re
 import subprocess
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, models, vjp
-from fastconv.analysis import explain as explanation
+from fastconv import functional, vjp
 from fastconv.engine import ALGORITHMS, trace
 from fastconv.lab.shapes import ConvShape, conv_case
 from fastconv.machine import memory
@@ -128,102 +126,3 @@ def test_the_machines_rate_is_measured_once():
     fastconv.set_num_threads(1)
     assert found.share == pytest.approx(2 * half)
     assert found.share == pytest.approx(found.gflops / rate)
-
-
-# --- explain ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def one_run(monkeypatch):
-    monkeypatch.setattr(explanation, "RUNS", 1)
-
-
-def small_net():
-    return fastconv.Sequential(
-        fastconv.Conv2d(2, 4, 3, padding=1, rng=0),
-        fastconv.BatchNorm2d(4),
-        fastconv.ReLU(),
-        fastconv.Residual(fastconv.Conv2d(4, 4, 3, padding=1, rng=1)),
-        fastconv.Dropout(0.5),
-        fastconv.Flatten(),
-        fastconv.Linear(4 * 6 * 5, 3, rng=2),
-    )
-
-
-def test_explain_has_a_row_for_every_pass():
-    told = fastconv.explain(small_net(), (2, 2, 6, 5))
-    found = {(row.layer, row.direction): row for row in told.rows}
-    assert len(found) == len(told.rows)
-    convolution = ["forward", "dx", "dw", "other"]
-    others = ["forward", "backward"]
-    expected = {"0": ["forward", "dw", "other"], "1": others, "2": others, "3": others, "3.body": convolution}
-    expected |= {"4": others, "5": others, "6": others}
-    assert list(found) == [(name, direction) for name, directions in expected.items() for direction in directions]
-    row = found["3.body", "dx"]
-    assert (row.kind, row.output_shape) == ("Conv2d", (2, 4, 6, 5))
-    assert row.algorithm in NAMES
-    assert row.workspace > 0
-    assert row.gflops == pytest.approx(2 * 2 * 4 * 6 * 5 * 4 * 9 / row.milliseconds / 1e6)
-    assert row.share == pytest.approx(row.gflops / told.gemm / told.threads)
-    assert found["6", "forward"].algorithm is None
-    assert all(row.milliseconds > 0 for row in told.rows if row.direction != "other")
-
-
-def test_explain_prints_a_table():
-    told = fastconv.explain(small_net(), (2, 2, 6, 5))
-    head, _, names, rule, *lines = str(told).splitlines()
-    assert head.startswith("input 2x2x6x5 float32, a training step on ")
-    assert names.split() == ["layer", "output", "pass", "algorithm", "workspace", "ms", "GFLOP/s", "of", "GEMM"]
-    assert set(rule) == {"-", " "}
-    assert len(lines) == len(told.rows) + 1
-    assert lines[0].split()[:4] == ["0", "Conv2d", "2x4x6x5", "forward"]
-    assert lines[-1].startswith("sum")
-    assert json.loads(json.dumps(told.as_dict()))["rows"][0]["layer"] == "0"
-
-
-def test_explain_leaves_the_net_alone():
-    net = small_net().eval()
-    before, draws = net.state_dict(), fastconv.random.default_generator().bit_generator.state
-    fastconv.explain(net, (2, 2, 6, 5))
-    assert not net.training
-    assert fastconv.random.default_generator().bit_generator.state == draws
-    for name, array in net.state_dict().items():
-        np.testing.assert_array_equal(array, before[name])
-    assert "forward" not in vars(net)
-    assert "forward" not in vars(net[0])
-
-
-def test_explain_a_single_layer_and_a_shared_one():
-    told = fastconv.explain(fastconv.ConvTranspose1d(3, 4, 4, stride=2).astype(np.float64), (2, 3, 10))
-    assert told.dtype == "float64"
-    assert [(row.layer, row.direction) for row in told.rows] == [("", "forward"), ("", "dw"), ("", "other")]
-    shared = fastconv.Conv1d(3, 3, 3, padding=1)
-    once = fastconv.explain(fastconv.Sequential(shared, fastconv.ReLU()), (2, 3, 10))
-    twice = fastconv.explain(fastconv.Sequential(shared, fastconv.ReLU(), shared), (2, 3, 10))
-    assert [row.layer for row in twice.rows].count("0") == 4  # one dx, of its second call
-    work = [sum(r.gflops * r.milliseconds for r in told.rows if r.direction == "dw") for told in (once, twice)]
-    assert work[1] == pytest.approx(2 * work[0])
-
-
-@pytest.mark.parametrize("net", ["lenet5", "mnist_cnn", "vgg_cifar"])
-def test_workspace_stays_under_the_limit(net):
-    image = (3, 32, 32) if net == "vgg_cifar" else (1, 28, 28)
-    for limit in (64 << 20, 8 << 20):
-        fastconv.set_workspace_limit(limit)
-        told = fastconv.explain(models.build(net, image, 10, rng=0), (4, *image))
-        assert told.workspace_limit == limit
-        assert max(row.workspace for row in told.rows) <= limit
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "match"),
-    [
-        ((models.lenet5(), (1, 3, 28, 28)), fastconv.ShapeError, "as many channels as x has"),
-        ((models.lenet5(), (1, 0, 28, 28)), fastconv.ShapeError, "input_shape must be at least 1, got 0"),
-        ((models.lenet5(), (1, 1.5, 28, 28)), TypeError, "input_shape must be an integer"),
-        ((functional.conv2d, (1, 3, 28, 28)), TypeError, "explain: net must be a layer or a net"),
-    ],
-)
-def test_explain_refuses(arguments, error, match):
-    with pytest.raises(error, match=match):
-        fastconv.explain(*arguments)

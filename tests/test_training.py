@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from fastconv import Trainer, augment, optim
 from fastconv.ops import registry
 from fastconv.training import checkpoint
 from fastconv.training import trainer as trainer_module
-from fastconv.training.data import ArrayBatches
+from fastconv.training.data import ArrayBatches, generator
 from fastconv.training.history import History
+from fastconv.training.mixing import Mixed
 from fastconv.training.step import Loss
 
 RNG = np.random.default_rng(0)
@@ -219,6 +221,66 @@ def test_saved_between_two_calls_of_fit(tmp_path):
     assert_same_run(halves, Trainer.resume(tmp_path / "file"))
     halves.fit(X, Y, epochs=4)
     assert_same_run(halves, straight)
+
+
+def mixing_run(path, **options):
+    if path is not None and Path(path).exists():
+        trainer = Trainer.resume(path)
+    else:
+        loss = functools.partial(fc.functional.cross_entropy, label_smoothing=0.1)
+        trainer = Trainer(make_net(), optim.SGD(0.05), loss, seed=5, checkpoint=path, checkpoint_every=1)
+    aug = augment.Compose(augment.Flip(), augment.OneOf(augment.MixUp(0.5), augment.CutMix()))
+    trainer.fit(X, Y, epochs=3, batch_size=16, validation_data=HELD_OUT, augment=aug, **options)
+    return trainer
+
+
+def test_mixed_images_resume_to_the_same_bits(tmp_path):
+    straight = mixing_run(None)
+    path = tmp_path / "run"
+
+    def stop(trainer, record):
+        return trainer.epoch == 2
+
+    mixing_run(path, callbacks=[stop])
+    assert Trainer.resume(path).epoch == 2
+    assert_same_run(mixing_run(path), straight)
+    assert all(0 < record["accuracy"] <= 1 for record in straight.history)
+
+
+def test_a_step_on_mixed_images_is_that_on_their_mixed_targets():
+    """A step with MixUp is one on the mixed batch with the mixed probabilities as targets, computed by hand."""
+    mix = augment.MixUp(0.7)
+    trainer = Trainer(make_net(), optim.SGD(0.1), seed=3)
+    x, y = X[:20], Y[:20]
+    before = deepcopy(trainer.net)
+    trainer.fit(x, y, epochs=1, batch_size=20, augment=mix)
+    order = generator(3, 0, 0).permutation(20)
+    rng = generator(3, 1, 0)
+    mixed, targets = mix(x[order], rng, targets=np.eye(4, dtype=np.float32)[y[order]])
+    loss, gradients = fc.value_and_grad(before, "cross_entropy", mixed, targets, rng=rng)
+    assert trainer.history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+    for name, parameter in trainer.net.parameters().items():
+        expected = before.parameters()[name] - 0.1 * gradients[name]
+        np.testing.assert_allclose(parameter, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_targets():
+    shares = np.array([[0.75, 0.25, 0], [0, 1, 0], [0.5, 0, 0.5]])
+    mixed = Mixed(np.array([2, 0, 2]), shares)
+    expected = [[0.25, 0, 0.75, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    np.testing.assert_array_equal(mixed.mixed_for(np.zeros((3, 4), np.float32)), np.array(expected, np.float32))
+    np.testing.assert_array_equal(mixed.labels, [2, 0, 2])
+    floats = Mixed(np.arange(6.0).reshape(3, 2), shares)
+    np.testing.assert_array_equal(floats.mixed_for(np.zeros((3, 2))), shares @ floats.targets)
+    for targets, message in (([2, 0, 4], "classes from 0 to 3, got 0 to 4"), ([-100, 0, 1], "got -100 to 1")):
+        with pytest.raises(ValueError, match=message):
+            Mixed(np.array(targets), shares).mixed_for(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"class indices \(N,\) for an output \(N, C\), or floats; got int64 \(3, 2\)"):
+        Mixed(np.zeros((3, 2), int), shares).mixed_for(np.zeros((3, 4, 2)))
+    net = fc.Sequential(fc.Flatten(), fc.Linear(X[0].size, 2, rng=0))
+    trainer = Trainer(net, optim.SGD(0.01), "mse_loss")  # floats are mixed as they are
+    trainer.fit(X, np.eye(2, dtype=np.float32)[Y % 2], epochs=1, batch_size=16, augment=augment.CutMix())
+    assert "accuracy" not in trainer.history[0]
 
 
 def test_float64_and_streams_resume(tmp_path):
@@ -814,7 +876,7 @@ def test_bad_calls(arguments, options, error, message):
     [
         (lambda: Trainer("net", optim.SGD(0.1)), "Trainer: net must be a layer"),
         (lambda: Trainer(make_net(), 0.1), "Trainer: optimizer must be one of fastconv.optim's"),
-        (lambda: Trainer(make_net(), optim.SGD(0.1), lambda y, t: 0), "loss must be the name of an operation"),
+        (lambda: Trainer(make_net(), optim.SGD(0.1), 3), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), "cross"), "loss must be the name of an operation"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), seed=-1), "Trainer: seed must be at least 0"),
         (lambda: Trainer(make_net(), optim.SGD(0.1), checkpoint_every=0), "checkpoint_every must be at least 1"),
@@ -834,9 +896,9 @@ def anonymous_memory():
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it, no more."""
+    """A memory-mapped uint8 set of 120 MB: a step holds a batch of it and those that are ready, no more."""
     peaks = []
-    for samples in (1_000, 40_000):
+    for samples in (4_000, 40_000):
         path = tmp_path / str(samples)
         with path.open("wb") as file:
             file.truncate(samples * 3072)  # a hole: it takes no room on the disk
@@ -1067,7 +1129,8 @@ def test_progress(capsys, monkeypatch):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         fit(progress)
-        assert "epoch 1/2: 100%" in terminal.getvalue() and "val_accuracy" in terminal.getvalue()
+        shown = terminal.getvalue()
+        assert "epoch 1/2:   0%" in shown and "\repoch 2/2  loss " in shown and "val_accuracy" in shown
     monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -1084,7 +1147,10 @@ def test_a_bar_on_terminals_of_known_and_unknown_width(columns):
 
     terminal, standard_error = os.openpty()
     fcntl.ioctl(standard_error, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = "from fastconv.training.progress import Progress; p = Progress(True, 1); p.start(1, 5, 2); p.close()"
+    code = (
+        "from fastconv.training.history import History; from fastconv.training.progress import Progress; "
+        "p = Progress(True, 1, History()); p.start(1, 5, 2); p.close()"
+    )
     subprocess.run([sys.executable, "-c", code], stderr=standard_error, check=True)
     os.close(standard_error)
     shown = os.read(terminal, 4096).decode()
@@ -1331,3 +1397,262 @@ def test_amsgrads_memory_is_kept(tmp_path):
 
 def test_lazy_name():
     assert fc.Trainer is trainer_module.Trainer
+
+
+# --- weights of samples and classes, large steps, averages, the learning rate ----------------------------------------
+
+
+def double_net(outputs=4):
+    return fc.Sequential(fc.Flatten(), fc.Linear(64, 5, rng=0), fc.Tanh(), fc.Linear(5, outputs, rng=1)).astype(float)
+
+
+def after_fit(X, y, batch_size=90, loss="cross_entropy", outputs=4, epochs=2, **options):
+    """The weights, and the last record."""
+    trainer = Trainer(double_net(outputs), optim.SGD(0.3, momentum=0.5), loss, seed=2)
+    return trainer.net.state_dict, trainer.fit(X, y, epochs, batch_size, **options)[-1]
+
+
+def assert_same_outcome(one, other, loss=True):
+    (state, record), (others, other_record) = one, other
+    for name, array in state().items():
+        np.testing.assert_allclose(array, others()[name], rtol=1e-10, atol=1e-13, err_msg=name)
+    if loss:
+        assert record["loss"] == pytest.approx(other_record["loss"], rel=1e-10)
+
+
+WEIGHED = {
+    "cross_entropy": ("cross_entropy", Y),
+    "smoothed": (functools.partial(fc.functional.cross_entropy, label_smoothing=0.2), Y),
+    "weighted": (functools.partial(fc.functional.cross_entropy, weight=[1, 2, 0.5, 3]), Y),
+    "ignoring": (functools.partial(fc.functional.cross_entropy, ignore_index=2), Y),
+    "probabilities": ("cross_entropy", np.random.default_rng(3).dirichlet(np.ones(4), 90)),
+    "nll": (functools.partial(fc.functional.nll_loss, ignore_index=1), Y),
+    "mse": ("mse_loss", np.random.default_rng(4).normal(size=(90, 4))),
+    "bce": (functools.partial(fc.functional.bce_with_logits, pos_weight=[1, 2, 3, 4.0]), np.eye(4)[Y]),
+    "sum": (functools.partial(fc.functional.mse_loss, reduction="sum"), 0.1 * np.eye(4)[Y]),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_a_weight_is_a_number_of_copies(name):
+    loss, y = WEIGHED[name]
+    copies = np.random.default_rng(0).integers(0, 4, 90)
+    weighted = after_fit(X, y, loss=loss, sample_weight=copies)
+    repeated = after_fit(np.repeat(X, copies, axis=0), np.repeat(y, copies, axis=0), 500, loss)
+    assert_same_outcome(weighted, repeated)
+    if name != "sum":
+        assert_same_outcome(weighted, after_fit(X, y, loss=loss, sample_weight=0.1 * copies))
+    trainer = Trainer(double_net(), optim.SGD(0.1), loss)
+    of_all = trainer.evaluate(np.repeat(X, copies, axis=0), np.repeat(y, copies, axis=0)).loss
+    for size in (7, 90):
+        assert trainer.evaluate(X, y, size, sample_weight=copies).loss == pytest.approx(of_all, rel=1e-10)
+    history = trainer.fit(X, y, 1, validation_data=(X, y, copies))
+    assert history[-1]["val_loss"] == trainer.evaluate(X, y, sample_weight=copies).loss
+
+
+def test_weights_of_classes():
+    factors = {0: 1, 1: 5.0, 3: np.float32(0.25)}
+    listed = functools.partial(fc.functional.cross_entropy, weight=[1, 5, 1, 0.25])
+    assert_same_outcome(after_fit(X, Y, 16, class_weight=factors), after_fit(X, Y, 16, listed))
+    some, of_some = X[:77], Y[:77]
+    balanced = {c: 77 / (4 * (of_some == c).sum()) for c in range(4)}
+    expected = after_fit(some, of_some, 16, class_weight=balanced)
+    assert_same_outcome(after_fit(some, of_some, 16, class_weight="balanced"), expected)
+    both = after_fit(X, Y, 16, class_weight=factors, sample_weight=np.arange(90))
+    product = np.arange(90) * np.array([1, 5, 1, 0.25])[Y]
+    assert_same_outcome(both, after_fit(X, Y, 16, sample_weight=product))
+    probabilities = after_fit(X, np.eye(4)[Y], 16, class_weight=factors)
+    assert_same_outcome(probabilities, after_fit(X, Y, 16, class_weight=factors))
+    assert_same_outcome(after_fit(X, Y, 16, class_weight={}), after_fit(X, Y, 16))
+
+
+def test_weights_of_pixels():
+    labels = (X[:, 0] * 2.9).astype(int) % 3
+    labels[:, 0] = -100
+    nets = [fc.Conv2d(1, 3, 3, padding=1, rng=0).astype(float) for _ in range(3)]
+    weight = np.random.default_rng(0).random((90, 8, 8))
+    listed = functools.partial(fc.functional.cross_entropy, weight=[1, 2, 3.0])
+    Trainer(nets[0], optim.SGD(0.1)).fit(X, labels, 1, 30, class_weight={1: 2, 2: 3})
+    Trainer(nets[1], optim.SGD(0.1), listed).fit(X, labels, 1, 30)
+    np.testing.assert_allclose(nets[0].weight, nets[1].weight, rtol=1e-12)
+    Trainer(nets[2], optim.SGD(0.1)).fit(X, labels, 1, 30, sample_weight=weight)
+    assert not np.allclose(nets[2].weight, nets[1].weight)
+    with pytest.raises(
+        fc.ShapeError, match=r"weights must be one a sample, \(30,\), or one a loss, \(30, 8, 8\); got \(30, 8\)"
+    ):
+        Trainer(nets[2], optim.SGD(0.1)).fit(X, labels, 1, 30, sample_weight=weight[..., 0])
+
+
+def test_weights_come_with_batches():
+    weight = np.linspace(0.5, 2, 90)
+    batches = [(X[part], Y[part], weight[part]) for part in (slice(40), slice(40, 90))]
+    trainer = Trainer(double_net(), optim.SGD(0.1))
+    trainer.fit(batches, epochs=1, validation_data=batches)
+    by_hand = double_net()
+    parameters = by_hand.parameters()
+    for x, y, w in batches:
+        single = [fc.value_and_grad(by_hand, "cross_entropy", x[i : i + 1], y[i : i + 1])[1] for i in range(len(x))]
+        mean = {name: np.average([g[name] for g in single], axis=0, weights=w) for name in parameters}
+        optim.SGD(0.1).step(parameters, mean)
+    for name, array in by_hand.state_dict().items():
+        np.testing.assert_allclose(array, trainer.net.state_dict()[name], rtol=1e-10, atol=1e-14)
+    assert trainer.history[-1]["val_loss"] == pytest.approx(trainer.evaluate(X, Y, sample_weight=weight).loss)
+
+
+def test_weights_are_mixed_with_their_images():
+    mixing = augment.MixUp()
+    whole = after_fit(X, Y, 30, augment=mixing, class_weight={1: 3})
+    factors = np.array([1, 3, 1, 1.0])[Y]
+    assert_same_outcome(whole, after_fit(X, Y, 30, augment=mixing, sample_weight=factors))
+    alike = after_fit(X, Y, 30, augment=mixing, sample_weight=np.full(90, 0.3))
+    assert_same_outcome(alike, after_fit(X, Y, 30, augment=mixing))
+    assert 0 < after_fit(X, Y, 30, augment=mixing, metrics="f1")[1]["f1"] < 1
+
+
+def test_wrong_weights():
+    trainer = Trainer(linear_net(), optim.SGD(0.1))
+    for options, error, message in (
+        (
+            {"sample_weight": np.ones(3)},
+            ValueError,
+            r"sample_weight must have one entry a sample, 90, got shape \(3,\)",
+        ),
+        ({"sample_weight": np.full(90, -1)}, ValueError, "sample_weight must be finite and not negative, got -1"),
+        ({"sample_weight": np.full(90, np.nan)}, ValueError, "sample_weight must be finite"),
+        ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight is zero for all samples"),
+        ({"sample_weight": ["x"] * 90}, TypeError, "sample_weight must hold real numbers"),
+        ({"class_weight": "equal"}, ValueError, "class_weight must be 'balanced' or {class: weight}, got 'equal'"),
+        ({"class_weight": [1, 2]}, TypeError, r"class_weight must be 'balanced' or {class: weight}, got \[1, 2\]"),
+        ({"class_weight": {0: -1}}, ValueError, "class_weight: of 0 must be finite and at least 0, got -1"),
+        ({"class_weight": {"a": 1}}, TypeError, "class_weight: a class must be an integer, got 'a'"),
+        ({"class_weight": {10**9: 1}}, ValueError, "class_weight has a class 1000000000, beyond"),
+        ({"accumulate": 0}, ValueError, "accumulate must be at least 1, got 0"),
+        ({"average": 1.0}, ValueError, "average must be below 1"),
+        ({"average": "x"}, TypeError, "average must be a number"),
+    ):
+        with pytest.raises(error, match=f"fit: {message}"):
+            trainer.fit(X, Y, 1, **options)
+    with pytest.raises(TypeError, match="fit: sample_weight goes with arrays"):
+        trainer.fit([(X, Y)], epochs=1, sample_weight=np.ones(90))
+    with pytest.raises(ValueError, match="class_weight='balanced' needs y as one array"):
+        trainer.fit([(X, Y)], epochs=1, class_weight="balanced")
+    for labels in (Y - 1, Y + 10**7):
+        with pytest.raises(ValueError, match="class_weight needs targets that are class indices from 0, got"):
+            trainer.fit(X, labels, 1, class_weight="balanced")
+    assert trainer.step == 0
+    fc.register("own_loss", lambda x, y: (np.square(x).mean(), x), lambda dy, x: dy * 2 * x / x.size, replace=True)
+    with pytest.raises(ValueError, match="own_loss: weights of samples need a loss of each sample"):
+        Trainer(linear_net(), optim.SGD(0.1), "own_loss").fit(X, Y, 1, sample_weight=np.ones(90))
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_small_batches_make_a_large_step(name):
+    loss, y = WEIGHED[name]
+    options = {} if name == "sum" else {"sample_weight": np.random.default_rng(5).random(90)}
+    large = after_fit(X, y, 36, loss, **options)
+    small = after_fit(X, y, 6, loss, accumulate=6, **options)
+    assert_same_outcome(small, large)
+    assert large[1]["step"] == small[1]["step"] == 6
+    with_validation = after_fit(X, y, 6, loss, accumulate=6, validation_data=(X, y), **options)
+    assert_same_outcome(with_validation, large)
+
+
+def test_steps_of_several_batches_are_counted(tmp_path):
+    """By the schedule, the checkpoint and the bar; the last of an epoch may be short."""
+    seen = []
+    optimizer = optim.SGD(optim.Linear(0.1))
+    trainer = Trainer(make_net(), optimizer, checkpoint=tmp_path / "file", checkpoint_every=2)
+    trainer.fit(X, Y, 2, 10, accumulate=4, callbacks=[lambda trainer, record: seen.append(record["lr"])])
+    assert (trainer.step, optimizer.total_steps) == (6, 6)
+    assert seen == pytest.approx([0.1 * 4 / 6, 0.1 / 6])
+    assert trainer.net[1].num_batches_tracked == 18
+    assert Trainer.resume(tmp_path / "file").step == 6
+
+
+def test_a_step_that_fails_in_its_second_batch_changes_nothing():
+    net = make_net(dropout=0)
+    trainer = Trainer(net, optim.SGD(0.1))
+    before = net.state_dict()
+    bad = X[:30].copy()
+    bad[3] = np.nan
+    with pytest.raises(FloatingPointError, match="the batch itself holds NaN"):
+        trainer.fit([(X[:30], Y[:30]), (bad, Y[:30])], epochs=1, accumulate=2)
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert trainer.step == 0
+
+
+def test_the_average_of_the_weights(tmp_path):
+    path = tmp_path / "file"
+    trainer = Trainer(make_net(), optim.SGD(0.2), checkpoint=path, checkpoint_every=1)
+    states = []
+
+    class Follow(fc.callbacks.Callback):
+        def on_step_end(self, trainer, record):
+            states.append({name: array.astype(float) for name, array in trainer.net.parameters().items()})
+
+    history = trainer.fit(X, Y, 3, 30, validation_data=HELD_OUT, average=0.8, callbacks=[Follow()])
+    expected = states[0]
+    for state in states[1:]:
+        expected = {name: 0.8 * expected[name] + 0.2 * array for name, array in state.items()}
+    average, own = trainer.average_state, trainer.net.state_dict()
+    assert average.keys() == own.keys()
+    for name, array in average.items():
+        np.testing.assert_allclose(array, expected.get(name, own[name]), rtol=1e-5, atol=1e-6)
+    assert trainer.evaluate(*HELD_OUT).loss != history[-1]["val_loss"]
+    for name, array in fc.load_weights(path, key="average").items():
+        np.testing.assert_array_equal(array, average[name])
+    trainer.restore_average()
+    assert trainer.evaluate(*HELD_OUT).loss == history[-1]["val_loss"]
+    best = fc.load(path, best=True)
+    score = fc.functional.cross_entropy(best.predict(HELD_OUT[0]), HELD_OUT[1])
+    chosen = history[trainer.best_epoch - 1]
+    assert float(score) == pytest.approx(chosen["val_loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="restore_average: there is no average"):
+        Trainer(make_net(), optim.SGD(0.1)).restore_average()
+
+
+def test_validation_that_fails_leaves_the_weights(tmp_path):
+    trainer = Trainer(linear_net(), optim.SGD(0.2))
+    trainer.fit(X, Y, 1, 30, average=0.5)
+    before = trainer.net.state_dict()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_evaluate", stop)
+        patch.setattr(optim.SGD, "_update", lambda *_: None)
+        trainer.fit(X, Y, 2, 30, average=0.5, validation_data=HELD_OUT)
+    for name, array in trainer.net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_the_learning_rate_finder_changes_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    trainer = Trainer(make_net(), optim.Adam(optim.Cosine(0.1)), checkpoint=tmp_path / "file")
+    trainer.fit(X, Y, 2, 30, callbacks=[lambda *_: True])
+    before = trainer.net.state_dict(), repr(trainer.optimizer), trainer.optimizer.state_dict()["updates"]
+    found = trainer.find_lr(X, Y, 30, steps=40, highest=100)
+    assert (repr(trainer.optimizer), trainer.optimizer.state_dict()["updates"]) == before[1:]
+    for name, array in trainer.net.state_dict().items():
+        np.testing.assert_array_equal(array, before[0][name])
+    assert (trainer.step, trainer.epoch, len(trainer.history)) == (3, 1, 1)
+    assert found.rates[0] == 1e-6 and 3 < len(found.rates) <= 40
+    assert found.rates == sorted(found.rates) and len(found.losses) == len(found.rates)
+    assert found.rates[0] < found.suggestion < found.rates[int(np.argmin(found.smoothed))]
+    assert f"{found.suggestion:.3g}, which is suggested" in str(found)
+    found.plot(tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert trainer.find_lr(X, Y, 30, steps=40, highest=100) == found
+    for wrong in ({"lowest": 0}, {"lowest": 2, "highest": 1}, {"steps": 1}):
+        with pytest.raises(ValueError, match="find_lr: "):
+            trainer.find_lr(X, Y, **wrong)
+
+
+def test_a_rate_that_was_found_trains():
+    (train, labels), _ = fc.datasets.load_digits()
+    trainer = Trainer(fc.models.digits_cnn(rng=0), optim.SGD(0.1, momentum=0.9))
+    trainer.optimizer.lr = trainer.find_lr(train, labels, 64).suggestion
+    assert 1e-3 < trainer.optimizer.lr < 0.3
+    assert trainer.fit(train, labels, 2, 64)[-1]["accuracy"] > 0.9

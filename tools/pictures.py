@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -34,8 +35,8 @@ def of_example(name: str, folder: Path, data: Path | None) -> None:
 
 
 def of_training(folder: Path) -> None:
-    """The three pictures of `fastconv train digits`, one above the other."""
-    from PIL import Image
+    """The three pictures of `fastconv train digits`, one above the other; what they show is in the file as data."""
+    from PIL import Image, PngImagePlugin
 
     subprocess.run([sys.executable, "-m", "fastconv", "train", "digits", "--out", str(folder / "run")], check=True)
     parts = [Image.open(folder / "run" / name) for name in ("curve.png", "mistakes.png", "confusion.png")]
@@ -49,7 +50,11 @@ def of_training(folder: Path) -> None:
     sheet.paste(curve, (0, (top - curve.height) // 2))
     sheet.paste(confusion, (width - side, 0))
     sheet.paste(mistakes, (0, top))
-    sheet.save(folder / f"{DIGITS}.png", optimize=True)
+    result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
+    images, mistakes_ = result["test_images"], result["test_mistakes"]
+    info = PngImagePlugin.PngInfo()
+    info.add_text("numbers", json.dumps({"images": images, "right": images - mistakes_}))
+    sheet.save(folder / f"{DIGITS}.png", optimize=True, pnginfo=info)
 
 
 def of_measurement(name: str, folder: Path) -> None:

@@ -48,12 +48,12 @@ cdef struct Activation:
 
 def activate(int kind, x, y, double a, double b, int num_threads):
     """y = f(x); kind: the function's place in activation.h, a and b its parameters. x, of y's type, fills a run of
-    memory in some order of its axes, y that run in C order."""
+    memory in some order of its axes, y that run in C order; relu's y may be x."""
     over_run(kind, None, x, y, a, b, num_threads)
 
 
 def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
-    """dx = dy * f'(x); dy lies as dx. Raises ValueError for arrays of several types or sizes."""
+    """dx = dy * f'(x); dy lies as dx, and may be relu's. Raises ValueError for arrays of several types or sizes."""
     over_run(kind, dy, x, dx, a, b, num_threads)
 
 

@@ -97,8 +97,19 @@ TARGET INLINE REAL NAME(hardswish_slope)(REAL x)
     return x <= -3 ? 0 : slope;
 }
 
+/* relu in place. */
+TARGET static void NAME(rectify)(REAL *restrict y, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        y[i] = y[i] < 0 ? 0 : y[i];
+}
+
 TARGET static void NAME(activate)(int kind, const REAL *restrict x, REAL *restrict y, ptrdiff_t count, REAL a, REAL b)
 {
+    if (kind == RELU && x == y) {
+        NAME(rectify)(y, count);
+        return;
+    }
     switch (kind) {
     case RELU: EACH(y[i] = x[i] < 0 ? 0 : x[i]);
     case LEAKY_RELU: EACH(REAL below = x[i] * a; y[i] = x[i] > 0 ? x[i] : below);
@@ -113,9 +124,20 @@ TARGET static void NAME(activate)(int kind, const REAL *restrict x, REAL *restri
     }
 }
 
+/* relu's, over dy. */
+TARGET static void NAME(gate)(const REAL *restrict x, REAL *restrict dx, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        dx[i] = x[i] <= 0 ? 0 : dx[i];
+}
+
 TARGET static void NAME(activate_backward)(
     int kind, const REAL *restrict dy, const REAL *restrict x, REAL *restrict dx, ptrdiff_t count, REAL a, REAL b)
 {
+    if (kind == RELU && dy == dx) {
+        NAME(gate)(x, dx, count);
+        return;
+    }
     switch (kind) {
     case RELU: EACH(REAL d = dy[i]; dx[i] = x[i] <= 0 ? 0 : d);
     case LEAKY_RELU: EACH(REAL d = dy[i]; REAL below = d * a; dx[i] = x[i] > 0 ? d : below);

@@ -4,8 +4,8 @@ Fresh pages cost more than the arithmetic of a ReLU: a training step asks for th
 block is kept for the next request of its size class. A block belongs to whoever holds an array on it; nobody else sees
 it.
 
-Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena, whose
-free parts join.
+Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena,
+whose free parts join.
 """
 
 from bisect import bisect_left

@@ -182,7 +182,7 @@ def products(
     """sums[image, block] (2, width) = the sums of dy and of dy * (x - mean) over a block of rows.
 
     relu: with dy only where what `normalise` made of x with these coefficients (3, images, width) is above 0. y: with
-    dy only where y is above 0, which is also written to `gated`.
+    dy only where y is above 0, which is also written to `gated`, which may be dy.
     """
     cdef Py_ssize_t width = sums.shape[3], blocks = sums.shape[1], count = sums.shape[0] * blocks
     if count == 0:
@@ -348,7 +348,7 @@ def scale_shift_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
     Py_ssize_t block_rows, int num_threads, const floating[:, ::1] before=None,
 ):
-    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width).
+    """dx = dy * scale + (x - mean) * slope + shift; coefficients (4, images, width). dx may be dy.
 
     before (images, width): with dy only where (x - mean) * scale + before is above 0.
     """

@@ -86,25 +86,39 @@ TARGET static void NAME(relu_products)(
 }
 #undef GRADIENT
 
-/* The same with dy where y is not 0, which is written to `gated`. */
+/* The same with dy where y is not 0, which is written to `gated`; over: that is where dy stands already. */
 #define GRADIENT(i) (gated[(i) * width + j])
-TARGET static void NAME(gated_products)(
+#define GATED (y[j] <= 0 ? 0 : over ? gated[j] : dy[j])
+TARGET INLINE void NAME(gate_and_sum)(
     const REAL *restrict dy, const REAL *restrict y, const REAL *restrict x, const REAL *restrict mean,
-    REAL *restrict gated, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width)
+    REAL *restrict gated, double *restrict sums, double *restrict products, ptrdiff_t count, ptrdiff_t width,
+    const int over)
 {
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = products[j] = 0;
-    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, y += 8 * width, x += 8 * width, gated += 8 * width) {
+    for (; count >= 8 * width; count -= 8 * width, dy += over ? 0 : 8 * width, y += 8 * width, x += 8 * width,
+                               gated += 8 * width) {
         for (ptrdiff_t j = 0; j < 8 * width; j++)
-            gated[j] = y[j] <= 0 ? 0 : dy[j];
+            gated[j] = GATED;
         EIGHT_PRODUCTS
     }
-    for (; count > 0; count -= width, dy += width, y += width, x += width, gated += width) {
+    for (; count > 0; count -= width, dy += over ? 0 : width, y += width, x += width, gated += width) {
         for (ptrdiff_t j = 0; j < LEAST(count, width); j++)
-            gated[j] = y[j] <= 0 ? 0 : dy[j];
+            gated[j] = GATED;
         ONE_PRODUCT
     }
 }
+
+TARGET static void NAME(gated_products)(
+    const REAL *dy, const REAL *y, const REAL *x, const REAL *mean, REAL *gated, double *sums, double *products,
+    ptrdiff_t count, ptrdiff_t width)
+{
+    if (dy == gated)
+        NAME(gate_and_sum)(y, y, x, mean, gated, sums, products, count, width, 1);
+    else
+        NAME(gate_and_sum)(dy, y, x, mean, gated, sums, products, count, width, 0);
+}
+#undef GATED
 #undef GRADIENT
 
 /* Whether y can go past the caches: rows of whole vectors, to addresses that these divide. */
@@ -160,14 +174,14 @@ TARGET static void NAME(scale_shift)(
 }
 
 /* dx = dy * scale + (x - mean) * slope + shift; with dy where (x - mean) * scale + before, which relu was applied to, is
-   above 0, if RECTIFIED. */
-#define SCALE_SHIFT_BACKWARD(name, RECTIFIED)                                                                          \
+   above 0, if RECTIFIED; where dx stands, if OVER. */
+#define SCALE_SHIFT_BACKWARD(name, RECTIFIED, OVER)                                                                    \
     TARGET NOINLINE void NAME(name)(                                                                                   \
         const REAL *restrict dy, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,        \
         const REAL *restrict slope, const REAL *restrict shift, const REAL *restrict before, REAL *restrict dx,        \
         ptrdiff_t count, ptrdiff_t width, int far)                                                                     \
     {                                                                                                                  \
-        if (far && NAME(streams)(dx, width)) {                                                                         \
+        if (!OVER && far && NAME(streams)(dx, width)) {                                                                \
             for (; count >= width; count -= width, dy += width, x += width, dx += width)                               \
                 for (ptrdiff_t j = 0; j < width; j += LANES) {                                                         \
                     const Reals centred = AT(x) - AT(mean);                                                            \
@@ -180,23 +194,29 @@ TARGET static void NAME(scale_shift)(
                 }                                                                                                      \
             fence();                                                                                                   \
         }                                                                                                              \
-        for (; count > 0; count -= width, dy += width, x += width, dx += width)                                        \
+        for (; count > 0; count -= width, dy += OVER ? 0 : width, x += width, dx += width)                             \
             for (ptrdiff_t j = 0; j < LEAST(count, width); j++) {                                                      \
-                REAL d = dy[j];                                                                                        \
+                REAL d = OVER ? dx[j] : dy[j];                                                                         \
                 if (RECTIFIED)                                                                                         \
                     d = CENTRED(0) * scale[j] + before[j] <= 0 ? 0 : d;                                                \
                 dx[j] = d * scale[j] + CENTRED(0) * slope[j] + shift[j];                                               \
             }                                                                                                          \
     }
 
-SCALE_SHIFT_BACKWARD(scale_shift_alone_backward, 0)
-SCALE_SHIFT_BACKWARD(scale_shift_relu_backward, 1)
+SCALE_SHIFT_BACKWARD(scale_shift_alone_backward, 0, 0)
+SCALE_SHIFT_BACKWARD(scale_shift_relu_backward, 1, 0)
+SCALE_SHIFT_BACKWARD(scale_shift_alone_backward_over, 0, 1)
+SCALE_SHIFT_BACKWARD(scale_shift_relu_backward_over, 1, 1)
 
 TARGET static void NAME(scale_shift_backward)(
     const REAL *dy, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
     const REAL *before, REAL *dx, ptrdiff_t count, ptrdiff_t width, int far)
 {
-    if (before)
+    if (dy == dx && before)
+        NAME(scale_shift_relu_backward_over)(x, x, mean, scale, slope, shift, before, dx, count, width, far);
+    else if (dy == dx)
+        NAME(scale_shift_alone_backward_over)(x, x, mean, scale, slope, shift, before, dx, count, width, far);
+    else if (before)
         NAME(scale_shift_relu_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
     else
         NAME(scale_shift_alone_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);

@@ -11,8 +11,8 @@
     record                                   every variable of a net on one batch, forward and backward, by layer
     walkthrough                              a convolution, pooling or resampling, and its gradients, step by step
 
-`steps.py` follows a net without computing it, `reach.py` says what every layer reads, `explain.py` what served it:
-`fastconv.explain`.
+`steps.py` follows a net without computing it, `reach.py` says what every layer reads, `explain.py` what served it and
+how long it took, `fastconv.explain`: `stopwatch.py` watches the steps, `floor.py` says how long they take at least.
 """
 
 from fastconv.analysis.geometry import conv_matrix, infer_padding, window_indices

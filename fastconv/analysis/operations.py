@@ -13,25 +13,11 @@ import numpy as np
 
 from fastconv import functional
 from fastconv.analysis import reach
-from fastconv.analysis.reach import POINT, Pairs, Shape, Sliding, Taps, Whole
+from fastconv.analysis.reach import POINT, Pairs, Repeated, Shape, Sliding, Taps, Whole
 from fastconv.layers.graph import Operation
 from fastconv.operators import TABLE, axes_of, resizing, windows
 
 __all__ = ["operation_reach"]
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """Output o reads position o // times."""
-
-    times: int
-
-    @property
-    def step(self) -> tuple[int, int]:
-        return 1, self.times
-
-    def read(self, o: np.ndarray) -> Pairs:
-        return np.arange(len(o)), o // self.times
 
 
 @dataclass(frozen=True)

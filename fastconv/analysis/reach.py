@@ -26,7 +26,7 @@ from fastconv.ops import resize
 from fastconv.ops.common import axis_of
 from fastconv.window import Window, integers, pairs
 
-__all__ = ["POINT", "POINTWISE", "RULES", "Adaptive", "Resized", "Sliding", "Taps", "Whole", "reach_of"]
+__all__ = ["POINT", "POINTWISE", "RULES", "Adaptive", "Repeated", "Resized", "Sliding", "Taps", "Whole", "reach_of"]
 
 FARTHEST = 1 << 60  # of a window's numbers: positions are counted in 64 bits
 
@@ -153,11 +153,25 @@ class Whole:
         return np.repeat(np.arange(len(o)), self.n), np.tile(np.arange(self.n), len(o))
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Output o reads position o // times."""
+
+    times: int
+
+    @property
+    def step(self) -> tuple[int, int]:
+        return 1, self.times
+
+    def read(self, o: np.ndarray) -> Pairs:
+        return np.arange(len(o)), o // self.times
+
+
 POINT = Sliding()
 
 # --- the rules -------------------------------------------------------------------------------------------------------
 
-Rule = Callable[[Any, Mapping[str, Any], Shape, Shape], "tuple[Taps, ...]"]  # (layer, options, x_shape, y_shape)
+Rule = Callable[[Any, Mapping[str, Any], Shape, Shape], "tuple[Taps, ...] | None"]  # (layer, options, x_shape, y_shape)
 
 
 def point(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
@@ -251,6 +265,28 @@ def resized(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple
     return tuple(Resized(axis) for axis in resize.prepare(empty, **given)[1])
 
 
+def shuffled(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
+    return (Repeated(options["upscale_factor"]),) * 2
+
+
+def unshuffled(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
+    return (Sliding(options["downscale_factor"], options["downscale_factor"]),) * 2
+
+
+def reshaped(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...] | None:
+    """Last axes that stay are themselves. Of the planes before them, P and Q positions, an output reads every input
+    where P and Q have no common factor: its channels are Q apart. Else what it reads is no product of axes: None."""
+    ndim = len(x[2:])
+    new = y[-ndim:] if len(y) >= len(x) else y[2:]
+    kept = 0
+    while kept < min(ndim, len(new)) and x[-1 - kept] == new[-1 - kept]:
+        kept += 1
+    before, after = x[2 : len(x) - kept], new[: len(new) - kept]
+    if kept < ndim and (math.gcd(math.prod(before), math.prod(after)) > 1 or len(new) not in (0, ndim)):
+        return None
+    return (*map(Whole, before), *(POINT,) * kept)
+
+
 def linear(layer: Any, options: Mapping[str, Any], x: Shape, y: Shape) -> tuple[Taps, ...]:
     """Along the last axis, which is the features' where there are no spatial ones."""
     return (*(POINT,) * len(x[2:-1]), *(Whole(n) for n in x[2:][-1:]))
@@ -286,6 +322,11 @@ RULES: dict[str, Rule] = {  # by operation; by class name where a layer is none
     "softmax": softmax,
     "log_softmax": softmax,
     "flatten": whole,
+    "reshape": reshaped,
+    "unflatten": reshaped,
+    "pixel_shuffle": shuffled,
+    "pixel_unshuffle": unshuffled,
+    "Identity": point,
     "pad": padding,
     "linear": linear,
     "downsample": downsample,

@@ -145,12 +145,14 @@ class Reader:
 
     def _reach(self, place: int) -> tuple[Taps, ...] | None:
         step = self.found.steps[place]
-        if step.join is not None or len(step.x_shape) == 2:
+        if step.join is not None:
             return (POINT,) * self.ndim
+        if len(step.x_shape) == 2:  # no spatial axes: one position, which all of those that come read
+            return (POINT if len(step.y_shape) == 2 else Whole(1),) * self.ndim
         if isinstance(step.layer, Operation):
             return operation_reach(step.layer, step.x_shape, step.y_shape, step.arguments, self.ndim)
         reach = reach_of(step.layer, step.x_shape, step.y_shape)
-        fits = len(step.y_shape) in (2, len(step.x_shape)) and len(step.x_shape) == self.ndim + 2
+        fits = (len(step.y_shape) == 2 or len(step.y_shape) >= len(step.x_shape)) and len(step.x_shape) == self.ndim + 2
         return reach if fits else None
 
     def _step(self, place: int) -> tuple[tuple[Fraction, ...] | None, Ints | None]:

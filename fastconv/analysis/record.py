@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import html
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +11,13 @@ from typing import Any, overload
 
 import numpy as np
 
-from fastconv import plan, random
+from fastconv import notebook, plan, random
 from fastconv.analysis.walkthrough.numbers import shown
 from fastconv.errors import position
 from fastconv.layers.base import Context, Layer
 from fastconv.ops import OPS
-from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
+from fastconv.plan.names import kind_of, name_of
+from fastconv.plan.steps import Array, Enter, Item, LayerStep, Step
 from fastconv.training.step import Loss, LossLike, resolve_loss
 
 __all__ = ["Entry", "Record", "record"]
@@ -182,15 +181,7 @@ class Record:
         return record_of_maps(rows[:MOST_ROWS], maps=maps, title=self.head, left_out=max(0, len(rows) - MOST_ROWS))
 
     def _repr_html_(self) -> str:
-        heading, *rows = self.rows()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )  # fmt: skip
-        return (
-            f"<p>{html.escape(self.head)}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-            f"{self._picture()}"
-        )
+        return notebook.table(self.rows(), left=2, above=self.head) + self._picture()
 
     def _picture(self) -> str:
         """The picture as a part of an HTML page, where there is matplotlib and an image."""
@@ -202,8 +193,7 @@ class Record:
             figure = self.figure()
         except ImportError:
             return ""
-        data = base64.b64encode(plots.as_png(figure, dpi=100)).decode()
-        return f'<img alt="maps and their gradients, by layer" src="data:image/png;base64,{data}">'
+        return notebook.image(plots.as_png(figure, plots.SCREEN), "maps and their gradients, by layer")
 
 
 def record(net: Layer, x: Any, target: Any = None, loss: LossLike | None = None) -> Record:
@@ -290,12 +280,11 @@ def _entry(
 ) -> Entry:  # fmt: skip
     xs = tuple(values[value] for value in step.inputs)
     single = isinstance(step, LayerStep | Item)
-    layer = step.layers[0] if isinstance(step, LayerStep | OperationStep) else step
     dy = sent.get(step.output)
     there = any(part is not None for part in parts)
     return Entry(
-        name=_name(step),
-        kind=str(getattr(layer, "kind", type(layer).__name__)),
+        name=name_of(step) or kind_of(step),  # a net that is one layer has no name
+        kind=kind_of(step),
         x=xs[0] if single else xs,
         y=values[step.output],
         dx=(parts[0] if isinstance(parts[0], np.ndarray) else None) if single else parts if there else None,
@@ -303,17 +292,6 @@ def _entry(
         parameters=_parameters(step),
         gradients=gradients,
     )
-
-
-def _name(step: Step) -> str:
-    """As in state_dict; a container's own join has the container's name, a net that is one layer its class."""
-    if isinstance(step, LayerStep):
-        return step.name or type(step.layers[0]).__name__
-    if not isinstance(step, Add | Concat | Multiply):
-        return step.name
-    around = [name for name, _ in reversed(step.within)]
-    own = step.within[0][1] if step.within else ""
-    return ".".join(around) if around and step.name == own else ".".join([*around, step.name])
 
 
 def _parameters(step: Step) -> dict[str, np.ndarray]:

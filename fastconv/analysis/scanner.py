@@ -18,6 +18,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers import conv, norm, pool
 from fastconv.layers.base import Context, Layer, OpLayer
 from fastconv.layers.containers import Concat, Residual, Sequential
+from fastconv.layers.shape import Identity
 from fastconv.plan.steps import named_forward
 from fastconv.window import integers
 
@@ -90,12 +91,12 @@ def _kind(layer: Layer) -> str:
 
 
 def _flat(net: Sequential, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """The layers of a Sequential and of those inside it, with their full names."""
+    """The layers of a Sequential and of those inside it, with their full names; none that change nothing."""
     for name, layer in net.children().items():
         full = f"{prefix}{name}"
         if isinstance(layer, Sequential):
             yield from _flat(layer, f"{full}.")
-        else:
+        elif not isinstance(layer, Identity):
             yield full, layer
 
 
@@ -125,7 +126,10 @@ def _front(layers: Named, shape: Shape) -> tuple[list[Layer], Shape, Ints]:
             raise ValueError(f"{where} cannot slide: its stride must be at most {LONGEST}, got {max(strides)}")
         for more in range(1 + 2 * max(strides)):  # on larger images too: padding may depend on the size
             larger = (shape[0], *(n + more for n in shape[1:]))
-            outputs = _output(name, layer, larger)
+            try:
+                outputs = _output(name, layer, larger)
+            except ShapeError:
+                raise ValueError(f"{where} cannot slide: it takes a crop, {shape}, but not {larger}") from None
             if reach_of(layer, (1, *larger), (1, *outputs)) != reach or any(
                 taps.before > 0 or (m - 1) * taps.stride - taps.before + (taps.kernel - 1) * taps.dilation >= n
                 for taps, n, m in zip(reach, larger[1:], outputs[1:], strict=True)
@@ -201,7 +205,7 @@ def _slid(name: str, layer: Layer, ndim: int) -> Layer:
         if layer._arguments.get("dim", 1) not in (1, -1):
             raise ValueError(f"{OP}: layer {name} ({_kind(layer)}) must work along the features, dim=1")
         return type(layer)(dim=1)
-    if op not in POINTWISE:
+    if op not in POINTWISE and not isinstance(layer, Identity):
         raise ValueError(
             f"{OP}: layer {name} ({_kind(layer)}) cannot slide: behind the first Linear stand Linear, activations, "
             "dropout, batch norm and softmax"

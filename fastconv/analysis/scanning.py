@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import functional
+from fastconv import functional, notebook
 from fastconv.analysis.receptive import receptive_field
 from fastconv.analysis.scanner import to_scanner
 from fastconv.analysis.steps import output_shape
@@ -86,6 +86,18 @@ class Scan:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        heading = ("class", "score", "top", "left", "height", "width")
+        boxes = [(self.name(box.label), f"{box.score:.3f}", *map(str, box[2:])) for box in self.boxes]
+        shown = notebook.table([heading, *boxes], above=self.name(self.label))
+        try:
+            figure = self.plot()
+        except ImportError:
+            return shown
+        from fastconv import plots
+
+        return shown + notebook.image(plots.as_png(figure, plots.SCREEN), "the picture, its boxes and scores")
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """A matplotlib figure: the picture with its boxes, and every window's largest score; written to `path` if it is

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import engine
+from fastconv import engine, notebook
 from fastconv.analysis.reach import Sliding, reach_of
 from fastconv.analysis.receptive import Reader, ReceptiveField
 from fastconv.analysis.steps import Shape, trace
@@ -74,8 +74,10 @@ class Summary:
             "layers": [_as_data(row) for row in self.rows],
         }
 
-    def __str__(self) -> str:
-        lines = [("layer", "output shape", "parameters", "FLOPs", "receptive field", "algorithm")]
+    def _cells(self) -> list[tuple[str, ...]]:
+        lines: list[tuple[str, ...]] = [
+            ("layer", "output shape", "parameters", "FLOPs", "receptive field", "algorithm")
+        ]
         for row in self.rows:
             lines.append(
                 (
@@ -87,6 +89,18 @@ class Summary:
                     row.algorithm,
                 )
             )
+        return lines
+
+    @property
+    def _foot(self) -> str:
+        frozen = f" ({self.parameters - self.trainable:,} frozen)" if self.trainable < self.parameters else ""
+        return (
+            f"{self.net}: {_sizes(self.input_shape)} to {_sizes(self.output_shape)}, {self.parameters:,} parameters"
+            f"{frozen}, {_engineering(self.flops)}FLOPs forward"
+        )
+
+    def __str__(self) -> str:
+        lines = self._cells()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         right = (False, False, True, True, False, False)
         text = [
@@ -94,15 +108,13 @@ class Summary:
             for line in lines
         ]
         text.insert(1, "-" * max(map(len, text)))
-        frozen = f" ({self.parameters - self.trainable:,} frozen)" if self.trainable < self.parameters else ""
-        text += [
-            text[1],
-            f"{self.net}: {_sizes(self.input_shape)} to {_sizes(self.output_shape)}, {self.parameters:,} parameters"
-            f"{frozen}, {_engineering(self.flops)}FLOPs forward",
-        ]
+        text += [text[1], self._foot]
         return "\n".join(line.rstrip() for line in text)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self._cells(), left=2, below=self._foot)
 
 
 def summary(net: Layer, input_shape: Any) -> Summary:
@@ -189,7 +201,7 @@ def flops_of(layer: Layer, x_shape: Shape, y_shape: Shape) -> int:
     """Two per multiply-add of a convolution or a fully-connected layer, also inside a pooling net; of others 0."""
     op = layer.op if isinstance(layer, OpLayer) else ""
     if op == "linear":
-        return 2 * math.prod(y_shape) * x_shape[-1]
+        return 2 * math.prod(y_shape) * layer.weight.shape[1]  # type: ignore[attr-defined,no-any-return]
     if op.startswith("conv_transpose"):
         return 2 * math.prod(x_shape) * math.prod(layer.weight.shape[1:])  # type: ignore[attr-defined]
     if op.startswith("conv"):

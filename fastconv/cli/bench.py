@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", type=_run_name, metavar="NAME", help="show what differs from an earlier run")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="also draw it: .png, .svg or .pdf")
     add_threads(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--quiet", action="store_true", help="do not show pytest's progress")
+    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not show pytest's progress")
 
 
 def run(args: argparse.Namespace) -> int:

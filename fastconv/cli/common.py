@@ -59,7 +59,7 @@ def rate(text: str) -> float:
 def file_named(*suffixes: str) -> Callable[[str], Path]:
     """An argument that names a file to be written, which ends so."""
 
-    named = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    named = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
 
     def path_of(text: str) -> Path:
         path = Path(text)
@@ -83,7 +83,9 @@ def picture(text: str) -> Path:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """The option --threads."""
-    parser.add_argument("--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)")
+    parser.add_argument(
+        "-t", "--threads", type=count, metavar="N", help="threads (default: the CPUs this process may use)"
+    )
 
 
 def set_threads(args: argparse.Namespace) -> None:

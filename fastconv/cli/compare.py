@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=count, metavar="N", help="rounds in which the versions take turns")
     parser.add_argument("--plot", type=picture, metavar="FILE", help="also draw it: .png, .svg or .pdf")
     add_threads(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--quiet", action="store_true", help="do not say what is being timed")
+    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not say what is being timed")
 
 
 def run(args: argparse.Namespace) -> int:

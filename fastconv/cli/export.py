@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="NAME.safetensors or NAME.npz; replaced if it exists",
     )  # fmt: skip
     parser.add_argument("--best", action="store_true", help="the weights of the best validated epoch, not of the last")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with the names and shapes")
+    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object with the names and shapes")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ NAME = "info"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("-j", "--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """A run's folder: what is in it, and that no two processes write to it. In the folder there are
 
     config.json               what was asked for: the data, the recipe, the seed
+    config.toml               the same as settings: `fastconv train --config RUN/config.toml` repeats the run
     checkpoint.safetensors    where the training is; `train --resume` goes on from it
     history.csv, history.json one record an epoch
     weights.safetensors       the net as it was trained to the end, with its configuration
     best.safetensors          the net of the best validated epoch, where there was validation
     result.json               what was measured, as `train --json` prints it
+    report.json, report.txt   class by class, on the test images or else on those for validation; the confusion matrix
     curve.png, confusion.png, mistakes.png
 
 and nothing else; whoever wants to predict needs config.json and weights.safetensors. All of them are regular files: no
@@ -28,30 +30,38 @@ from typing import Any
 import numpy as np
 
 from fastconv.cli.common import Failure, UsageError
-from fastconv.cli.data import SETS
+from fastconv.cli.data import SETS, Data, Part, split
+from fastconv.cli.settings import as_toml
 from fastconv.errors import FormatError
 from fastconv.files import replace_text
 from fastconv.layers.base import Layer
 from fastconv.machine.memory import require_array
 from fastconv.training.checkpoint import as_format_error, load_net, read_json
 from fastconv.training.history import History
+from fastconv.training.metrics import resolve_metrics
 from fastconv.training.recipes import Recipe
 from fastconv.version import __version__
 
 __all__ = [
-    "Config", "check_regular", "check_unused", "create", "locked", "need_fit", "net_file", "net_for", "write_history",
-    "write_json",
+    "Config", "Trained", "check_regular", "check_unused", "create", "locked", "need_fit", "need_other", "net_file",
+    "net_for", "write_history", "write_json",
 ]  # fmt: skip
 
 CONFIG = "config.json"
+SETTINGS = "config.toml"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
 RESULT = "result.json"
+REPORT, REPORT_TEXT = "report.json", "report.txt"
 HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 CURVE, CONFUSION, MISTAKES = "curve.png", "confusion.png", "mistakes.png"
-FILES = (CONFIG, CHECKPOINT, WEIGHTS, BEST, RESULT, HISTORY_CSV, HISTORY_JSON, CURVE, CONFUSION, MISTAKES)
+FILES = (
+    CONFIG, SETTINGS, CHECKPOINT, WEIGHTS, BEST, RESULT, REPORT, REPORT_TEXT, HISTORY_CSV, HISTORY_JSON, CURVE,
+    CONFUSION, MISTAKES,
+)  # fmt: skip
 FORMAT = "fastconv.run/1"
+BATCH_SIZE = 32  # images that a net file's net, of which no recipe is known, reads at a time
 SPLITS = ("random", "stratified", "folder")
 
 
@@ -63,6 +73,7 @@ class Config:
     validation   images that are evaluated after each epoch
     split        where they are from: "folder", the data's own validation part, or split off the training part, every
                  class alike ("stratified") or not ("random": runs begun when there was no other way)
+    skip_unreadable   whether files that are no images are left out
     """
 
     data: str
@@ -74,10 +85,23 @@ class Config:
     validation: int
     seed: int
     split: str = "random"
+    skip_unreadable: bool = False
 
     def write(self, folder: Path) -> None:
-        """Write config.json, whole or not at all."""
+        """Write config.json and config.toml, each whole or not at all."""
         write_json(folder / CONFIG, {"format": FORMAT, "fastconv": __version__, **dataclasses.asdict(self)})
+        heading = f"fastconv {__version__}: `fastconv train --config {SETTINGS}` repeats this run"
+        replace_text(folder / SETTINGS, as_toml(self.settings(), heading), follow_links=False)
+
+    def settings(self) -> dict[str, Any]:
+        """What `train --config` needs for the same run."""
+        recipe = dataclasses.asdict(self.recipe)
+        del recipe["validation"]
+        if recipe["augment"] is None:
+            recipe["augment"] = "none"
+        call = {"data": self.data, "path": self.path, "size": self.size, "seed": self.seed}
+        call.update({"skip_unreadable": True} if self.skip_unreadable else {})
+        return {**call, **({} if self.split == "folder" else {"validation": self.validation}), **recipe}
 
     @classmethod
     def read(cls, folder: Path) -> Config:
@@ -90,7 +114,7 @@ class Config:
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             data.pop("fastconv")
-            recipe = Recipe(**data.pop("recipe"))
+            recipe = Recipe.from_data(data.pop("recipe"))
             lists = {name: value and tuple(value) for name, value in data.items() if name in _TUPLES}
             config = cls(**{**data, **lists}, recipe=recipe)
             config._check()
@@ -102,12 +126,19 @@ class Config:
         net.preparation = {"method": SETS[self.data].preparation, "image_shape": self.image_shape}
         return net
 
+    def parts(self, data: Data) -> tuple[Part, Part | None]:
+        """The images that are trained on, and those that are evaluated after each epoch."""
+        if data.validation is not None or not self.validation:
+            return data.train, data.validation
+        return split(data.train, self.validation, self.seed, stratified=self.split == "stratified")
+
     def _check(self) -> None:
         """ValueError or TypeError for what `train` does not write."""
         from fastconv import augment, models, optim
 
         recipe = self.recipe
         optim.from_config(recipe.optimizer)
+        resolve_metrics(recipe.metrics)
         if recipe.augment is not None:
             augment.from_config(recipe.augment)
         for name, value, fits in (
@@ -119,11 +150,20 @@ class Config:
             ("validation", self.validation, _is_whole(self.validation)),
             ("seed", self.seed, _is_whole(self.seed)),
             ("split", self.split, self.split in SPLITS),
+            ("skip_unreadable", self.skip_unreadable, type(self.skip_unreadable) is bool),
             ("net", recipe.net, recipe.net in models.MODELS),
             ("epochs", recipe.epochs, _is_whole(recipe.epochs, 1)),
             ("batch_size", recipe.batch_size, _is_whole(recipe.batch_size, 1)),
             ("label_smoothing", recipe.label_smoothing, _is_number(recipe.label_smoothing, 1)),
             ("the recipe's validation", recipe.validation, _is_number(recipe.validation)),
+            ("weights", recipe.weights, recipe.weights is None or _is_path(recipe.weights)),
+            ("freeze", recipe.freeze, all(isinstance(name, str) for name in recipe.freeze)),
+            ("head_lr", recipe.head_lr, recipe.head_lr is None or _is_number(recipe.head_lr)),
+            ("patience", recipe.patience, recipe.patience is None or _is_whole(recipe.patience, 1)),
+            ("class_weight", recipe.class_weight, _is_weights(recipe.class_weight)),
+            ("accumulate", recipe.accumulate, _is_whole(recipe.accumulate, 1)),
+            ("average", recipe.average, recipe.average is None or _is_number(recipe.average, 1)),
+            ("metrics", recipe.metrics, all(isinstance(name, str) for name in recipe.metrics)),
         ):
             if not fits:
                 raise ValueError(f"{name} cannot be {value!r}")
@@ -138,6 +178,10 @@ def _is_whole(value: Any, low: int = 0) -> bool:
 
 def _is_number(value: Any, high: float = math.inf) -> bool:
     return type(value) in (int, float) and 0 <= value <= high
+
+
+def _is_weights(value: Any) -> bool:
+    return value in (None, "balanced") or (isinstance(value, dict) and all(map(_is_number, value.values())))
 
 
 def _are_sizes(value: Any, axes: int) -> bool:
@@ -190,6 +234,62 @@ def net_file(path: Path, best: bool) -> Layer:
     return load_net(path)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained net: of a run's folder, or of a net file that says how its net reads images (`config` is None).
+
+    place        the folder or the file
+    last_epoch, best_epoch   as far as they are known
+    """
+
+    place: Path
+    best: bool
+    net: Layer
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    method: str
+    batch_size: int
+    config: Config | None
+    last_epoch: int | None = None
+    best_epoch: int | None = None
+
+    @classmethod
+    def of(cls, place: Path, best: bool) -> Trained:
+        """UsageError or Failure where there is none."""
+        if place.is_file():
+            config, weights, net = None, place, net_file(place, best)
+            if net.preparation is None:
+                raise Failure(
+                    f"{place}: does not say how its net reads images; in Python: net = fastconv.load({str(place)!r}); "
+                    'net.preparation = {"method": "picture", "image_shape": (C, H, W)}; '
+                    f"fastconv.save(net, {str(place)!r})"
+                )
+            found: tuple[int | None, int | None] = (None, None)
+        else:
+            config = Config.read(place)
+            weights = weights_file(place, best)
+            net = config.describe(load_net(weights, follow_links=False))
+            found = epochs(place)
+        assert net.preparation is not None
+        method, shape = net.preparation["method"], tuple(net.preparation["image_shape"])
+        classes = need_fit(weights, net, shape, net.classes)
+        size = BATCH_SIZE if config is None else config.recipe.batch_size
+        return cls(place, best, net, classes, shape, method, size, config, *found)
+
+    def told(self) -> str:
+        """Which weights are used, in words; "" where nothing is known."""
+        return "" if self.best_epoch is None else weights_told(self.best, self.last_epoch, self.best_epoch)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Which run and which weights, for JSON."""
+        return {
+            "run": str(self.place),
+            "weights_from": "best" if self.best else "last",
+            "weights_epoch": self.best_epoch if self.best else self.last_epoch,
+            "best_epoch": self.best_epoch,
+        }
+
+
 def net_for(target: Path, place: Path, best: bool) -> Layer:
     """The net of a trained run or of a net file, which `target`, to be written, does not replace."""
     if place.is_file():
@@ -198,9 +298,14 @@ def net_for(target: Path, place: Path, best: bool) -> Layer:
         return net_file(place, best)
     Config.read(place)  # says so where this is no run folder
     source = weights_file(place, best)
-    if target.resolve().parent == place.resolve() and target.name in FILES:
-        raise UsageError(f"{target}: belongs to the run itself")
+    need_other(target, place)
     return load_net(source, follow_links=False)
+
+
+def need_other(target: Path | None, place: Path) -> None:
+    """UsageError where what is to be written is one of a run's own files."""
+    if target is not None and target.resolve().parent == place.resolve() and target.name in FILES:
+        raise UsageError(f"{target}: belongs to the run itself")
 
 
 def epochs(folder: Path) -> tuple[int | None, int | None]:

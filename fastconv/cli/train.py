@@ -15,16 +15,21 @@ import math
 import shlex
 import statistics
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastconv import plots
-from fastconv.cli import rundir
+from fastconv.callbacks import Callback
+from fastconv.cli import finetune, rundir, settings
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
-from fastconv.errors import FormatError
-from fastconv.training.recipes import RECIPES, Recipe
+from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
+from fastconv.cli.outcome import Outcome, finite
+from fastconv.errors import FormatError, nearest
+from fastconv.training.recipes import AUGMENTATIONS, RECIPES, Recipe, augmentation_of
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -33,29 +38,56 @@ NAME = "train"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", choices=RECIPES, metavar="{" + ",".join(RECIPES) + "}",
-        help="the data set; folder: images in one subfolder per class. May be left out with --resume",
+        "name", nargs="?", metavar="{" + ",".join(RECIPES) + "}",
+        help="the data set; folder, or the path of a folder: images in one subfolder per class, or such subfolders in "
+             "train, val and test. May be left out with --resume",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data set's files")
+    parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the folder of the data set's files")
+    parser.add_argument("-d", "--data", type=Path, metavar="DIR", help="the same")
     where = parser.add_argument_group("the run")
-    where.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
-    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits")
+    where.add_argument("-o", "--out", type=Path, metavar="DIR", help="its folder (default: runs/<data set>-<number>)")
+    where.add_argument(
+        "-r", "--resume", type=Path, metavar="DIR", help="go on with the run in this folder, to the same bits"
+    )
     where.add_argument(
         "--checkpoint-every", type=count, metavar="STEPS", help="write a checkpoint so often (default: each epoch)"
     )
     how = parser.add_argument_group("the recipe")
-    how.add_argument("--net", metavar="NAME", help="a net of fastconv.models")
-    how.add_argument("--epochs", type=count, metavar="N", help="in all, also after --resume")
-    how.add_argument("--batch-size", type=count, metavar="N", help="images a step")
+    settings.add_settings(how)
+    net = how.add_argument("-n", "--net", metavar="NAME", help="a net of fastconv.models")
+    net.completer = _nets  # type: ignore[attr-defined]
+    how.add_argument("-e", "--epochs", type=count, metavar="N", help="in all, also after --resume")
+    how.add_argument("-b", "--batch-size", type=count, metavar="N", help="images a step")
     how.add_argument("--lr", type=rate, metavar="RATE", help="the learning rate, or the highest of its schedule")
-    how.add_argument("--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
+    how.add_argument("-s", "--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    how.add_argument(
+        "--augment", type=augmentation, metavar="WORD,…",
+        help=f"how training images are changed, in place of the recipe's way: {', '.join(AUGMENTATIONS)}",
+    )  # fmt: skip
     how.add_argument(
         "--validation", type=_validation, metavar="N",
         help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
              "below 1; a folder's own part (val, valid or validation beside train) needs no option",
     )  # fmt: skip
-    how.add_argument("--size", type=_size, metavar="HxW", help="folder: resize all images to this size")
+    how.add_argument("--class-weight", choices=("balanced",), help="weigh each class by the inverse of its count")
+    how.add_argument(
+        "--patience", type=count, metavar="N", help="end when no epoch was better on the validation images for N"
+    )
+    how.add_argument("--size", type=_size, metavar="N|HxW", help="folder: resize all images to this size")
+    add_reading(how)
+    tuning = parser.add_argument_group("fine-tuning")
+    tuning.add_argument(
+        "-w", "--weights", type=Path, metavar="FILE",
+        help="begin with the weights of a .pt, .pth, .safetensors or .npz, or of a run's folder; a head of another "
+             "size begins anew",
+    )  # fmt: skip
+    tuning.add_argument(
+        "--freeze", action="append", metavar="PATTERN",
+        help="do not train layers or parameters of this name, e.g. 'layer[12]*'; backbone: all but the head; again and "
+             "again",
+    )  # fmt: skip
+    tuning.add_argument("--head-lr", type=rate, metavar="RATE", help="the learning rate of the head, the last layer")
     add_threads(parser)
     parser.add_argument(
         "--best", action="store_true",
@@ -64,8 +96,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--report", action="store_true", help="first say what is suspicious in the data")
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
-    shown.add_argument("--json", action="store_true", help="print one JSON object, the rest on standard error")
-    shown.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    shown.add_argument("-j", "--json", action="store_true", help="print one JSON object, the rest on standard error")
+    shown.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
+
+
+def _nets(**_: Any) -> list[str]:
+    """What a shell completes --net with."""
+    from fastconv.models import MODELS
+
+    return list(MODELS)
+
+
+def augmentation(text: str) -> dict[str, Any]:
+    """An argument that says how images are changed, as data."""
+    try:
+        return augmentation_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _validation(text: str) -> float:
@@ -88,6 +135,8 @@ def _size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     set_threads(args)
+    resolve(args)
+    settings.of_call(args, _size)
     say = _Speaker(args)
     if args.resume is None:
         config, data = _begun(args, say)
@@ -116,7 +165,14 @@ class _Speaker:
 
     def __call__(self, text: str, always: bool = False) -> None:
         if always or not self.quiet:
-            print(text, file=self.stream, flush=True)
+            print(_folded(text), file=self.stream, flush=True)
+
+
+def _folded(text: str) -> str:
+    """A line in lines that a terminal of 80 columns holds; what has lines of its own as it is."""
+    if "\n" in text:
+        return text
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _can_plot() -> bool:
@@ -138,28 +194,34 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
         raise UsageError(f"which data set: {', '.join(RECIPES)}?")
     if args.out is not None:
         rundir.check_unused(args.out)
+    if args.augment is not None and args.no_augment:
+        raise UsageError("--augment and --no-augment: which of them?")
     recipe = _recipe(args)
     path = None if args.data is None else args.data.absolute()
-    data = load(args.name, path, args.size)
+    data = load(args.name, path, args.size, prog=args.prog, **reading(args))
     validation, split = _validation_images(args.validation, recipe, data), "stratified"
     if data.validation is not None:
         validation, split = len(data.validation[1]), "folder"
     config = rundir.Config(
         data=args.name,
         path=None if path is None else str(path),
-        size=args.size,
+        size=(data.image_shape[1], data.image_shape[2]) if data.sizes else args.size,
         classes=data.classes,
         image_shape=data.image_shape,
         recipe=recipe,
         validation=validation,
         seed=args.seed or 0,
         split=split,
+        skip_unreadable=args.skip_unreadable,
     )
     _need_validation(args, config)
     try:
         net = _net(config)
+    except FormatError:
+        raise
     except ValueError as error:
         raise UsageError(f"--net: {error}") from None
+    _factors(config)
     _describe(config, data, net, args, say)
     return config, data
 
@@ -169,26 +231,30 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from fastconv.models import MODELS
 
     recipe = RECIPES[args.name]
+    of_line = [pair for pair in args.settings if pair[0] == "--set"]
+    for owner, given in args.settings:
+        if owner != "--set":
+            recipe = settings.changed(recipe, given, owner)
     net = recipe.net if args.net is None else args.net.replace("-", "_")
     if net not in MODELS:
         raise UsageError(f"no net is called {args.net!r}; there are {', '.join(MODELS)}")
-    optimizer = dict(recipe.optimizer)
-    if args.lr is not None:
-        lr = optimizer["lr"]
-        optimizer["lr"] = {**lr, _peak(lr): args.lr} if isinstance(lr, dict) else args.lr
-    return dataclasses.replace(
+    weights = None if args.weights is None else str(args.weights.absolute())
+    recipe = dataclasses.replace(
         recipe,
         net=net,
         epochs=args.epochs or recipe.epochs,
         batch_size=args.batch_size or recipe.batch_size,
-        optimizer=optimizer,
-        augment=None if args.no_augment else recipe.augment,
+        optimizer=recipe.optimizer if args.lr is None else settings.with_rate(recipe.optimizer, args.lr),
+        augment=None if args.no_augment else args.augment or recipe.augment,
+        weights=weights or recipe.weights,
+        freeze=recipe.freeze if args.freeze is None else tuple(args.freeze),
+        head_lr=args.head_lr or recipe.head_lr,
+        patience=args.patience or recipe.patience,
+        class_weight=args.class_weight or recipe.class_weight,
     )
-
-
-def _peak(schedule: dict[str, Any]) -> str:
-    """The name of a schedule's highest rate."""
-    return "peak" if "peak" in schedule else "lr"
+    for owner, given in of_line:
+        recipe = settings.changed(recipe, given, owner)
+    return recipe
 
 
 def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
@@ -209,6 +275,10 @@ def _validation_images(wanted: float | None, recipe: Recipe, data: Any) -> int:
 
 
 def _need_validation(args: argparse.Namespace, config: rundir.Config) -> None:
+    if config.recipe.patience is not None and not config.validation:
+        raise UsageError(
+            "--patience: there are no validation images, by which an epoch could be better: --validation N"
+        )
     if args.best and not config.validation:
         raise UsageError("--best: there are no validation images, by which an epoch could be the best: --validation N")
 
@@ -218,6 +288,10 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     from fastconv.cli.data import load
 
     folder = args.resume
+    if args.settings:
+        raise UsageError(
+            f"{args.settings[0][0]}: a run that is resumed keeps its settings; only --epochs may be higher"
+        )
     config = rundir.Config.read(folder)
     rundir.check_regular(folder)
     recipe = config.recipe
@@ -226,11 +300,17 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
         ("the data set", args.name, config.data),
         ("--net", args.net and args.net.replace("-", "_"), recipe.net),
         ("--batch-size", args.batch_size, recipe.batch_size),
-        ("--lr", args.lr, lr[_peak(lr)] if isinstance(lr, dict) else lr),
+        ("--lr", args.lr, lr[settings.peak(lr)] if isinstance(lr, dict) else lr),
         ("--seed", args.seed, config.seed),
         ("--size", args.size, config.size),
         ("--no-augment", args.no_augment or None, recipe.augment is None),
+        ("--augment", args.augment, recipe.augment),
         ("--out", args.out and args.out.resolve(), folder.resolve()),
+        ("--weights", args.weights and str(args.weights.absolute()), recipe.weights),
+        ("--freeze", args.freeze and tuple(args.freeze), recipe.freeze),
+        ("--head-lr", args.head_lr, recipe.head_lr),
+        ("--patience", args.patience, recipe.patience),
+        ("--class-weight", args.class_weight, recipe.class_weight),
     ):
         if given is not None and given != own:
             raise UsageError(f"{option}: the run in {folder} has {own}, which cannot be changed to {given}")
@@ -239,7 +319,8 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     if args.data is not None:
         config = dataclasses.replace(config, path=str(args.data.absolute()))
     path = None if config.path is None else Path(config.path)
-    data = load(config.data, path, config.size, validation=config.split == "folder")
+    args.skip_unreadable = args.skip_unreadable or config.skip_unreadable
+    data = load(config.data, path, config.size, validation=config.split == "folder", prog=args.prog, **reading(args))
     if (data.classes, data.image_shape) != (config.classes, config.image_shape):
         where = config.path or config.data
         raise UsageError(f"{where}: not the classes or the image size that the run in {folder} began with")
@@ -248,7 +329,7 @@ def _resumed(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, An
     if args.validation is not None and _validation_images(args.validation, recipe, data) != config.validation:
         raise UsageError(f"--validation: the run in {folder} has {config.validation}, which cannot be changed")
     _need_validation(args, config)
-    _describe(config, data, _net(config), args, say)
+    _describe(config, data, _net(config, weights=False), args, say)
     return config, data
 
 
@@ -263,6 +344,8 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     parts.append("no test part" if data.test is None else f"{len(data.test[1]):,} for the test")
     size = "x".join(map(str, config.image_shape))
     say(f"{config.data}: {', '.join(parts)}; {len(config.classes)} classes, {size}")
+    for told in told_of_reading(data):
+        say(told)
     if data.left_out:
         say(f"left out: {', '.join(data.left_out)}", always=True)
     weights = sum(array.size for array in net.parameters().values())
@@ -284,14 +367,44 @@ def _plural(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
-def _net(config: rundir.Config) -> Any:
-    """The net with its first weights."""
+def _net(config: rundir.Config, tell: Callable[[str], None] = lambda text: None, *, weights: bool = True) -> Any:
+    """The net with its first weights; without `weights` those of no file."""
     from fastconv import models
 
-    return config.describe(models.build(config.recipe.net, config.image_shape, len(config.classes), rng=config.seed))
+    recipe = config.recipe
+    net = config.describe(models.build(recipe.net, config.image_shape, len(config.classes), rng=config.seed))
+    if weights and recipe.weights is not None:
+        path = Path(recipe.weights)
+        finetune.take_weights(net, path / rundir.WEIGHTS if path.is_dir() else path, tell)
+    finetune.freeze(net, recipe.freeze, tell)
+    return net
 
 
-def _trainer(config: rundir.Config, folder: Path) -> Any:
+def _factors(config: rundir.Config) -> Any:
+    """`class_weight` of `Trainer.fit`; UsageError for a class that is not there."""
+    given = config.recipe.class_weight
+    if not isinstance(given, dict):
+        return given
+    for name in given:
+        if name not in config.classes:
+            raise UsageError(f"class_weight: no class is called {name!r}{nearest(name, config.classes)}")
+    return {config.classes.index(name): weight for name, weight in given.items()}
+
+
+class _Patience(Callback):
+    """Ends the training, or does not begin it, where the best epoch is so many behind."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_fit_begin(self, trainer: Any) -> bool:
+        return bool(trainer.epoch - (trainer.best_epoch or 0) >= self.epochs)
+
+    def on_epoch_end(self, trainer: Any, record: Any) -> bool:
+        return self.on_fit_begin(trainer)
+
+
+def _trainer(config: rundir.Config, folder: Path, say: _Speaker) -> Any:
     """The trainer as its checkpoint has it; a new one where the run was stopped before its first checkpoint."""
     from fastconv import Trainer, functional, optim
 
@@ -302,19 +415,19 @@ def _trainer(config: rundir.Config, folder: Path) -> Any:
         config.describe(trainer.net)  # which checkpoints of earlier versions do not
         return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
-    optimizer = optim.from_config(config.recipe.optimizer)
-    trainer = Trainer(_net(config), optimizer, loss, seed=config.seed, checkpoint=path)
+    net = _net(config, say)
+    optimizer = optim.from_config(finetune.optimizer_for(config.recipe, net))
+    trainer = Trainer(net, optimizer, loss, seed=config.seed, checkpoint=path)
     trainer.follow_links = False
     return trainer
 
 
 def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
     from fastconv import augment
-    from fastconv.cli.data import split
     from fastconv.training.checkpoint import save_net
 
     recipe = config.recipe
-    trainer = _trainer(config, folder)
+    trainer = _trainer(config, folder, say)
     if recipe.epochs < trainer.epoch:
         raise UsageError(f"--epochs: the run in {folder} has {trainer.epoch} epochs behind it already")
     if args.checkpoint_every is not None:
@@ -324,11 +437,7 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
     if trainer.step:
         say(f"{folder}: goes on after {_plural(trainer.epoch, 'epoch')} ({trainer.step:,} steps)")
-    training, validation = data.train, data.validation
-    if config.validation and validation is None:
-        training, validation = split(
-            data.train, config.validation, config.seed, stratified=config.split == "stratified"
-        )
+    training, validation = config.parts(data)
     if validation is not None and (told := _rare(config.classes, training[1], validation[1])):
         say(told, always=True)
     trainer.fit(
@@ -337,9 +446,18 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         batch_size=recipe.batch_size,
         validation_data=validation,
         augment=recipe.augment and augment.from_config(recipe.augment),
-        callbacks=[lambda trainer, record: rundir.write_history(folder, trainer.history)],
+        callbacks=[
+            lambda trainer, record: rundir.write_history(folder, trainer.history),
+            *([] if recipe.patience is None else [_Patience(recipe.patience)]),
+        ],
         progress=not args.quiet,
+        class_weight=_factors(config),
+        metrics=recipe.metrics,
+        accumulate=recipe.accumulate,
+        average=recipe.average,
     )
+    if trainer.epoch < recipe.epochs:
+        say(f"ended after {_plural(trainer.epoch, 'epoch')}: none was better for {recipe.patience}")
     rundir.write_history(folder, trainer.history)
     save_net(folder / rundir.WEIGHTS, trainer.net, follow_links=False)
     if trainer.best_state is not None:
@@ -352,10 +470,12 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         judged, part = data.test, "test"
     else:
         judged, part = validation, "validation"
-    outcome = None if judged is None else _Outcome.of(trainer.net, *judged)
+    outcome = judged and Outcome.of(trainer.net, judged[0], judged[1], config.classes, recipe.batch_size)
     result = _result(config, trainer, folder, outcome, part, args.best)
     result["training_images"] = len(training[1])
     rundir.write_json(folder / rundir.RESULT, result)
+    if outcome is not None:
+        outcome.write(folder, part)
     if not args.no_plots and _can_plot():
         _draw(config, trainer.history, judged, outcome, part, result)
     _tell(result, outcome, part, say)
@@ -364,25 +484,6 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
 
 
 # --- what came of it -------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """What a net makes of images it was not trained on."""
-
-    probabilities: np.ndarray  # (N, classes)
-    accuracy: float
-    loss: float  # the mean of -log of the true class's probability
-    right: int
-
-    @classmethod
-    def of(cls, net: Any, x: np.ndarray, y: np.ndarray) -> _Outcome:
-        from fastconv import functional
-
-        logits = net.predict(x)
-        right = int(np.count_nonzero(logits.argmax(axis=1) == y))
-        loss = float(functional.cross_entropy(logits, y))
-        return cls(functional.softmax(logits), right / len(y), loss, right)
 
 
 def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
@@ -397,7 +498,7 @@ def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
 
 
 def _result(
-    config: rundir.Config, trainer: Any, folder: Path, outcome: _Outcome | None, part: str, best: bool
+    config: rundir.Config, trainer: Any, folder: Path, outcome: Outcome | None, part: str, best: bool
 ) -> dict[str, Any]:
     """What was measured, as data."""
     import fastconv
@@ -412,16 +513,17 @@ def _result(
         "weights": sum(array.size for array in trainer.net.parameters().values()),
         "epochs": trainer.epoch,
         "test_accuracy": tested and tested.accuracy,
-        "test_loss": tested and _finite(tested.loss),
+        "test_loss": tested and finite(tested.loss),
         "test_images": len(tested.probabilities) if tested else 0,
-        "test_mistakes": len(tested.probabilities) - tested.right if tested else None,
+        "test_mistakes": tested.report.images - tested.report.right if tested else None,
+        "test_f1": tested and tested.report.macro["f1"],
         "validation_accuracy": last.get("val_accuracy"),
         "validation_images": config.validation,
         "best_epoch": trainer.best_epoch,
         "weights_from": "best" if best else "last",
         "weights_epoch": trainer.best_epoch if best else trainer.epoch,
         "training_accuracy": last.get("accuracy"),
-        "training_loss": _finite(last["loss"]),
+        "training_loss": finite(last["loss"]),
         "seconds_per_epoch": statistics.median(seconds),
         "seconds": sum(seconds),
         "threads": fastconv.get_num_threads(),
@@ -430,12 +532,8 @@ def _result(
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _draw(
-    config: rundir.Config, history: Any, judged: Any, outcome: _Outcome | None, part: str, result: dict[str, Any]
+    config: rundir.Config, history: Any, judged: Any, outcome: Outcome | None, part: str, result: dict[str, Any]
 ) -> None:
     folder, title = Path(result["run"]), f"{config.data}, {part} images"
     if result["best_epoch"] is not None:
@@ -452,11 +550,10 @@ def _draw(
         plots.save(sheet, folder / rundir.MISTAKES, follow_links=False)
 
 
-def _tell(result: dict[str, Any], outcome: _Outcome | None, part: str, say: _Speaker) -> None:
+def _tell(result: dict[str, Any], outcome: Outcome | None, part: str, say: _Speaker) -> None:
     parts = []
     if outcome is not None:
-        total = len(outcome.probabilities)
-        parts.append(f"{part} accuracy {100 * outcome.accuracy:.2f} % ({outcome.right:,} of {total:,} images)")
+        parts.append(outcome.told(part))
     parts.append(f"{result['seconds_per_epoch']:.3g} s an epoch, {result['seconds']:.3g} s in all")
     say("; ".join(parts), always=True)
     if result["best_epoch"] is not None:

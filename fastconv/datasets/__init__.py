@@ -4,6 +4,7 @@
     load_mnist(folder)     MNIST's IDX files, and sets in its form (Fashion-MNIST, KMNIST)
     load_cifar10(folder)   the binary version of CIFAR-10, as files or as its tar archive
     load_folder(path)      images in one folder per class; folder_classes(path) names the classes
+    open_folder(path)      the same in any number and of any size: read when they are asked for
     load_image(path)       one image file, read as load_folder reads it: (C, H, W)
     place(X, size)         small images on a larger background, anywhere
     read_image(path, net)  one, as a batch for a trained net, prepared as the net's own images were
@@ -21,7 +22,7 @@ may use is a MemoryError, raised before the arrays are allocated.
 from fastconv.datasets.canvas import place
 from fastconv.datasets.cifar10 import load_cifar10
 from fastconv.datasets.digits import load_digits
-from fastconv.datasets.folder import folder_classes, load_folder
+from fastconv.datasets.folder import folder_classes, load_folder, open_folder
 from fastconv.datasets.image_files import load_image
 from fastconv.datasets.mnist import load_mnist
 from fastconv.datasets.pixels import mean_and_std
@@ -33,6 +34,7 @@ __all__ = [
     "load_mnist",
     "load_cifar10",
     "load_folder",
+    "open_folder",
     "folder_classes",
     "load_image",
     "place",

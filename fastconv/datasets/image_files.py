@@ -1,7 +1,7 @@
 """Image files as arrays, read one way for training, prediction and users: upright, at the depth that the file has.
 
     with opened(path) as image:           an ImageFile: nothing but its header has been read
-        image.size, image.is_gray
+        image.size, image.is_gray, image.is_deep
         image.pixels(channels, size)      (C, H, W) uint8, or float32 in [0, 1] where the file holds more than 8 bits
         image.levels(longest)             gray levels and how opaque they are, for `fastconv predict`
 
@@ -16,6 +16,7 @@ import math
 import os
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from fastconv.files import open_regular
 from fastconv.machine.memory import require
 from fastconv.window import is_sequence
 
-__all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened"]
+__all__ = ["SUFFIXES", "ImageFile", "channels_of", "height_and_width", "load_image", "opened", "quiet"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".tif", ".tiff", ".webp")
 DECODERS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no other is tried, whatever the file says it is
@@ -115,9 +116,7 @@ def opened(path: Path) -> Iterator[ImageFile]:
     Raises OSError for a file that cannot be opened, MemoryError that names it, ImportError without Pillow.
     """
     pillow = _pillow()
-    with open_regular(path) as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", pillow.DecompressionBombWarning)
+    with open_regular(path) as stream, quiet:
         try:
             with pillow.open(stream, formats=DECODERS) as image:
                 yield ImageFile(path, stream, image)
@@ -126,7 +125,8 @@ def opened(path: Path) -> Iterator[ImageFile]:
         except MemoryError as error:
             raise MemoryError(str(error) or f"{path}: there is not enough memory to decode it") from None
         except Exception as error:  # decoders raise almost anything on hostile bytes
-            raise FormatError(f"{path}: no image that can be read: {error or type(error).__name__}") from error
+            said = str(error).partition(" <_io.")[0] or type(error).__name__  # Pillow names our open file so
+            raise FormatError(f"{path}: no image that can be read: {said}") from error
 
 
 def _pillow() -> Any:
@@ -135,6 +135,36 @@ def _pillow() -> Any:
     except ImportError as error:
         raise ImportError('reading images needs Pillow: pip install "fastconv[plot]"') from error
     return Image
+
+
+class _Warnings:
+    """Inside, in any number of threads, Pillow warns of nothing, and its warning of a bomb is an error.
+
+    The filters are the process's: the first thread that enters sets them and the last that leaves restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("error", category=_pillow().DecompressionBombWarning)
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+quiet = _Warnings()
 
 
 class ImageFile:
@@ -176,6 +206,11 @@ class ImageFile:
         return rawmode if isinstance(rawmode, str) else ""
 
     @property
+    def is_deep(self) -> bool:
+        """Whether the file holds more than 8 bits per channel."""
+        return self._is_deep_gray or self._is_deep_colour
+
+    @property
     def _is_deep_gray(self) -> bool:
         return self._image.mode[0] in "IF"
 
@@ -197,13 +232,17 @@ class ImageFile:
         """(channels, H, W): uint8; or, where the file holds more than 8 bits, float32 in [0, 1], not with `raw`.
 
         channels   1 or 3; transparency is dropped
-        size       (height, width) to resize to, bilinear
+        size       (height, width) to resize to, bilinear; a JPEG four times as large is decoded at a fraction of its
+                   own size
         """
-        if self._is_deep_gray or self._is_deep_colour:
+        if self.is_deep:
             if raw:
                 raise self._error(f"has {DEEP}, and raw=True holds 8: load it without, or convert the file")
             return self._deep_pixels(channels, size)
         image, mode = self._image, "L" if channels == 1 else "RGB"
+        if size is not None:
+            height, width = size if self.size == image.size[::-1] else size[::-1]  # as the file has it
+            image.draft(None, (2 * width, 2 * height))
         steps = [] if image.mode == mode else [mode]
         if "transparency" in image.info and image.mode in ("P", "PA"):
             steps.insert(0, "RGBA")  # says which colour hides behind a transparent palette entry
@@ -232,7 +271,7 @@ class ImageFile:
 
         longest   pixels: an image with a longer side is reduced by a whole factor, transparent pixels not counted
         """
-        if self._is_deep_gray or self._is_deep_colour:
+        if self.is_deep:
             values, white, alpha = self._deep()
             gray = _gray(values, white)
             if alpha is None:

@@ -55,11 +55,13 @@ def as_labels(source: Source, labels: Bytes) -> Labels:
 def mean_and_std(X: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel of X (N, C, …), for `fastconv.Normalize`; 1 where there is none.
 
-    X   floats or integers, a memory-mapped array too: it is read once, a part at a time
+    X   floats or integers, a memory-mapped array and images in files too: it is read once, a part at a time
 
     Raises ShapeError for an X without samples or channels, TypeError for no real numbers.
     """
-    X = X if isinstance(X, np.ndarray) else np.asarray(X)
+    from fastconv.datasets.lazy import LazyImages
+
+    X = X if isinstance(X, (np.ndarray, LazyImages)) else np.asarray(X)
     if X.dtype.kind not in "fiu":
         raise TypeError(f"mean_and_std: X must hold floats or integers, got {X.dtype}")
     if X.ndim < 2 or not X.size:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from fastconv.datasets.image_files import ImageFile, load_image, opened
 from fastconv.layers.base import Layer
+from fastconv.machine.threads import get_num_threads
 
-__all__ = ["METHODS", "as_digits", "as_mnist", "digit_ink", "gray_levels", "prepare", "read_image"]
+__all__ = ["METHODS", "as_digits", "as_mnist", "digit_ink", "gray_levels", "prepare", "prepared", "read_image"]
 
 METHODS = ("mnist", "digits", "picture")
+BLOCK = 32  # images that are prepared before the first of them is looked at
 
 LONGEST = 1024  # pixels; a larger picture of a digit is reduced before its ink is looked for
 CONTRAST = 0.06  # of the whole range; below it there is nothing to read
@@ -69,6 +73,24 @@ def prepare(path: Path, preparation: str, shape: Shape) -> np.ndarray:
     with opened(path) as image:
         levels = gray_levels(image)
     return (as_mnist if preparation == "mnist" else as_digits)(levels, shape)
+
+
+def prepared(files: Sequence[Path], preparation: str, shape: Shape) -> Iterator[np.ndarray | Exception]:
+    """`prepare` of every file in order, or what it raised; in threads, a block ahead."""
+
+    def read(file: Path) -> np.ndarray | Exception:
+        try:
+            return prepare(file, preparation, shape)
+        except (OSError, ValueError, MemoryError) as error:
+            return error if str(file) in str(error) else type(error)(f"{file}: {error}")
+
+    threads = min(get_num_threads(), len(files))
+    if threads < 2:
+        yield from map(read, files)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(files), BLOCK):
+            yield from pool.map(read, files[start : start + BLOCK])
 
 
 def gray_levels(image: ImageFile) -> Gray:

@@ -12,6 +12,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import notebook
+from fastconv.datasets.lazy import LazyImages
 from fastconv.errors import ShapeError
 
 __all__ = ["Report", "report"]
@@ -63,18 +65,30 @@ class Report:
         return values | {"test": self.test and self.test.as_dict()}
 
     def __str__(self) -> str:
-        spread = "no finite values" if self.value_range is None else "{:g} to {:g}".format(*self.value_range)
-        lines = [f"{self.images:,} images of {' x '.join(map(str, self.shape))}, {self.dtype}, {spread}"]
-        if self.class_counts:
-            by_size = sorted(self.class_counts, key=self.class_counts.__getitem__)
-            smallest, largest = (f"{self.class_counts[name]:,} ({name})" for name in (by_size[0], by_size[-1]))
-            lines.append(f"{len(by_size):,} classes of {smallest} to {largest} images")
+        lines = self._head()
         lines.append(f"  {'check':28}{'found':>9}  examples")
         lines += [f"  {check:28}{found:>9,}  {examples}".rstrip() for check, found, examples in self._checks()]
         lines += [f"  note: {note}" for note in self.notes]
         if self.test is not None:
             lines += ["test part:", *(f"  {line}" for line in str(self.test).splitlines())]
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [("check", "found", "examples"), *((check, f"{found:,}", few) for check, found, few in self._checks())]
+        notes = "; ".join(f"note: {note}" for note in self.notes)
+        test = "" if self.test is None else f"<p>test part:</p>{self.test._repr_html_()}"
+        return notebook.table(rows, above="; ".join(self._head()), below=notes) + test
+
+    def _head(self) -> list[str]:
+        spread = "no finite values" if self.value_range is None else "{:g} to {:g}".format(*self.value_range)
+        lines = [f"{self.images:,} images of {' x '.join(map(str, self.shape))}, {self.dtype}, {spread}"]
+        if self.class_counts:
+            by_size = sorted(self.class_counts, key=self.class_counts.__getitem__)
+            smallest, largest = (f"{self.class_counts[name]:,} ({name})" for name in (by_size[0], by_size[-1]))
+            lines.append(f"{len(by_size):,} classes of {smallest} to {largest} images")
+        return lines
 
     def _checks(self) -> list[tuple[str, int, str]]:
         """What was checked, how often it was found, and where."""
@@ -125,8 +139,9 @@ def report(
     return dataclasses.replace(result, shared=sorted(shared), test=test_result)
 
 
-def _need_set(X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.asarray(X), np.asarray(y)
+def _need_set(X: Any, y: ArrayLike) -> tuple[Any, np.ndarray]:
+    images = X if isinstance(X, LazyImages) else np.asarray(X)
+    labels = np.asarray(y)
     for name, array in (("X", images), ("y", labels)):
         if array.dtype.kind not in "biuf":
             raise TypeError(f"report: {name} must hold real numbers, got {array.dtype}")

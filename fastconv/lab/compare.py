@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, plots, reference
+from fastconv import functional, notebook, plots, reference
 from fastconv.autograd import vjp
 from fastconv.lab.numpy_baseline import CASES, PLAIN
 from fastconv.lab.shapes import Case
@@ -195,6 +195,8 @@ class _Twin:
             "pad": lambda x, padding: functions.pad(x, (padding,) * (2 * (x.ndim - 2))),
             "step": lambda x: (x >= 0).to(x.dtype) + 0 * x,  # with its gradient, 0
             "flatten": lambda x: torch.flatten(x, 1),
+            "reshape": lambda x, shape: x.reshape(len(x), *shape),
+            "unflatten": torch.unflatten,
             "softmax": lambda x: functions.softmax(x, 1),
             "log_softmax": lambda x: functions.log_softmax(x, 1),
             "bce_with_logits": functions.binary_cross_entropy_with_logits,
@@ -307,17 +309,18 @@ class Report:
         """Plain numbers and strings, for JSON."""
         return {"config": dict(self.config), "rows": [asdict(row) for row in self.rows]}
 
-    def table(self) -> str:
-        """The report as text: what ran, then a line a kernel and direction."""
+    def _head(self) -> list[str]:
+        """What ran."""
         c = self.config
-        lines = [
+        return [
             f"fastconv {c['fastconv']}: {c['threads']} threads, {c['blas']} ({c['blas_kernels']} kernels)",
             f"NumPy {c['numpy']}: {c['numpy_blas_threads']} threads in BLAS, {c['numpy_blas']} "
             f"({c['numpy_blas_kernels']} kernels)",
             *([f"PyTorch {c['torch']}: {c['threads']} threads"] if c.get("torch") else []),
             f"CPU: {c['cpu']}, {c['simd']}; float32, C-contiguous arrays; milliseconds; x: times faster than",
-            "",
         ]
+
+    def _cells(self) -> list[list[str]]:
         beside = any(row.torch_seconds is not None for row in self.rows)
         head = [
             "kernel", "shape", "pass",
@@ -338,6 +341,12 @@ class Report:
             ]
             for row in self.rows
         ]  # fmt: skip
+        return [head, *cells]
+
+    def table(self) -> str:
+        """The report as text: what ran, then a line a kernel and direction."""
+        lines = [*self._head(), ""]
+        head, *cells = self._cells()
         widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
         for line in [head, ["-" * width for width in widths], *cells]:
             left = [text.ljust(width) for text, width in zip(line[:3], widths, strict=False)]
@@ -348,19 +357,19 @@ class Report:
     def __str__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        return notebook.table(self._cells(), left=3, above="; ".join(self._head()))
+
     def plot(self, path: str | Path) -> None:
         """Draw the ratios as bars on a logarithmic axis; the suffix of `path` decides the format (png, svg, pdf).
 
         Raises ImportError, naming the extra, where matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("compare: plotting needs matplotlib: pip install 'fastconv[plot]'") from None
+        figure_class = plots.need_matplotlib("a comparison's picture")
         labels = [f"{row.kernel} {row.direction}" for row in self.rows]
         at = np.arange(len(labels))
         beside = any(row.torch_ratio is not None for row in self.rows)
-        figure = Figure(figsize=(9, 1.9 + (0.56 if beside else 0.42) * len(labels)), layout="constrained")
+        figure = figure_class(figsize=(9, 1.9 + (0.56 if beside else 0.42) * len(labels)), layout="constrained")
         axes = figure.subplots()
         bars = [
             ("#4878a8", "naive loops", [row.naive_ratio for row in self.rows]),

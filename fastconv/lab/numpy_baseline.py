@@ -297,6 +297,28 @@ def flatten(x: np.ndarray) -> Result:
     return x.reshape(x.shape[0], -1).copy(), lambda dy: (dy.reshape(x.shape).copy(),)
 
 
+def reshape(x: np.ndarray, *, shape: Index) -> Result:
+    return x.reshape(len(x), *shape).copy(), lambda dy: (dy.reshape(x.shape).copy(),)
+
+
+def unflatten(x: np.ndarray, *, dim: int, sizes: Index) -> Result:
+    return reshape(x, shape=(*x.shape[1:dim], *sizes, *x.shape[dim + 1 :]))
+
+
+def pixel_shuffle(x: np.ndarray, *, upscale_factor: int) -> Result:
+    r = upscale_factor
+    n, c, h, w = x.shape
+    y = x.reshape(n, c // r**2, r, r, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(n, c // r**2, h * r, w * r)
+    return y, lambda dy: (pixel_unshuffle(dy, downscale_factor=r)[0],)
+
+
+def pixel_unshuffle(x: np.ndarray, *, downscale_factor: int) -> Result:
+    r = downscale_factor
+    n, c, h, w = x.shape
+    y = x.reshape(n, c, h // r, r, w // r, r).transpose(0, 1, 3, 5, 2, 4).reshape(n, c * r**2, h // r, w // r)
+    return y, lambda dy: (pixel_shuffle(dy, upscale_factor=r)[0],)
+
+
 def relu(x: np.ndarray) -> Result:
     return np.maximum(x, 0), lambda dy: (dy * (x > 0),)
 
@@ -551,6 +573,10 @@ PLAIN: dict[str, Callable[..., Result]] = {
     "upsample": upsample,
     "linear": linear,
     "flatten": flatten,
+    "reshape": reshape,
+    "unflatten": unflatten,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
     "relu": relu,
     "leaky_relu": leaky_relu,
     "prelu": prelu,
@@ -651,6 +677,10 @@ _ALL = [
     linear_case(64, 512, 10),
     linear_case(64, 512, 10).small(4),
     map_case("flatten", "64 @14", 128, 64, 14, 14),
+    map_case("reshape", "64 @14", 128, 64, 14, 14, shape=(256, 7, 7)),
+    map_case("unflatten", "3136 to 64 @7", 128, 3136, dim=1, sizes=(64, 7, 7)),
+    map_case("pixel_shuffle", "2 64 @32", 16, 64, 32, 32, upscale_factor=2),
+    map_case("pixel_unshuffle", "2 16 @64", 16, 16, 64, 64, downscale_factor=2),
     map_case("relu", "64 @32", 64, 64, 32, 32),
     prelu_case(64, 64, 32, 32),
     *(

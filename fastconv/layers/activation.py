@@ -1,4 +1,4 @@
-"""Layers without a window: activations, softmax, dropout, flatten, and any operation by its name.
+"""Layers without a window: activations, softmax, dropout, and any operation by its name.
 
 torch.nn's names and arguments; those of torch's that have no meaning here (`inplace`, …) are accepted at their default.
 """
@@ -27,7 +27,6 @@ __all__ = [
     "SELU",
     "Dropout",
     "Dropout2d",
-    "Flatten",
     "Function",
     "Hardswish",
     "LeakyReLU",
@@ -41,16 +40,6 @@ __all__ = [
     "Step",
     "Tanh",
 ]
-
-
-class Flatten(OpLayer):
-    """(N, C, …) to (N, features), in logical order."""
-
-    op = "flatten"
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        need_default("Flatten", 1, start_dim=start_dim)
-        need_default("Flatten", -1, end_dim=end_dim)
 
 
 class ReLU(OpLayer):

@@ -14,17 +14,19 @@ import inspect
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastconv import random
+from fastconv import random, tape
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, listing, nearest
+from fastconv.machine.memory import allocate
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
@@ -215,8 +217,46 @@ class Layer:
     # --- calls
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The output for a batch x (N, C, …), in the present mode (`train` or `eval`)."""
+        """The output for a batch x (N, C, …), in the present mode (`train` or `eval`).
+
+        Inside of a loss (see `fastconv.value_and_grad`) it is recorded, in the mode of a training step.
+        """
+        recording = tape.recording()
+        if recording is not None or x.__class__ is tape.Value:
+            value: np.ndarray = self._recorded(recording, (x,))
+            return value
         return self.forward(self.cast(x), CALL)[0]
+
+    def _recorded(self, recording: tape.Recording | None, given: tuple[Any, ...]) -> Any:
+        """A call's value on the tape, one of `given` for each input; an array where nothing on it is asked for."""
+        wanted = {}
+        if recording is not None:
+            for name, array in self._trained().items():
+                if isinstance(leaf := recording.leaf(array), tape.Value):
+                    wanted[name] = leaf
+        inputs = [each for each in given if isinstance(each, tape.Value)]
+        arrays = tuple(map(tape.detached, given))
+        x = self.cast(arrays if len(arrays) > 1 else arrays[0])
+        layers = (layer for _, layer in self.walk())
+        context = Context(once=True) if recording is None else recording.context(layers)
+        if not (wanted or inputs):
+            return self.forward(x, replace(context, keep=False))[0]
+        y, saved = self.forward(x, context)
+        several, need_dx = isinstance(y, tuple), bool(inputs)
+        places = [place for place, each in enumerate(given) if isinstance(each, tape.Value)]
+        types = [each.dtype for each in (y if several else (y,))]
+
+        def pullback(dy: Any, needs: tuple[bool, ...]) -> list[np.ndarray | None]:
+            parts: Any = [
+                None if part is None or dtype.kind != "f" else part.astype(dtype, copy=False)
+                for part, dtype in zip(dy if several else (dy,), types, strict=True)
+            ]
+            parts = tuple(parts) if several else parts[0]
+            dx, gradients = self.backward(parts, saved, need_dx)
+            each: Any = dx if len(given) > 1 else (dx,)
+            return [*(each[place] if need_dx else None for place in places), *(gradients.get(name) for name in wanted)]
+
+        return tape.record(y, [*inputs, *wanted.values()], pullback, fresh=True)
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
@@ -255,7 +295,11 @@ class Layer:
         x = as_array(layer, "x", x)
         if x.dtype.kind not in "fbiu":
             raise TypeError(f"{layer}: the input must hold real numbers, got {x.dtype}")
-        cast: np.ndarray = x.astype(dtype, copy=False)
+        if x.dtype != dtype and x.flags.c_contiguous:
+            cast: np.ndarray = allocate(layer, x.shape, dtype)
+            np.copyto(cast, x, casting="unsafe")
+        else:
+            cast = x.astype(dtype, copy=False)
         return cast
 
     # --- mode
@@ -278,6 +322,9 @@ class Layer:
     def freeze(self, name: str | int = "") -> Self:
         """Stop training the parameter or the layer called `name`, or everything; returns the net.
 
+        name   where nothing is called so, a pattern in fnmatch's sense of the names of layers and parameters:
+               "layer[12].*", "*.bias"
+
         A layer, with those inside it, is frozen as a whole: its running statistics are used and kept as well, in every
         call. A parameter alone is just not trained. Dropout goes by `train` and `eval`, frozen or not. Raises
         ValueError where nothing is called so.
@@ -295,6 +342,11 @@ class Layer:
             name = str(name)  # as in net[0]
         if not isinstance(name, str):
             raise TypeError(f"{what}: a layer or a parameter is given by its name, got {name!r}; everything: {what}()")
+        names = [*(place for place, _ in self.walk() if place), *(full for full, _, _ in self._named(trainable=False))]
+        if name not in names and (meant := [each for each in names if fnmatchcase(each, name)]):
+            for each in meant:
+                self._set_frozen(each, frozen)
+            return self
         for prefix, layer in self.walk():
             if not name or prefix == name or prefix.startswith(f"{name}."):
                 found = True
@@ -341,7 +393,14 @@ class Layer:
                 yield full, layer, name
 
     def parameters(self) -> Gradients:
-        """The trainable parameters by name: the arrays themselves; change them in place."""
+        """The trainable parameters by name: the arrays themselves; change them in place. Inside of a loss (see
+        `fastconv.value_and_grad`) they are values on its tape: what it makes of them has a gradient, too."""
+        recording = tape.recording()
+        if recording is None:
+            return self._trained()
+        return {name: recording.leaf(array) for name, array in self._trained().items()}
+
+    def _trained(self) -> Gradients:
         return {full: getattr(layer, name) for full, layer, name in self._named(trainable=True)}
 
     def is_trainable(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional, plan
+from fastconv import functional, plan, tape
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, nearest
@@ -300,7 +300,11 @@ class Graph(_Container):
 
     def __call__(self, *x: Any) -> Any:
         """The output for one array per input, in the present mode; a tuple of arrays where `outputs` were named."""
-        return self.forward(self.cast(x[0] if len(x) == 1 else x), CALL)[0]
+        given = x[0] if len(x) == 1 else x
+        recording = tape.recording()
+        if recording is not None or tape.holds(given):
+            return self._recorded(recording, self._each_input(given))
+        return self.forward(self.cast(given), CALL)[0]
 
     def predict(self, *x: Any, batch_size: int = 256) -> Any:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""

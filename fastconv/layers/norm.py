@@ -88,11 +88,11 @@ class _BatchNorm(OpLayer):
         return factor, shift if self.bias is None else shift + self.bias
 
     def relu_backward(
-        self, dy: np.ndarray, saved: Any, need_dx: bool
+        self, dy: np.ndarray, saved: Any, need_dx: bool, over: bool
     ) -> tuple[np.ndarray | None, np.ndarray | None, Gradients]:
-        """The gradients to x, the addend and the parameters."""
+        """The gradients to x, the addend and the parameters; over: dy is overwritten."""
         _, _, need_weight, need_bias = self.wanted()
-        dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, need_weight, need_bias))
+        dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, need_weight, need_bias), over)
         found = ("weight", weight, need_weight), ("bias", bias, need_bias)
         return dx, addend, {name: gradient for name, gradient, want in found if want and gradient is not None}
 

@@ -38,15 +38,16 @@ def load(
     trainable   False: nothing is to be trained; constants and batch norms are folded into what is before them
     outputs     names of values that the net shall give, in place of the file's outputs; what only others need goes
 
-    A node whose weights are constants of the file is the layer (Conv2d, Linear, BatchNorm2d …), everything else an
-    operation. Inputs are the file's that are no initialisers, in order. Parameters are the float constants that
-    convolutions, products, norms and PRelu read as weights, and those of more than one element that Add and Mul read,
-    also through Identity, Reshape, Unsqueeze and Transpose; every other constant is a buffer. A key of `state_dict` is
-    the initialiser's own name where it ends in .weight, .bias, .running_mean or .running_var, as PyTorch's do, else
-    that of its node (or of the node's first output) with ".weight", …. Nodes are called so too: `net.replace`. An
-    initialiser that several nodes read is one parameter. float16 and bfloat16 are computed in float32. Running
-    variances of batch norms are updated by PyTorch's unbiased ones, and momentum is ours: 1 - ONNX's. A constant shape
-    that begins with the file's fixed batch takes any batch.
+    A node whose weights are constants of the file is the layer (Conv2d, Linear, BatchNorm2d …), and so are Identity, a
+    Reshape that keeps the first axis (0), DepthToSpace and SpaceToDepth of mode CRD (PixelShuffle, PixelUnshuffle); all
+    else is an operation. Inputs are the file's that are no initialisers, in order. Parameters are the float constants
+    that convolutions, products, norms and PRelu read as weights, and those of more than one element that Add and Mul
+    read, also through Identity, Reshape, Unsqueeze and Transpose; every other constant is a buffer. A key of
+    `state_dict` is the initialiser's own name where it ends in .weight, .bias, .running_mean or .running_var, as
+    PyTorch's do, else that of its node (or of the node's first output) with ".weight", …. Nodes are called so too:
+    `net.replace`. An initialiser that several nodes read is one parameter. float16 and bfloat16 are computed in
+    float32. Running variances of batch norms are updated by PyTorch's unbiased ones, and momentum is ours: 1 - ONNX's.
+    A constant shape that begins with the file's fixed batch takes any batch.
 
     Raises FormatError, one line with the file's name, for what is no such file or is not served: unknown operators,
     control flow, functions, cycles, names that are undefined or there twice, data outside the model's folder;

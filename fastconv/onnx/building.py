@@ -703,6 +703,35 @@ def _dropout(b: _Builder, node: Node) -> bool | None:
     return b.place_layer(node, layers.Dropout(ratio), {}) or None
 
 
+def _identity(b: _Builder, node: Node) -> bool | None:
+    if node.inputs[0] in b.reader.constants or not b.is_float(node.inputs[0]):
+        return None
+    return b.place_layer(node, layers.Identity(), {}) or None
+
+
+def _blocks(cls: type[Layer]) -> Callable[[_Builder, Node], bool | None]:
+    """Where the places of a block stand behind their channel, as PyTorch has it."""
+
+    def place(b: _Builder, node: Node) -> bool | None:
+        if node.attributes.get("mode") != "CRD" or node.inputs[0] in b.reader.constants:
+            return None
+        return (b.is_float(node.inputs[0]) and b.place_layer(node, cls(node.attributes["blocksize"]), {})) or None
+
+    return place
+
+
+def _reshape(b: _Builder, node: Node) -> bool | None:
+    """A layer where the first axis is the first again, and the others' lengths are said."""
+    shape = b.reader.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    if shape is None or node.inputs[0] in b.reader.constants or not b.is_float(node.inputs[0]):
+        return None
+    lengths: tuple[int, ...] = b._setting(node, 1, shape) or (-1,)
+    first, others = lengths[0], lengths[1:]
+    if first or node.attributes.get("allowzero") or any(n < 1 and n != -1 for n in others) or others.count(-1) > 1:
+        return None
+    return b.place_layer(node, layers.Reshape(others), {}) or None
+
+
 LAYERS: dict[str, Callable[[_Builder, Node], bool | None]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -715,6 +744,10 @@ LAYERS: dict[str, Callable[[_Builder, Node], bool | None]] = {
     "PRelu": _prelu,
     "Dropout": _dropout,
     "Concat": _concat,
+    "Identity": _identity,
+    "Reshape": _reshape,
+    "DepthToSpace": _blocks(layers.PixelShuffle),
+    "SpaceToDepth": _blocks(layers.PixelUnshuffle),
 }
 
 # --- operations -------------------------------------------------------------------------------------------------------

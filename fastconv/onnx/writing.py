@@ -27,6 +27,7 @@ from fastconv.layers.graph import ITEM, Operation
 from fastconv.machine.memory import require_array
 from fastconv.onnx import package
 from fastconv.operators import TABLE
+from fastconv.ops.reshape import lengths
 from fastconv.plan.steps import Held
 from fastconv.version import __version__
 from fastconv.window import integers, pairs
@@ -37,6 +38,8 @@ OLDEST = 13
 IR = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # the format's version when a set was released
 END = np.iinfo(np.int64).max
 SMALL = 64  # numbers of a constant that may say a shape
+RESHAPING = ("flatten", "reshape", "unflatten", "pixel_shuffle", "pixel_unshuffle", "layer_norm")  # weights behind one
+# tell nothing of the input
 OTHERS = (".npz", ".pt", ".pth", ".safetensors")  # names of other formats, which the file would not have
 
 
@@ -498,7 +501,7 @@ def _expected(net: Layer) -> tuple[int | None, ...] | None:
             found.shape = (None, weight.shape[1])  # type: ignore[union-attr]
         elif type(layer).__name__ in ("BatchNorm2d", "BatchNorm3d") and layer.running_mean is not None:  # type: ignore[attr-defined]
             found.shape = (None, len(layer.running_mean), *(None,) * (layer.ranks[0] - 2))  # type: ignore[attr-defined]
-        elif op in ("flatten", "layer_norm") or (not op and type(layer).__name__ not in ("Normalize",)):
+        elif op in RESHAPING or (not op and type(layer).__name__ not in ("Identity", "Normalize")):
             raise found
         if found.shape is not None:
             raise found
@@ -839,6 +842,37 @@ def _flatten(w: _Writer, x: _Value) -> _Value:
     return w.emit("Flatten", [x], {"axis": 1}, rank=2)
 
 
+def _reshape(w: _Writer, x: _Value, shape: Any) -> _Value:
+    found = lengths("reshape", "shape", shape)
+    return w.emit("Reshape", [x, w.ints([0, *found], "shape")], rank=1 + len(found))
+
+
+def _unflatten(w: _Writer, x: _Value, dim: int, sizes: Any) -> _Value:
+    """Axes in front of it are copied; of those behind it one may be what is left, else their lengths must be known."""
+    rank, found = w.need_rank(x), lengths("unflatten", "sizes", sizes)
+    axis = dim % rank
+    behind: Sequence[int] = [-1] * (rank - 1 - axis)
+    if [*found, *behind].count(-1) > 1:
+        behind = (0, 0, *w.lengths(x, "the axes behind it keep theirs"))[axis + 1 :]
+    return w.emit("Reshape", [x, w.ints([*[0] * axis, *found, *behind], "shape")], rank=rank - 1 + len(found))
+
+
+def _pixel_shuffle(w: _Writer, x: _Value, upscale_factor: int) -> _Value:
+    return w.emit("DepthToSpace", [x], {"blocksize": upscale_factor, "mode": "CRD"}, rank=4)
+
+
+def _pixel_unshuffle(w: _Writer, x: _Value, downscale_factor: int) -> _Value:
+    """Before version 28 the places of a block stand in front of the channels."""
+    a = {"blocksize": downscale_factor}
+    if w.opset >= 28:
+        return w.emit("SpaceToDepth", [x], {**a, "mode": "CRD"}, rank=4)
+    if x.shape is None:
+        raise w.refuse("needs the number of its channels; give input_shape=(N, C, …)")
+    channels, places = x.shape[1], downscale_factor**2
+    order = [place * channels + channel for channel in range(channels) for place in range(places)]
+    return w.emit("Gather", [w.emit("SpaceToDepth", [x], a, rank=4), w.ints(order, "channels")], {"axis": 1}, rank=4)
+
+
 # --- norms ---
 
 
@@ -993,6 +1027,7 @@ def _normalize(w: _Writer, x: _Value, layer: Any) -> _Value:
 
 
 SPECIAL: dict[str, Callable[[_Writer, _Value, Any], _Value]] = {
+    "Identity": lambda w, x, layer: w.emit("Identity", [x]),
     "NetworkPool2d": _network_pool,
     "Normalize": _normalize,
 }
@@ -1000,6 +1035,10 @@ RULES: dict[str, Callable[..., _Value]] = {
     "locally_connected2d": _locally_connected,
     "linear": _linear,
     "flatten": _flatten,
+    "reshape": _reshape,
+    "unflatten": _unflatten,
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
     "upsample": _upsample,
     "downsample": _downsample,
     "resize": _resize,

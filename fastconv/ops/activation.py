@@ -143,10 +143,13 @@ def fast(op: str, kind: int, x: Any, a: float = 0, b: float = 0) -> tuple[np.nda
     return y if lies.back is None else y.transpose(lies.back), (x, (kind, lies, a, b))
 
 
-def relu_saved(y: np.ndarray) -> Saved:
-    """What relu's backward needs, of relu's output: it is positive where the input was."""
-    y, lies = layout_of("relu", y)
-    return y, (RELU, lies, 0, 0)
+def relu_backward(dy: np.ndarray, y: np.ndarray, over: bool) -> np.ndarray:
+    """dy where relu's output y is above 0; over: in dy's place."""
+    _, lies = layout_of("relu", y)
+    y, moved = ordered("relu", y, lies.order), ordered("relu", dy, lies.order)
+    dx = moved if over else allocate("relu", lies.shape, y.dtype)
+    kernels.activate_backward(RELU, moved, y, dx, 0.0, 0.0, threads_for(3 * dx.nbytes))
+    return dx if lies.back is None else dx.transpose(lies.back)
 
 
 def fast_backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:

@@ -24,6 +24,7 @@ __all__ = [
     "copied",
     "from_rows",
     "in_memory_order",
+    "is_channels_last",
     "layout_of",
     "need_channels",
     "need_entries",
@@ -102,6 +103,11 @@ def copied(op: str, x: np.ndarray) -> np.ndarray:
                 return copy
     np.copyto(copy, x)
     return copy
+
+
+def is_channels_last(x: np.ndarray) -> bool:
+    """Whether x lies in memory without gaps, its channels last, and not in C order as well."""
+    return x.ndim > 2 and not x.flags.c_contiguous and bool(x.transpose(CHANNELS_LAST[x.ndim]).flags.c_contiguous)
 
 
 class Layout(NamedTuple):

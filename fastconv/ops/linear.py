@@ -1,25 +1,24 @@
-"""The fully-connected layer's arithmetic, and the way from images to it.
+"""The fully-connected layer's arithmetic.
 
-    linear    y[..., k] = b[k] + sum over f of x[..., f] * w[k, f]
-    flatten   y[n] = the elements of x[n] in logical order (C, then the spatial axes)
+    y[..., k] = b[k] + sum over f of x[..., f] * w[k, f]
 
-linear: x (..., F), w (K, F), b (K,) or None, y (..., K); flatten: x (N, ...), y (N, F).
+x (..., F), w (K, F), b (K,) or None, y (..., K).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastconv._ext import blas
-from fastconv.arrays import CHANNELS_LAST, as_floats, channel_sums, logical, memoised, need_axes
+from fastconv.arrays import as_floats, channel_sums, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import contiguous, copied, need_entries
+from fastconv.ops.common import contiguous, need_entries
 from fastconv.ops.registry import Gradients, add
 
 TASKS = 16  # blocks that a product is cut into where its size allows
@@ -47,14 +46,6 @@ def rule(op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> tuple[i
     need_entries(op, "row of w", w.shape[:1], b=b)
     require(op, x.dtype.itemsize * w.shape[0] * math.prod(x.shape[:-1]))
     return (*x.shape[:-1], w.shape[0])
-
-
-def prepare_flatten(x: Any) -> tuple[np.ndarray, int]:
-    """x and the features of a row of y."""
-    (x,) = as_floats("flatten", x=x)
-    if x.ndim < 1:
-        raise ShapeError(f"flatten: x must have at least 1 axis (N), got a single number of shape {x.shape}")
-    return x, math.prod(x.shape[1:])
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -86,15 +77,6 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> G
                 dws[k][f] += d * row[f]
     db = None if b is None else np.array(dbs, dy.dtype)
     return np.array(dxs, dy.dtype).reshape(x.shape), np.array(dws, dy.dtype), db
-
-
-def flatten_reference(x: Any) -> tuple[np.ndarray, Any]:
-    x, features = prepare_flatten(x)
-    return np.array(list(x.flat), x.dtype).reshape(len(x), features), x.shape
-
-
-def flatten_reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> Gradients:
-    return (np.array(list(dy.flat), dy.dtype).reshape(saved),)
 
 
 # --- fast: one BLAS call a block of the output -----------------------------------------------------------------------
@@ -165,34 +147,4 @@ def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
     return contiguous("linear", a), False
 
 
-# --- flatten: a copy in logical order --------------------------------------------------------------------------------
-
-
-class Flattened(NamedTuple):
-    shape: tuple[int, ...]
-    features: int
-    channels_last: bool  # in memory
-
-
-@memoised("x")
-def plan_flatten(op: str, x: np.ndarray) -> Flattened:
-    x, features = prepare_flatten(x)
-    last = x.ndim > 2 and not x.flags.c_contiguous and x.transpose(CHANNELS_LAST[x.ndim]).flags.c_contiguous
-    return Flattened(x.shape, features, last)
-
-
-def flatten_forward(x: Any) -> tuple[np.ndarray, Flattened]:
-    x, call = plan_flatten("flatten", x)
-    return copied("flatten", x).reshape(len(x), call.features), call
-
-
-def flatten_backward(dy: np.ndarray, saved: Flattened, needs: tuple[bool, ...]) -> Gradients:
-    """dy in x's shape, and channels-last where x was."""
-    dx = contiguous("flatten", dy).reshape(saved.shape)
-    if saved.channels_last:
-        return (logical(copied("flatten", dx.transpose(CHANNELS_LAST[dx.ndim]))),)
-    return (copied("flatten", dx) if np.may_share_memory(dx, dy) else dx,)
-
-
 add("linear", forward, backward, reference, reference_backward)
-add("flatten", flatten_forward, flatten_backward, flatten_reference, flatten_reference_backward)

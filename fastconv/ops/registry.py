@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fastconv import tape
+
 __all__ = ["FUNCTIONS", "OPS", "Backward", "Forward", "Gradients", "Op", "add", "bound", "face", "register", "reserve"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,7 +32,9 @@ class Op:
     `needs` (a bool per positional argument) says that nobody asks for it.
     reference, reference_backward: the same, in naive loops.
     denominator(saved) -> of a loss, what its mean is divided by: how much a batch counts beside others.
+    counts(saved) -> of a loss with reduction="none", what each of its elements counts in that; None: 1.
     check(**options): raises what a call with these options raises whatever the arrays; layers ask when they are made.
+    composed: the function of which a tape made both passes.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Op:
     reference_backward: Backward | None = None
     denominator: Callable[[Any], float] | None = None
     check: Callable[..., Any] | None = None
+    counts: Callable[[Any], np.ndarray] | None = None
+    composed: Callable[..., Any] | None = None
 
 
 OPS: dict[str, Op] = {}
@@ -56,18 +62,21 @@ def add(
     *,
     denominator: Callable[[Any], float] | None = None,
     check: Callable[..., Any] | None = None,
+    counts: Callable[[Any], np.ndarray] | None = None,
 ) -> None:
     """List one of fastconv's own operations."""
-    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check)
+    OPS[name] = Op(name, forward, backward, reference, reference_backward, denominator, check, counts)
 
 
 def face(declared: Function) -> Function:
     """A public function's signature and docstring, bound to the operation of its name."""
-    return bound(declared, OPS[declared.__name__].forward)
+    op = OPS[declared.__name__]
+    return bound(declared, op.forward, op.backward)
 
 
-def bound(declared: Function, forward: Forward) -> Function:
-    """A function of `declared`'s name and signature that returns the output of `forward`, which has the same one."""
+def bound(declared: Function, forward: Forward, backward: Backward) -> Function:
+    """A function of `declared`'s name and signature that returns the output of `forward`, which has the same one; of
+    values on a tape, which every forward refuses for arrays, a value."""
 
     @functools.wraps(declared)
     def function(*arrays: Any, **options: Any) -> Any:
@@ -75,10 +84,12 @@ def bound(declared: Function, forward: Forward) -> Function:
             return forward(*arrays, **options)[0]
         except TypeError:
             try:
-                inspect.signature(declared).bind(*arrays, **options)
+                given = inspect.signature(declared).bind(*arrays, **options)
             except TypeError as error:
                 raise TypeError(f"{declared.__name__}() {error}") from None
-            raise
+            if not tape.holds((arrays, options)):
+                raise
+        return tape.call(declared.__name__, forward, backward, given.args, given.kwargs)
 
     return cast(Function, function)
 
@@ -90,15 +101,16 @@ def reserve(names: Iterable[str]) -> None:
 
 def register(
     name: str,
-    forward: Callable[..., tuple[Any, Any]],
-    backward: Callable[[np.ndarray, Any], Any],
+    forward: Callable[..., Any],
+    backward: Callable[[np.ndarray, Any], Any] | None = None,
     *,
     replace: bool = False,
 ) -> Callable[..., Any]:
     """Add an operation of one's own; returns it as a function that `vjp`, nets and losses take like any other.
 
     name      a Python identifier that no operation has yet; files that use the operation name it so
-    forward   forward(*arrays, **options) -> (output, saved)
+    forward   forward(*arrays, **options) -> (output, saved); without backward -> the output alone, composed of what has
+              gradients: fastconv.functional, + - * / ** @, indexing, NumPy's functions (see `value_and_grad`)
     backward  backward(dy, saved) -> the gradient to the first array, or a tuple with one per positional array, None
               where there is none
     replace   the name may be that of an operation registered before: this one takes its place, in nets, trainers and
@@ -121,11 +133,15 @@ def register(
     elif name in RESERVED:
         raise ValueError(f"register: fastconv.functional has a {name!r} already")
     for role, function in (("forward", forward), ("backward", backward)):
-        if not callable(function):
+        if not callable(function) and (function is not None or role == "forward"):
             raise TypeError(f"register: {role} must be callable, got {function!r}")
+    if backward is None:
+        OPS[name] = composed(name, forward)
+        return _public(name, forward)
+    written = backward
 
     def backward_with_needs(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[np.ndarray | None, ...]:
-        gradients = backward(dy, saved)
+        gradients = written(dy, saved)
         if not isinstance(gradients, tuple):
             gradients = (gradients, *(None,) * (len(needs) - 1))
         asked, beyond = gradients[: len(needs)], gradients[len(needs) :]  # beyond: arguments that were left out
@@ -142,10 +158,26 @@ def register(
             raise TypeError(f"{name}: forward must return (output, saved), got {type(result).__name__}")
         return result
 
-    def call(*arrays: Any, **options: Any) -> Any:
-        return OPS[name].forward(*arrays, **options)[0]
-
     OPS[name] = Op(name, checked_forward, backward_with_needs)
+    return _public(name, forward)
+
+
+def composed(name: str, function: Callable[..., Any]) -> Op:
+    """An operation, in no list, of a function that is composed of operations."""
+    return Op(name, *tape.passes(name, function), composed=function)
+
+
+def _public(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a registered operation."""
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        op = OPS[name]
+        if tape.holds((arrays, options)):
+            if op.composed is not None:
+                return op.composed(*arrays, **options)
+            return tape.call(name, op.forward, op.backward, arrays, options)
+        return op.forward(*arrays, **options)[0]
+
     function = FUNCTIONS.setdefault(name, call)  # of a name that was replaced the same: who holds it has the new one
     function.__name__ = function.__qualname__ = name
     function.__module__ = "fastconv.functional"

@@ -182,6 +182,20 @@ class Optimizer:
         self._options["lr"] = as_rate(self._name, value)
         self._plans.clear()
 
+    def scale_lr(self, factor: float, lowest: float = 0.0, least: float = 0.0) -> None:
+        """Multiply every learning rate by `factor`, those of groups too, down to `lowest`, and by more than `least` or
+        not at all; ValueError where one is a schedule."""
+        for options in (self._options, *(group["options"] for group in self._groups)):
+            rate = options.get("lr")
+            if isinstance(rate, Schedule):
+                raise ValueError(
+                    f"{self._name}: lr is a schedule, {type(rate).__name__}, which says itself how the rate falls; to "
+                    "have it scaled write a number"
+                )
+            if rate is not None and rate - max(rate * factor, lowest) > least:
+                options["lr"] = max(rate * factor, lowest)
+        self._plans.clear()
+
     def learning_rate(self, step: int | None = None) -> float:
         """The rate of step number `step`, counted from 0; default: of the next step."""
         return self._rate(self.lr, self.steps if step is None else step)

@@ -64,6 +64,7 @@ class Plan:
         self.dead: list[list[int]] = [[] for _ in self.steps]  # after each step, the values that nobody reads again
         for value, index in last.items():
             self.dead[index].append(value)
+        self.fused = {step.output for step in self.steps if step.is_fused}
         self._fused = [(layer, layer.op) for step in self.steps if step.is_fused for layer in step.layers]  # type: ignore[attr-defined]
         plain = [container for container, _ in self._inside] + [layer for layer, _ in self._fused]
         self._classes = {type(layer) for layer in plain}
@@ -140,6 +141,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     for step in plan.steps:
         needed[step.output] = step.is_trainable() or True in map(needed.__getitem__, step.inputs)
     sent: dict[int, Any] = {}
+    own: set[int] = set()  # the values whose gradients nobody else has
     for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
         if part is not None:
             sent[value] = sent[value] + part if value in sent else part
@@ -153,19 +155,29 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
             continue
         if here is None:  # of a branch that does not reach the output
             for layer, prefix in zip(step.layers, prefixes, strict=True):
-                for name, parameter in layer.parameters().items():
+                for name, parameter in layer._trained().items():
                     gradients.setdefault(plan.known(prefix, name), np.zeros_like(parameter))
             continue
         of_step, shape, dtype = kept[index]
         if shape is not None and (here.shape != shape or here.dtype != dtype):  # a layer of somebody's own sent it
             here = _fitting(step, here, shape, dtype)
-        parts, found = step.backward(here, of_step, tuple(map(needed.__getitem__, step.inputs)))
+        wanted = tuple(map(needed.__getitem__, step.inputs))
+        if step.is_fused:
+            parts, found = step.backward(here, of_step, wanted, step.output in own and here.flags.writeable)
+        else:
+            parts, found = step.backward(here, of_step, wanted)
         del of_step
         if once:
             kept[index] = None
         for value, part in zip(step.inputs, parts):  # noqa: B905  # strict costs as much as the rest of this line
             if part is not None and needed[value]:
-                sent[value] = step.accumulate(sent[value], part, here) if value in sent else part
+                if value in sent:
+                    sent[value] = step.accumulate(sent[value], part, here)
+                    own.add(value)
+                    continue
+                sent[value] = part
+                if value in plan.fused and step.makes_its_own() and not np.may_share_memory(part, here):
+                    own.add(value)
         del here, parts
         for prefix, inside in zip(prefixes, found):  # noqa: B905
             for name, gradient in inside.items():

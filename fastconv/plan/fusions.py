@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.ops.activation import relu_saved
+from fastconv.ops.activation import relu_backward
 from fastconv.plan.steps import Add, LayerStep, Parts, Step
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ class Fused(Step):
             saved.append(kept)
         return known[self.output], Apart(saved)
 
-    def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+    def backward(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool = False
+    ) -> tuple[Parts, list[Gradients]]:
+        """over: dy is nobody else's, and may be overwritten."""
         if not isinstance(saved, Apart):
-            return self.backward_fused(dy, saved, needs)
+            return self.backward_fused(dy, saved, needs, over)
         needed = dict(zip(self.inputs, needs, strict=True))
         for part in self.parts:
             needed[part.output] = part.is_trainable() or any(needed[value] for value in part.inputs)
@@ -68,7 +71,9 @@ class Fused(Step):
             gradients = found + gradients
         return tuple(sent.get(value) for value in self.inputs), gradients
 
-    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+    def backward_fused(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool
+    ) -> tuple[Parts, list[Gradients]]:
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -97,8 +102,10 @@ class NormRelu(Fused):
         result: tuple[np.ndarray, Any] = self.norm.forward(values[0], context, True, *values[1:])
         return result
 
-    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
-        dx, addend, gradients = self.norm.relu_backward(dy, saved, needs[0])
+    def backward_fused(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool
+    ) -> tuple[Parts, list[Gradients]]:
+        dx, addend, gradients = self.norm.relu_backward(dy, saved, needs[0], over)
         return ((dx, addend) if self.adds else (dx,)), [gradients, {}]
 
 
@@ -117,7 +124,9 @@ class PoolRelu(Fused):
         y, kept = self.relu.call([pooled], context)
         return y, (places, kept)
 
-    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+    def backward_fused(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool
+    ) -> tuple[Parts, list[Gradients]]:
         places, kept = saved
         (dpooled,), _ = self.relu.backward(dy, kept, (True,))
         assert dpooled is not None
@@ -132,7 +141,6 @@ class ConvRelu(Fused):
         super().__init__(conv, relu)
         self.within = conv.within
         self.conv: Any = conv.layers[0]
-        self.relu = relu
 
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
         return self.conv.padding_mode == "zeros" and not context.snapshot
@@ -141,11 +149,11 @@ class ConvRelu(Fused):
         y, kept = self.conv.relu_forward(values[0], context)
         return y, (kept, y) if context.keep else None
 
-    def backward_fused(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
+    def backward_fused(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool
+    ) -> tuple[Parts, list[Gradients]]:
         kept, y = saved
-        (dz,), _ = self.relu.backward(dy, relu_saved(y), (True,))
-        assert dz is not None
-        dx, gradients = self.conv.backward(dz, kept, needs[0])
+        dx, gradients = self.conv.backward(relu_backward(dy, y, over), kept, needs[0])
         return (dx,), [gradients, {}]
 
 

@@ -61,10 +61,13 @@ class Step:
         """Whether any parameter is to be trained."""
         return any(map(IS_TRAINABLE, self.layers))
 
+    def makes_its_own(self) -> bool:
+        """Whether nobody else has what `backward` returns, but for dy; what `register` made may keep it."""
+        return all(layer.is_plain() and getattr(layer, "op", "") not in FUNCTIONS for layer in self.layers)
+
     def accumulate(self, one: np.ndarray, other: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """one + other, a gradient that this step made of dy: into `other` where that is memory of its own."""
-        own = all(layer.is_plain() and getattr(layer, "op", "") not in FUNCTIONS for layer in self.layers)
-        if own and not np.may_share_memory(other, dy):  # one that `register` made may keep what it returns
+        if self.makes_its_own() and not np.may_share_memory(other, dy):
             return add_to(self.name, other, one)
         return add(self.name, [one, other])
 

@@ -11,15 +11,19 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
+from fastconv import notebook
 from fastconv.files import replace_text
 
 __all__ = ["History", "plain"]
 
 Record = dict[str, Any]
 
+MOST_ROWS = 50  # of the table in a notebook
+
 
 class History(list[Record]):
-    """A list of records, one dict an epoch; `history["loss"]` is a column (None where a record has no such entry)."""
+    """A list of records, one dict an epoch; `history["loss"]` is a column (None where a record has no such entry). In a
+    notebook it shows as a table."""
 
     @overload
     def __getitem__(self, key: str) -> list[Any]: ...
@@ -37,6 +41,23 @@ class History(list[Record]):
     def columns(self) -> list[str]:
         """The names of all entries, in order of appearance."""
         return list(dict.fromkeys(name for record in self for name in record))
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """A matplotlib figure of loss and accuracy by epoch, which shows in a notebook; written to `path` if it is
+        given (.png, .svg or .pdf). Needs matplotlib: the extra [plot]."""
+        from fastconv import plots
+
+        figure = plots.training_curve(self)
+        if path is not None:
+            plots.save(figure, path)
+        return figure
+
+    def _repr_html_(self) -> str:
+        columns = self.columns()
+        rows = [[_shown(name, record.get(name)) for name in columns] for record in self]
+        if len(rows) > MOST_ROWS:
+            rows[MOST_ROWS // 2 : -MOST_ROWS // 2] = [["…"] * len(columns)]
+        return notebook.table([columns or ["no epochs yet"], *rows], left=0)
 
     def to_csv(self, path: str | os.PathLike[str], *, follow_links: bool = True) -> None:
         """Write a table with a row an epoch; numbers in full precision. See `fastconv.files.replace_whole`."""
@@ -58,6 +79,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)) and not value.ndim:
         value = value.item()
     return float(value) if isinstance(value, np.floating) else value  # longdouble, of which Python has none
+
+
+def _shown(name: str, value: Any) -> str:
+    """A cell of the table."""
+    value = plain(value)
+    if not isinstance(value, float):
+        return "" if value is None else f"{value}"
+    return f"{value:.1f}" if name == "seconds" else f"{value:.4f}" if name.endswith("accuracy") else f"{value:.4g}"
 
 
 def _is_finite(value: Any) -> bool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RECIPES", "Recipe"]
+from fastconv import augment
+from fastconv.errors import nearest
+
+__all__ = ["AUGMENTATIONS", "RECIPES", "Recipe", "augmentation_of"]
 
 NO_DECAY = {"ndim": 1, "weight_decay": 0.0}  # biases and batch norm
 
@@ -17,7 +20,13 @@ NO_DECAY = {"ndim": 1, "weight_decay": 0.0}  # biases and batch norm
 class Recipe:
     """A net of `fastconv.models` by name, and how it is trained.
 
-    validation   images taken out of the training part where there is no test part: a number, or a share below 1
+    validation     images taken out of the training part where there is no test part: a number, or a share below 1
+    weights        a file of weights to begin with: its head, the last layer, may be of another size
+    freeze         patterns of names of layers and parameters that are not trained; "backbone": all but the head
+    head_lr        the head's learning rate, the highest of its schedule
+    patience       end when no epoch was better for so many
+    class_weight   "balanced", or {name of a class: weight}
+    accumulate, average, metrics   see `Trainer.fit`
     """
 
     net: str
@@ -27,6 +36,20 @@ class Recipe:
     augment: dict[str, Any] | None = None
     label_smoothing: float = 0.0
     validation: float = 0.1
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
+    head_lr: float | None = None
+    patience: int | None = None
+    class_weight: str | dict[str, float] | None = None
+    accumulate: int = 1
+    average: float | None = None
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Recipe:
+        """The recipe that a JSON file holds."""
+        data.update({name: tuple(data[name]) for name in ("freeze", "metrics") if name in data})
+        return cls(**data)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -90,3 +113,38 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.05,
     ),
 }
+
+# what `--augment` calls them, in the order in which they are applied
+AUGMENTATIONS: dict[str, augment.Augment] = {
+    "resized-crop": augment.RandomResizedCrop(scale=(0.35, 1.0)),
+    "crop": augment.Crop(padding=4),
+    "shift": augment.Shift(2),
+    "affine": augment.Affine(10.0, 0.1, 2.0),
+    "flip": augment.Flip(),
+    "vflip": augment.Flip(horizontal=False, vertical=True),
+    "colour": augment.ColorJitter(0.3, 0.3, 0.3, 0.05),
+    "noise": augment.Noise(0.03),
+    "cutout": augment.CutOut(8),
+    "erasing": augment.RandomErasing(),
+    "mixup": augment.MixUp(),
+    "cutmix": augment.CutMix(),
+}
+SPELLINGS = {"color": "colour", "jitter": "colour", "color-jitter": "colour", "random-erasing": "erasing"}
+
+
+def augmentation_of(words: str) -> dict[str, Any]:
+    """The augmentation that a list of words says, "flip,colour,mixup", as data; mixup and cutmix are used in turns.
+
+    ValueError for a word that is none.
+    """
+    named = [SPELLINGS.get(word, word) for word in words.lower().replace("_", "-").replace(" ", "").split(",") if word]
+    for word in named:
+        if word not in AUGMENTATIONS:
+            there = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"no augmentation is called {word!r}; there are {there}{nearest(word, AUGMENTATIONS)}")
+    if not named:
+        raise ValueError("it names no augmentation; --no-augment trains on the images as they are")
+    parts = [part for name, part in AUGMENTATIONS.items() if name in named and not part.mixes]
+    mixing = [part for name, part in AUGMENTATIONS.items() if name in named and part.mixes]
+    parts += [augment.OneOf(*mixing)] if len(mixing) > 1 else mixing
+    return (parts[0] if len(parts) == 1 else augment.Compose(*parts)).config()

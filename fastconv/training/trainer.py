@@ -5,59 +5,112 @@ in the checkpoint: a run that was killed and resumed ends with the bits of one t
 
 A checkpoint is a safetensors file (`training.checkpoint`):
 
-    net.<name>                parameters and buffers          best.<name>   those of the best epoch, with validation
-    optimizer.<slot>.<name>   the optimiser's memory          loss.<name>   options of the loss that are arrays
+    net.<name>                parameters and buffers          best.<name>      those of the best epoch, with validation
+    optimizer.<slot>.<name>   the optimiser's memory          loss.<name>      options of the loss that are arrays
+    callbacks.<n>.<name>      what callbacks keep             average.<name>   the parameters' moving average
+    collected.<name>          the epoch's predictions, where metrics are asked for
     __metadata__              "format": "fastconv.trainer/1", "trainer": JSON of everything else
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
+import itertools
 import json
 import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastconv import augment as augmentations
-from fastconv import optim
+from fastconv import notebook, optim
+from fastconv.callbacks import Callback
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
-from fastconv.interrupts import Interrupts
+from fastconv.interrupts import Interrupts, uninterrupted
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import at_most
+from fastconv.machine.switching import quick_switches
 from fastconv.ops import OPS, register
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.training import checkpoint as files
-from fastconv.training.data import STEP, ArrayBatches, StreamBatches, are_arrays, batches, generator, named_arrays
+from fastconv.training.ahead import prepared
+from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
 from fastconv.training.history import History, Record, plain
+from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
+from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
+from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
-from fastconv.training.step import Loss, Losses, LossLike, need_limit, passes, resolve_loss, warn_of_softmax
+from fastconv.training.rates import Rates
+from fastconv.training.step import (
+    Loss,
+    Losses,
+    LossLike,
+    gradients_of,
+    need_limit,
+    resolve_loss,
+    samples_of,
+    warn_of_softmax,
+)
+from fastconv.training.weighting import class_weights, need_factors, of_targets
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
 
 BATCH_SIZE = 128
 SEED_BITS = 128
+PARTS = ("net", "optimizer", "best", "loss", "average", "collected", "callbacks")  # of a checkpoint's arrays
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
 
+SETTINGS: dict[str, Any] = {  # of a run, as long as nothing else is said
+    "batch_size": BATCH_SIZE, "drop_last": False, "steps_per_epoch": None, "class_weight": None, "metrics": [],
+    "accumulate": 1, "average": None,
+}  # fmt: skip
+
 AugmentLike = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-Callback = Callable[["Trainer", Record], Any]
+CallbackLike = Callback | Callable[["Trainer", Record], Any]
 Batches = ArrayBatches | StreamBatches
 
 
-class Evaluation(NamedTuple):
-    """The loss of all samples, and the share of right answers where the targets are class indices (else None)."""
-
+class _Evaluation(NamedTuple):
     loss: float
     accuracy: float | None
+
+
+class Evaluation(_Evaluation):
+    """The loss of all samples, and the share of right answers where the targets are class indices (else None).
+
+    metrics   beside the pair: the metrics that were asked for, by name
+    """
+
+    metrics: dict[str, float]
+
+    def __new__(cls, loss: float, accuracy: float | None, metrics: Mapping[str, float] | None = None) -> Evaluation:
+        found = super().__new__(cls, loss, accuracy)
+        found.metrics = dict(metrics or {})
+        return found
+
+    def __repr__(self) -> str:
+        entries = {**self._asdict(), **self.metrics}
+        return f"Evaluation({', '.join(f'{name}={value!r}' for name, value in entries.items())})"
+
+    def _repr_html_(self) -> str:
+        entries = {**self._asdict(), **self.metrics}
+        cells = [f"{value:.4g}" if value is not None else "" for value in entries.values()]
+        return notebook.table([list(entries), cells], left=0)
+
+    def record(self, prefix: str = "") -> Record:
+        """The entries of a history's record."""
+        accuracy = {} if self.accuracy is None else {"accuracy": self.accuracy}
+        return {prefix + name: value for name, value in {"loss": self.loss, **accuracy, **self.metrics}.items()}
 
 
 @dataclass
@@ -73,27 +126,35 @@ class _Sums:
     def add(self, loss: Loss | Losses, value: float, weight: float, output: np.ndarray, target: np.ndarray) -> None:
         self.loss += loss.portion(value, weight)
         self.weight += weight
-        self.samples += _samples(output)
-        if isinstance(loss, Losses):  # none of the outputs is the net's only one
+        self.samples += samples_of(output)
+        if isinstance(loss, Losses) or isinstance(output, tuple) or not isinstance(target, np.ndarray):  # of several
             return
-        if target.dtype.kind in "iu" and output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
+        if are_classes(output, target):
             right = (output.argmax(axis=1) == target)[~np.isin(target, loss.ignore_index)]
             self.correct += int(np.count_nonzero(right))
             self.answers += right.size
 
-    def result(self, loss: Loss | Losses) -> Evaluation:
+    def join(self, others: _Sums) -> None:
+        for name, value in asdict(others).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def result(self, loss: Loss | Losses, collected: Collected | None = None) -> Evaluation:
         accuracy = self.correct / self.answers if self.answers else None
-        return Evaluation(loss.whole(self.loss, self.weight), accuracy)
+        return Evaluation(
+            loss.whole(self.loss, self.weight), accuracy, None if collected is None else collected.results()
+        )
 
 
 @dataclass
 class _Position:
-    """Where a run is: whole epochs behind it, steps in all, batches into the present epoch and what they summed to."""
+    """Where a run is: whole epochs behind it, steps in all, batches into the present epoch and their time, and batches
+    in all."""
 
     epoch: int = 0
     step: int = 0
     batch: int = 0
     seconds: float = 0.0
+    batches: int = 0
 
 
 class Trainer:
@@ -101,18 +162,22 @@ class Trainer:
 
     loss              a function of fastconv.functional, one from `fastconv.register`, or its name (default
                       "cross_entropy"); options by functools.partial. Of a net with several outputs a dict of them by
-                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1)
+                      the outputs' names: their sum is trained, each times its factor in `loss_weights` (default: 1).
+                      Or a function (output, y) of one's own, composed of such (see `fastconv.value_and_grad`); one that
+                      takes the mean of samples, for a batch counts with its number of them. Files keep its name, where
+                      it has one: register("name", function)
     seed              what shuffling, augmentation and dropout are derived from (default 0)
     checkpoint        a path: a checkpoint is written there before the first step, then every `checkpoint_every` steps
                       (default: after each epoch), and when `fit` ends. See `resume`
     functions         {name: function}: augmentations of one's own, by the names that files shall use for them
     precision         "fast" or "strict" (see `fastconv.set_precision`): of training and evaluation, whatever holds
                       outside, after `resume` too (default: what holds when `fit` is first called)
-    memory_limit      bytes that a step may take beside the net, the optimiser and the batch: parts of the forward are
-                      run again to stay below, with the same bits. What counts, and what it costs: see
-                      `fastconv.value_and_grad`. Validation and evaluation are no steps (default: no limit)
+    memory_limit      bytes that a batch's work may take beside the net, the optimiser, the batches and, where several
+                      make a step, their gradients' sum: parts of the forward are run again to stay below, with the same
+                      bits. What counts, and what it costs: see `fastconv.value_and_grad`. Evaluation has no limit
+                      (default: None)
 
-    net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state
+    net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state, average_state
     follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
     """
 
@@ -140,7 +205,7 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = resolve_loss(loss, net, loss_weights)
         warn_of_softmax(net, self.loss)
-        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses)
+        self._several = len(net.inputs) != 1, isinstance(self.loss, Losses) or self.loss.is_composed
         self.seed = _integer("Trainer", "seed", seed, 0)
         if self.seed >> SEED_BITS:
             raise ValueError(f"Trainer: seed must have at most {SEED_BITS} bits, got {self.seed.bit_length()}")
@@ -156,8 +221,14 @@ class Trainer:
         self.best_state: dict[str, np.ndarray] | None = None
         self._position = _Position()
         self._sums = _Sums()
+        self._collected = Collected(())
+        self._metrics: tuple[Metric, ...] = ()
+        self._average: dict[str, np.ndarray] | None = None  # of the parameters
+        self._callbacks: list[Callback] = []
+        self._callback_states: list[dict[str, Any]] = []  # of a file, until callbacks take them
         self._settings: dict[str, Any] | None = None  # of the run, as data
         self._augment: AugmentLike | None = None
+        self._telling = False  # callbacks, of an epoch
         self._torn = False  # only some of what belongs together has been changed
         self._interrupts = Interrupts()
 
@@ -171,6 +242,26 @@ class Trainer:
         """Steps behind us."""
         return self._position.step
 
+    @property
+    def total_epochs(self) -> int | None:
+        """Epochs that are to be behind us at the end of `fit`; None before it."""
+        return None if self._settings is None else int(self._settings["epochs"])
+
+    @property
+    def validates(self) -> bool:
+        """Whether `fit` has validation data."""
+        return self._settings is not None and self._settings["validation"] is not None
+
+    @property
+    def average_state(self) -> dict[str, np.ndarray] | None:
+        """The net's state_dict with the moving average of its weights, of `fit(average=…)`; None without."""
+        return None if self._average is None else self.validated_state()
+
+    def validated_state(self) -> dict[str, np.ndarray]:
+        """The net's state_dict as validation sees it: with the average of the weights where there is one."""
+        averages = {name: np.array(array, order="C") for name, array in (self._average or {}).items()}
+        return {**self.net.state_dict(), **averages}
+
     # --- training
 
     def fit(
@@ -181,29 +272,56 @@ class Trainer:
         batch_size: int | None = None,
         validation_data: Any = None,
         augment: AugmentLike | None = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[CallbackLike] = (),
         progress: bool | None = None,
         *,
         drop_last: bool | None = None,
         steps_per_epoch: int | None = None,
+        prefetch: int = 2,
+        sample_weight: Any = None,
+        class_weight: str | Mapping[int, float] | None = None,
+        metrics: Any = (),
+        accumulate: int = 1,
+        average: float | None = None,
     ) -> History:
         """Train until `epochs` epochs are behind the net, those of earlier calls and of a resumed file included.
 
         X, y              samples and targets: arrays, memory-mapped or integer ones too (a batch at a time becomes the
                           net's float type); of a net of several inputs or losses tuples of them, or dicts by their
-                          names. Or X alone: an iterable of batches (x, y), or a function that returns an
-                          iterator for every epoch; batches then come as they are
+                          names. Or X alone: an iterable of batches (x, y) or (x, y, weight), or a function that
+                          returns an iterator for every epoch; batches then come as they are
         epochs            the total; needed unless the run was resumed from a file, which has it
         batch_size        default 128, or as before. Samples are shuffled anew in every epoch. The last batch may be
                           short; a last batch of one sample is left out
-        validation_data   (X, y), or an iterable of batches: evaluated after every epoch, and the weights of the best
-                          epoch are kept (highest accuracy, then lowest loss)
-        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before)
-        callbacks         each is called with (trainer, record) after an epoch; one that returns True ends the training.
-                          Numbers that it adds to the record are kept
-        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing
+        validation_data   (X, y), (X, y, sample_weight) or an iterable of batches: evaluated after every epoch, and the
+                          weights of the best epoch are kept (highest accuracy, then lowest loss)
+        augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
+                          mixes images, class indices become probabilities, which the loss must take (cross_entropy),
+                          and floats are mixed; an answer is right that is the class of the larger share
+        callbacks         of `fastconv.callbacks`, or functions: each is called with (trainer, record) after an epoch;
+                          one that returns True ends the training. Numbers that it adds to the record are kept
+        progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing.
+                          In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
+        prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
+                          `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
+                          the two looks at what steps change, the net or the trainer: that needs 0
+        sample_weight     (N,), or the shape of the single losses: the loss of a batch is sum(weight * loss) /
+                          sum(weight), as that of cross_entropy(weight=…)
+        class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
+                          "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
+        metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, as val_…
+                          of the validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
+                          "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
+                          "top_5_accuracy"; "mse", "mae", "rmse", "r2": scikit-learn's values. A function is given the
+                          classes that the net chose, or probabilities (N, C) where its second argument is called
+                          y_score or y_proba, or the outputs where targets are no classes
+        accumulate        so many batches make a step: their gradients' mean, each batch counted as it would count in
+                          one large batch (default: 1, or as before). The last step of an epoch may have fewer
+        average           a decay: after every step average = decay * average + (1 - decay) * weights, begun with those
+                          after the first step (torch's AveragedModel); validation uses it, with the net's own buffers,
+                          and so does the best epoch. See `restore_average`
 
         Returns the history: a record an epoch with epoch, step, lr, loss, accuracy, val_loss, val_accuracy, seconds.
         The loss and the accuracy are those of the batches as they were trained on, while the weights still changed.
@@ -217,14 +335,24 @@ class Trainer:
         the optimiser fits no parameter of the net, frozen or not, and where an interrupted run is continued with other
         data or settings; callbacks and progress are free. Schedules follow the total: with more epochs than before they
         continue as if that had been planned. Ctrl-C waits for the end of the step, writes a checkpoint where there is
-        one, and is raised.
+        one, and is raised. Meanwhile Python's switch interval is 50 us, so that threads which run Python do not hold a
+        step up (`sys.setswitchinterval`).
         """
         settings = self._settled(batch_size, drop_last)
+        prefetch = _integer("fit", "prefetch", prefetch, 0)
+        if accumulate != 1:
+            settings["accumulate"] = _integer("fit", "accumulate", accumulate, 1)
+        if average is not None:
+            settings["average"] = _decay(average)
+        if class_weight is not None:
+            settings["class_weight"] = class_weights(class_weight, y, self.loss)
+        measures = self._measures(metrics, settings)
         if steps_per_epoch is not None:
             settings["steps_per_epoch"] = _integer("fit", "steps_per_epoch", steps_per_epoch, 1)
         source = batches(
-            "fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"], several=self._several
-        )
+            "fit", X, y, settings["batch_size"], seed=self.seed, drop_last=settings["drop_last"], several=self._several,
+            weight=sample_weight,
+        )  # fmt: skip
         validation = self._batches_of("fit: validation_data", validation_data, settings["batch_size"])
         total = self._total_epochs(epochs)
         settings.update(
@@ -237,6 +365,10 @@ class Trainer:
         if self.epoch >= total:
             return self.history
         self._settings, self._augment = settings, given
+        self._metrics, before = measures, self._collected
+        self._collected = Collected(measures)
+        if self._position.batch:
+            self._collected.join(before)
         self.precision = self.precision or precisions.get_precision()
         for name, data in (("X", source), ("validation_data", validation)):
             if isinstance(data, StreamBatches) and data.once and total - self.epoch > 1:
@@ -249,38 +381,86 @@ class Trainer:
         if not self.step:
             every = self.net.named_arrays(buffers=False)
             self.optimizer.check_groups({name: getattr(layer, attribute) for name, layer, attribute in every})
-        steps = settings["steps_per_epoch"] or source.steps
+        steps = settings["steps_per_epoch"] or (source.steps and -(-source.steps // settings["accumulate"]))
         self.optimizer.total_steps = total * steps if steps else None
         self.optimizer.learning_rate()  # a schedule that lacks its total complains now
-        self._write_checkpoint()
-        shown = Progress(progress, total)
-        callbacks = list(callbacks)
+        shown = Progress(progress, total, self.history)
+        self._begin_callbacks(callbacks)
+        self._telling = False
+        begun: list[Callback] = []
         try:
-            with self._interrupts, precisions.precision(self.precision):
-                while self.epoch < total:
-                    shown.start(self.epoch + 1, steps, self._position.batch)
-                    record = self._epoch(source, validation, shown)
+            with self._interrupts, precisions.precision(self.precision), quick_switches():
+                stop = False
+                for callback in self._callbacks:
+                    begun.append(callback)
+                    stop = _is_true(callback.on_fit_begin(self)) or stop
+                self._write_checkpoint()
+                while self.epoch < total and not stop:
+                    shown.start(self.epoch + 1, steps, -(-self._position.batch // settings["accumulate"]))
+                    record = self._epoch(source, validation, shown, prefetch)
                     shown.finish(record)
-                    stop = [_is_true(callback(self, record)) for callback in callbacks]
-                    if self.checkpoint_every is None or any(stop) or self.epoch == total:
+                    stop = self._call_back(record, total)
+                    if self.checkpoint_every is None or stop or self.epoch == total:
                         self._write_checkpoint()
-                    if any(stop):
-                        break
-        except KeyboardInterrupt:
-            self._write_checkpoint()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not self._telling:
+                self._write_checkpoint()
+            for callback in begun:
+                callback.on_exception(self, error)
             raise
         finally:
             shown.close()
         return self.history
 
+    def _begin_callbacks(self, callbacks: Iterable[CallbackLike]) -> None:
+        """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
+        self._callbacks = [each if isinstance(each, Callback) else Function(each) for each in callbacks]
+        for callback in self._callbacks:
+            kind = type(callback).__name__
+            found = next((state for state in self._callback_states if state["callback"] == kind), None)
+            if found is not None:
+                self._callback_states.remove(found)
+                callback.load_state_dict(found["state"])
+
+    def _call_back(self, record: Record, total: int) -> bool:
+        """Tell callbacks of an epoch, and of the end; whether one of them ends the training. Ctrl-C waits; where a
+        second one or an error breaks in no checkpoint is written, for some were told and others not."""
+        self._interrupts.begin()
+        self._telling = True
+        try:
+            answers = [_is_true(callback.on_epoch_end(self, record)) for callback in self._callbacks]
+            if any(answers) or self.epoch == total:
+                for callback in self._callbacks:
+                    callback.on_fit_end(self)
+            self._telling = False
+        finally:
+            self._interrupts.end()
+        return any(answers)
+
     def _settled(self, batch_size: Any, drop_last: Any) -> dict[str, Any]:
         """What was given, or what the run had before, or the defaults."""
-        before = self._settings or {"batch_size": BATCH_SIZE, "drop_last": False, "steps_per_epoch": None}
-        return {
-            "batch_size": before["batch_size"] if batch_size is None else _integer("fit", "batch_size", batch_size, 1),
-            "drop_last": before["drop_last"] if drop_last is None else bool(drop_last),
-            "steps_per_epoch": before["steps_per_epoch"],
-        }
+        before = {name: (self._settings or SETTINGS)[name] for name in SETTINGS}
+        if batch_size is not None:
+            before["batch_size"] = _integer("fit", "batch_size", batch_size, 1)
+        if drop_last is not None:
+            before["drop_last"] = bool(drop_last)
+        return before
+
+    def _measures(self, metrics: Any, settings: dict[str, Any]) -> tuple[Metric, ...]:
+        """The metrics that were given, or that the run had before, by their names in its settings."""
+        found = resolve_metrics(metrics)
+        if found:
+            settings["metrics"] = [metric.name for metric in found]
+            return found
+        known = {metric.name: metric for metric in self._metrics}
+        names = [name for name in settings["metrics"] if name not in known]
+        try:
+            known.update({metric.name: metric for metric in resolve_metrics(names)})
+        except ValueError:
+            raise ValueError(
+                f"fit: this run has metrics of your own among {', '.join(settings['metrics'])}; give metrics=(…) again"
+            ) from None
+        return tuple(known[name] for name in settings["metrics"])
 
     def _total_epochs(self, epochs: Any) -> int:
         if epochs is not None:
@@ -308,6 +488,11 @@ class Trainer:
                         "the same, or make a new Trainer for the net"
                     )
             if self.epoch < before["epochs"]:  # it was interrupted: what is to come must be what would have come
+                for name in ("accumulate", "average", "class_weight", "metrics"):
+                    if settings[name] != before[name]:
+                        raise ValueError(
+                            f"fit: this run was interrupted with {name} {before[name]}, now it is {settings[name]}"
+                        )
                 if settings["validation"] != before["validation"]:
                     raise ValueError(
                         f"fit: this run was interrupted with validation_data {before['validation']}, now it is "
@@ -318,56 +503,69 @@ class Trainer:
                         f"fit: this run was interrupted with augment {self._augment!r}, now it is {given!r}"
                     )
 
-    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress) -> Record:
+    def _epoch(self, source: Batches, validation: Batches | None, shown: Progress, prefetch: int) -> Record:
         """The rest of an epoch and what follows it."""
         position, sums = self._position, self._sums
         parameters = self.net.parameters()
         buffers = [(array, array.copy()) for array in _buffers(self.net)]
         begun = time.perf_counter() - position.seconds
-        for x, y in source.epoch(position.epoch, position.batch):
-            rng = generator(self.seed, STEP, position.step)
-            if self._augment is not None:
-                x = self._augment(x, rng)
-            self._step(x, y, rng, parameters, buffers)
-            position.seconds = time.perf_counter() - begun
-            shown.step(sums.result(self.loss).loss)
-            if self.checkpoint_every and position.step % self.checkpoint_every == 0:
-                self._write_checkpoint()
+        ready = prepared(
+            self.net, source, position.epoch, position.batch, prefetch, self._augment, (self.seed, position.batches)
+        )
+        with contextlib.closing(ready):
+            for first in ready:
+                self._step(itertools.chain([first], itertools.islice(ready, self._accumulate - 1)), parameters, buffers)
+                position.seconds = time.perf_counter() - begun
+                shown.step(sums.result(self.loss).loss)
+                if self.checkpoint_every and position.step % self.checkpoint_every == 0:
+                    self._write_checkpoint()
         if not position.batch:
             raise ValueError(f"fit: X yielded no batches for epoch {position.epoch + 1}")
-        return self._finish_epoch(None if validation is None else self._evaluate(validation))
+        if validation is None:
+            return self._finish_epoch(None)
+        with self._averaged():
+            validated = self._evaluate(validation, self._metrics, prefetch)
+        return self._finish_epoch(validated)
 
     def _step(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        rng: np.random.Generator,
-        parameters: dict[str, np.ndarray],
-        buffers: list[tuple[np.ndarray, np.ndarray]],
-    ) -> None:
-        """One step; the net is as it was where the loss or a gradient is not finite, or anything is raised before."""
+        self, group: Iterable[Any], parameters: dict[str, np.ndarray], buffers: list[tuple[np.ndarray, np.ndarray]]
+    ) -> float:
+        """One step, on a group of batches; returns the loss."""
         self._interrupts.begin()
+        try:
+            loss = self._update(group, parameters, buffers)
+            if self._callbacks:
+                lr = self.optimizer.learning_rate(max(0, self.optimizer.steps - 1))
+                record = {"epoch": self.epoch + 1, "step": self.step, "lr": lr, "loss": loss}
+                for callback in self._callbacks:
+                    callback.on_step_end(self, record)
+        finally:
+            self._interrupts.end()
+        return loss
+
+    def _update(
+        self, group: Iterable[Any], parameters: dict[str, np.ndarray], buffers: list[tuple[np.ndarray, np.ndarray]]
+    ) -> float:
+        """What a step does; the net is as it was where the loss or a gradient is not finite, or anything is raised
+        before."""
         for array, before in buffers:
             np.copyto(before, array)
+        learnt = _Learnt(_Sums(), Collected(self._metrics))
         try:
-            forward, backward = passes(self.net)
-            with blas_held(), np.errstate(all="ignore"), at_most(self.memory_limit) as ceiling:
-                output, saved = forward(self.net.cast(x), Context.of_step(self.net, rng, ceiling))
-                if not _samples(output):
-                    raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-                loss, weight, gradient = self.loss.with_gradient(output, y)
-                if weight:
-                    self._need_finite("loss", loss, x)
-                else:  # all targets are ignored, or of classes without weight: nothing to learn
-                    gradient = np.zeros_like(output)
-                gradients = backward(gradient, saved, False)[1]
+            for (x, y, *weight), rng in group:
+                self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
+            with blas_held(), np.errstate(all="ignore"):
+                gradients = learnt.mean_gradients(self.loss, self._accumulate)
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
-            self._torn = True
-            self.optimizer.step(parameters, gradients, norm=norm)
-            self._sums.add(self.loss, loss, weight, output, y)
+                self._torn = True
+                self.optimizer.step(parameters, gradients, norm=norm)
+                self._average_weights(parameters)
+            self._sums.join(learnt.sums)
+            self._collected.join(learnt.collected)
             self._position.step += 1
-            self._position.batch += 1
+            self._position.batch += learnt.batches
+            self._position.batches += learnt.batches
             self._torn = False
         except BaseException as error:
             if isinstance(error, (ValueError, TypeError)):  # the optimiser refuses before it changes anything
@@ -375,9 +573,72 @@ class Trainer:
             if not self._torn:
                 for array, before in buffers:
                     np.copyto(array, before)
-            self._interrupts.end()
             raise
-        self._interrupts.end()
+        return learnt.sums.result(self.loss).loss
+
+    def _learn(self, learnt: _Learnt, x: Any, y: Any, rng: np.random.Generator, samples: np.ndarray | None) -> None:
+        """Add a batch's gradients to those of its group; `samples`: their weights."""
+        with blas_held(), np.errstate(all="ignore"):
+            if any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
+                raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
+            weighed = self._accumulate > 1 and not self.loss.is_sum
+            output, loss, weight, gradients = gradients_of(
+                self.net, self.loss, x, y, rng, samples, weighed, self.memory_limit
+            )  # fmt: skip
+            if weight:
+                self._need_finite("loss", loss, x)
+            learnt.add(gradients)
+        labels = y.labels if isinstance(y, Mixed) else y
+        learnt.sums.add(self.loss, loss, weight, output, labels)
+        learnt.collected.add(self.loss, output, labels)
+
+    @property
+    def _accumulate(self) -> int:
+        return 1 if self._settings is None else int(self._settings["accumulate"])
+
+    def _samples_weights(self, y: Any, weight: np.ndarray | None = None) -> np.ndarray | None:
+        """The weights of a batch's samples, or of their single targets, where any were given."""
+        if isinstance(y, Mixed):  # so are the weights
+            weights = self._samples_weights(y.targets, weight)
+            return None if weights is None else np.tensordot(y.shares, weights, axes=1)
+        factors = None if self._settings is None else self._settings["class_weight"]
+        if factors is None:
+            return weight
+        own = of_targets(np.asarray(factors), np.asarray(y))
+        return own if weight is None else own * weight.reshape(-1, *(1,) * (own.ndim - 1))
+
+    def _average_weights(self, parameters: dict[str, np.ndarray]) -> None:
+        """Move the average towards the weights."""
+        decay = None if self._settings is None else self._settings["average"]
+        if decay is None:
+            return
+        if self._average is None:
+            self._average = {}
+        for name, array in parameters.items():
+            if name not in self._average:
+                self._average[name] = array.copy(order="K")
+                continue
+            average = self._average[name]
+            average += (array - average) * (1 - decay)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The net has the average of its weights inside, where there is one."""
+        if self._average is None:
+            yield
+            return
+        arrays = {name: getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays(buffers=False)}
+        own = {name: arrays[name].copy(order="K") for name in self._average}
+        try:
+            self._put(arrays, self._average)
+            yield
+        finally:
+            self._put(arrays, own)
+
+    def _put(self, arrays: dict[str, np.ndarray], values: dict[str, np.ndarray]) -> None:
+        with uninterrupted():
+            for name, value in values.items():
+                arrays[name][...] = value
 
     def _need_finite(self, what: str, value: float, x: np.ndarray) -> None:
         if math.isfinite(value):
@@ -394,29 +655,24 @@ class Trainer:
 
     def _finish_epoch(self, validated: Evaluation | None) -> Record:
         """Write the record, keep the weights if they are the best, go on to the next epoch."""
-        trained = self._sums.result(self.loss)
         record: Record = {
             "epoch": self.epoch + 1,
             "step": self.step,
             "lr": self.optimizer.learning_rate(max(0, self.optimizer.steps - 1)),
-            "loss": trained.loss,
+            **self._sums.result(self.loss, self._collected).record(),
+            **({} if validated is None else validated.record("val_")),
+            "seconds": self._position.seconds,
         }
-        if trained.accuracy is not None:
-            record["accuracy"] = trained.accuracy
-        if validated is not None:
-            record["val_loss"] = validated.loss
-            if validated.accuracy is not None:
-                record["val_accuracy"] = validated.accuracy
-        record["seconds"] = self._position.seconds
         better = validated is not None and self._is_best(record)
-        state = self.net.state_dict() if better else None
+        state = self.validated_state() if better else None
         self._interrupts.begin()
         self._torn = True
         self.history.append(record)
         if better:
             self.best_epoch, self.best_state = record["epoch"], state
-        self._position = _Position(self.epoch + 1, self.step)
+        self._position = _Position(self.epoch + 1, self.step, batches=self._position.batches)
         self._sums = _Sums()
+        self._collected = Collected(self._metrics)
         self._torn = False
         self._interrupts.end()
         return record
@@ -443,40 +699,113 @@ class Trainer:
             raise ValueError("restore_best: no epoch was validated yet; write fit(…, validation_data=(X, y))")
         self.net.load_state_dict(self.best_state)
 
+    def restore_average(self) -> None:
+        """Give the net the moving average of its weights; ValueError where `fit` was not asked for one."""
+        if self._average is None:
+            raise ValueError("restore_average: there is no average; write fit(…, average=0.99)")
+        self.net.load_state_dict(self.validated_state())
+
+    def find_lr(
+        self,
+        X: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        augment: AugmentLike | None = None,
+        *,
+        lowest: float = 1e-6,
+        highest: float = 10.0,
+        steps: int = 100,
+        sample_weight: Any = None,
+        class_weight: str | Mapping[int, float] | None = None,
+        accumulate: int = 1,
+    ) -> Rates:
+        """Look for a learning rate: the loss of `steps` steps whose rate rises from `lowest` to `highest` by the same
+        factor, on a copy of the net and the optimiser. Nothing here is changed.
+
+            found = trainer.find_lr(X, y)
+            print(found)
+            found.plot("rates.png")
+            trainer.optimizer.lr = found.suggestion
+
+        The rest is as in `fit`. It ends early where the loss is four times its lowest, or no longer finite. Groups of
+        the optimiser with a rate of their own keep it. The suggestion is for a number, or a schedule's highest rate.
+        """
+        low, high = (
+            optim.schedules.number("find_lr", "lowest", lowest),
+            optim.schedules.number("find_lr", "highest", highest),
+        )
+        if not 0 < low < high:
+            raise ValueError(f"find_lr: 0 < lowest < highest, got {lowest} and {highest}")
+        count = _integer("find_lr", "steps", steps, 3)
+        probe = Trainer(copy.deepcopy(self.net), copy.deepcopy(self.optimizer), self.loss, seed=self.seed)
+        settings = self._settled(batch_size, None)
+        probe._settings = settings = {
+            **settings,
+            "average": None,
+            "accumulate": _integer("find_lr", "accumulate", accumulate, 1),
+        }
+        if class_weight is not None:
+            settings["class_weight"] = class_weights(class_weight, y, self.loss)
+        probe._augment = self._augmentation(augment)
+        source = batches(
+            "find_lr", X, y, settings["batch_size"], seed=self.seed, several=self._several, weight=sample_weight
+        )
+        found = Rates()
+        parameters = probe.net.parameters()
+        buffers = [(array, array.copy()) for array in _buffers(probe.net)]
+        with (
+            precisions.precision(self.precision or precisions.get_precision()),
+            contextlib.suppress(FloatingPointError),
+        ):
+            for group in itertools.islice(_groups(probe, source, accumulate), count):
+                rate = low * (high / low) ** (len(found.rates) / (count - 1))
+                probe.optimizer.lr = rate
+                if not found.add(rate, probe._step(group, parameters, buffers)):
+                    break
+        return found
+
     # --- evaluation
 
-    def evaluate(self, X: Any, y: Any = None, batch_size: int | None = None) -> Evaluation:
+    def evaluate(
+        self, X: Any, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, metrics: Any = None
+    ) -> Evaluation:
         """The loss and the accuracy on arrays (X, y), or on an iterable X of batches, in inference mode.
 
         The loss is that of all samples, whatever the batches: each counts with what its own mean divides by (samples,
         or their class weights; targets that the loss ignores count nowhere), and sums (reduction="sum") are added up.
         The accuracy is None where the targets are no class indices. batch_size: default as in training, or 128.
+        sample_weight, metrics: see `fit`; the metrics are those of the run where none are given, and stand in the
+        answer's `.metrics`. The weights are the net's own: see `restore_best`, `restore_average`.
         """
         size = self._settled(batch_size, None)["batch_size"]
+        measures = self._metrics if metrics is None else resolve_metrics(metrics)
         with precisions.precision(self.precision or precisions.get_precision()):
-            return self._evaluate(batches("evaluate", X, y, size, several=self._several))
+            source = batches("evaluate", X, y, size, several=self._several, weight=sample_weight)
+            return self._evaluate(source, measures)
 
     def _batches_of(self, owner: str, data: Any, batch_size: int) -> Batches | None:
         if data is None:
             return None
-        if isinstance(data, tuple) and len(data) == 2:
-            x, y = data
+        if isinstance(data, tuple) and len(data) in (2, 3):
+            x, y, *weight = data
             arrays = not isinstance(x, tuple) or (self._several[0] and len(x) == len(self.net.inputs) and are_arrays(y))
             if arrays:
-                return batches(owner, x, y, batch_size, several=self._several)
+                return batches(owner, x, y, batch_size, several=self._several, weight=weight[0] if weight else None)
         return batches(owner, data, None, batch_size)
 
-    def _evaluate(self, source: Batches) -> Evaluation:
-        sums = _Sums()
+    def _evaluate(self, source: Batches, metrics: tuple[Metric, ...] = (), prefetch: int = 0) -> Evaluation:
+        sums, collected = _Sums(), Collected(metrics)
         inference = Context(training=False, keep=False)
-        for x, y in source.epoch(0):
-            with blas_held(), np.errstate(all="ignore"):
-                output = self.net.forward(self.net.cast(x), inference)[0]
-                if _samples(output):
-                    sums.add(self.loss, *self.loss(output, y), output, y)
+        with contextlib.closing(prepared(self.net, source, 0, 0, prefetch)) as ready:
+            for (x, y, *weight), _ in ready:
+                with blas_held(), np.errstate(all="ignore"):
+                    output = self.net.forward(x, inference)[0]
+                    if samples_of(output):
+                        sums.add(self.loss, *self.loss(output, y, *weight), output, y)
+                        collected.add(self.loss, output, y)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
-        return sums.result(self.loss)
+        return sums.result(self.loss, collected)
 
     # --- files
 
@@ -494,9 +823,23 @@ class Trainer:
     def _write(self, path: str | os.PathLike[str], automatic: bool) -> None:
         tensors = {f"net.{name}": getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays()}
         tensors.update((f"optimizer.{slot}.{name}", array) for slot, name, array in self.optimizer._state())
-        tensors.update((f"best.{name}", array) for name, array in (self.best_state or {}).items())
+        for part, named in (
+            ("best", self.best_state), ("average", self._average), ("collected", self._collected.arrays()),
+        ):  # fmt: skip
+            tensors.update((f"{part}.{name}", array) for name, array in (named or {}).items())
+        callbacks = [callback_data(callback) for callback in self._callbacks] or self._callback_states
+        states = []
+        for place, each in enumerate(callbacks):
+            state, arrays = arrays_apart(each["callback"], each["state"])
+            tensors.update((f"callbacks.{place}.{name}", array) for name, array in arrays.items())
+            states.append({"callback": each["callback"], **state})
         losses: dict[str, Any] = {}
         for output, loss in self.loss.losses.items() if isinstance(self.loss, Losses) else [("", self.loss)]:
+            if loss.function is not None:
+                raise ValueError(
+                    f"save: the loss {loss.name} has no name for a file; register it, loss = "
+                    'fastconv.register("name", function), and give the Trainer that'
+                )
             options = {}
             for name, value in loss.options.items():
                 if isinstance(value, (np.ndarray, list, tuple)):
@@ -522,6 +865,7 @@ class Trainer:
             "sums": asdict(self._sums),
             "history": [_record_data(record) for record in self.history],
             "best_epoch": self.best_epoch,
+            "callbacks": states,
         }  # fmt: skip
         metadata = {"format": files.TRAINER, "trainer": json.dumps(data, allow_nan=False)}
         files.write(path, tensors, metadata, follow_links=self.follow_links or not automatic)
@@ -549,8 +893,8 @@ class Trainer:
         iterable must yield the batches of an epoch as it did before).
 
         functions       {name: function} for what the file names and fastconv does not know: a pair (forward, backward)
-                        is registered as an operation (see `fastconv.register`; it replaces one of that name), anything
-                        else is an augmentation
+                        is registered as an operation (see `fastconv.register`; it replaces one of that name), so is the
+                        function of a composed loss; anything else is an augmentation
         follow_links    whether `path` may be a symbolic link, now and when it goes on being the checkpoint
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
@@ -565,12 +909,16 @@ class Trainer:
             raise FormatError(f"{path}: is no checkpoint that a fastconv Trainer wrote")
         data = files.parse_json(path, "the checkpoint", metadata["trainer"])
         with files.as_format_error(path, "the checkpoint cannot be resumed"):
-            parts: dict[str, dict[str, np.ndarray]] = {"net": {}, "optimizer": {}, "best": {}, "loss": {}}
+            parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
             for full, tensor in tensors.items():
                 part, _, name = full.partition(".")
                 parts[part][name] = tensor
             net = files.net_from_data(path, data["net"], parts["net"])
             optimizer = _optimizer_from_data(data["optimizer"], parts["optimizer"], parts["net"])
+            for name in _loss_names(data["loss"]):
+                composed = functions.get(name)
+                if (name not in OPS or name in FUNCTIONS) and composed is not None and not isinstance(composed, tuple):
+                    register(name, functions.pop(name), replace=True)  # type: ignore[arg-type]
             loss, factors = _loss_from_data(data["loss"], parts["loss"])
             if type(data["automatic"]) is not bool:
                 raise ValueError(f"automatic must be true or false, got {data['automatic']!r}")
@@ -581,11 +929,12 @@ class Trainer:
                 precision=data.get("precision"), memory_limit=data.get("memory_limit"),
             )  # fmt: skip
             trainer.follow_links = follow_links
-            trainer._restore(data, parts["best"])
+            trainer._restore(data, parts)
         return trainer
 
-    def _restore(self, data: dict[str, Any], best: dict[str, np.ndarray]) -> None:
-        self._position = _numbers_from_data(_Position(), data["position"])
+    def _restore(self, data: dict[str, Any], parts: dict[str, dict[str, np.ndarray]]) -> None:
+        best = parts["best"]
+        self._position = _numbers_from_data(_Position(), {"batches": data["position"]["step"], **data["position"]})
         self._sums = _numbers_from_data(_Sums(), {"weight": data["sums"]["samples"], **data["sums"]})
         for record in data["history"]:
             self.history.append({str(name): _number_from_data(value) for name, value in record.items()})
@@ -609,22 +958,43 @@ class Trainer:
             _integer("settings", "epochs", settings["epochs"], 1)
             if settings["steps_per_epoch"] is not None:
                 _integer("settings", "steps_per_epoch", settings["steps_per_epoch"], 1)
+            settings = {**SETTINGS, **settings}
             if type(settings["drop_last"]) is not bool or settings.keys() != {
-                "batch_size", "drop_last", "steps_per_epoch", "epochs", "data", "validation",
-            }:  # fmt: skip
+                *SETTINGS,
+                "epochs",
+                "data",
+                "validation",
+            }:
                 raise ValueError("its settings are not those of a Trainer")
+            _integer("settings", "accumulate", settings["accumulate"], 1)
+            if settings["average"] is not None:
+                _decay(settings["average"])
+            if settings["class_weight"] is not None:
+                need_factors(settings["class_weight"])
+            if not isinstance(settings["metrics"], list):
+                raise ValueError(f"metrics must be a list of names, got {settings['metrics']!r}")
         self._settings = settings
         self._need_position()
+        self._restore_average(parts["average"])
+        self._collected.restore(parts["collected"])
+        self._callback_states = [callback_from_data(n, each, parts) for n, each in enumerate(data.get("callbacks", []))]
         if data["augment"] is not None:
             name = data["augment"].get("function")
             if name is not None and name not in self.functions:
                 raise ValueError(f"its augmentation is a function called {name!r}: give functions={{{name!r}: …}}")
             self._augment = self.functions[name] if name is not None else augmentations.from_config(data["augment"])
 
+    def _restore_average(self, average: dict[str, np.ndarray]) -> None:
+        own = {name: getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays(buffers=False)}
+        for name, array in average.items():
+            if (array.shape, array.dtype) != (own[name].shape, own[name].dtype):
+                raise ValueError(f"the average of {name} does not fit the net")
+        self._average = average or None
+
     def _need_position(self) -> None:
         """ValueError for a position that is none in the data that the settings describe."""
         position, settings = self._position, self._settings
-        if bool(position.batch) != bool(self._sums.samples) or position.batch > position.step:
+        if bool(position.batch) != bool(self._sums.samples) or position.batch > position.batches:
             raise ValueError(f"its position, batch {position.batch} of step {position.step}, is not that of its sums")
         if settings is None:
             if position.step or position.epoch:
@@ -636,9 +1006,54 @@ class Trainer:
             raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
 
 
-def _samples(output: Any) -> int:
-    """How many samples the net's output, or each of its outputs, is of."""
-    return len(output[0] if isinstance(output, tuple) else output)
+def _groups(trainer: Trainer, source: Batches, accumulate: int) -> Iterator[Iterable[Any]]:
+    """The batches of one epoch after another in groups."""
+    for number in itertools.count():
+        draws = trainer.seed, trainer._position.batches
+        batches = prepared(trainer.net, source, number, 0, 0, trainer._augment, draws)
+        empty = True
+        for first in batches:
+            empty = False
+            yield itertools.chain([first], itertools.islice(batches, accumulate - 1))
+        if empty:
+            return
+
+
+@dataclass
+class _Learnt:
+    """What came of the batches of a step so far."""
+
+    sums: _Sums
+    collected: Collected
+    batches: int = 0
+    gradients: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, gradients: dict[str, np.ndarray]) -> None:
+        if not self.batches:
+            self.gradients = gradients
+        else:
+            for name, gradient in gradients.items():
+                self.gradients[name] += gradient
+        self.batches += 1
+
+    def mean_gradients(self, loss: Loss | Losses, accumulate: int) -> dict[str, np.ndarray]:
+        """The gradients, where they were added up times their batches' weights over the sum of these."""
+        if accumulate > 1 and not loss.is_sum and self.sums.weight:
+            for gradient in self.gradients.values():
+                gradient /= self.sums.weight
+        return self.gradients
+
+
+def _decay(value: Any) -> float:
+    decay = optim.schedules.number("fit", "average", value, 0, 1)
+    if decay == 1:
+        raise ValueError("fit: average must be below 1, got 1: with it the weights would count nothing")
+    return decay
+
+
+def _loss_names(data: dict[str, Any]) -> list[str]:
+    """The names of a file's losses."""
+    return [each["name"] for each in data["each"].values()] if "each" in data else [data["name"]]
 
 
 def _loss_from_data(data: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Cases of linear and flatten."""
+"""Cases of linear."""
 
 from typing import Any
 
@@ -15,10 +15,6 @@ def linear(name: str, x: tuple[int, ...], filters: int, bias: bool = True) -> Ca
     return Case("linear", name, arrays)
 
 
-def flatten(name: str, *x: int) -> Case:
-    return Case("flatten", name, lambda draw: (draw(*x),))
-
-
 CASES = [
     linear("plain", (4, 6), 5),
     linear("no_bias", (4, 6), 5, bias=False),
@@ -32,14 +28,6 @@ CASES = [
     linear("many_filters", (2, 3), 70),
     linear("many_items", (70, 3), 2),
     Case("linear", "arguments_left_out", lambda draw: (draw(3, 4), draw(2, 4))),
-    flatten("matrix", 3, 4),
-    flatten("image", 2, 3, 4, 5),
-    flatten("volume", 2, 2, 3, 2, 4),
-    flatten("line", 2, 3, 5),
-    flatten("one_axis", 3),
-    flatten("empty_batch", 0, 3, 4),
-    flatten("one_channel", 2, 1, 4, 5),
-    flatten("one_pixel", 2, 5, 1, 1),
 ]
 
 LARGE = [
@@ -47,7 +35,6 @@ LARGE = [
     linear("many_filters", (30, 200), 1500),
     linear("three_axes", (10, 60, 128), 200, bias=False),
     linear("one_item", (1, 2000), 900),
-    flatten("image", 8, 32, 30, 31),
 ]
 
 
@@ -72,8 +59,6 @@ BAD_CASES = [
         "huge_output", MemoryError, "needs .* bytes of memory",
         x=np.broadcast_to(np.float32(0), (2**30, 1)), w=np.broadcast_to(np.float32(0), (2**20, 1)),
     ),
-    BadCase("flatten", "number", (np.float32(1),), {}, ShapeError, r"x must have at least 1 axis \(N\)"),
-    BadCase("flatten", "complex", (np.zeros((2, 3), complex),), {}, TypeError, "x must hold real numbers"),
 ]  # fmt: skip
 
 
@@ -83,19 +68,11 @@ def random_linear(rng: np.random.Generator) -> Case:
     return linear("random", (*leading, int(rng.integers(1, 20))), int(rng.integers(1, 20)), bool(rng.random() < 0.7))
 
 
-def random_flatten(rng: np.random.Generator) -> Case:
-    return flatten("random", *(int(n) for n in rng.integers(1, 7, int(rng.integers(2, 6)))))
-
-
-RANDOM = {"linear": random_linear, "flatten": random_flatten}
-TORCH = {
-    "linear": lambda torch, x, w, b=None: torch.nn.functional.linear(x, w, b),
-    "flatten": lambda torch, x: torch.flatten(x, 1),
-}
+RANDOM = {"linear": random_linear}
+TORCH = {"linear": lambda torch, x, w, b=None: torch.nn.functional.linear(x, w, b)}
 
 LAYERS = [
     LayerCase("Linear", (5, 3), {}, (2, 5)),
     LayerCase("Linear", (5, 3), {"bias": False}, (2, 5)),
     LayerCase("Linear", (5, 3), {}, (2, 3, 4, 5)),
-    LayerCase("Flatten", (), {}, (2, 3, 4, 5)),
 ]

@@ -21,8 +21,8 @@ from sphinx.util.docutils import SphinxDirective
 # What is public, and where it is documented: the packages' own names first.
 MODULES = (
     "fastconv", "fastconv.functional", "fastconv.reference", "fastconv.chapter", "fastconv.analysis", "fastconv.optim",
-    "fastconv.training.trainer", "fastconv.datasets", "fastconv.augment", "fastconv.models", "fastconv.onnx",
-    "fastconv.sklearn", "fastconv.machine",
+    "fastconv.training.trainer", "fastconv.training.rates", "fastconv.callbacks", "fastconv.datasets",
+    "fastconv.augment", "fastconv.models", "fastconv.onnx", "fastconv.sklearn", "fastconv.machine",
 )  # fmt: skip
 LATE = ("Trainer", "explain", "load", "load_weights", "save")  # of fastconv: imported when first used, not in `__all__`
 

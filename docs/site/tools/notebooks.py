@@ -39,6 +39,8 @@ def cells(text: str) -> list[dict[str, Any]]:
     """The cells of a page."""
     made, end = [], 0
     for fence in FENCE.finditer(text):
+        if fence[2] == "py":  # of another library, to be read
+            continue
         made.append(_markdown(text[end : fence.start()]))
         end = fence.end()
         if fence[2] == "python":

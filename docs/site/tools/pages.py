@@ -1,9 +1,11 @@
 """The pages' code: what every ```python block gives is compared while the site is built; so does the test.
 
-A page is one session, from its first line to its last. What it writes lands in `walkthroughs/` of the site, and
-`{walkthrough} NAME.html` puts it in the page.
+A page is one session, from its first line to its last. The pages that it writes land in `walkthroughs/` of the site,
+and `{walkthrough} NAME.html` puts one in the page.
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,7 +28,10 @@ def run_all(app: Sphinx) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for page in sources(Path(app.srcdir)):
-        _, said = run(page, folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            _, said = run(page, Path(scratch))
+            for made in Path(scratch).glob("*.html"):
+                shutil.copy(made, folder)
         if said:
             logger.warning("its code gives something else:\n%s", said, location=str(page))
 

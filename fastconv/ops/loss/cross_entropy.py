@@ -327,6 +327,15 @@ def denominator_of(saved: Saved) -> float:
     return saved.denominator
 
 
+def counts_of(saved: Saved) -> np.ndarray:
+    """What every row's loss counts in it, (rows,) float64: its class's weight, 0 where the target is ignored."""
+    a = saved.arguments
+    counts = np.ones(len(saved.table))
+    if not a.probabilities and a.weight is not None:
+        counts = a.weight.astype(np.float64)[a.target]
+    return counts if a.valid is None else np.where(a.valid, counts, 0)
+
+
 add(
     "cross_entropy",
     forward=partial(forward, "cross_entropy"),
@@ -334,6 +343,7 @@ add(
     reference=partial(reference, "cross_entropy"),
     reference_backward=reference_backward,
     denominator=denominator_of,
+    counts=counts_of,
 )
 add(
     "nll_loss",
@@ -342,4 +352,5 @@ add(
     reference=partial(nll, reference),
     reference_backward=reference_backward,
     denominator=denominator_of,
+    counts=counts_of,
 )

@@ -278,9 +278,10 @@ def normalise(
 
 
 def normalise_backward(
-    op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]
+    op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx."""
+    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over: dy
+    is nobody else's, and what is written may take its place."""
     last, statistics, before, own_weight, call, relu, y = saved
     cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
@@ -292,13 +293,13 @@ def normalise_backward(
     if (needs_x and from_x) or needs_weight or needs_bias or y is not None:
         sums = cut.sums(op, 2)
         if y is not None:
-            gated = allocate(op, last.shape, last.dtype)
+            gated = dy_last if over else allocate(op, last.shape, last.dtype)
         kernels.products(
             cut.table(dy_last), cut.table(last), before, sums, cut.block_rows, threads_for(2 * dy_last.nbytes), relu,
             None if y is None else cut.table(y), None if gated is None else cut.table(gated),
         )  # fmt: skip
         if gated is not None:
-            dy_last, relu = gated, False
+            dy_last, relu, over = gated, False, False
         total, product = cut.add_up(sums)
         product = product + (rounded - mean) * total
         dweight = (product * rstd).sum(axis=0).astype(dy.dtype) if needs_weight else None
@@ -316,7 +317,7 @@ def normalise_backward(
         coefficients = np.empty((4, *mean.shape), last.dtype)
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
         coefficients[3] = slope * (rounded - mean) - level * rstd
-        dx_last = allocate(op, last.shape, last.dtype)
+        dx_last = dy_last if over else allocate(op, last.shape, last.dtype)
         kernels.scale_shift_backward(
             cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
             cut.block_rows, threads_for(3 * dx_last.nbytes), before[2] if relu else None,
@@ -433,10 +434,10 @@ def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, 
     return in_places(positions, found, len(needs))
 
 
-def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool]) -> Gradients:
-    """To x, weight, bias and addend."""
+def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False) -> Gradients:
+    """To x, weight, bias and addend; over: dy is overwritten."""
     with np.errstate(all="ignore"):
-        return normalise_backward("batch_norm", dy, saved, needs)
+        return normalise_backward("batch_norm", dy, saved, needs, over)
 
 
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand

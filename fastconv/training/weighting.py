@@ -1,0 +1,71 @@
+"""Weights of classes, which are weights of their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastconv.errors import integer
+from fastconv.optim.schedules import number
+from fastconv.training.step import Loss, Losses
+
+__all__ = ["class_weights", "need_factors", "of_targets"]
+
+MOST_CLASSES = 1 << 20
+
+
+def _class(key: Any) -> int:
+    found = integer("fit: class_weight", "a class", key)
+    if found < 0:
+        raise ValueError(f"fit: class_weight: a class must be at least 0, got {found}")
+    return found
+
+
+def class_weights(given: Any, y: Any, loss: Loss | Losses) -> list[float]:
+    """The weight of every class in order, from {class: weight} or "balanced"."""
+    if isinstance(loss, Losses):
+        raise ValueError("fit: class_weight is for one loss; of several write cross_entropy(weight=…) for each")
+    if isinstance(given, str):
+        if given != "balanced":
+            raise ValueError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
+        if y is None or isinstance(y, (Mapping, tuple)):
+            raise ValueError("fit: class_weight='balanced' needs y as one array; write {class: weight}")
+        labels = np.asarray(y)
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"fit: class_weight needs targets that are class indices, got {labels.dtype}")
+        labels = labels[~np.isin(labels, loss.ignore_index)]
+        if labels.size and not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
+            raise ValueError(
+                f"fit: class_weight needs targets that are class indices from 0, got {labels.min()} to {labels.max()}"
+            )
+        counts = np.bincount(labels.astype(np.int64))
+        there = counts > 0
+        weights = np.divide(counts.sum() / there.sum(), counts, out=np.ones(len(counts)), where=there)
+        return [float(weight) for weight in weights]
+    if not isinstance(given, Mapping):
+        raise TypeError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
+    named = {0: 1.0, **{_class(key): weight for key, weight in given.items()}}
+    if max(named) >= MOST_CLASSES:
+        raise ValueError(f"fit: class_weight has a class {max(named)}, beyond {MOST_CLASSES - 1}")
+    return [number("fit: class_weight", f"of {k}", named.get(k, 1.0)) for k in range(max(named) + 1)]
+
+
+def need_factors(factors: Any) -> None:
+    if not isinstance(factors, list):
+        raise ValueError(f"class_weight must be a list of numbers, got {factors!r}")
+    for factor in factors:
+        number("settings", "class_weight", factor)
+
+
+def of_targets(factors: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The weight of every target, 1 for classes beyond; of probabilities (N, C, …) their mean."""
+    if y.dtype.kind == "f" and y.ndim > 1:
+        known = np.ones(y.shape[1])
+        known[: len(factors)] = factors[: len(known)]
+        return np.tensordot(y, known, (1, 0))
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"fit: class_weight needs targets that are class indices, got {y.dtype}")
+    inside = (y >= 0) & (y < len(factors))
+    return np.where(inside, factors[np.where(inside, y, 0)], 1.0)
