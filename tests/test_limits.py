@@ -17,7 +17,7 @@ from test_plan import NETS, batch
 from test_runtime import printed
 
 import fastconv
-from fastconv import layers, value_and_grad
+from fastconv import functional, layers, value_and_grad
 from fastconv._ext import memory
 from fastconv.layers import (
     BatchNorm2d,
@@ -142,6 +142,20 @@ def test_a_layer_alone_and_several_inputs_and_outputs() -> None:
     net = Graph(nodes, inputs=("left", "right"), outputs=("one", "n", "a"))
     targets = {"one": np.arange(6) % 5, "n": np.zeros((6, 8, 8, 8), np.float32)}
     need_same_bits(net, (x, x[::-1]), targets, {"one": "cross_entropy", "n": "mse_loss"})
+
+
+def test_a_loss_of_ones_own() -> None:
+    fastconv.manual_seed(1)
+    x, y = batch()
+
+    def loss(output: Any, y: Any) -> Any:
+        return functional.cross_entropy(output, y) + 0.1 * np.abs(output).mean()
+
+    need_same_bits(NETS["residual"](), x, y, loss)
+    need_same_bits(Conv2d(3, 4, 3), x, np.zeros((6, 6, 6), np.int64), loss)
+    net = NETS["residual"]()
+    with pytest.raises(TypeError, match="memory_limit needs one net and x"):
+        value_and_grad(net, lambda: functional.cross_entropy(net(x), y), memory_limit=1 << 40)
 
 
 # --- layers of one's own

@@ -31,7 +31,7 @@ from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
 
-__all__ = ["Plan", "backward", "forward", "plan_of"]
+__all__ = ["Plan", "backward", "forward", "need_memory", "plan_of"]
 
 FUSING = os.environ.get("FASTCONV_PLAN", "1") != "0"
 
@@ -130,6 +130,11 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
             del values[value]
     results = tuple(values[value] for value in plan.outputs)
     return (results if plan.several else results[0]), (plan, saved, context.once, repeats)
+
+
+def need_memory(net: Layer, x: np.ndarray, context: Context) -> None:
+    """MemoryError where a layer alone takes more than the context's limit; containers see to that in `forward`."""
+    limits.repeats_of(plan_of(net), {0: x}, context)
 
 
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:

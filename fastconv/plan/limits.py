@@ -248,6 +248,8 @@ class Counts:
         """Cuts into segments, each with its work: for prices of memory that is held and bounds of a segment's own, the
         cheapest ones (shortest paths from the first step to behind the last)."""
         n = len(self.needs)
+        if n == 1:
+            return []
         held, work, inside = (np.full((n + 1, n + 1), np.inf) for _ in range(3))  # [end, begin]
         for begin in range(n):
             for end, *numbers in self._from(begin):

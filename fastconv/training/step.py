@@ -355,13 +355,6 @@ def need_limit(owner: str, memory_limit: Any) -> int | None:
     return nbytes
 
 
-def _passes(net: Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The net's forward and backward, planned where it is a single layer too."""
-    if net.is_container:
-        return net.forward, net.backward
-    return functools.partial(plan.forward, net), functools.partial(plan.backward, net)
-
-
 Gradients = dict[str, np.ndarray]
 
 
@@ -488,13 +481,16 @@ def gradients_of(
     limit     bytes that all of it may take: see `value_and_grad`'s memory_limit
     """  # fmt: skip
     with at_most(limit) as ceiling:
+        context = Context.of_step(net, rng, ceiling)
+        if ceiling is not None and not net.is_container:
+            plan.need_memory(net, net.cast(x), context)
         if not loss.is_composed:
-            forward, backward = _passes(net)
-            output, saved = forward(net.cast(x), Context.of_step(net, rng, ceiling))
+            output, saved = net.forward(net.cast(x), context)
             value, weight, gradient = loss.with_gradient(output, y, samples)
             if not weight:  # all targets are ignored, or of classes without weight: nothing to learn
                 gradient = np.zeros_like(output)
-            return output, value, weight, backward(_times(gradient, weight) if weighed else gradient, saved, False)[1]
+            gradient = _times(gradient, weight) if weighed else gradient
+            return output, value, weight, net.backward(gradient, saved, False)[1]
         with _recording([net], rng, ceiling) as recorded:
             output = net(x)
             total, weight = loss.recorded(output, y, samples)
