@@ -2,6 +2,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+class Arena:
+    def __init__(self, span: int) -> None: ...
+
 class Block:
     def __init__(self, nbytes: int) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -52,8 +52,8 @@ cdef class Arena:
     cdef unsigned char *is_resident
     cdef list starts, sizes  # of the free parts, by address, in pages
 
-    def __cinit__(self, size_t nbytes):
-        self.pages = nbytes // PAGE
+    def __cinit__(self, size_t span):
+        self.pages = span // PAGE
         self.starts, self.sizes = [0], [self.pages]
         self.is_resident = <unsigned char *> calloc(self.pages, 1)
         self.base = <char *> range_reserve(self.pages * PAGE)
