@@ -65,8 +65,10 @@ class Plan:
         for value, index in last.items():
             self.dead[index].append(value)
         self.fused = {step.output for step in self.steps if step.is_fused}
-        self._fused = [(layer, layer.op) for step in self.steps if step.is_fused for layer in step.layers]  # type: ignore[attr-defined]
-        plain = [container for container, _ in self._inside] + [layer for layer, _ in self._fused]
+        as_they_are = set(map(id, self.steps))  # the others are fused, or left out
+        left = (layer for step in steps if id(step) not in as_they_are for layer in step.layers)
+        self._changed = [(layer, getattr(layer, "op", "")) for layer in left]
+        plain = [container for container, _ in self._inside] + [layer for layer, _ in self._changed]
         self._classes = {type(layer) for layer in plain}
 
     def holds(self, net: Layer) -> bool:
@@ -78,7 +80,7 @@ class Plan:
         for container, children in self._inside:
             if not _are_same(container, children) or container.has_own_methods():
                 return False
-        return not any(layer.has_own_methods() or layer.op is not op for layer, op in self._fused)  # type: ignore[attr-defined]
+        return not any(layer.has_own_methods() or getattr(layer, "op", "") is not op for layer, op in self._changed)
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""
