@@ -300,7 +300,7 @@ def test_a_gradient_is_told_when_nothing_changes_it_any_more(net):
             for name in names:
                 gradients[name] = gradients[name].copy()
 
-    found = gradients_of(made, loss, X, y, np.random.default_rng(1), None, False, final)[3]
+    found = gradients_of(made, loss, X, y, np.random.default_rng(1), final=final)[3]
     assert sorted(told) == sorted(found) == sorted(plain)
     assert len(calls) == len(plan.plan_of(made).steps)
     for name, gradient in plain.items():

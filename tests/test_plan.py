@@ -497,3 +497,19 @@ def test_only_gradients_that_nobody_else_has_are_overwritten(before: str) -> Non
     net.backward(dy, saved, True)
     np.testing.assert_array_equal(dy, 1)
     np.testing.assert_array_equal(keeps.given, keeps.copy)
+
+
+def test_identities_are_no_steps_but_where_they_have_methods_or_give_an_output():
+    shared, ours = fastconv.Identity(), fastconv.Identity()
+    net = Sequential(Conv2d(1, 4, 3, padding=1, rng=0), shared, ReLU(), Residual(ours), shared).eval()
+    told = [str(step) for step in plan_of(net).steps]
+    assert told[0] == "0, Conv2d + 2, ReLU"
+    assert [step for step in told if "Identity" in step] == ["4, Identity"]
+    x = np.random.default_rng(0).standard_normal((2, 1, 5, 5)).astype(np.float32)
+    y = net(x)
+    ours.forward = lambda x, context: (3 * x, None)
+    np.testing.assert_allclose(net(x), 2 * y, rtol=1e-6)
+    del ours.forward
+    np.testing.assert_array_equal(net(x), y)
+    shared.forward = lambda x, context: (-x, None)
+    assert not np.array_equal(net(x), y) and net(x).max() <= 0

@@ -54,7 +54,16 @@ from fastconv.training.metrics import Collected, Metric, are_classes, resolve_me
 from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
 from fastconv.training.rates import Rates
-from fastconv.training.step import Loss, Losses, LossLike, gradients_of, resolve_loss, samples_of, warn_of_softmax
+from fastconv.training.step import (
+    Loss,
+    Losses,
+    LossLike,
+    gradients_of,
+    need_limit,
+    resolve_loss,
+    samples_of,
+    warn_of_softmax,
+)
 from fastconv.training.weighting import class_weights, need_factors, of_targets
 from fastconv.version import __version__
 
@@ -181,6 +190,10 @@ class Trainer:
     sync_batch_norm   whether batch norm takes mean and variance over all ranks: the training is then that of one
                       process. Default False: over each rank's part, unless one would have less than two samples;
                       rank 0's running statistics are kept
+    memory_limit      bytes that a batch's work may take beside the net, the optimiser, the batches and, where several
+                      make a step, their gradients' sum: parts of the forward are run again to stay below, with the same
+                      bits. What counts, and what it costs: see `fastconv.value_and_grad`. Evaluation has no limit
+                      (default: None)
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state, average_state
     follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
@@ -202,6 +215,7 @@ class Trainer:
         precision: str | None = None,
         communicator: Any = None,
         sync_batch_norm: bool = False,
+        memory_limit: int | None = None,
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"Trainer: net must be a layer, got {net!r}")
@@ -224,6 +238,9 @@ class Trainer:
         self.ranks = distributed.ranks_of(communicator)
         self.sync_batch_norm = bool(sync_batch_norm)
         self._buckets: distributed.Buckets | None = None
+        self.memory_limit = need_limit("Trainer", memory_limit)
+        if self.ranks is not None and self.sync_batch_norm and self.memory_limit is not None:
+            raise ValueError("Trainer: sync_batch_norm over several ranks goes without memory_limit; give one of them")
         self.history = History()
         self.best_epoch: int | None = None
         self.best_state: dict[str, np.ndarray] | None = None
@@ -349,11 +366,12 @@ class Trainer:
         is. What is raised on one rank alone ends all, with its traceback.
 
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
-        step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
-        interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
-        total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
-        step, writes a checkpoint where there is one, and is raised. Meanwhile Python's switch interval is 50 us, so
-        that threads which run Python do not hold a step up (`sys.setswitchinterval`).
+        step. MemoryError where no step fits in `memory_limit`, before it computes anything. ValueError where a group of
+        the optimiser fits no parameter of the net, frozen or not, and where an interrupted run is continued with other
+        data or settings; callbacks and progress are free. Schedules follow the total: with more epochs than before they
+        continue as if that had been planned. Ctrl-C waits for the end of the step, writes a checkpoint where there is
+        one, and is raised. Meanwhile Python's switch interval is 50 us, so that threads which run Python do not hold a
+        step up (`sys.setswitchinterval`).
         """
         settings = self._settled(batch_size, drop_last)
         prefetch = _integer("fit", "prefetch", prefetch, 0)
@@ -474,7 +492,8 @@ class Trainer:
     def _gathers(self, samples: int) -> Any:
         """How batch norm gets the statistics of all parts of a batch; None where each part has its own."""
         ranks = self.ranks
-        if ranks is None or not (self.sync_batch_norm or samples < 2 * ranks.size):
+        few = self.memory_limit is None and ranks is not None and samples < 2 * ranks.size
+        if ranks is None or not (self.sync_batch_norm or few):
             return None
         return functools.partial(ranks.gather, what="the statistics of batch norm")
 
@@ -696,11 +715,13 @@ class Trainer:
             others = self.ranks
             if others is None and any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-            final = None if self._buckets is None or self._accumulate > 1 else self._buckets.final
+            final = None
+            if self._buckets is not None and self._accumulate == 1 and self.memory_limit is None:
+                final = self._buckets.final
             share = None if others is None else functools.partial(_shared, others)
             output, loss, weight, gradients = gradients_of(
-                self.net, self.loss, x, y, rng, samples, self._is_weighed, final, share
-            )
+                self.net, self.loss, x, y, rng, samples, self._is_weighed, self.memory_limit, final, share
+            )  # fmt: skip
             if weight and others is None:
                 self._need_finite("loss", loss, x)
             learnt.add(gradients)
@@ -994,6 +1015,7 @@ class Trainer:
             "loss": {"each": losses, "weights": self.loss.weights} if isinstance(self.loss, Losses) else losses[""],
             "seed": self.seed,
             "precision": self.precision,
+            "memory_limit": self.memory_limit,
             "checkpoint_every": self.checkpoint_every,
             "automatic": automatic,
             "settings": self._settings,
@@ -1066,7 +1088,8 @@ class Trainer:
                 net, optimizer, loss, loss_weights=factors, seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
-                precision=data.get("precision"), communicator=communicator, sync_batch_norm=sync_batch_norm,
+                precision=data.get("precision"), memory_limit=data.get("memory_limit"), communicator=communicator,
+                sync_batch_norm=sync_batch_norm,
             )  # fmt: skip
             trainer.follow_links = follow_links
             trainer._restore(data, parts)
