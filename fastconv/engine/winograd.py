@@ -216,7 +216,7 @@ class _Convolution:
         if cut.by_blocks:
             u, buffers = scratch
             kept = None if self.reversed else made_of(w)
-            key = None if kept is None else ("winograd", self.window.kernel, self.groups, u.shape, taps_last, place_of(w))
+            key = None if kept is None else ("winograd", u.shape, taps_last, place_of(w))
             ready = kept is not None and key in kept
             if kept is not None:
                 u = kept.get(key, u)
