@@ -159,7 +159,7 @@ def changed(recipe: Recipe, settings: Settings, owner: str) -> Recipe:
         if key == "lr":
             continue
         if key not in fields:
-            known = [*fields, *OF_THE_CALL, "lr"]
+            known = list(dict.fromkeys([*fields, *OF_THE_CALL, "lr"]))
             raise UsageError(
                 f"{owner}: no setting is called {key!r}; there are {', '.join(known)}{nearest(key, known)}"
             )

@@ -130,7 +130,7 @@ def _size(text: str) -> tuple[int, int]:
     try:
         return count(height), count(width or height)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH, e.g. 32x32, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be N or HEIGHTxWIDTH, e.g. 32 or 32x48, got {text!r}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,14 +191,21 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
     from fastconv.cli.data import load
 
     if args.name is None:
-        raise UsageError(f"which data set: {', '.join(RECIPES)}?")
+        raise UsageError(f"which data set: {', '.join(RECIPES)}, or the path of a folder? (see {args.prog} --help)")
     if args.out is not None:
         rundir.check_unused(args.out)
     if args.augment is not None and args.no_augment:
         raise UsageError("--augment and --no-augment: which of them?")
     recipe = _recipe(args)
+    if recipe.weights is not None:
+        Path(recipe.weights).stat()  # before images are read
     path = None if args.data is None else args.data.absolute()
     data = load(args.name, path, args.size, prog=args.prog, **reading(args))
+    if len(data.classes) == 1:
+        raise Failure(
+            f"{path}: one class alone, {data.classes[0]!r}: there is nothing to tell it from; the folder must hold a "
+            "subfolder for each class"
+        )
     validation, split = _validation_images(args.validation, recipe, data), "stratified"
     if data.validation is not None:
         validation, split = len(data.validation[1]), "folder"
@@ -348,7 +355,7 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
         say(told)
     if data.left_out:
         say(f"left out: {', '.join(data.left_out)}", always=True)
-    weights = sum(array.size for array in net.parameters().values())
+    weights = finetune.weights_of(net)
     threads = get_num_threads()
     say(
         f"{recipe.net}: {weights:,} weights; {_plural(recipe.epochs, 'epoch')} in batches of {recipe.batch_size}, "
@@ -510,7 +517,7 @@ def _result(
         "run": str(folder),
         "data": config.data,
         "net": config.recipe.net,
-        "weights": sum(array.size for array in trainer.net.parameters().values()),
+        "weights": finetune.weights_of(trainer.net),
         "epochs": trainer.epoch,
         "test_accuracy": tested and tested.accuracy,
         "test_loss": tested and finite(tested.loss),

@@ -267,6 +267,10 @@ def _files(root: Path, validation: bool) -> tuple[list[Labelled], tuple[str, ...
     left_out = [f"{folder.name}/" for folder in layout.others]
     if layout.validation and not files[2]:
         left_out.insert(0, f"{layout.validation.name}/ ({'no images' if validation else 'the validation part'})")
+    for folder in (layout.train, layout.test, layout.validation):
+        if folder and (loose := _images(folder)) and _subfolders(folder):
+            images = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
+            left_out.append(f"{images} beside the classes of {folder.name}/")
     if layout.test and not files[1] and any(True for _ in images_in(layout.test)):
         left_out.insert(0, f"{layout.test.name}/ (its images are in no class's folder)")
     return files, tuple(left_out)
