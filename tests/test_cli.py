@@ -640,6 +640,10 @@ def test_completion(capsys, tmp_path):
     assert completed("fastconv tr") == ["train"]
     assert completed("fastconv train --batch") == ["--batch-size"]
     assert completed("fastconv train digits --net res") == ["resnet18", "resnet20"]
+    assert {"digits", "mnist", "cifar10", "folder"} < set(completed("fastconv train "))
+    assert completed("fastconv train digits --augment flip,cut") == ["flip,cutout", "flip,cutmix"]
+    assert completed("fastconv train digits --set optim") == ["optimizer="]
+    assert completed("fastconv summary len") == ["lenet5"]
 
 
 def test_completion_without_argcomplete(capsys, monkeypatch):

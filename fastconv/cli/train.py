@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv import plots
 from fastconv.callbacks import Callback
-from fastconv.cli import finetune, rundir, settings
+from fastconv.cli import completion, finetune, rundir, settings
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
 from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
 from fastconv.cli.outcome import Outcome, finite
@@ -37,11 +37,12 @@ NAME = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    name = parser.add_argument(
         "name", nargs="?", metavar="{" + ",".join(RECIPES) + "}",
         help="the data set; folder, or the path of a folder: images in one subfolder per class, or such subfolders in "
              "train, val and test. May be left out with --resume",
     )  # fmt: skip
+    completion.offer(name, lambda: RECIPES, files=True)
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the folder of the data set's files")
     parser.add_argument("-d", "--data", type=Path, metavar="DIR", help="the same")
     where = parser.add_argument_group("the run")
@@ -55,16 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("the recipe")
     settings.add_settings(how)
     net = how.add_argument("-n", "--net", metavar="NAME", help="a net of fastconv.models")
-    net.completer = _nets  # type: ignore[attr-defined]
+    completion.offer(net, completion.models)
     how.add_argument("-e", "--epochs", type=count, metavar="N", help="in all, also after --resume")
     how.add_argument("-b", "--batch-size", type=count, metavar="N", help="images a step")
     how.add_argument("--lr", type=rate, metavar="RATE", help="the learning rate, or the highest of its schedule")
     how.add_argument("-s", "--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-    how.add_argument(
+    augment = how.add_argument(
         "--augment", type=augmentation, metavar="WORD,…",
         help=f"how training images are changed, in place of the recipe's way: {', '.join(AUGMENTATIONS)}",
     )  # fmt: skip
+    completion.offer(augment, lambda: AUGMENTATIONS)
     how.add_argument(
         "--validation", type=_validation, metavar="N",
         help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
@@ -98,13 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--no-plots", action="store_true", help="draw no pictures")
     shown.add_argument("-j", "--json", action="store_true", help="print one JSON object, the rest on standard error")
     shown.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
-
-
-def _nets(**_: Any) -> list[str]:
-    """What a shell completes --net with."""
-    from fastconv.models import MODELS
-
-    return list(MODELS)
 
 
 def augmentation(text: str) -> dict[str, Any]:
