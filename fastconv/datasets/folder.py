@@ -176,8 +176,9 @@ def open_folder(
                      there is neither, train is read
 
     Returns `(train, test, validation, left_out, sizes, unreadable)`: parts (X, y), or None, as `load_folder` has them,
-    X a `LazyImages`; the folders, and how many images, that are in no part; the least and the largest size where one was chosen (else None);
-    the errors of files that were left out. Every file is decoded once, so that all that cannot be read are known.
+    X a `LazyImages`; the folders, and how many images, that are in no part; the least and the largest size where one
+    was chosen (else None); the errors of files that were left out. Every file is decoded once, so that all that cannot
+    be read are known.
 
     Raises OSError for a missing folder, FormatError for a class without images and, unless `skip_unreadable`, for files
     that cannot be read: its `errors` are all of them; ImportError without Pillow: pip install "fastconv[plot]".
