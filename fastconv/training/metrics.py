@@ -105,7 +105,9 @@ def _root_mean_squared_error(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 
 def _r2(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """The mean over the columns of each one's share of the variance that is explained."""
+    """The mean over the columns of each one's share of the variance that is explained; of one sample nan."""
+    if len(y_true) < 2:
+        return math.nan
     true, found = (each.reshape(len(each), -1) for each in (y_true, y_pred))
     wrong, spread = np.square(true - found).sum(axis=0), np.square(true - true.mean(axis=0)).sum(axis=0)
     shares = np.where(wrong == 0, 1.0, 0.0)
