@@ -136,6 +136,7 @@ def test_of_numbers():
     trainer = Trainer(net, optim.SGD(0.01), "mse_loss")
     record = trainer.fit(X, goals, 1, 16, validation_data=(X, goals), metrics=("r2", "mae", "mse"))[-1]
     assert record["val_mse"] == pytest.approx(record["val_loss"], rel=1e-5)
+    assert np.isnan(trainer.evaluate(X[:1], goals[:1], metrics="r2").metrics["r2"])  # as scikit-learn's
     assert record["val_mae"] == pytest.approx(np.abs(net.predict(X) - goals).mean(), rel=1e-5)
     with pytest.raises(ValueError, match="metrics: f1 needs targets that are classes, here they are numbers"):
         trainer.evaluate(X, goals, metrics="f1")

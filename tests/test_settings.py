@@ -64,6 +64,11 @@ def after(*texts, recipe="digits"):
         (["class_weight.3=2"], "class_weight", {"3": 2.0}),
         (["class_weight='none'"], "class_weight", None),
         (["average=0.99"], "average", 0.99),
+        (["average=.9"], "average", 0.9),
+        (["optimizer.momentum=.5"], "optimizer.momentum", 0.5),
+        (["augment=Noise", "augment.std=1.e-2"], "augment.std", 0.01),
+        (["optimizer.nesterov=True"], "optimizer.nesterov", True),
+        (["augment=None"], "augment", None),
         (["metrics=f1,balanced_accuracy"], "metrics", ("f1", "balanced_accuracy")),
     ],
 )  # fmt: skip

@@ -134,14 +134,18 @@ def _as_table(name: str, value: Any) -> Settings:
 
 
 KEY_ONLY = "\0kind"  # a kind alone, in a table
+WORDS = {"True": True, "False": False, "None": "none"}
+NUMBER = r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?"  # .9 and 1., which TOML has not
 
 
 def _value(text: str) -> Any:
-    """A value as TOML has it; a text where it is none."""
+    """A value as TOML has it, or a number, True, False or None as Python has them; else a text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
-        return text
+        if text in WORDS:
+            return WORDS[text]
+        return float(text) if re.fullmatch(NUMBER, text, re.ASCII) else text
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
