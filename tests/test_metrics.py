@@ -140,6 +140,10 @@ def test_of_numbers():
     assert record["val_mae"] == pytest.approx(np.abs(net.predict(X) - goals).mean(), rel=1e-5)
     with pytest.raises(ValueError, match="metrics: f1 needs targets that are classes, here they are numbers"):
         trainer.evaluate(X, goals, metrics="f1")
+    classifier = Trainer(linear_net(), optim.SGD(0.1))
+    with pytest.raises(ValueError, match="metrics: r2 needs targets that are numbers, here they are classes"):
+        classifier.fit(X, Y, 1, 16, metrics="r2")
+    assert classifier.step == 0  # said in the first step
     with pytest.raises(ValueError, match="metrics: mae needs targets that are numbers, here they are classes"):
         Trainer(linear_net(), optim.SGD(0.1)).evaluate(X, Y, metrics="mae")
 

@@ -19,7 +19,9 @@ class Function(Callback):
 
     def __init__(self, function: Any) -> None:
         if isinstance(function, type) and issubclass(function, Callback):
-            raise TypeError(f"fit: a callback must be made of its class, got {function!r}; write {function.__name__}(…)")
+            raise TypeError(
+                f"fit: a callback must be made of its class, got {function!r}; write {function.__name__}(…)"
+            )
         if not callable(function):
             raise TypeError(f"fit: a callback must be a function or a fastconv.callbacks.Callback, got {function!r}")
         self.function = function

@@ -284,18 +284,20 @@ class Trainer:
                           mixes images, class indices become probabilities, which the loss must take (cross_entropy),
                           and floats are mixed; an answer is right that is the class of the larger share
         callbacks         of `fastconv.callbacks`, or functions, one or several: each is called with (trainer, record)
-                          after an epoch; one that returns True ends the training. Numbers that it adds to the record are kept
+                          after an epoch; one that returns True ends the training. Numbers that it adds to the record
+                          are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing.
                           In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
-        prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
-                          `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
+        prefetch          how many batches, 64 at most, are made ready beside the steps, by a thread of fit's own in
+                          which X and `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
                           the two looks at what steps change, the net or the trainer: that needs 0
         sample_weight     (N,), or the shape of the single losses: the loss of a batch is sum(weight * loss) /
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
-                          "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
+                          "balanced", N / (classes * count of the class), as scikit-learn's. For training alone. The
+                          classes of bce_with_logits are 0 and 1
         metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, as val_…
                           of the validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
                           "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
