@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import statistics
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import Trainer, augment, datasets, get_num_threads, models, optim, set_num_threads
-from fastconv.files import replace_text
+from fastconv.files import replace_text, replace_whole
 from fastconv.training.recipes import RECIPES
 
 SETS = {"mnist": ((1, 28, 28), 24), "cifar10": ((3, 32, 32), 6)}  # shape of an image, steps of a round
@@ -64,7 +65,8 @@ def write(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     for label in np.unique(labels):
         (folder / str(label)).mkdir()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(folder / str(label) / f"{i}.png")
+        picture = Image.fromarray(image.transpose(1, 2, 0).squeeze())
+        replace_whole(folder / str(label) / f"{i}.png", functools.partial(picture.save, format="PNG"))
 
 
 def ways(name: str, kind: str, folder: Path) -> dict[str, Callable[[], float]]:

@@ -42,6 +42,8 @@ cdef Dgemv dgemv = <Dgemv> scipy_function("dgemv", of_gemv)
 cdef enum:
     FEW_ROWS = 8
     PACKED = 1 << 20  # multiply-adds, about, from which gemm packs what it multiplies
+    LONGEST_SUM = 1 << 18  # terms that gemv adds up with as many digits as gemm, which does so in pieces: along rows,
+    LONGEST_CHAIN = 1 << 14  # and down columns
     PIECE = 1 << 16  # elements
 
 
@@ -101,7 +103,7 @@ cdef inline void product(
     cdef int rows = <int> m, columns = <int> n, inner = <int> k
     cdef int ld_a = <int> lda, ld_b = <int> ldb, ld_c = <int> ldc
     cdef floating one = 1
-    if m == 1 or (m <= FEW_ROWS and m * n * k > PACKED):
+    if (m == 1 or (m <= FEW_ROWS and m * n * k > PACKED)) and k <= (LONGEST_SUM if transpose_b else LONGEST_CHAIN):
         product_of_rows(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
     elif floating is float:
         sgemm(&tb, &ta, &columns, &rows, &inner, &one, <float *> b, &ld_b, <float *> a, &ld_a, &beta, c, &ld_c)

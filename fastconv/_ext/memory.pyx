@@ -3,19 +3,31 @@
 Fresh pages cost more than the arithmetic of a ReLU: a training step asks for the same sizes again and again, so a freed
 block is kept for the next request of its size class. A block belongs to whoever holds an array on it; nobody else sees
 it.
+
+Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena,
+whose free parts join.
 """
 
+from bisect import bisect_left
+
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 
 from numpy import empty, ndarray
 
 cdef extern from "memory.h" nogil:
     void *pages_allocate(size_t bytes)
+    void pages_free(void *block, size_t bytes)
+    void *range_reserve(size_t bytes)
+    void range_release(void *range, size_t bytes)
+    void range_drop(void *begin, size_t bytes)
 
 cdef dict _free_lists = {}  # size class in bytes -> list of addresses
+cdef size_t _held = 0  # bytes of the blocks in use
+cdef size_t _most = 0  # of them since `most_held` was asked
 cdef size_t _cached = 0
 cdef size_t _limit = 0
+cdef size_t _ceiling = 0  # of blocks in use and free ones together, as far as freeing those can do it; 0: none
 
 
 cdef size_t size_class(size_t nbytes) noexcept:
@@ -26,35 +38,146 @@ cdef size_t size_class(size_t nbytes) noexcept:
     return max(<size_t> 4096, (nbytes + step - 1) // step * step)
 
 
+cdef enum:
+    PAGE = 4096
+
+
+cdef class Arena:
+    """A range of addresses from which blocks are cut, best fit first; it knows which of its pages were touched."""
+
+    cdef char *base
+    cdef size_t pages  # of the range
+    cdef size_t in_use  # pages of blocks
+    cdef size_t resident  # pages that were touched and not given back since
+    cdef unsigned char *is_resident
+    cdef list starts, sizes  # of the free parts, by address, in pages
+
+    def __cinit__(self, size_t span):
+        self.pages = span // PAGE
+        self.starts, self.sizes = [0], [self.pages]
+        self.is_resident = <unsigned char *> calloc(self.pages, 1)
+        self.base = <char *> range_reserve(self.pages * PAGE)
+        if self.base == NULL or self.is_resident == NULL:
+            self.starts, self.sizes = [], []  # serves nothing
+
+    def __dealloc__(self):
+        free(self.is_resident)
+        if self.base != NULL:
+            range_release(self.base, self.pages * PAGE)
+
+    cdef void *take(self, size_t nbytes) except? NULL:
+        """A block; NULL where no part is large enough."""
+        cdef size_t pages = (nbytes + PAGE - 1) // PAGE, size, least = self.pages + 1, start, page
+        cdef Py_ssize_t index, found = -1
+        for index in range(len(self.sizes)):
+            size = self.sizes[index]
+            if pages <= size < least:
+                found, least = index, size
+        if found < 0:
+            return NULL
+        start = self.starts[found]
+        if least == pages:
+            del self.starts[found], self.sizes[found]
+        else:
+            self.starts[found], self.sizes[found] = start + pages, least - pages
+        for page in range(start, start + pages):
+            self.resident += not self.is_resident[page]
+            self.is_resident[page] = 1
+        self.in_use += pages
+        return self.base + start * PAGE
+
+    cdef int give(self, void *block, size_t nbytes) except -1:
+        """Take a block back; neighbouring free parts are one."""
+        cdef size_t pages = (nbytes + PAGE - 1) // PAGE, start = (<char *> block - self.base) // PAGE
+        cdef Py_ssize_t index = bisect_left(self.starts, start)
+        self.in_use -= pages
+        if index < len(self.starts) and <size_t> self.starts[index] == start + pages:
+            pages += <size_t> self.sizes[index]
+            del self.starts[index], self.sizes[index]
+        if index and <size_t> self.starts[index - 1] + <size_t> self.sizes[index - 1] == start:
+            self.sizes[index - 1] += pages
+        else:
+            self.starts.insert(index, start)
+            self.sizes.insert(index, pages)
+        return 0
+
+    cdef size_t waiting(self):
+        """Bytes of pages that were touched and are free."""
+        return (self.resident - self.in_use) * PAGE
+
+    cdef int drop(self, size_t nbytes) except -1:
+        """Give free pages back, those with the highest addresses first, until so many bytes are gone."""
+        cdef size_t wanted = (nbytes + PAGE - 1) // PAGE, first, page, end
+        for index in range(len(self.starts) - 1, -1, -1):
+            first = self.starts[index]
+            page = first + <size_t> self.sizes[index]
+            while page > first and wanted:
+                end = page
+                while page > first and wanted and self.is_resident[page - 1]:
+                    page -= 1
+                    self.is_resident[page] = 0
+                    self.resident -= 1
+                    wanted -= 1
+                if end > page:
+                    range_drop(self.base + page * PAGE, (end - page) * PAGE)
+                while page > first and not self.is_resident[page - 1]:
+                    page -= 1
+            if not wanted:
+                break
+        return 0
+
+
+cdef Arena _arena = None  # the one that new blocks are cut from
+
+
 cdef class Block:
     """Writable memory of at least `nbytes` bytes, aligned to a cache line, through the buffer protocol."""
 
     cdef void *address
     cdef size_t capacity
     cdef Py_ssize_t nbytes
+    cdef Arena arena
 
     def __cinit__(self, Py_ssize_t nbytes):
-        global _cached
+        global _cached, _held, _most
         self.nbytes = nbytes
         self.capacity = size_class(nbytes)
+        if _ceiling:
+            self.address = _arena.take(self.capacity)
+            if self.address != NULL:
+                self.arena = _arena
+                shed(self.capacity)
+                _held += self.capacity
+                _most = max(_most, _held)
+                return
         cdef list addresses = _free_lists.get(self.capacity)
         if addresses:
             self.address = <void *> <size_t> addresses.pop()
             _cached -= self.capacity
+            _held += self.capacity
+            _most = max(_most, _held)
             return
+        if _ceiling:
+            shed(self.capacity)
         self.address = pages_allocate(self.capacity)
         if self.address == NULL:
             trim()
             self.address = pages_allocate(self.capacity)
         if self.address == NULL:
             raise MemoryError(f"could not allocate {nbytes:,} bytes")
+        _held += self.capacity
+        _most = max(_most, _held)
 
     def __dealloc__(self):
-        global _cached
+        global _cached, _held
         if self.address == NULL:
             return
+        _held -= self.capacity
+        if self.arena is not None:
+            self.arena.give(self.address, self.capacity)
+            return
         if self.capacity > _limit:
-            free(self.address)
+            pages_free(self.address, self.capacity)
             return
         if _cached + self.capacity > _limit:
             trim()
@@ -96,11 +219,59 @@ def trim():
     """Give every cached block back to the system."""
     global _cached
     cdef list addresses
-    for addresses in list(_free_lists.values()):
+    for capacity, addresses in list(_free_lists.items()):
         while addresses:
-            free(<void *> <size_t> addresses.pop())
+            pages_free(<void *> <size_t> addresses.pop(), capacity)
     _free_lists.clear()
     _cached = 0
+    if _arena is not None:
+        _arena.drop(_arena.waiting())
+
+
+cdef int shed(size_t coming) except -1:
+    """Give free memory back, of the free list the largest blocks first, until what is in use, free and coming is below
+    the ceiling."""
+    global _cached
+    cdef list addresses
+    cdef size_t capacity, waiting = 0 if _arena is None else _arena.waiting()
+    if _held + _cached + waiting + coming <= _ceiling:
+        return 0
+    for key in sorted(_free_lists, reverse=True):
+        capacity, addresses = key, _free_lists[key]
+        while addresses:
+            pages_free(<void *> <size_t> addresses.pop(), capacity)
+            _cached -= capacity
+            if _held + _cached + waiting + coming <= _ceiling:
+                return 0
+    if waiting:
+        _arena.drop(_held + _cached + waiting + coming - _ceiling)
+    return 0
+
+
+def set_ceiling(size_t nbytes):
+    """Keep no memory free where with that in use it would be more than `nbytes` bytes, and cut new blocks from an
+    arena; 0: there is no ceiling."""
+    global _ceiling, _arena
+    _ceiling = nbytes
+    if not _ceiling:
+        return
+    if _arena is None or _arena.pages * PAGE < 2 * _ceiling:
+        _arena = None  # what was cut from it holds it
+        _arena = Arena(3 * _ceiling)
+    shed(0)
+
+
+def held():
+    """Bytes of the blocks in use."""
+    return _held
+
+
+def most_held():
+    """The most bytes of blocks in use at a time, since this was asked last."""
+    global _most
+    most = _most
+    _most = _held
+    return most
 
 
 def set_limit(size_t nbytes):
@@ -112,5 +283,5 @@ def set_limit(size_t nbytes):
 
 
 def cached():
-    """Bytes on the free list now."""
-    return _cached
+    """Bytes that are free for later blocks now."""
+    return _cached + (0 if _arena is None else _arena.waiting())

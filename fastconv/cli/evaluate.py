@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     part, (x, y) = _own(trained, args) if args.data is None else _given(trained, args)
     outcome = Outcome.of(trained.net, x, y, trained.classes, trained.batch_size)
     if args.csv is not None:
-        outcome.report.to_csv(args.csv)
+        report = outcome.report
+        report.to_csv(args.csv)
     if args.plot is not None:
         answers = outcome.probabilities.argmax(axis=1)
         figure = plots.confusion_matrix(y, answers, trained.classes, title=f"{trained.place.name}, {part} images")

@@ -103,8 +103,7 @@ class Convolution:
         if not y.size:
             return w
         chosen = self._plans["forward", get_workspace_limit()]
-        if not w.flags.c_contiguous:
-            w = _readable(op, chosen, w)
+        w = self.as_read(op, w)
         if self.exact:
             _run_exactly(chosen, borders, "forward", self.problem, op, (x, w, bias, y), w, y)
         elif relu and "relu" in chosen.takes:
@@ -115,6 +114,10 @@ class Convolution:
         if relu:
             rectify(y)
         return w
+
+    def as_read(self, op: str, w: np.ndarray) -> np.ndarray:
+        """w as `forward` reads it."""
+        return w if w.flags.c_contiguous else _readable(op, self._plans["forward", get_workspace_limit()], w)
 
     def gradient_input(self, op: str, dy: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastconv.analysis.table import Summary
+    from fastconv.machine.memory import Ceiling
 
 __all__ = ["LAYERS", "Context", "Layer", "LoadedKeys", "OpLayer", "from_config"]
 
@@ -47,18 +48,21 @@ HANDED_IN: dict[str, Callable[..., Any]] = {}  # what layers offer and rooms abo
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
-    weights as they are now; `keep`: whether there will be a backward, `once`: and only one."""
+    weights as they are now; `keep`: whether there will be a backward, `once`: and only one; `limit`: what both may
+    take; `repeated`: the forward ran before, running statistics have moved."""
 
     training: bool | None = None
     rng: np.random.Generator | None = None
     snapshot: bool = False
     keep: bool = True
     once: bool = False
+    limit: Ceiling | None = None
+    repeated: bool = False
 
     @classmethod
-    def of_step(cls, net: Layer, rng: np.random.Generator | None = None) -> Context:
+    def of_step(cls, net: Layer, rng: np.random.Generator | None = None, limit: Ceiling | None = None) -> Context:
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng, once=True)
+        return cls(training=None if net.training else True, rng=rng, once=True, limit=limit)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""
@@ -575,9 +579,10 @@ class OpLayer(Layer):
     def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
         """What the operation takes behind x."""
         arrays: tuple[np.ndarray | None, ...] = self._fetch(self) if self.positional else ()
-        if context.snapshot:
+        if context.snapshot or context.repeated:  # what an operation updates is updated once
+            copied = self.parameter_names if context.snapshot else self.buffer_names
             arrays = tuple(
-                array.copy(order="K") if name in self.parameter_names and array is not None else array
+                array.copy(order="K") if name in copied and array is not None else array
                 for name, array in zip(self.positional, arrays, strict=True)
             )
         return arrays

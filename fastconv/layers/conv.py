@@ -15,7 +15,7 @@ from fastconv.errors import ShapeError, nearest
 from fastconv.functional import Padding, Sizes, Stride
 from fastconv.layers.base import Context, Gradients, OpLayer
 from fastconv.layers.common import need_default, uniform, uniform_array
-from fastconv.ops import OPS, conv, conv_transpose, locally_connected
+from fastconv.ops import OPS, conv, conv_transpose, linear, locally_connected
 from fastconv.random import as_generator
 from fastconv.window import Window, integers, is_sequence
 
@@ -100,6 +100,10 @@ class _Conv(OpLayer):
         wide, kept = OPS["pad"].forward(x, around, mode=self.padding_mode)
         y, saved = OPS[self.op].forward(wide, *self.arrays(context), **given)
         return y, (kept, saved)
+
+    def saved(self, x: np.ndarray, context: Context) -> Any:
+        """What `forward` saves for zeros around x, without the outputs."""
+        return conv.saved(self.op, x, *self.arrays(context), **self.options(context))
 
     def relu_forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         """What a ReLU makes of y, for zeros around x; `backward` takes the gradient to y."""
@@ -254,3 +258,7 @@ class Linear(OpLayer):
         (outputs,) = integers("Linear", "out_features", out_features, 1, 1)
         self.weight, generator, bound = uniform("Linear", (outputs, inputs), inputs, rng)
         self.bias = generator.uniform(-bound, bound, outputs).astype(np.float32) if bias else None
+
+    def saved(self, x: np.ndarray, context: Context) -> Any:
+        """What `forward` saves, without the outputs."""
+        return linear.saved(x, *self.arrays(context))

@@ -73,7 +73,7 @@ class _BatchNorm(OpLayer):
             result = batch_relu_forward(x, *self.arrays(context), addend=addend, **self.options(context))
         else:
             result = super().forward(x, context)
-        if self.num_batches_tracked is not None and context.is_training(self):
+        if self.num_batches_tracked is not None and context.is_training(self) and not context.repeated:
             self.num_batches_tracked += 1  # last: nothing is counted where the operation raises
         return result
 

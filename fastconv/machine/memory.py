@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ClassVar
 
 from fastconv._ext import memory
 from fastconv.errors import integer
 from fastconv.machine import cgroup
 
 __all__ = [
-    "UNCHECKED", "allocate", "available_bytes", "borrowed", "get_workspace_limit", "require", "require_array",
-    "set_workspace_limit",
+    "UNCHECKED", "Ceiling", "allocate", "at_most", "available_bytes", "borrowed", "get_workspace_limit", "require",
+    "require_array", "set_workspace_limit",
 ]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
 UNCHECKED = 16 << 20  # requests below this many bytes are not held against the system's memory: asking costs more
+RESERVE, SHARE = 4 << 20, 16  # of a limit, a share but at most so many bytes are left to what is no block
 POOLED = 1 << 16  # results of at least this many bytes come from the free list
 
 _limit = DEFAULT_WORKSPACE_LIMIT
@@ -66,6 +71,51 @@ allocate = memory.Allocator(require_array, UNCHECKED, POOLED)
 def borrowed() -> int:
     """Bytes that `allocate` has handed out so far, results and scratch, in all threads."""
     return allocate.borrowed
+
+
+class Ceiling:
+    """What a call may take in all; blocks in use and free ones together stay below, as far as freeing those can do it.
+
+    Of several calls under way the ceilings add up, on what was in use when the first of them began.
+    """
+
+    _lock: ClassVar = threading.Lock()
+    _under_way: ClassVar[list[Ceiling]] = []
+    _base: ClassVar = 0
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._blocks = nbytes - min(RESERVE, nbytes // SHARE)  # the rest is for what is no block
+
+    def leave(self, nbytes: int) -> None:
+        """Leave so many bytes more to what is no block."""
+        with Ceiling._lock:
+            self._blocks -= nbytes
+            self._set()
+
+    def __enter__(self) -> Ceiling:
+        with Ceiling._lock:
+            if not Ceiling._under_way:
+                Ceiling._base = memory.held()
+            Ceiling._under_way.append(self)
+            self._set()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with Ceiling._lock:
+            Ceiling._under_way.remove(self)
+            self._set()
+
+    @staticmethod
+    def _set() -> None:
+        blocks = Ceiling._base + sum(each._blocks for each in Ceiling._under_way)
+        memory.set_ceiling(max(1, blocks) if Ceiling._under_way else 0)
+
+
+def at_most(nbytes: int | None) -> AbstractContextManager[Ceiling | None]:
+    """A context in which this process takes so many bytes at most beyond what is in use now, as far as freeing what
+    waits on the free list can do it; None: what waits stays."""
+    return contextlib.nullcontext() if nbytes is None else Ceiling(nbytes)
 
 
 def available_bytes() -> int:

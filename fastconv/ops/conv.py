@@ -265,6 +265,18 @@ def by_plan(
     return logical(y.reshape(call.output)), (x_last, w_last, call)
 
 
+def saved(
+    op: str, x: Any, w: Any, b: Any, *, stride: Any, padding: Any, dilation: Any, groups: int, algorithm: str
+) -> Saved:
+    """What `forward` saves, without the outputs (fastconv.plan)."""
+    x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
+    x_last = channels_last(op, x).reshape(call.x_shape)
+    w_last = w.transpose(CHANNELS_LAST[w.ndim]).reshape(call.w_shape)
+    if call.whole is not None and x.size:
+        w_last = call.whole.as_read(op, w_last)
+    return x_last, w_last, call
+
+
 def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
     """(K, r0, r1, r2, C / groups) -> (C, r0, r1, r2, K / groups), taps in reverse."""
     filters, *kernel, depth = w.shape

@@ -93,6 +93,12 @@ def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     return y if x.ndim == 2 else y.reshape(shape), (x, w, b is not None)
 
 
+def saved(x: Any, w: Any, b: Any) -> Saved:
+    """What `forward` saves, without the outputs (fastconv.plan)."""
+    x, w, b, _ = shape_of_y("linear", x, w, b)
+    return x, w, b is not None
+
+
 def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     x, w, has_bias = saved
     dx: np.ndarray | None = None

@@ -5,7 +5,8 @@
 
 A container (Sequential, Residual, Concat, Graph) says by `flow` where values go; `plan_of` follows it once and keeps
 the list of steps as long as the container's layers are the same ones. What a step does is the layers' own: options,
-modes and weights are read at every call. `steps` has the kinds of steps, `fusions` which neighbours become one;
+modes and weights are read at every call. `steps` has the kinds of steps, `fusions` which neighbours become one,
+`limits` what is run again to stay below a memory limit;
 FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
 
 Values are numbered, the input is 0; a net of k inputs or outputs has tuples of them, and its steps' values begin at k.
@@ -23,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.errors import ShapeError
+from fastconv.plan import limits
 from fastconv.plan.fusions import fused
 from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step, located
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
 
-__all__ = ["Plan", "backward", "forward", "plan_of"]
+__all__ = ["Plan", "backward", "forward", "need_memory", "plan_of"]
 
 FUSING = os.environ.get("FASTCONV_PLAN", "1") != "0"
 
@@ -114,23 +116,33 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     plan = plan_of(net)
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
+    repeats = None if context.limit is None else limits.repeats_of(plan, values, context)
     saved: list[Any] = []
     for step, dead in zip(plan.steps, plan.dead):  # noqa: B905
+        if repeats is not None:
+            context = repeats.begin(len(saved), values)
         y, kept = step.call([values[value] for value in step.inputs], context)
         values[step.output] = y
+        if repeats is not None and repeats.drops(len(saved)):
+            kept = None
         if context.keep:
             saved.append((kept, y.shape, y.dtype) if isinstance(y, np.ndarray) else (kept, None, None))
         del y, kept
         for value in dead:
             del values[value]
     results = tuple(values[value] for value in plan.outputs)
-    return (results if plan.several else results[0]), (plan, saved, context.once)
+    return (results if plan.several else results[0]), (plan, saved, context.once, repeats)
+
+
+def need_memory(net: Layer, x: np.ndarray, context: Context) -> None:
+    """MemoryError where a layer alone takes more than the context's limit; containers see to that in `forward`."""
+    limits.repeats_of(plan_of(net), {0: x}, context)
 
 
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
     """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
     dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
-    plan, kept, once = saved
+    plan, kept, once, repeats = saved
     needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
     needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
     for step in plan.steps:
@@ -143,6 +155,8 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     gradients: Gradients = {}
     for index in range(len(plan.steps) - 1, -1, -1):
         step, prefixes = plan.steps[index], plan.prefixes[index]
+        if repeats is not None:
+            repeats.restore(plan, index, kept)
         here = sent.pop(step.output, None)
         if not needed[step.output]:
             continue

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, overload
 
 import numpy as np
 
-from fastconv import functional, tape
-from fastconv.errors import ShapeError, nearest
+from fastconv import functional, plan, tape
+from fastconv.errors import ShapeError, integer, nearest
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import Ceiling, at_most
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS, Op, composed
@@ -344,23 +345,57 @@ def warn_of_softmax(net: Layer, loss: Any) -> None:
         )
 
 
+def need_limit(owner: str, memory_limit: Any) -> int | None:
+    """`memory_limit` as bytes; TypeError and ValueError for what is none."""
+    if memory_limit is None:
+        return None
+    nbytes = integer(owner, "memory_limit", memory_limit)
+    if nbytes < 1:
+        raise ValueError(f"{owner}: memory_limit must be at least 1 byte, got {nbytes}")
+    return nbytes
+
+
 Gradients = dict[str, np.ndarray]
 
 
 @overload
 def value_and_grad(
-    net: Layer, loss: LossLike, x: Any = None, y: Any = None, *, rng: np.random.Generator | None = None
+    net: Layer,
+    loss: LossLike,
+    x: Any = None,
+    y: Any = None,
+    *,
+    rng: np.random.Generator | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[float, Gradients]: ...
 @overload
 def value_and_grad(
-    net: Mapping[str, Layer], loss: LossLike, x: Any = None, y: Any = None, *, rng: np.random.Generator | None = None
+    net: Mapping[str, Layer],
+    loss: LossLike,
+    x: Any = None,
+    y: Any = None,
+    *,
+    rng: np.random.Generator | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[float, dict[str, Gradients]]: ...
 @overload
 def value_and_grad(
-    net: Sequence[Layer], loss: LossLike, x: Any = None, y: Any = None, *, rng: np.random.Generator | None = None
+    net: Sequence[Layer],
+    loss: LossLike,
+    x: Any = None,
+    y: Any = None,
+    *,
+    rng: np.random.Generator | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[float, list[Gradients]]: ...
 def value_and_grad(
-    net: Any, loss: LossLike, x: Any = None, y: Any = None, *, rng: np.random.Generator | None = None
+    net: Any,
+    loss: LossLike,
+    x: Any = None,
+    y: Any = None,
+    *,
+    rng: np.random.Generator | None = None,
+    memory_limit: int | None = None,
 ) -> tuple[float, Any]:
     """The loss of `net` on the batch (x, y) in training mode, and its gradient to every trainable parameter by name.
 
@@ -380,6 +415,13 @@ def value_and_grad(
            calls the nets itself
     x      the input; of several a tuple, or a dict by their names
     rng    what dropout draws from (default: the generator that `manual_seed` seeds)
+    memory_limit   bytes that the call may take beside the net and its arguments: activations, gradients (those of the
+           parameters too), the operations' workspace and the freed memory that waits for reuse. Parts of the forward
+           are run again in the backward to stay below: the same bits (dropout draws what it drew, running statistics
+           move once), in up to a third more time. Layers and operations of one's own are never run again, and each
+           counts as its input, its output and their gradients, as if it held nothing else; what a loss of one's own
+           computes counts as five times the net's outputs. A sixteenth of the limit, at most 4 MiB, is left to what is
+           no array (default: no limit)
 
     Every part of the net is in training, in whichever mode the net is, but those that were put aside: frozen as a whole
     (`Layer.freeze`), or in inference while the net itself is in training (`Layer.eval`). Batch norm there uses and
@@ -390,16 +432,21 @@ def value_and_grad(
     that were not asked for are in their own mode, and gradients go through them to what they read.
 
     Raises TypeError for a loss that is none of these, or that does what has no gradient (the message names it),
-    ValueError for one that is not a single number and for a net of several outputs without a dict of losses.
+    ValueError for one that is not a single number and for a net of several outputs without a dict of losses;
+    MemoryError before anything is computed, with the least limit that would do, where there is no way to stay below
+    `memory_limit`, and TypeError for one where the loss calls the nets itself.
     """
+    limit = need_limit("value_and_grad", memory_limit)
     if isinstance(net, Layer) and x is not None:
         loss = resolve_loss(loss, net)
         warn_of_softmax(net, loss)
         if y is None and not loss.is_composed:
             raise TypeError("value_and_grad: y is missing; without it, loss is a function (output) of one's own")
         with blas_held():
-            _, value, _, gradients = gradients_of(net, loss, x, y, rng)
+            _, value, _, gradients = gradients_of(net, loss, x, y, rng, limit=limit)
         return value, gradients
+    if limit is not None:
+        raise TypeError("value_and_grad: memory_limit needs one net and x; a loss that calls nets itself has no limit")
     nets = list(net.values()) if isinstance(net, Mapping) else [net] if isinstance(net, Layer) else list(net)
     for each in nets:
         if not isinstance(each, Layer):
@@ -426,23 +473,30 @@ def gradients_of(
     rng: np.random.Generator | None = None,
     samples: np.ndarray | None = None,
     weighed: bool = False,
+    limit: int | None = None,
 ) -> tuple[Any, float, float, Gradients]:
     """A training step's work: the output, the loss, the batch's weight, and the gradients to the parameters.
 
     samples   weights of the samples;  weighed   the gradients times the batch's weight, to be added to other batches'
+    limit     bytes that all of it may take: see `value_and_grad`'s memory_limit
     """  # fmt: skip
-    if not loss.is_composed:
-        output, saved = net.forward(net.cast(x), Context.of_step(net, rng))
-        value, weight, gradient = loss.with_gradient(output, y, samples)
-        if not weight:  # all targets are ignored, or of classes without weight: nothing to learn
-            gradient = np.zeros_like(output)
-        return output, value, weight, net.backward(_times(gradient, weight) if weighed else gradient, saved, False)[1]
-    with _recording([net], rng) as recorded:
-        output = net(x)
-        total, weight = loss.recorded(output, y, samples)
-    arrays = tuple(map(tape.detached, output)) if isinstance(output, tuple) else tape.detached(output)
-    found = _named(net, recorded.gradients(total * weight if weighed else total))
-    return arrays, float(total.item()), weight, found
+    with at_most(limit) as ceiling:
+        context = Context.of_step(net, rng, ceiling)
+        if ceiling is not None and not net.is_container:
+            plan.need_memory(net, net.cast(x), context)
+        if not loss.is_composed:
+            output, saved = net.forward(net.cast(x), context)
+            value, weight, gradient = loss.with_gradient(output, y, samples)
+            if not weight:  # all targets are ignored, or of classes without weight: nothing to learn
+                gradient = np.zeros_like(output)
+            gradient = _times(gradient, weight) if weighed else gradient
+            return output, value, weight, net.backward(gradient, saved, False)[1]
+        with _recording([net], rng, ceiling) as recorded:
+            output = net(x)
+            total, weight = loss.recorded(output, y, samples)
+        arrays = tuple(map(tape.detached, output)) if isinstance(output, tuple) else tape.detached(output)
+        found = _named(net, recorded.gradients(total * weight if weighed else total))
+        return arrays, float(total.item()), weight, found
 
 
 def _times(gradient: Any, weight: float) -> Any:
@@ -452,12 +506,14 @@ def _times(gradient: Any, weight: float) -> Any:
     return gradient * np.asarray(weight, gradient.dtype)
 
 
-def _recording(nets: Iterable[Layer], rng: np.random.Generator | None) -> tape.Recording:
+def _recording(
+    nets: Iterable[Layer], rng: np.random.Generator | None, ceiling: Ceiling | None = None
+) -> tape.Recording:
     """A tape for the parameters of these nets, which are in a training step."""
     parameters: dict[int, np.ndarray] = {}
     contexts: dict[int, Context] = {}
     for net in nets:
-        context = Context.of_step(net, rng)
+        context = Context.of_step(net, rng, ceiling)
         parameters.update((id(array), array) for array in net.parameters().values())
         contexts.update((id(layer), context) for _, layer in net.walk() if id(layer) not in contexts)
     return tape.Recording(parameters, contexts, Context(rng=rng, once=True))

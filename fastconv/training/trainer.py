@@ -50,7 +50,16 @@ from fastconv.training.metrics import Collected, Metric, are_classes, resolve_me
 from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
 from fastconv.training.rates import Rates
-from fastconv.training.step import Loss, Losses, LossLike, gradients_of, resolve_loss, samples_of, warn_of_softmax
+from fastconv.training.step import (
+    Loss,
+    Losses,
+    LossLike,
+    gradients_of,
+    need_limit,
+    resolve_loss,
+    samples_of,
+    warn_of_softmax,
+)
 from fastconv.training.weighting import class_weights, need_factors, of_targets
 from fastconv.version import __version__
 
@@ -163,6 +172,10 @@ class Trainer:
     functions         {name: function}: augmentations of one's own, by the names that files shall use for them
     precision         "fast" or "strict" (see `fastconv.set_precision`): of training and evaluation, whatever holds
                       outside, after `resume` too (default: what holds when `fit` is first called)
+    memory_limit      bytes that a batch's work may take beside the net, the optimiser, the batches and, where several
+                      make a step, their gradients' sum: parts of the forward are run again to stay below, with the same
+                      bits. What counts, and what it costs: see `fastconv.value_and_grad`. Evaluation has no limit
+                      (default: None)
 
     net, optimizer, history (a list of records, see `training.history`), best_epoch, best_state, average_state
     follow_links      whether the checkpoint's path may be a symbolic link; the file behind it is then written
@@ -182,6 +195,7 @@ class Trainer:
         checkpoint_every: int | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         precision: str | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         if not isinstance(net, Layer):
             raise TypeError(f"Trainer: net must be a layer, got {net!r}")
@@ -201,6 +215,7 @@ class Trainer:
         )
         self.functions = dict(functions or {})
         self.precision = None if precision is None else precisions.need_precision("Trainer: precision", precision)
+        self.memory_limit = need_limit("Trainer", memory_limit)
         self.history = History()
         self.best_epoch: int | None = None
         self.best_state: dict[str, np.ndarray] | None = None
@@ -318,11 +333,12 @@ class Trainer:
         Parts of the net that were put aside stay so: see `fastconv.value_and_grad`.
 
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
-        step. ValueError where a group of the optimiser fits no parameter of the net, frozen or not, and where an
-        interrupted run is continued with other data or settings; callbacks and progress are free. Schedules follow the
-        total: with more epochs than before they continue as if that had been planned. Ctrl-C waits for the end of the
-        step, writes a checkpoint where there is one, and is raised. Meanwhile Python's switch interval is 50 us, so
-        that threads which run Python do not hold a step up (`sys.setswitchinterval`).
+        step. MemoryError where no step fits in `memory_limit`, before it computes anything. ValueError where a group of
+        the optimiser fits no parameter of the net, frozen or not, and where an interrupted run is continued with other
+        data or settings; callbacks and progress are free. Schedules follow the total: with more epochs than before they
+        continue as if that had been planned. Ctrl-C waits for the end of the step, writes a checkpoint where there is
+        one, and is raised. Meanwhile Python's switch interval is 50 us, so that threads which run Python do not hold a
+        step up (`sys.setswitchinterval`).
         """
         settings = self._settled(batch_size, drop_last)
         prefetch = _integer("fit", "prefetch", prefetch, 0)
@@ -568,7 +584,9 @@ class Trainer:
             if any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
             weighed = self._accumulate > 1 and not self.loss.is_sum
-            output, loss, weight, gradients = gradients_of(self.net, self.loss, x, y, rng, samples, weighed)
+            output, loss, weight, gradients = gradients_of(
+                self.net, self.loss, x, y, rng, samples, weighed, self.memory_limit
+            )  # fmt: skip
             if weight:
                 self._need_finite("loss", loss, x)
             learnt.add(gradients)
@@ -840,6 +858,7 @@ class Trainer:
             "loss": {"each": losses, "weights": self.loss.weights} if isinstance(self.loss, Losses) else losses[""],
             "seed": self.seed,
             "precision": self.precision,
+            "memory_limit": self.memory_limit,
             "checkpoint_every": self.checkpoint_every,
             "automatic": automatic,
             "settings": self._settings,
@@ -909,7 +928,7 @@ class Trainer:
                 net, optimizer, loss, loss_weights=factors, seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
-                precision=data.get("precision"),
+                precision=data.get("precision"), memory_limit=data.get("memory_limit"),
             )  # fmt: skip
             trainer.follow_links = follow_links
             trainer._restore(data, parts)
