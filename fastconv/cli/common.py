@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from fastconv.errors import printable
+
 __all__ = [
     "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads",
     "whole",
@@ -27,7 +29,7 @@ def one_line(error: object) -> str:
     """An error as one line of text, not for ever; what the system says of a file with the file first."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         error = f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return (text if len(text) <= LONGEST else f"{text[:LONGEST]}…") or type(error).__name__
 
 
