@@ -18,6 +18,9 @@ class Function(Callback):
     """A function that is called after every epoch."""
 
     def __init__(self, function: Any) -> None:
+        if isinstance(function, type) and issubclass(function, Callback):
+            name = function.__name__
+            raise TypeError(f"fit: a callback must be an object, got the class {name}; write {name}(…)")
         if not callable(function):
             raise TypeError(f"fit: a callback must be a function or a fastconv.callbacks.Callback, got {function!r}")
         self.function = function

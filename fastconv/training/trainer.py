@@ -414,6 +414,8 @@ class Trainer:
 
     def _begin_callbacks(self, callbacks: Iterable[CallbackLike]) -> None:
         """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"fit: callbacks must be a list, got {callbacks!r}; write callbacks=[…]")
         self._callbacks = [each if isinstance(each, Callback) else Function(each) for each in callbacks]
         for callback in self._callbacks:
             kind = type(callback).__name__
