@@ -306,8 +306,8 @@ class Trainer:
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
         prefetch          how many batches, 64 at most, are made ready beside the steps, by a thread of fit's own in
-                          which X and `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
-                          the two looks at what steps change, the net or the trainer: that needs 0
+                          which X and `augment` then run (default 2); 0: in line. The results are the same to the bit,
+                          unless one of the two looks at what steps change, the net or the trainer: that needs 0
         sample_weight     (N,), or the shape of the single losses: the loss of a batch is sum(weight * loss) /
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
