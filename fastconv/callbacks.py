@@ -309,8 +309,10 @@ def _direction(owner: str, monitor: str) -> str:
             return "min"
         if word in RISES:
             return "max"
+    known = [prefix + word for prefix in ("", "val_") for word in (*FALLS, *RISES)]
     raise ValueError(
         f"{owner}: whether {monitor!r} is better high or low its name does not say; write mode='min' or 'max'"
+        f"{nearest(monitor, known)}"
     )
 
 

@@ -24,7 +24,7 @@ from fastconv.files import replace_whole
 
 __all__ = [
     "FORMATS", "as_png", "changes", "confusion_matrix", "dots", "draw_boxes", "learning_rates", "mistakes",
-    "need_matplotlib", "receptive_field", "record_of_maps", "save", "scan", "timeline", "training_curve",
+    "need_matplotlib", "receptive_field", "record_of_maps", "save", "saved", "scan", "timeline", "training_curve",
 ]  # fmt: skip
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
@@ -73,6 +73,13 @@ def save(
         raise ValueError(f"{path}: a picture's name must end in {', '.join(FORMATS)}")
     texts = {"numbers": json.dumps(numbers)} if numbers is not None and suffix == ".png" else None
     replace_whole(path, lambda file: _write(figure, file, suffix[1:], DPI, texts), follow_links=follow_links)
+
+
+def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+    """The figure, which shows in a notebook, written to `path` where it is given; see `save`."""
+    if path is not None:
+        save(figure, path)
+    return figure
 
 
 def as_png(figure: Any, dpi: int = DPI) -> bytes:
@@ -174,7 +181,7 @@ def learning_rates(
     axes.plot(rates, losses, color=GRAY, linewidth=0.9, alpha=0.6, label="each step's")
     axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
     if suggestion is not None:
-        axes.axvline(suggestion, color=ORANGE, linewidth=1.5, label=f"suggested: {suggestion:.2g}")
+        axes.axvline(suggestion, color=ORANGE, linewidth=1.5, label=f"suggested: {suggestion:.3g}")
     axes.set_xscale("log")
     if smoothed:
         low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
@@ -197,7 +204,11 @@ def _limit_percent(axes: Any, values: np.ndarray) -> None:
 
 
 def confusion_matrix(
-    labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray, classes: Sequence[str], *, title: str
+    labels: Sequence[int] | np.ndarray,
+    predictions: Sequence[int] | np.ndarray,
+    classes: Sequence[str],
+    *,
+    title: str = "Confusion matrix",
 ) -> Any:
     """Counts of (true class, predicted class): right answers in blue, mistakes in orange, each on its own scale."""
     count = len(classes)
@@ -258,7 +269,12 @@ def _rgb(colour: str) -> np.ndarray:
 
 
 def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], *, title: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    *,
+    title: str = "Mistakes",
 ) -> Any:
     """The images that were read wrongly, the surest mistakes first: what was read, what it is, how sure the net was.
 

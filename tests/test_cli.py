@@ -315,6 +315,28 @@ def test_folders_of_images(capsys, test):
     assert out.startswith(f"{image}: light ")
 
 
+def test_a_single_class_is_refused(capsys):
+    """Which is what the folder above the classes' looks like."""
+    pytest.importorskip("PIL")
+    write_folder(False)
+    Path("images").rename("photos.d")
+    Path("images").mkdir()
+    Path("photos.d/dark").rename("images/dark")
+    status, out, err = call(capsys, "train", "images")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "one class alone, 'dark': there is nothing to tell it from; the folder must hold a subfolder for each" in err
+    assert not Path("runs").exists()
+
+
+def test_images_beside_the_classes_are_told_of(capsys):
+    pytest.importorskip("PIL")
+    write_folder(True)
+    for name in ("a.png", "b.png"):
+        Path("images/train", name).write_bytes(Path("images/train/dark/0.png").read_bytes())
+    status, out, _ = call(capsys, "train", "images", "-e", 1, "--size", 8, "--no-plots")
+    assert (status, "left out: 2 images beside the classes of train/\n" in out) == (0, True)
+
+
 def test_runs_beside_the_classes_are_no_class(capsys, monkeypatch):
     pytest.importorskip("PIL")
     write_folder(False)
@@ -518,7 +540,7 @@ def test_unknown_net():
         ("info more", 2, "fastconv info: unrecognized arguments: more (see fastconv info --help)"),
         ("onnx exprot a b", 2, "fastconv onnx: argument export|import: invalid choice: 'exprot'"),
         ("onnx export a b --opsets 3", 2, "fastconv onnx export: unrecognized arguments: --opsets 3; did you mean"),
-        ("train", 2, "which data set: digits, mnist, cifar10, folder?"),
+        ("train", 2, "which data set: digits, mnist, cifar10, folder, or the path of a folder? (see"),
         ("train cats", 2, "no data set and no folder is called 'cats'; data sets are digits, mnist, cifar10, folder"),
         ("train minst", 2, "did you mean 'mnist'?"),
         ("train mnist", 2, "mnist needs the folder that holds its files: mnist DIR, or --data DIR"),
@@ -532,7 +554,7 @@ def test_unknown_net():
         ("train folder --memory-limit much", 2, "must be a number of bytes, e.g. 500M or 2G, got 'much'"),
         ("train digits --data .", 2, "digits is part of fastconv"),
         ("train digits --size 8", 2, "--size belongs to folder"),
-        ("train digits --size x", 2, "must be HEIGHTxWIDTH, e.g. 32x32, got 'x'"),
+        ("train digits --size x", 2, "must be N or HEIGHTxWIDTH, e.g. 32 or 32x48, got 'x'"),
         ("train digits --epochs 0", 2, "--epochs: must be a positive integer, got '0'"),
         ("train digits --epochs 1.5", 2, "--epochs: must be a positive integer, got '1.5'"),
         ("train digits --lr nan", 2, "--lr: must be a positive number, got 'nan'"),
@@ -543,7 +565,7 @@ def test_unknown_net():
         ("train digits --net nothing", 2, "no net is called 'nothing'; there are lenet5"),
         ("train digits --net lenet5", 2, "lenet5: inputs of 8 x 8 are too small"),
         ("train digits --net m5", 2, "m5: inputs must have 2 axes, C and 1 in space, got (1, 8, 8)"),
-        ("train --resume nowhere", 2, "nowhere: is no run folder: it has no config.json"),
+        ("train --resume nowhere", 2, "nowhere: is no run folder: nothing is called so"),
         ("train mnist --data nowhere", 1, "nowhere: no such folder"),
         ("train mnist --data .", 1, "no MNIST training files"),
         ("train cifar10 --data .", 1, "no CIFAR-10 training files"),
@@ -618,6 +640,10 @@ def test_completion(capsys, tmp_path):
     assert completed("fastconv tr") == ["train"]
     assert completed("fastconv train --batch") == ["--batch-size"]
     assert completed("fastconv train digits --net res") == ["resnet18", "resnet20"]
+    assert {"digits", "mnist", "cifar10", "folder"} < set(completed("fastconv train "))
+    assert completed("fastconv train digits --augment flip,cut") == ["flip,cutout", "flip,cutmix"]
+    assert completed("fastconv train digits --set optim") == ["optimizer="]
+    assert completed("fastconv summary len") == ["lenet5"]
 
 
 def test_completion_without_argcomplete(capsys, monkeypatch):

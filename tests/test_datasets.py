@@ -679,7 +679,9 @@ def test_folder_validation(tmp_path, pillow):
     images = {part: colour() for part in ("train", "val", "test")}
     for part, pixels in images.items():
         save(pillow, tmp_path / part / "a" / "1.png", pixels)
-    with pytest.warns(UserWarning, match=r"^load_folder: .*: left out: val/ \(the validation part\)$"):
+    with pytest.warns(
+        UserWarning, match=r"^load_folder: .*: left out: val/ \(the validation part: validation=True reads it\)$"
+    ):
         (X, _), test = datasets.load_folder(tmp_path, raw=True)
     train, validation, test = datasets.load_folder(tmp_path, raw=True, validation=True)
     for (X, y), pixels in zip((train, validation, test), images.values(), strict=True):

@@ -44,7 +44,8 @@ def test_a_head_of_another_size_is_replaced_and_said(capsys):
     path = Path("file.npz").absolute()
     assert f" {path}: 24 of the net's 26 arrays are from there" in said
     assert " the head, 15, begins anew: it has 10 outputs, in the file 7 " in said
-    assert " frozen: 65,184 of 67,754 weights " in said
+    assert " digits_cnn: 67,754 weights; " in said and " frozen: 65,184 of 67,754 weights " in said
+    assert json.loads(Path("a/result.json").read_text())["weights"] == 67754
     after, fresh = state("a"), models.digits_cnn(10, rng=0).state_dict()
     for name, array in after.items():
         if name.startswith("15."):
@@ -69,11 +70,18 @@ def test_names_that_do_not_match_are_listed_in_one_line(capsys):
     status, out, err = call(capsys, "train", "digits", "-o", "b", *QUICK, "-w", "file.npz")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "none of its names is the net's; it has x; the net has 0.weight, 1.weight" in err
+    assert err.endswith("; --net NAME chooses another\n")
     weights(**{"0.weight": np.zeros((32, 3, 3, 3), "f4")})
     status, out, err = call(capsys, "train", "digits", "-o", "b", *QUICK, "-w", "file.npz")
     assert (status, err.count("\n")) == (1, 1)
     assert "0.weight has shape (32, 3, 3, 3), the net's is (32, 1, 3, 3): another net, or images of another size" in err
     assert not Path("b").exists()
+
+
+def test_a_file_that_is_not_there_is_seen_before_images_are_read(capsys, monkeypatch):
+    monkeypatch.setattr("fastconv.cli.data.load", None)
+    status, out, err = call(capsys, "train", "digits", "-w", "nowhere.npz")
+    assert (status, out, err.count("\n")) == (1, "", 1) and "nowhere.npz: No such file or directory" in err
 
 
 def test_weights_of_a_run(capsys):

@@ -132,3 +132,14 @@ def test_what_kernels_make_of_weights_is_kept_and_goes_with_them(algorithm: str)
     del still, made
     gc.collect()
     assert len(constants._held) == known
+
+
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+def test_views_of_held_weights_are_weights_of_their_own(algorithm: str) -> None:
+    held = Sequential(Conv2d(16, 64, 3, padding=1, algorithm=algorithm, rng=0)).for_inference()[0].weight
+    x = np.random.default_rng(0).standard_normal((1, 16, 9, 9)).astype(np.float32)
+    for w in (held, held[:32], held[32:], held[:, :, ::-1], held[..., ::-1], held.transpose(0, 1, 3, 2), held[:32]):
+        y, expected = (
+            fastconv.functional.conv2d(x, each, padding=1, algorithm=algorithm) for each in (w, w.copy(order="K"))
+        )
+        np.testing.assert_array_equal(y, expected)

@@ -166,6 +166,22 @@ def test_memory_order_and_threads_do_not_matter(name):
             np.testing.assert_array_equal(memory[slot]["w"], state[slot]["w"])
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_one_array_by_two_names_takes_both_steps(step):
+    """Weights that are shared by assignment; lying in one run of memory, or not."""
+    rng = np.random.default_rng(0)
+    start, one, other = rng.standard_normal((3, 200_000), np.float32)
+    expected = start.copy()
+    optim.SGD(0.1).step({"one": expected}, {"one": one})
+    optim.SGD(0.1).step({"other": expected}, {"other": other})
+    for threads in (1, 2, 3):
+        fastconv.set_num_threads(threads)
+        w = np.empty(step * start.size, np.float32)[::step]
+        w[...] = start
+        optim.SGD(0.1).step({"one": w, "other": w}, {"one": one, "other": other})
+        np.testing.assert_array_equal(w, expected)
+
+
 # --- denormal numbers ------------------------------------------------------------------------------------------------
 
 

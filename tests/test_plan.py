@@ -513,3 +513,28 @@ def test_identities_are_no_steps_but_where_they_have_methods_or_give_an_output()
     np.testing.assert_array_equal(net(x), y)
     shared.forward = lambda x, context: (-x, None)
     assert not np.array_equal(net(x), y) and net(x).max() <= 0
+
+
+IDENTITIES = {  # and whether they are steps of the plan
+    "apart": ({"id": ("input",), "a": "id", "b": "input", "c": "id"}, True),
+    "read twice": ({"id": ("input",), "a": "input", "b": "id", "c": "id"}, True),
+    "between": ({"id": ("input",), "a": "input", "b": "input", "c": "id"}, True),
+    "next": ({"a": "input", "id": ("input",), "b": "id", "c": "input"}, False),
+    "alone": ({"id": ("input",), "a": "id", "b": "id", "c": "id"}, False),
+    "two": ({"id": ("input",), "a": "input", "b": "id"}, False),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_an_identity_stays_where_gradients_would_be_added_in_another_order(name: str, monkeypatch) -> None:
+    reads, stays = IDENTITIES[name]
+    nodes = {
+        node: (fastconv.Identity(), *read) if node == "id" else (Conv2d(4, 4, 1, rng=i), read)
+        for i, (node, read) in enumerate(reads.items())
+    }
+    net = Graph({**nodes, "sum": ("add", *(node for node in nodes if node != "id"))})
+    assert any("Identity" in str(step) for step in plan_of(net).steps) == stays
+    x = np.random.default_rng(0).standard_normal((2, 4, 9, 9)).astype(np.float32)
+    planned = fastconv.vjp(net, x)[1](x)[0]
+    by_layer(monkeypatch)
+    np.testing.assert_array_equal(planned, fastconv.vjp(net, x)[1](x)[0])

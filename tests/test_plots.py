@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 from PIL import Image
 
 import fastconv
+from fastconv import functional as F
 from fastconv import models, plots
 
 CLASSES = tuple("0123456789")
@@ -232,6 +233,38 @@ def test_the_timeline_of_a_training_step(tmp_path, suffix):
     ends = [bar.get_x() + bar.get_width() for bars in axes.containers for bar in bars]
     assert max(ends) == pytest.approx(sum(span.milliseconds for span in told.spans))
     assert max(memory.get_lines()[0].get_ydata()) == pytest.approx(max(span.kept for span in told.spans) / 1e3)
+
+
+def test_what_has_a_plot_gives_a_figure_that_shows_in_a_notebook(tmp_path):
+    """Without a path nothing is written; with one the same is, too."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 1, 6, 6)).astype(np.float32), np.arange(30) % 3
+    net = fastconv.Sequential(fastconv.Conv2d(1, 2, 3, rng=0), fastconv.Flatten(), fastconv.Linear(32, 3, rng=1))
+    found = [
+        fastconv.Trainer(net, fastconv.optim.SGD(0.1)).fit(x, y, epochs=2, progress=False),
+        fastconv.Trainer(net, fastconv.optim.SGD(0.1)).find_lr(x, y, 10, steps=20),
+        fastconv.explain(net, (2, 1, 6, 6)),
+        fastconv.analysis.record(net, x[:2], y[:2]),
+        fastconv.analysis.walkthrough(F.conv2d, x[:1], net[0].weight[:1]),
+    ]
+    for each in found:
+        assert each.plot()._repr_png_().startswith(b"\x89PNG"), type(each)
+        path = tmp_path / f"{type(each).__name__}.png"
+        assert each.plot(path)._repr_png_() and path.stat().st_size
+    assert len(list(tmp_path.iterdir())) == len(found)
+
+
+def test_pictures_without_a_title():
+    labels, scores = np.arange(4) % 2, np.eye(2)[[0, 1, 1, 1]]
+    assert "3 of 4 right" in texts(plots.confusion_matrix(labels, scores.argmax(axis=1), ["a", "b"]))
+    assert "1 of 4 read wrongly" in texts(plots.mistakes(np.zeros((4, 1, 2, 2)), labels, scores, ["a", "b"]))
+
+
+def test_the_suggested_rate_is_the_one_that_is_printed():
+    rates = fastconv.Trainer(fastconv.models.digits_cnn(rng=0), fastconv.optim.SGD(0.1)).find_lr(
+        *fastconv.datasets.load_digits()[0], steps=60
+    )
+    assert f"suggested: {rates.suggestion:.3g}" in texts(rates.plot()) and f"{rates.suggestion:.3g}" in str(rates)
 
 
 def test_the_timeline_of_an_inference_has_no_memory(tmp_path):

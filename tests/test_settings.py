@@ -235,7 +235,7 @@ def test_a_file_of_ones_own(capsys):
         ('seed = "x"', 2, "bad.toml: seed must be an integer, 0 or more, got 'x'"),
         ("validation = -1", 2, "bad.toml: validation must be a number of images or a share below 1, got -1"),
         ("size = 8", 2, "--size belongs to folder"),
-        ("size = 'x'", 2, "bad.toml: size must be HEIGHTxWIDTH, e.g. 32x32, got 'x'"),
+        ("size = 'x'", 2, "bad.toml: size must be N or HEIGHTxWIDTH, e.g. 32 or 32x48, got 'x'"),
         ("path = '.'", 2, "digits is part of fastconv"),
         ("path = 3", 2, "bad.toml: path must be a text, got 3"),
         ("[optimiser]\nlr = 1", 2, "bad.toml: no setting is called 'optimiser'; there are "),

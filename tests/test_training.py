@@ -1130,12 +1130,33 @@ def test_progress(capsys, monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         fit(progress)
         shown = terminal.getvalue()
-        assert "epoch 1/2:   0%" in shown and "\repoch 2/2  loss " in shown and "val_accuracy" in shown
+        assert "epoch 1/2:   0%" in shown and "\repoch 2/2  loss " in shown and shown.rstrip("\r").endswith("\n")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     fit(True)
     assert terminal.getvalue().startswith("epoch 1/2  loss ")
+
+
+def test_no_figure_is_cut_off_on_a_narrow_terminal():
+    pytest.importorskip("tqdm")
+    import fcntl
+    import struct
+    import termios
+
+    terminal, standard_error = os.openpty()
+    fcntl.ioctl(standard_error, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    code = (
+        "from fastconv.training.history import History; from fastconv.training.progress import Progress; "
+        "p = Progress(True, 200, History()); p.start(100, 5, 0); p.step(1.0); "
+        "p.finish(dict(epoch=100, loss=11.5, accuracy=0.5, val_loss=12.5, val_accuracy=0.25, val_f1=0.125)); p.close()"
+    )
+    subprocess.run([sys.executable, "-c", code], stderr=standard_error, check=True)
+    os.close(standard_error)
+    shown = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    figures = "loss 11.5000  accuracy 0.5000  val_loss 12.5000  val_accuracy 0.2500  val_f1 0.1250"
+    assert shown.endswith(f"\repoch 100/200  {figures}\r\n")
 
 
 @pytest.mark.parametrize("columns", [0, 70])

@@ -103,7 +103,8 @@ cdef inline void product(
     cdef int rows = <int> m, columns = <int> n, inner = <int> k
     cdef int ld_a = <int> lda, ld_b = <int> ldb, ld_c = <int> ldc
     cdef floating one = 1
-    if (m == 1 or (m <= FEW_ROWS and m * n * k > PACKED)) and k <= (LONGEST_SUM if transpose_b else LONGEST_CHAIN):
+    cdef bint by_rows = (m == 1 and n > 0 and k > 0) or (m <= FEW_ROWS and m * n * k > PACKED)
+    if by_rows and k <= (LONGEST_SUM if transpose_b else LONGEST_CHAIN):
         product_of_rows(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
     elif floating is float:
         sgemm(&tb, &ta, &columns, &rows, &inner, &one, <float *> b, &ld_b, <float *> a, &ld_a, &beta, c, &ld_c)
@@ -125,7 +126,7 @@ cdef void product_of_rows(
     cdef floating one = 1, before = beta
     cdef const floating *x
     cdef floating *y
-    while at < count or at == 0:
+    while at < count:
         some = min(most, count - at)
         rows, columns = (<int> k, <int> some) if transpose_b else (<int> n, <int> some)
         for i in range(m):

@@ -136,15 +136,16 @@ class Explanation:
 
     # --- as a picture
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """The timeline, to a .png, .svg or .pdf file: a bar for each span, a line for each step of the plan, the floor
-        within it; above, the bytes that are held for the backward pass.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The timeline as a matplotlib figure, which shows in a notebook; written to `path` if it is given (.png, .svg
+        or .pdf): a bar for each span, a line for each step of the plan, the floor within it; above, the bytes that are
+        held for the backward pass.
 
         Raises ImportError without matplotlib (extra [plot]), ValueError for another suffix, OSError.
         """
-        from fastconv.plots import save
+        from fastconv.plots import saved
 
-        save(self.figure(), path)
+        return saved(self.figure(), path)
 
     def figure(self) -> Any:
         """The same as a matplotlib Figure."""

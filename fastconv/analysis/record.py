@@ -151,16 +151,16 @@ class Record:
 
     # --- as pictures
 
-    def plot(self, path: str | os.PathLike[str], image: int = 0, maps: int = MAPS) -> None:
-        """A picture of one image of the batch, to a .png, .svg or .pdf file: a row for each layer, its maps on the left
-        and the loss's gradients to them on the right (blue below 0, orange above).
+    def plot(self, path: str | os.PathLike[str] | None = None, image: int = 0, maps: int = MAPS) -> Any:
+        """A matplotlib figure of one image of the batch, written to `path` if it is given (.png, .svg or .pdf): a row
+        for each layer, its maps on the left and the loss's gradients to them on the right (blue below 0, orange above).
 
         `maps` of a layer's channels at most are drawn, of a volume the slice in the middle, of a vector all numbers.
         Raises ImportError without matplotlib (extra [plot]), IndexError for an image that is not there, OSError.
         """
-        from fastconv.plots import save
+        from fastconv.plots import saved
 
-        save(self.figure(image, maps), path)
+        return saved(self.figure(image, maps), path)
 
     def figure(self, image: int = 0, maps: int = MAPS) -> Any:
         """The same as a matplotlib Figure."""

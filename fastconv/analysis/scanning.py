@@ -105,10 +105,7 @@ class Scan:
         from fastconv import plots
 
         boxes = [(f"{self.name(box.label)}  {box.score:.2f}", *box[2:]) for box in self.boxes]
-        figure = plots.scan(self.image, boxes, self.best, self.threshold, title=self.name(self.label))
-        if path is not None:
-            plots.save(figure, path)
-        return figure
+        return plots.saved(plots.scan(self.image, boxes, self.best, self.threshold, title=self.name(self.label)), path)
 
 
 def scan(

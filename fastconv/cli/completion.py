@@ -7,9 +7,10 @@ argcomplete: pip install "fastconv[completion]".
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["NAME", "add_arguments", "complete", "run"]
+__all__ = ["NAME", "add_arguments", "complete", "models", "offer", "run"]
 
 NAME = "completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -27,6 +28,25 @@ def run(args: argparse.Namespace) -> int:
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell that asks, and end the process."""
     _argcomplete().autocomplete(parser)
+
+
+def offer(action: argparse.Action, words: Callable[[], Iterable[str]], *, files: bool = False) -> None:
+    """Have the shell complete an argument with these words, and with files and folders where it may be one; what
+    stands before a comma stays."""
+
+    def completions(prefix: str = "", **_: Any) -> list[str]:
+        before = prefix[: prefix.rfind(",") + 1]
+        found = [before + word for word in words()]
+        return [*found, *_argcomplete().completers.FilesCompleter()(prefix)] if files else found
+
+    action.completer = completions  # type: ignore[attr-defined]
+
+
+def models() -> list[str]:
+    """The nets of fastconv.models."""
+    from fastconv.models import MODELS
+
+    return list(MODELS)
 
 
 def _argcomplete() -> Any:

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if told := trained.told():
         print(f"{args.prog}: {told}", file=sys.stderr, flush=True)
-    print(f"{outcome.told(part)}, loss {outcome.loss:.4f}\n\n{outcome.report}")
+    print(f"{outcome.told(part)}, cross-entropy {outcome.loss:.4f}\n\n{outcome.report}")
     return 0
 
 

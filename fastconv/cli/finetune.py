@@ -12,7 +12,7 @@ from fastconv.errors import listing, nearest
 from fastconv.layers.base import Layer
 from fastconv.training.recipes import Recipe
 
-__all__ = ["freeze", "head_of", "optimizer_for", "take_weights"]
+__all__ = ["freeze", "head_of", "optimizer_for", "take_weights", "weights_of"]
 
 BACKBONE = "backbone"  # of --freeze: all but the head
 
@@ -21,6 +21,11 @@ def head_of(net: Layer) -> str:
     """The name of the last layer that has parameters."""
     *_, last = net.named_arrays(buffers=False)
     return last[0].rpartition(".")[0]
+
+
+def weights_of(net: Layer) -> int:
+    """How many weights a net has, frozen ones too."""
+    return sum(getattr(layer, name).size for _, layer, name in net.named_arrays(buffers=False))
 
 
 def take_weights(net: Layer, path: Path, tell: Callable[[str], None]) -> None:
@@ -44,7 +49,8 @@ def take_weights(net: Layer, path: Path, tell: Callable[[str], None]) -> None:
     taken = len(own) - len(keys.missing_keys) - len(odd)
     if not taken:
         raise Failure(
-            f"--weights {path}: none of its names is the net's; it has {listing(state)}; the net has {listing(own)}"
+            f"--weights {path}: none of its names is the net's; it has {listing(state)}; the net has {listing(own)}; "
+            "--net NAME chooses another"
         )
     tell(f"{path}: {taken} of the net's {len(own)} arrays are from there")
     if odd:
@@ -72,7 +78,7 @@ def freeze(net: Layer, patterns: tuple[str, ...], tell: Callable[[str], None]) -
     if not net.is_trainable():
         raise UsageError(f"--freeze: nothing is left to train; --freeze {BACKBONE} leaves the head, {head}")
     if patterns:
-        every = sum(getattr(layer, name).size for _, layer, name in net.named_arrays(buffers=False))
+        every = weights_of(net)
         trained = sum(array.size for array in net.parameters().values())
         tell(f"frozen: {every - trained:,} of {every:,} weights")
 

@@ -49,7 +49,7 @@ class Outcome:
     def write(self, folder: Path, part: str) -> None:
         """Into a run's folder: report.json and report.txt."""
         rundir.write_json(folder / rundir.REPORT, self.as_dict(part))
-        text = f"{self.told(part)}, loss {self.loss:.4f}\n\n{self.report}\n"
+        text = f"{self.told(part)}, cross-entropy {self.loss:.4f}\n\n{self.report}\n"
         replace_text(folder / rundir.REPORT_TEXT, text, follow_links=False)
 
 

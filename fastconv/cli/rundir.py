@@ -107,6 +107,8 @@ class Config:
     def read(cls, folder: Path) -> Config:
         """The configuration in a run's folder; UsageError where it is none, FormatError where it is damaged."""
         path = folder / CONFIG
+        if not os.path.lexists(folder):
+            raise UsageError(f"{folder}: is no run folder: nothing is called so")
         if not os.path.lexists(path):
             raise UsageError(f"{folder}: is no run folder: it has no {CONFIG}")
         data = read_json(path, "the configuration", follow_links=False)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv import augment, models, optim
+from fastconv.cli import completion
 from fastconv.cli.common import UsageError, one_line
 from fastconv.errors import nearest
 from fastconv.files import open_regular
@@ -42,6 +43,7 @@ __all__ = ["Settings", "add_settings", "as_toml", "changed", "of_call", "peak", 
 MOST_BYTES = 1 << 20  # of a file of settings
 DEEPEST = 50  # tables and lists in each other
 OF_THE_CALL = ("data", "path", "size", "seed", "validation", "skip_unreadable")
+KEYS = tuple(dict.fromkeys([*(field.name for field in dataclasses.fields(Recipe)), *OF_THE_CALL, "lr"]))
 KINDS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": OPTIMIZERS, "schedule": schedules.SCHEDULES, "augment": augment.AUGMENTS,
 }  # fmt: skip
@@ -54,10 +56,11 @@ def add_settings(parser: argparse._ArgumentGroup) -> None:
     """The options --config and --set."""
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="settings in TOML; a run keeps its own as "
                         "config.toml, which repeats it")  # fmt: skip
-    parser.add_argument(
+    field = parser.add_argument(
         "-S", "--set", action="append", default=[], metavar="KEY=VALUE",
         help="any field of the recipe, e.g. epochs=3, optimizer.momentum=0.8, optimizer=AdamW; again and again",
     )  # fmt: skip
+    completion.offer(field, lambda: [f"{key}=" for key in KEYS])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -181,10 +184,7 @@ def changed(recipe: Recipe, settings: Settings, owner: str) -> Recipe:
         if key == "lr":
             continue
         if key not in fields:
-            known = [*fields, *OF_THE_CALL, "lr"]
-            raise UsageError(
-                f"{owner}: no setting is called {key!r}; there are {', '.join(known)}{nearest(key, known)}"
-            )
+            raise UsageError(f"{owner}: no setting is called {key!r}; there are {', '.join(KEYS)}{nearest(key, KEYS)}")
         values[key] = _field(owner, key, value, getattr(recipe, key))
     new = dataclasses.replace(recipe, **values)
     if "lr" in settings:

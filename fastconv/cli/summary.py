@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastconv.cli import completion
 from fastconv.cli.common import Failure, UsageError, count
 
 __all__ = ["NAME", "add_arguments", "run"]
@@ -17,9 +18,10 @@ CLASSES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    net = parser.add_argument(
         "net", metavar="NET", help="a net of fastconv.models, e.g. lenet5, a run's folder or a net file"
     )
+    completion.offer(net, completion.models, files=True)
     parser.add_argument(
         "--input-shape", nargs="+", type=_sizes, metavar="N,C,H,W",
         help="the batch's shape, with commas or spaces (default: one image of the kind that the net is made for)",

@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv import plots
 from fastconv.callbacks import Callback
-from fastconv.cli import finetune, rundir, settings
+from fastconv.cli import completion, finetune, rundir, settings
 from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
 from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
 from fastconv.cli.outcome import Outcome, finite
@@ -37,11 +37,12 @@ NAME = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    name = parser.add_argument(
         "name", nargs="?", metavar="{" + ",".join(RECIPES) + "}",
         help="the data set; folder, or the path of a folder: images in one subfolder per class, or such subfolders in "
              "train, val and test. May be left out with --resume",
     )  # fmt: skip
+    completion.offer(name, lambda: RECIPES, files=True)
     parser.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="the folder of the data set's files")
     parser.add_argument("-d", "--data", type=Path, metavar="DIR", help="the same")
     where = parser.add_argument_group("the run")
@@ -55,16 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("the recipe")
     settings.add_settings(how)
     net = how.add_argument("-n", "--net", metavar="NAME", help="a net of fastconv.models")
-    net.completer = _nets  # type: ignore[attr-defined]
+    completion.offer(net, completion.models)
     how.add_argument("-e", "--epochs", type=count, metavar="N", help="in all, also after --resume")
     how.add_argument("-b", "--batch-size", type=count, metavar="N", help="images a step")
     how.add_argument("--lr", type=rate, metavar="RATE", help="the learning rate, or the highest of its schedule")
     how.add_argument("-s", "--seed", type=whole, metavar="N", help="of weights, order and augmentation (default: 0)")
     how.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-    how.add_argument(
+    augment = how.add_argument(
         "--augment", type=augmentation, metavar="WORD,…",
         help=f"how training images are changed, in place of the recipe's way: {', '.join(AUGMENTATIONS)}",
     )  # fmt: skip
+    completion.offer(augment, lambda: AUGMENTATIONS)
     how.add_argument(
         "--validation", type=_validation, metavar="N",
         help="training images kept apart, of every class alike, and evaluated after each epoch: a number, or a share "
@@ -100,13 +102,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
 
 
-def _nets(**_: Any) -> list[str]:
-    """What a shell completes --net with."""
-    from fastconv.models import MODELS
-
-    return list(MODELS)
-
-
 def augmentation(text: str) -> dict[str, Any]:
     """An argument that says how images are changed, as data."""
     try:
@@ -130,7 +125,7 @@ def _size(text: str) -> tuple[int, int]:
     try:
         return count(height), count(width or height)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH, e.g. 32x32, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be N or HEIGHTxWIDTH, e.g. 32 or 32x48, got {text!r}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,14 +186,21 @@ def _begun(args: argparse.Namespace, say: _Speaker) -> tuple[rundir.Config, Any]
     from fastconv.cli.data import load
 
     if args.name is None:
-        raise UsageError(f"which data set: {', '.join(RECIPES)}?")
+        raise UsageError(f"which data set: {', '.join(RECIPES)}, or the path of a folder? (see {args.prog} --help)")
     if args.out is not None:
         rundir.check_unused(args.out)
     if args.augment is not None and args.no_augment:
         raise UsageError("--augment and --no-augment: which of them?")
     recipe = _recipe(args)
+    if recipe.weights is not None:
+        Path(recipe.weights).stat()  # before images are read
     path = None if args.data is None else args.data.absolute()
     data = load(args.name, path, args.size, prog=args.prog, **reading(args))
+    if len(data.classes) == 1:
+        raise Failure(
+            f"{path}: one class alone, {data.classes[0]!r}: there is nothing to tell it from; the folder must hold a "
+            "subfolder for each class"
+        )
     validation, split = _validation_images(args.validation, recipe, data), "stratified"
     if data.validation is not None:
         validation, split = len(data.validation[1]), "folder"
@@ -348,7 +350,7 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
         say(told)
     if data.left_out:
         say(printable(f"left out: {', '.join(data.left_out)}"), always=True)
-    weights = sum(array.size for array in net.parameters().values())
+    weights = finetune.weights_of(net)
     threads = get_num_threads()
     say(
         f"{recipe.net}: {weights:,} weights; {_plural(recipe.epochs, 'epoch')} in batches of {recipe.batch_size}, "
@@ -510,7 +512,7 @@ def _result(
         "run": str(folder),
         "data": config.data,
         "net": config.recipe.net,
-        "weights": sum(array.size for array in trainer.net.parameters().values()),
+        "weights": finetune.weights_of(trainer.net),
         "epochs": trainer.epoch,
         "test_accuracy": tested and tested.accuracy,
         "test_loss": tested and finite(tested.loss),

@@ -176,8 +176,9 @@ def open_folder(
                      there is neither, train is read
 
     Returns `(train, test, validation, left_out, sizes, unreadable)`: parts (X, y), or None, as `load_folder` has them,
-    X a `LazyImages`; the folders that are in no part; the least and the largest size where one was chosen (else None);
-    the errors of files that were left out. Every file is decoded once, so that all that cannot be read are known.
+    X a `LazyImages`; the folders, and how many images, that are in no part; the least and the largest size where one
+    was chosen (else None); the errors of files that were left out. Every file is decoded once, so that all that cannot
+    be read are known.
 
     Raises OSError for a missing folder, FormatError for a class without images and, unless `skip_unreadable`, for files
     that cannot be read: its `errors` are all of them; ImportError without Pillow: pip install "fastconv[plot]".
@@ -193,7 +194,7 @@ def open_folder(
         file = next(file for file, label in files[0] if label == lost)
         raise FormatError(f"{file}: cannot be read, as all images of its class, which must have some")
     test, val = (part if len(part[1]) else None for part in parts[1:])
-    return Parts(parts[0], test, val, left_out, sizes, unreadable)
+    return Parts(parts[0], test, val, (*left_out, *_beside(Path(path), files)), sizes, unreadable)
 
 
 def open_files(
@@ -267,10 +268,21 @@ def _files(root: Path, validation: bool) -> tuple[list[Labelled], tuple[str, ...
         raise FormatError(f"{folders[empty[0]]}: {rule}")
     left_out = [f"{folder.name}/" for folder in layout.others]
     if layout.validation and not files[2]:
-        left_out.insert(0, f"{layout.validation.name}/ ({'no images' if validation else 'the validation part'})")
+        why = "no images" if validation else "the validation part: validation=True reads it"
+        left_out.insert(0, f"{layout.validation.name}/ ({why})")
     if layout.test and not files[1] and any(True for _ in images_in(layout.test)):
         left_out.insert(0, f"{layout.test.name}/ (its images are in no class's folder)")
     return files, tuple(left_out)
+
+
+def _beside(root: Path, files: list[Labelled]) -> list[str]:
+    """The images that lie beside the folders of a part's classes, in words."""
+    layout, told = _layout(root), []
+    for folder, labelled in zip((layout.train, layout.test, layout.validation), files, strict=True):
+        if folder and labelled and (loose := _images(folder)):
+            images = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
+            told.append(f"{images} beside the classes of {folder.name}/")
+    return told
 
 
 def _layout(root: Path) -> Layout:

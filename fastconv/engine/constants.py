@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["hold", "made_of"]
+__all__ = ["hold", "made_of", "place_of"]
 
 _held: dict[int, tuple[Any, dict[Any, np.ndarray]]] = {}  # by the identity of the array that owns the memory
 
@@ -21,12 +21,18 @@ def hold(array: np.ndarray) -> None:
 
 
 def made_of(w: np.ndarray) -> dict[Any, np.ndarray] | None:
-    """What has been made of held weights, by who made it and how: by nothing that other inputs change. Else None."""
+    """What was made of held weights and views of them, by `place_of`, who made it and how: by nothing that other inputs
+    change. Of other weights None."""
     if not _held:
         return None
     owner = _owner(w)
     reference, made = _held.get(id(owner), (None, None))
     return made if reference is not None and reference() is owner else None
+
+
+def place_of(w: np.ndarray) -> tuple[Any, ...]:
+    """What tells views of one memory from each other: where it begins, and how it lies."""
+    return w.__array_interface__["data"][0], w.shape, w.strides
 
 
 def _owner(array: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastconv._ext.conv import direct
 from fastconv.engine import planar, tuning
-from fastconv.engine.constants import made_of
+from fastconv.engine.constants import made_of, place_of
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -115,12 +115,13 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
             y[...] = 0 if bias is None else bias  # inputs that no window sees
         if tasks:
             kept = None if reversed else made_of(w)
-            packed = None if kept is None else kept.get(how)
+            key = None if kept is None else (how, place_of(w))
+            packed = None if kept is None else kept.get(key)
             if packed is None:
                 packed = allocate(op, (made.size,), w.dtype)
                 direct.pack_parts(w, packed, made, vector, threads_for(packed.nbytes))
                 if kept is not None:
-                    kept[how] = packed
+                    kept[key] = packed
             scratch, tables = _buffers(op, threads, elements, entries)
             direct.forward(x, packed, start, y, made, scratch, tables, far, vector, relu)
 

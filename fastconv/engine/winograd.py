@@ -36,7 +36,7 @@ import numpy as np
 from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
 from fastconv.engine import tuning
-from fastconv.engine.constants import made_of
+from fastconv.engine.constants import made_of, place_of
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
@@ -215,17 +215,17 @@ class _Convolution:
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch
-            how = "winograd", self.window.kernel, self.groups, u.shape, taps_last
             kept = None if self.reversed else made_of(w)
-            ready = kept is not None and how in kept
+            key = None if kept is None else ("winograd", u.shape, taps_last, place_of(w))
+            ready = kept is not None and key in kept
             if kept is not None:
-                u = kept.get(how, u)
+                u = kept.get(key, u)
             kernels.forward_blocks(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, ready, buffers,
                 self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, relu, threads,
             )  # fmt: skip
             if kept is not None:
-                kept[how] = u
+                kept[key] = u
         else:
             v, u, m = scratch
             kernels.forward_panels(

@@ -360,8 +360,9 @@ class Report:
     def _repr_html_(self) -> str:
         return notebook.table(self._cells(), left=3, above="; ".join(self._head()))
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the ratios as bars on a logarithmic axis; the suffix of `path` decides the format (png, svg, pdf).
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure of the ratios as bars on a logarithmic axis, written to `path` if it is given (.png, .svg
+        or .pdf).
 
         Raises ImportError, naming the extra, where matplotlib is not installed.
         """
@@ -392,7 +393,7 @@ class Report:
         axes.set_title(f"fastconv on {self.config['threads']} threads against {others}")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9, frameon=False)
-        plots.save(figure, path)
+        return plots.saved(figure, path)
 
 
 def _ms(seconds: float) -> str:

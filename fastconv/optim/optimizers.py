@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from fastconv import arrays
 from fastconv._ext import optim as kernels
@@ -81,6 +83,7 @@ class Optimizer:
         self._memory: dict[str, dict[str, np.ndarray]] = {}
         self._updates: dict[str, int] = {}  # steps that each parameter took part in
         self._plans: dict[str, _Plan] = {}
+        self._apart: bool | None = None  # whether no two parameters share memory; None: not known
         self._checked_groups = not self._groups
 
     @property
@@ -236,12 +239,17 @@ class Optimizer:
             scale = min(1.0, self.clip_norm / (norm + 1e-6))
         rates = {id(plan.options["lr"]): plan.options["lr"] for _, plan, _ in work}
         now = {key: self._rate(rate, self.steps) for key, rate in rates.items()}
+        if self._apart is None:
+            self._apart = _are_apart([plan.parameter for plan in self._plans.values()])
+        entries = [(name, plan, g, scale, now[id(plan.options["lr"])]) for name, plan, g in work]
         with uninterrupted():
-            self._update([(name, plan, g, scale, now[id(plan.options["lr"])]) for name, plan, g in work])
+            for together in [entries] if self._apart else [[entry] for entry in entries]:
+                self._update(together)
             self.steps += 1
 
     def _update(self, work: list[tuple[str, _Plan, np.ndarray, float, float]]) -> None:
-        """All parameters in one pass; each its name, plan, gradient, the gradient's factor and the rate."""
+        """Parameters that share no memory, in one pass; each its name, plan, gradient, the gradient's factor and the
+        rate."""
         entries, size = [], 0
         for name, plan, g, scale, lr in work:
             updates = self._updates[name] = self._updates.get(name, 0) + 1
@@ -262,6 +270,7 @@ class Optimizer:
         plan = self._plans.get(name)
         if plan is None or plan.parameter is not p:
             plan = self._plans[name] = self._plan(name, p)
+            self._apart = None
         if g.shape != p.shape:
             raise ValueError(f"{self._name}.step: {name} has shape {p.shape}, its gradient {g.shape}")
         if g.dtype != p.dtype:
@@ -548,6 +557,12 @@ class RMSprop(Optimizer):
 # --- from data -------------------------------------------------------------------------------------------------------
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {cls.__name__: cls for cls in (SGD, Adam, AdamW, RMSprop)}
+
+
+def _are_apart(arrays: list[np.ndarray]) -> bool:
+    """Whether no two share memory, nor lie in each other's gaps."""
+    bounds = sorted(map(byte_bounds, arrays))
+    return all(end <= begin for (_, end), (begin, _) in pairwise(bounds))
 
 
 def _fits(group: dict[str, Any], name: str, ndim: int) -> bool:

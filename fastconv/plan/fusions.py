@@ -219,14 +219,26 @@ def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
 
 
 def _without_identities(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
-    """What read one's value reads what it read; one that gives an output stays."""
+    """What read one's value reads what it read; one stays that gives an output, and one without which more than two
+    gradients would be added in another order."""
     same: dict[int, int] = {}
     kept = []
-    for step in steps:
+    readers: dict[int, list[int]] = {}  # the places of the steps that read a value; of an output the end
+    for at, step in enumerate(steps):
+        for value in step.inputs:
+            readers.setdefault(value, []).append(at)
+    for value in outputs:
+        readers.setdefault(value, []).append(len(steps))
+    for at, step in enumerate(steps):
         step.inputs = tuple(same.get(value, value) for value in step.inputs)
         layer = step.layers[0] if isinstance(step, LayerStep) else None
         if type(layer).__name__ == "Identity" and layer.is_plain() and step.output not in outputs:  # type: ignore[union-attr]
-            same[step.output] = step.inputs[0]
-        else:
-            kept.append(step)
+            own = readers.get(step.output, [])
+            others = [place for place in readers[step.inputs[0]] if place != at]
+            follows = len(own) == 1 and not any(at < place <= own[0] for place in others)
+            if follows or not others or len(own) + len(others) <= 2:
+                same[step.output] = step.inputs[0]
+                readers[step.inputs[0]] = own + others
+                continue
+        kept.append(step)
     return kept

@@ -47,10 +47,7 @@ class History(list[Record]):
         given (.png, .svg or .pdf). Needs matplotlib: the extra [plot]."""
         from fastconv import plots
 
-        figure = plots.training_curve(self)
-        if path is not None:
-            plots.save(figure, path)
-        return figure
+        return plots.saved(plots.training_curve(self), path)
 
     def _repr_html_(self) -> str:
         columns = self.columns()

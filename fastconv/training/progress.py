@@ -93,9 +93,10 @@ class Progress:
         epoch = f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
         if self.bar is not None and self.drawing:
             self.bar.set_postfix_str("  ".join(parts))
-        elif self.bar is not None:  # what is left of it are its figures, which a terminal of 80 columns holds
-            self.bar.bar_format = "{desc}"
-            self.bar.set_description_str("  ".join([epoch, *parts]))
+        elif self.bar is not None:  # what is left of it are its figures, in a line of their own: tqdm cuts long ones
+            self.bar.leave = False
+            self._close_bar()
+            self.tqdm.write("  ".join([epoch, *parts]), file=sys.stderr)
         if self.lines:
             print("  ".join([epoch, *parts, f"{record['seconds']:.1f} s"]), file=sys.stderr, flush=True)
         if not self.drawing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,9 @@ class Rates:
 
     __repr__ = __str__
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the loss over the rate into a .png, .svg or .pdf. Needs matplotlib: pip install "fastconv[plot]"."""
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """A matplotlib figure of the loss over the rate, which shows in a notebook; written to `path` if it is given
+        (.png, .svg or .pdf). Needs matplotlib: the extra [plot]."""
         from fastconv import plots
 
-        plots.save(plots.learning_rates(self.rates, self.losses, self.smoothed, self.suggestion), path)
+        return plots.saved(plots.learning_rates(self.rates, self.losses, self.smoothed, self.suggestion), path)

@@ -374,17 +374,17 @@ class Walkthrough(Sequence[Step]):
             replace_text(path, text)
         return text
 
-    def plot(self, path: str | os.PathLike[str], steps: Sequence[int] | None = None) -> None:
-        """A strip of some steps, one below the other, to a .png, .svg or .pdf file; `steps` are their numbers from 0
-        (default: six, from the first to the last).
+    def plot(self, path: str | os.PathLike[str] | None = None, steps: Sequence[int] | None = None) -> Any:
+        """A matplotlib figure of some steps, one below the other, written to `path` if it is given (.png, .svg or
+        .pdf); `steps` are their numbers from 0 (default: six, from the first to the last).
 
         Raises ImportError without matplotlib (extra [plot]), IndexError for a step that is not there, TypeError for
         steps that are no numbers in a list, ValueError where there is more to draw than a picture bears, OSError.
         """
         from fastconv.analysis.walkthrough.picture import strip
-        from fastconv.plots import save
+        from fastconv.plots import saved
 
-        save(strip(self, steps), path)
+        return saved(strip(self, steps), path)
 
     def animate(
         self, path: str | os.PathLike[str], steps: Sequence[int] | None = None, *, seconds: float = 0.8
