@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fastconv.callbacks import Callback
 from fastconv.training.history import Record, plain
 
-__all__ = ["Function", "arrays_apart", "callback_data", "callback_from_data", "callbacks_of"]
+__all__ = ["Function", "arrays_apart", "callback_data", "callback_from_data"]
 
 
 class Function(Callback):
@@ -27,15 +27,6 @@ class Function(Callback):
 
     def on_epoch_end(self, trainer: Any, record: Record) -> Any:
         return self.function(trainer, record)
-
-
-def callbacks_of(given: Any) -> list[Callback]:
-    """One callback, an iterable of them, or None."""
-    if given is None:
-        return []
-    if isinstance(given, (str, Callback)) or not isinstance(given, Iterable):
-        given = (given,)
-    return [each if isinstance(each, Callback) else Function(each) for each in given]
 
 
 def callback_data(callback: Callback) -> dict[str, Any]:

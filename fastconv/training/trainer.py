@@ -45,7 +45,7 @@ from fastconv.training import checkpoint as files
 from fastconv.training.ahead import prepared
 from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
 from fastconv.training.history import History, Record, plain
-from fastconv.training.hooks import arrays_apart, callback_data, callback_from_data, callbacks_of
+from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
 from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
 from fastconv.training.mixing import Mixed
 from fastconv.training.progress import Progress
@@ -272,7 +272,7 @@ class Trainer:
         batch_size: int | None = None,
         validation_data: Any = None,
         augment: AugmentLike | None = None,
-        callbacks: Iterable[CallbackLike] | CallbackLike | None = (),
+        callbacks: Iterable[CallbackLike] | None = (),
         progress: bool | None = None,
         *,
         drop_last: bool | None = None,
@@ -298,9 +298,8 @@ class Trainer:
         augment           augment(x, rng) -> changed x: see `fastconv.augment` (default: none, or as before). Where it
                           mixes images, class indices become probabilities, which the loss must take (cross_entropy),
                           and floats are mixed; an answer is right that is the class of the larger share
-        callbacks         of `fastconv.callbacks`, or functions, one or several: each is called with (trainer, record)
-                          after an epoch; one that returns True ends the training. Numbers that it adds to the record
-                          are kept
+        callbacks         of `fastconv.callbacks`, or functions: each is called with (trainer, record) after an epoch;
+                          one that returns True ends the training. Numbers that it adds to the record are kept
         progress          True: a tqdm bar on a terminal, else a line an epoch; False: nothing; None: a bar or nothing.
                           In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
@@ -414,9 +413,12 @@ class Trainer:
             shown.close()
         return self.history
 
-    def _begin_callbacks(self, callbacks: Iterable[CallbackLike] | CallbackLike | None) -> None:
+    def _begin_callbacks(self, callbacks: Iterable[CallbackLike] | None) -> None:
         """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
-        self._callbacks = callbacks_of(callbacks)
+        callbacks = () if callbacks is None else callbacks
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"fit: callbacks must be a list, got {callbacks!r}; write callbacks=[…]")
+        self._callbacks = [each if isinstance(each, Callback) else Function(each) for each in callbacks]
         for callback in self._callbacks:
             kind = type(callback).__name__
             found = next((state for state in self._callback_states if state["callback"] == kind), None)
