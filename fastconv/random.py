@@ -11,10 +11,11 @@ import numpy as np
 
 from fastconv.errors import integer
 
-__all__ = ["as_generator", "default_generator", "drawing_from", "manual_seed"]
+__all__ = ["as_generator", "default_generator", "drawing_from", "drawing_part", "manual_seed", "part_drawn"]
 
 _generator = np.random.default_rng()
 _inside: ContextVar[np.random.Generator | None] = ContextVar("fastconv.random", default=None)
+_part: ContextVar[tuple[int, int]] = ContextVar("fastconv.random.part", default=(0, 0))
 
 
 def manual_seed(seed: int) -> None:
@@ -36,6 +37,23 @@ def drawing_from(rng: np.random.Generator) -> Iterator[None]:
         yield
     finally:
         _inside.reset(token)
+
+
+@contextmanager
+def drawing_part(first: int, samples: int) -> Iterator[None]:
+    """Inside, and in this thread, a batch is `samples` of a larger one, from number `first` on: dropout draws for them
+    what it would draw for them in the larger one."""
+    token = _part.set((first, samples))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def part_drawn(elements: int) -> int:
+    """How many elements of the larger batch come before these, which are of all samples of this one."""
+    first, samples = _part.get()
+    return first * (elements // samples) if first and samples else 0
 
 
 def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:

@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--weights-fuzz", type=int, default=400, help="damaged files of PyTorch's that are read (default 400)"
     )
+    parser.addoption(
+        "--mpi-kills", type=int, default=2, help="trainings of several ranks in which one is killed (default 2)"
+    )
     parser.addoption("--site", help="a folder with the built documentation, whose pages are looked through")
     parser.addoption(
         "--opinfo-all", action="store_true", help="PyTorch's samples with gaps in memory too, and in naive loops"

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastconv import _command
+from fastconv import _command, distributed
 from fastconv.cli import bench, compare, completion, evaluate, export, info, onnx, predict, summary, train
 from fastconv.cli.common import Failure, UsageError, one_line
 from fastconv.errors import nearest
@@ -45,7 +45,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required") and (unknown := self._unknown_option()):
             message = self._unrecognized([unknown])
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+        text = f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n"
+        self.exit(2, text if distributed.speaks() else None)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What is left over is an error of the command that left it, not of the whole program."""
@@ -132,7 +133,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _command.end()
         return int(args.run(args))
     except UsageError as error:
-        _complain(args.prog, error)
+        _complain(args.prog, error, 2)
         return 2
     except BrokenPipeError:
         raise
@@ -140,13 +141,16 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(args.prog, error)
         return 1
     except KeyboardInterrupt as stop:
-        _complain(args.prog, f"interrupted{stop}")
+        _complain(args.prog, stop, 130, f"interrupted{stop}")
         return 130
 
 
-def _complain(prog: str, error: object) -> None:
+def _complain(prog: str, error: BaseException, status: int = 1, text: str | None = None) -> None:
+    """An error in one line; of several ranks once, and those that go on end."""
+    line = f"{prog}: {one_line(error if text is None else text)}"
     with contextlib.suppress(OSError, AttributeError):
-        print(f"{prog}: {one_line(error)}", file=sys.stderr, flush=True)
+        if not distributed.fail(error, line, status):
+            print(line, file=sys.stderr, flush=True)
 
 
 def _drop_output() -> None:

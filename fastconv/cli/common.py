@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastconv.distributed import Ranks
 
 from fastconv.errors import printable
 
 __all__ = [
-    "Failure", "UsageError", "add_threads", "count", "file_named", "one_line", "picture", "rate", "set_threads",
-    "whole",
+    "Failure", "UsageError", "add_threads", "count", "file_named", "launched", "one_line", "picture", "rate",
+    "set_threads", "whole",
 ]  # fmt: skip
 
 LONGEST = 900  # characters of an error: what a file holds may be in it
@@ -90,9 +95,21 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def set_threads(args: argparse.Namespace) -> None:
-    """Follow --threads."""
+def set_threads(args: argparse.Namespace, ranks: Ranks | None = None) -> None:
+    """Follow --threads; of several ranks each takes its share of the CPUs where nobody said anything."""
     from fastconv import set_num_threads
 
     if args.threads is not None:
         set_num_threads(args.threads)
+    elif ranks is not None and not any(os.environ.get(name) for name in ("FASTCONV_NUM_THREADS", "OMP_NUM_THREADS")):
+        set_num_threads(ranks.threads())
+
+
+def launched() -> Ranks | None:
+    """The ranks that mpiexec has begun, None for one; UsageError where they cannot be reached."""
+    from fastconv import distributed
+
+    try:
+        return distributed.launched()
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(str(error)) from None

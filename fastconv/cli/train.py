@@ -2,12 +2,13 @@
 
 The recipe of the data set (fastconv/training/recipes.py) says how, unless options say otherwise. All training images
 are trained on, unless --validation is given, or there is neither a test nor a validation part; the test images are
-looked at once, at the end.
+looked at once, at the end. Under mpiexec every rank trains on its part of each batch, batch norm over all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,18 +19,21 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv import plots
 from fastconv.callbacks import Callback
 from fastconv.cli import completion, finetune, rundir, settings
-from fastconv.cli.common import Failure, UsageError, add_threads, count, one_line, rate, set_threads, whole
+from fastconv.cli.common import Failure, UsageError, add_threads, count, launched, one_line, rate, set_threads, whole
 from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
 from fastconv.cli.outcome import Outcome, finite
 from fastconv.errors import FormatError, nearest, printable
 from fastconv.training.recipes import AUGMENTATIONS, RECIPES, Recipe, augmentation_of
+
+if TYPE_CHECKING:
+    from fastconv.distributed import Ranks
 
 __all__ = ["NAME", "add_arguments", "run"]
 
@@ -129,19 +133,25 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    set_threads(args)
+    ranks = launched()
+    leads = ranks is None or ranks.rank == 0
+    set_threads(args, ranks)
     resolve(args)
     settings.of_call(args, _size)
-    say = _Speaker(args)
+    say = _Speaker(args, ranks)
     if args.resume is None:
         config, data = _begun(args, say)
-        folder = rundir.create(config.data, args.out)
+        if ranks is not None:
+            ranks.wait_for("to read the data")  # nobody creates a folder that another one still looks for
+        folder = rundir.create(config.data, args.out) if leads else Path()
+        if ranks is not None:
+            folder = Path(ranks.share_data(str(folder), "the folder of the run"))
     else:
         config, data = _resumed(args, say)
         folder = args.resume
-    with rundir.locked(folder):
+    with rundir.locked(folder) if leads else contextlib.nullcontext():
         try:
-            _train_and_report(config, data, folder, args, say)
+            _train_and_report(config, data, folder, args, say, ranks)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"; to go on: fastconv train --resume {shlex.quote(str(folder))}") from None
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -152,14 +162,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Speaker:
-    """Says things on standard output, or on standard error where that is kept for JSON."""
+    """Says things on standard output, or on standard error where that is kept for JSON; of several ranks one does."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, ranks: Ranks | None) -> None:
         self.stream = sys.stderr if args.json else sys.stdout
         self.quiet = args.quiet
+        self.ranks = 1 if ranks is None else ranks.size
+        self.mute = ranks is not None and ranks.rank > 0
 
     def __call__(self, text: str, always: bool = False) -> None:
-        if always or not self.quiet:
+        if (always or not self.quiet) and not self.mute:
             print(_folded(text), file=self.stream, flush=True)
 
 
@@ -355,8 +367,9 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     say(
         f"{recipe.net}: {weights:,} weights; {_plural(recipe.epochs, 'epoch')} in batches of {recipe.batch_size}, "
         f"{recipe.optimizer['optimizer']}, {_plural(threads, 'thread')}"
+        + (f" on each of {say.ranks} ranks" if say.ranks > 1 else "")
     )
-    if args.report:
+    if args.report and not say.mute:
         from fastconv.datasets import report
 
         say(str(report(data.train[0], data.train[1], config.classes, test=data.test)), always=True)
@@ -406,35 +419,38 @@ class _Patience(Callback):
         return self.on_fit_begin(trainer)
 
 
-def _trainer(config: rundir.Config, folder: Path, say: _Speaker) -> Any:
+def _trainer(config: rundir.Config, folder: Path, say: _Speaker, ranks: Ranks | None) -> Any:
     """The trainer as its checkpoint has it; a new one where the run was stopped before its first checkpoint."""
     from fastconv import Trainer, functional, optim
 
     path = folder / rundir.CHECKPOINT
-    if path.exists():
-        trainer = Trainer.resume(path, follow_links=False)
+    there = path.exists()
+    if ranks.share_data(there, "whether there is a checkpoint") if ranks is not None else there:
+        trainer = Trainer.resume(path, follow_links=False, communicator=ranks, sync_batch_norm=True)
         rundir.need_fit(path, trainer.net, config.image_shape, config.classes)
         config.describe(trainer.net)  # which checkpoints of earlier versions do not
         return trainer
     loss = functools.partial(functional.cross_entropy, label_smoothing=config.recipe.label_smoothing)
     net = _net(config, say)
     optimizer = optim.from_config(finetune.optimizer_for(config.recipe, net))
-    trainer = Trainer(net, optimizer, loss, seed=config.seed, checkpoint=path)
+    trainer = Trainer(net, optimizer, loss, seed=config.seed, checkpoint=path, communicator=ranks, sync_batch_norm=True)
     trainer.follow_links = False
     return trainer
 
 
-def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker) -> None:
+def _train_and_report(
+    config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker, ranks: Ranks | None
+) -> None:
     from fastconv import augment
-    from fastconv.training.checkpoint import save_net
 
     recipe = config.recipe
-    trainer = _trainer(config, folder, say)
+    trainer = _trainer(config, folder, say, ranks)
     if recipe.epochs < trainer.epoch:
         raise UsageError(f"--epochs: the run in {folder} has {trainer.epoch} epochs behind it already")
     if args.checkpoint_every is not None:
         trainer.checkpoint_every = args.checkpoint_every
-    config.write(folder)
+    if not trainer.rank:
+        config.write(folder)
     if not args.no_plots and not _can_plot():
         say('no matplotlib here: pictures need pip install "fastconv[plot]"', always=True)
     if trainer.step:
@@ -449,7 +465,7 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         validation_data=validation,
         augment=recipe.augment and augment.from_config(recipe.augment),
         callbacks=[
-            lambda trainer, record: rundir.write_history(folder, trainer.history),
+            *([] if trainer.rank else [lambda trainer, record: rundir.write_history(folder, trainer.history)]),
             *([] if recipe.patience is None else [_Patience(recipe.patience)]),
         ],
         progress=not args.quiet,
@@ -460,6 +476,21 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
     )
     if trainer.epoch < recipe.epochs:
         say(f"ended after {_plural(trainer.epoch, 'epoch')}: none was better for {recipe.patience}")
+    report = functools.partial(_report, config, data, folder, args, say, trainer, validation)
+    if ranks is None:
+        report()
+    else:
+        ranks.alone("judged the net and drew the pictures", report)
+
+
+def _report(
+    config: rundir.Config, data: Any, folder: Path, args: argparse.Namespace, say: _Speaker, trainer: Any,
+    validation: Any,
+) -> None:  # fmt: skip
+    """Write what came of the training, and say it."""
+    from fastconv.training.checkpoint import save_net
+
+    recipe = config.recipe
     rundir.write_history(folder, trainer.history)
     save_net(folder / rundir.WEIGHTS, trainer.net, follow_links=False)
     if trainer.best_state is not None:
@@ -474,7 +505,8 @@ def _train_and_report(config: rundir.Config, data: Any, folder: Path, args: argp
         judged, part = validation, "validation"
     outcome = judged and Outcome.of(trainer.net, judged[0], judged[1], config.classes, recipe.batch_size)
     result = _result(config, trainer, folder, outcome, part, args.best)
-    result["training_images"] = len(training[1])
+    result["training_images"] = len(config.parts(data)[0][1])
+    result["ranks"] = say.ranks
     rundir.write_json(folder / rundir.RESULT, result)
     if outcome is not None:
         outcome.write(folder, part)

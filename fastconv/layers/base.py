@@ -49,7 +49,11 @@ HANDED_IN: dict[str, Callable[..., Any]] = {}  # what layers offer and rooms abo
 class Context:
     """What a call brings along: `training` None leaves it to each layer's own mode; `snapshot` has pullbacks keep the
     weights as they are now; `keep`: whether there will be a backward, `once`: and only one; `limit`: what both may
-    take; `repeated`: the forward ran before, running statistics have moved."""
+    take; `repeated`: the forward ran before, running statistics have moved.
+
+    final   called by the backward of a container after every step with (it, its gradients so far, the names of those
+            that will not change any more); it may put equal arrays in their place
+    """
 
     training: bool | None = None
     rng: np.random.Generator | None = None
@@ -58,11 +62,15 @@ class Context:
     once: bool = False
     limit: Ceiling | None = None
     repeated: bool = False
+    final: Callable[[Any, Gradients, list[str]], None] | None = None
 
     @classmethod
-    def of_step(cls, net: Layer, rng: np.random.Generator | None = None, limit: Ceiling | None = None) -> Context:
+    def of_step(
+        cls, net: Layer, rng: np.random.Generator | None = None, limit: Ceiling | None = None,
+        final: Callable[[Any, Gradients, list[str]], None] | None = None,
+    ) -> Context:  # fmt: skip
         """A training step's: every part trains, those apart that are in inference while the net itself is not."""
-        return cls(training=None if net.training else True, rng=rng, once=True, limit=limit)
+        return cls(training=None if net.training else True, rng=rng, once=True, limit=limit, final=final)
 
     def mode(self, layer: Layer) -> bool:
         """Whether the layer is in training mode (dropout asks this)."""

@@ -5,7 +5,8 @@
 The mask comes from one 64-bit key, the generator's next: element i (counted in logical order, C order of x's axes) has
 the upper 32 bits of SplitMix64(key + i * golden gamma) (Steele, Lea, Flood 2014) and is zeroed where they are below
 round(p * 2^32). So the mask depends on the generator and on x's shape only, not on memory layout or threads, costs no
-memory, and the backward makes it again.
+memory, and the backward makes it again. Of a batch that is a part of a larger one (`random.drawing_part`) the elements
+are counted in the larger one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import Order, contiguous, number, restored
 from fastconv.ops.registry import add
+from fastconv.random import part_drawn
+
+GAMMA = 0x9E3779B97F4A7C15
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -41,7 +45,7 @@ def prepare(x: Any, p: Any, training: Any, rng: Any) -> tuple[np.ndarray, Mask |
         return x, None
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"dropout: rng must be a numpy.random.Generator, got {type(rng).__name__}")
-    key = int(rng.integers(0, 1 << 64, dtype=np.uint64))
+    key = (int(rng.integers(0, 1 << 64, dtype=np.uint64)) + part_drawn(x.size) * GAMMA) % (1 << 64)
     return x, Mask(key, round(p * (1 << 32)), 0.0 if p == 1 else 1 / (1 - p))
 
 
@@ -65,7 +69,7 @@ def naive_mask(mask: Mask | None, size: int) -> list[float]:
     word = (1 << 64) - 1
     factors = []
     for index in range(size):
-        z = (mask.key + index * 0x9E3779B97F4A7C15) & word
+        z = (mask.key + index * GAMMA) & word
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
         bits = (z ^ (z >> 31)) >> 32

@@ -54,6 +54,7 @@ class Plan:
                 aliases.update({_dotted(name, each): _dotted(known, each) for each in layer.parameter_names})
         self.prefixes = tuple(tuple(first[id(layer)] for layer in step.layers) for step in self.steps)
         self.aliases = aliases
+        self._finals: list[list[str]] | None = None
         self._known: dict[tuple[str, str], str] = {}
         last: dict[int, int] = {}
         for index, step in enumerate(self.steps):
@@ -90,6 +91,19 @@ class Plan:
             known = self._known[prefix, name] = self.aliases.get(full, full)
         return known
 
+    def finals(self) -> list[list[str]]:
+        """For each step the parameters whose gradients are final after its backward: of shared ones the last."""
+        if self._finals is None:
+            first: dict[str, int] = {}
+            for index, (step, prefixes) in enumerate(zip(self.steps, self.prefixes, strict=True)):
+                for layer, prefix in zip(step.layers, prefixes, strict=True):
+                    for name, _, _ in layer.named_arrays(buffers=False):
+                        first.setdefault(self.known(prefix, name), index)
+            self._finals = [[] for _ in self.steps]
+            for name, index in first.items():
+                self._finals[index].append(name)
+        return self._finals
+
     def __str__(self) -> str:
         return "\n".join(f"{step.inputs} -> {step.output}  {step}" for step in self.steps)
 
@@ -116,6 +130,7 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     plan = plan_of(net)
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
+    final = context.final
     repeats = None if context.limit is None else limits.repeats_of(plan, values, context)
     saved: list[Any] = []
     for step, dead in zip(plan.steps, plan.dead):  # noqa: B905
@@ -131,7 +146,7 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
         for value in dead:
             del values[value]
     results = tuple(values[value] for value in plan.outputs)
-    return (results if plan.several else results[0]), (plan, saved, context.once, repeats)
+    return (results if plan.several else results[0]), (plan, saved, context.once, repeats, final)
 
 
 def need_memory(net: Layer, x: np.ndarray, context: Context) -> None:
@@ -142,7 +157,7 @@ def need_memory(net: Layer, x: np.ndarray, context: Context) -> None:
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
     """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
     dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
-    plan, kept, once, repeats = saved
+    plan, kept, once, repeats, final = saved
     needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
     needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
     for step in plan.steps:
@@ -153,6 +168,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
         if part is not None:
             sent[value] = sent[value] + part if value in sent else part
     gradients: Gradients = {}
+    finals = None if final is None else plan.finals()
     for index in range(len(plan.steps) - 1, -1, -1):
         step, prefixes = plan.steps[index], plan.prefixes[index]
         if repeats is not None:
@@ -164,6 +180,8 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
             for layer, prefix in zip(step.layers, prefixes, strict=True):
                 for name, parameter in layer._trained().items():
                     gradients.setdefault(plan.known(prefix, name), np.zeros_like(parameter))
+            if finals is not None:
+                final(net, gradients, [name for name in finals[index] if name in gradients])
             continue
         of_step, shape, dtype = kept[index]
         if shape is not None and (here.shape != shape or here.dtype != dtype):  # a layer of somebody's own sent it
@@ -190,6 +208,9 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
             for name, gradient in inside.items():
                 full = plan.known(prefix, name)
                 gradients[full] = gradients[full] + gradient if full in gradients else gradient
+        del found
+        if finals is not None:
+            final(net, gradients, [name for name in finals[index] if name in gradients])
     if isinstance(need_dx, tuple):
         return tuple(sent.get(value) for value in plan.inputs), gradients
     if not need_dx:

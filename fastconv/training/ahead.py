@@ -14,8 +14,19 @@ import numpy as np
 from fastconv.augment import Augment
 from fastconv.layers.base import Layer
 from fastconv.machine.threads import usable_cpus
-from fastconv.training.data import STEP, ArrayBatches, Batch, StreamBatches, copied, generator
-from fastconv.training.mixing import augmented
+from fastconv.training.data import (
+    STEP,
+    ArrayBatches,
+    Batch,
+    Part,
+    PartBatch,
+    StreamBatches,
+    copied,
+    generator,
+    rows_of,
+    samples_of,
+)
+from fastconv.training.mixing import Mixed, augmented
 
 __all__ = ["ahead", "prepared"]
 
@@ -36,12 +47,17 @@ def prepared(
     prefetch: int,
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     draws: tuple[int, int] | None = None,
+    every: int = 1,
+    part: Part | None = None,
 ) -> Prepared:
     """The batches of an epoch from number `start` on, changed by `augment` and of the net's float type, each with the
     generator that `augment` has drawn from and the step goes on with: of `draws`, which is (seed, number of the first).
 
     `prefetch` batches are made before they are asked for, where that can bring anything. They stay as they are while
     others are made: what an iterable or somebody's augmentation may write over is copied.
+
+    every   one of so many batches;  part   the samples of each batch that are wanted; what `augment` changes is read
+    whole, for it draws for all of a batch
     """
     if (source.steps is not None and source.steps - start < 2) or (source.is_in_memory and usable_cpus() == 1):
         prefetch = 0  # there is nothing that could be made meanwhile, or nothing that could make it
@@ -49,17 +65,29 @@ def prepared(
     others_change = prefetch and not isinstance(augment, Augment)
 
     def make(done: int) -> Prepared:
-        for number, batch in enumerate(source.epoch(epoch, start + done), done):
+        read = part if augment is None else None
+        for number, batch in enumerate(source.epoch(epoch, start + done * every, every, read), done):
             x, *others = map(copied, batch) if others_batch else batch
+            place = (batch.first, batch.whole) if isinstance(batch, PartBatch) else (0, samples_of(x))
             rng = None if draws is None else generator(draws[0], STEP, draws[1] + number)
             if augment is not None and rng is not None:
                 x, others[0] = augmented(augment, x, others[0], rng)
+                if part is not None:
+                    x, *others = own = _part(part(samples_of(x)), x, *others)
+                    place = own.first, own.whole
                 x = copied(x) if others_change else x
             with np.errstate(all="ignore"):
                 x = net.cast(x)
-            yield (x, *others), rng
+            yield PartBatch.of((x, *others), *place), rng
 
     return ahead(make, prefetch)
+
+
+def _part(rows: slice, x: Any, y: Any, *weight: Any) -> PartBatch:
+    """Some samples of a batch; where images were mixed, all targets and weights are still needed."""
+    if isinstance(y, Mixed):
+        return PartBatch.of((x[rows], y[rows], *weight), rows.start, samples_of(x))
+    return rows_of((x, y, *weight), rows)
 
 
 def ahead(make: Make[T], most: int) -> Generator[T, None, None]:

@@ -16,11 +16,26 @@ from fastconv.arrays import as_array, empty_like
 from fastconv.machine.memory import allocate
 
 __all__ = [
-    "ArrayBatches", "Batch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied", "generator",
-    "named_arrays",
+    "ArrayBatches", "Batch", "Part", "PartBatch", "StreamBatches", "are_arrays", "as_weights", "batches", "copied",
+    "generator", "named_arrays", "rows_of", "samples_of",
 ]  # fmt: skip
 
 Batch = tuple[Any, ...]  # (x, y), or (x, y, weight)
+Part = Callable[[int], slice]  # which of so many samples
+
+
+class PartBatch(tuple[Any, ...]):
+    """A batch that is some samples of a larger one of `whole`, from number `first` on."""
+
+    first: int
+    whole: int
+
+    @classmethod
+    def of(cls, parts: Batch, first: int, whole: int) -> PartBatch:
+        batch = cls(parts)
+        batch.first, batch.whole = first, whole
+        return batch
+
 
 NUMBERS = "biuf"  # kinds of types
 PROBED = 64  # samples of an array that its fingerprint looks at
@@ -93,16 +108,23 @@ class ArrayBatches:
             self.steps -= 1
         self.is_in_memory = all(type(array) is np.ndarray for array in named.values())
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from number `start` on."""
+    def epoch(self, number: int, start: int = 0, every: int = 1, part: Part | None = None) -> Iterator[Batch]:
+        """The batches of one epoch, from number `start` on: each, or one of `every` so many; of each the samples that
+        `part` of their number says."""
         order = None
         if self.seed is not None:
             order = generator(self.seed, SHUFFLE, number).permutation(self.samples)
-        for step in range(start, self.steps):
-            part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            take = functools.partial(_rows, index=part if order is None else order[part])
-            pair = _each(take, self.x), _each(take, self.y)
-            yield pair if self.weight is None else (*pair, take(self.weight))
+        for step in range(start, self.steps, every):
+            rows = slice(step * self.batch_size, min((step + 1) * self.batch_size, self.samples))
+            first, whole = 0, rows.stop - rows.start
+            if part is not None:
+                own = part(whole)
+                first, rows = own.start, slice(rows.start + own.start, rows.start + own.stop)
+            take = functools.partial(_rows, index=rows if order is None else order[rows])
+            found: Batch = (_each(take, self.x), _each(take, self.y))
+            if self.weight is not None:
+                found = *found, take(self.weight)
+            yield found if part is None else PartBatch.of(found, first, whole)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these samples from others: their number, shape, type, and a checksum over some of them."""
@@ -133,6 +155,18 @@ def as_weights(owner: str, value: Any, samples: int) -> np.ndarray:
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError(f"{owner}: sample_weight must be finite and not negative, got {weights.min():g}")
     return weights
+
+
+def samples_of(x: Any) -> int:
+    """The number of samples of an input, or of each of several."""
+    return len(next(iter(named_arrays("X", x).values())))
+
+
+def rows_of(batch: Batch, rows: slice) -> PartBatch:
+    """Some samples of a batch."""
+    return PartBatch.of(
+        tuple(_each(lambda array: array[rows], each) for each in batch), rows.start, samples_of(batch[0])
+    )
 
 
 def _each(function: Callable[[Any], Any], value: Any) -> Any:
@@ -236,18 +270,18 @@ class StreamBatches:
         self.once = not callable(source) and isinstance(source, Iterator)
         self.is_in_memory = False
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from number `start` on."""
-        for batch in itertools.islice(self.open(number), start, None):
+    def epoch(self, number: int, start: int = 0, every: int = 1, part: Part | None = None) -> Iterator[Batch]:
+        """See `ArrayBatches.epoch`; batches that are asked for in part are read whole."""
+        for batch in itertools.islice(self.open(number), start, None, every):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 instead = "; is y missing?" if hasattr(batch, "shape") else ""
                 raise TypeError(f"{self.owner}: X must yield pairs (x, y), got {type(batch).__name__}{instead}")
             x, y = (_each(np.asarray, each) for each in batch[:2])
-            if len(batch) == 2:
-                yield x, y
-                continue
-            first = next(iter(named_arrays("y", y).values()))
-            yield x, y, as_weights(self.owner, batch[2], len(first))
+            found: Batch = (x, y)
+            if len(batch) == 3:
+                first = next(iter(named_arrays("y", y).values()))
+                found = x, y, as_weights(self.owner, batch[2], len(first))
+            yield found if part is None else rows_of(found, part(samples_of(x)))
 
     def fingerprint(self) -> dict[str, Any]:
         """What can be known beforehand: how many batches there are."""

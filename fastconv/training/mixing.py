@@ -17,7 +17,8 @@ __all__ = ["Mixed", "augmented"]
 class Mixed:
     """A batch's targets and how they were mixed: `shares` (N, N) has in row i how much of every sample i is made of.
 
-    Class indices (N,) become probabilities when the net's output says how many classes there are.
+    Of a part of a batch `shares` has its rows, and the targets are all of the batch's. Class indices (N,) become
+    probabilities when the net's output says how many classes there are.
     """
 
     targets: np.ndarray
@@ -28,6 +29,10 @@ class Mixed:
         """Each sample's target of the larger share."""
         labels: np.ndarray = self.targets[self.shares.argmax(axis=1)]
         return labels
+
+    def __getitem__(self, rows: slice) -> Mixed:
+        """Those of some of the samples."""
+        return Mixed(self.targets, self.shares[rows])
 
     def mixed_for(self, output: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) for class indices and the output (N, C); floats as they are mixed. Raises ValueError for

@@ -20,11 +20,13 @@ from fastconv.machine.memory import Ceiling, at_most
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS, Op, composed
+from fastconv.training import data
 from fastconv.training.mixing import Mixed
 
 __all__ = ["Loss", "Losses", "gradients_of", "resolve_loss", "value_and_grad"]
 
 LossLike = str | Callable[..., Any] | Mapping[str, Any]  # a name, a function, or a dict of them
+Share = Callable[[list[float]], Sequence[float]]
 IGNORED = -100  # torch's ignore_index
 
 
@@ -172,17 +174,32 @@ class Losses:
             whole = float(len(y) if samples is None else samples.sum())
         return total, whole
 
-    def with_gradient(self, output: Any, target: Any, samples: np.ndarray | None = None) -> tuple[float, float, Any]:
-        """The loss, the batch's weight and the gradient to each output."""
-        total, whole, gradients = 0.0, 0.0, dict.fromkeys(self.outputs)
-        for name, y, t in self._each(output, target):
-            value, weight, gradient = self.losses[name].with_gradient(y, t, samples)
-            factor, whole = self.weights.get(name, 1.0), float(len(y) if samples is None else samples.sum())
+    def with_gradient(
+        self, output: Any, target: Any, samples: np.ndarray | None = None, share: Share | None = None
+    ) -> tuple[float, float, Any]:
+        """The loss, the batch's weight and the gradient to each output.
+
+        share   of a batch that is a part of a larger one: gives the sums over all parts of a part's weights. Each loss
+                then counts for what its own mean divides by in the larger one
+        """
+        own = float(samples_of(output) if samples is None else samples.sum())
+        parts = self._each(output, target) if share is None or samples_of(output) else []
+        found = {name: self.losses[name].with_gradient(y, t, samples) for name, y, t in parts}
+        scales = dict.fromkeys(found, 1.0)
+        if share is not None:
+            weights = [found[name][1] if name in found else 0.0 for name in self.losses]
+            *wholes, whole = share([*weights, own])
+            for name, weight, all_weights in zip(self.losses, weights, wholes, strict=True):
+                if own and weight:
+                    scales[name] = weight / all_weights * (whole / own)
+        total, gradients = 0.0, dict.fromkeys(self.outputs)
+        for name, (value, weight, gradient) in found.items():
+            factor = self.weights.get(name, 1.0) * scales[name]
             if weight:
                 total += factor * value
                 gradients[name] = gradient if factor == 1 else gradient * np.asarray(factor, gradient.dtype)
-        found = tuple(gradients[name] for name in self.outputs)
-        return total, whole, found if isinstance(output, tuple) else found[0]
+        each = tuple(gradients[name] for name in self.outputs)
+        return total, own, each if isinstance(output, tuple) else each[0]
 
     @property
     def is_composed(self) -> bool:
@@ -474,21 +491,30 @@ def gradients_of(
     samples: np.ndarray | None = None,
     weighed: bool = False,
     limit: int | None = None,
+    final: Callable[[Any, Gradients, list[str]], None] | None = None,
+    share: Share | None = None,
 ) -> tuple[Any, float, float, Gradients]:
     """A training step's work: the output, the loss, the batch's weight, and the gradients to the parameters.
 
     samples   weights of the samples;  weighed   the gradients times the batch's weight, to be added to other batches'
     limit     bytes that all of it may take: see `value_and_grad`'s memory_limit
+    final     see `Context`;  share   of a batch that is a part of a larger one, and may be empty: see `Losses`
     """  # fmt: skip
+    is_empty = share is not None and not data.samples_of(x)
     with at_most(limit) as ceiling:
-        context = Context.of_step(net, rng, ceiling)
+        context = Context.of_step(net, rng, ceiling, final)
         if ceiling is not None and not net.is_container:
             plan.need_memory(net, net.cast(x), context)
-        if not loss.is_composed:
+        if not loss.is_composed or is_empty:
             output, saved = net.forward(net.cast(x), context)
-            value, weight, gradient = loss.with_gradient(output, y, samples)
+            if isinstance(loss, Losses) and not loss.is_composed:
+                value, weight, gradient = loss.with_gradient(output, y, samples, share)
+            elif is_empty:
+                value, weight, gradient = math.nan, 0.0, None
+            else:
+                value, weight, gradient = loss.with_gradient(output, y, samples)
             if not weight:  # all targets are ignored, or of classes without weight: nothing to learn
-                gradient = np.zeros_like(output)
+                gradient = tuple(map(np.zeros_like, output)) if isinstance(output, tuple) else np.zeros_like(output)
             gradient = _times(gradient, weight) if weighed else gradient
             return output, value, weight, net.backward(gradient, saved, False)[1]
         with _recording([net], rng, ceiling) as recorded:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import itertools
 import json
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import augment as augmentations
-from fastconv import notebook, optim
+from fastconv import distributed, notebook, optim
 from fastconv.callbacks import Callback
 from fastconv.engine import precision as precisions
 from fastconv.errors import FormatError
@@ -40,10 +41,13 @@ from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
 from fastconv.machine.switching import quick_switches
 from fastconv.ops import OPS, register
+from fastconv.ops.norm.channels import synchronised
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.random import drawing_part
 from fastconv.training import checkpoint as files
 from fastconv.training.ahead import prepared
 from fastconv.training.data import ArrayBatches, StreamBatches, are_arrays, batches, named_arrays
+from fastconv.training.data import samples_of as samples_in
 from fastconv.training.history import History, Record, plain
 from fastconv.training.hooks import Function, arrays_apart, callback_data, callback_from_data
 from fastconv.training.metrics import Collected, Metric, are_classes, resolve_metrics
@@ -66,6 +70,7 @@ from fastconv.version import __version__
 __all__ = ["Evaluation", "Trainer"]
 
 BATCH_SIZE = 128
+CHECKED = 100  # steps between two looks at whether all ranks have the same weights
 SEED_BITS = 128
 PARTS = ("net", "optimizer", "best", "loss", "average", "collected", "callbacks")  # of a checkpoint's arrays
 RECORD = {"epoch", "step", "lr", "loss", "seconds"}  # what every epoch's has
@@ -134,6 +139,12 @@ class _Sums:
             self.correct += int(np.count_nonzero(right))
             self.answers += right.size
 
+    def over(self, ranks: distributed.Ranks) -> tuple[_Sums, np.ndarray]:
+        """Those of all ranks, added in order, and each rank's loss."""
+        every = ranks.gather(list(asdict(self).values()), "the losses of the others")
+        total, weight, *counts = (sum(column) for column in every.T.tolist())
+        return _Sums(total, weight, *map(int, counts)), every[:, 0]
+
     def join(self, others: _Sums) -> None:
         for name, value in asdict(others).items():
             setattr(self, name, getattr(self, name) + value)
@@ -172,6 +183,13 @@ class Trainer:
     functions         {name: function}: augmentations of one's own, by the names that files shall use for them
     precision         "fast" or "strict" (see `fastconv.set_precision`): of training and evaluation, whatever holds
                       outside, after `resume` too (default: what holds when `fit` is first called)
+    communicator      mpi4py's, e.g. MPI.COMM_WORLD, on which every rank makes such a Trainer and calls `fit` alike:
+                      each takes its part of every batch, and all make the update of the whole batch, which `batch_size`
+                      still is. Rank 0's weights are where it begins; it writes the files, as if it were alone. Needs
+                      pip install "fastconv[mpi]"; see `fastconv.distributed` (default: None, this process alone)
+    sync_batch_norm   whether batch norm takes mean and variance over all ranks: the training is then that of one
+                      process. Default False: over each rank's part, unless one would have less than two samples;
+                      rank 0's running statistics are kept
     memory_limit      bytes that a batch's work may take beside the net, the optimiser, the batches and, where several
                       make a step, their gradients' sum: parts of the forward are run again to stay below, with the same
                       bits. What counts, and what it costs: see `fastconv.value_and_grad`. Evaluation has no limit
@@ -195,6 +213,8 @@ class Trainer:
         checkpoint_every: int | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         precision: str | None = None,
+        communicator: Any = None,
+        sync_batch_norm: bool = False,
         memory_limit: int | None = None,
     ) -> None:
         if not isinstance(net, Layer):
@@ -215,7 +235,12 @@ class Trainer:
         )
         self.functions = dict(functions or {})
         self.precision = None if precision is None else precisions.need_precision("Trainer: precision", precision)
+        self.ranks = distributed.ranks_of(communicator)
+        self.sync_batch_norm = bool(sync_batch_norm)
+        self._buckets: distributed.Buckets | None = None
         self.memory_limit = need_limit("Trainer", memory_limit)
+        if self.ranks is not None and self.sync_batch_norm and self.memory_limit is not None:
+            raise ValueError("Trainer: sync_batch_norm over several ranks goes without memory_limit; give one of them")
         self.history = History()
         self.best_epoch: int | None = None
         self.best_state: dict[str, np.ndarray] | None = None
@@ -241,6 +266,11 @@ class Trainer:
     def step(self) -> int:
         """Steps behind us."""
         return self._position.step
+
+    @property
+    def rank(self) -> int:
+        """Which of the communicator's ranks this is, for callbacks that only one may run; 0 without."""
+        return 0 if self.ranks is None else self.ranks.rank
 
     @property
     def total_epochs(self) -> int | None:
@@ -331,6 +361,11 @@ class Trainer:
 
         Parts of the net that were put aside stay so: see `fastconv.value_and_grad`.
 
+        With a communicator every rank gives the same data and settings (ValueError where one has others). An iterable
+        is read on every rank, and so are images that `augment` changes; of other arrays each reads its own samples.
+        Callbacks are called on every rank with the same records, rank 0's answers count; `trainer.rank` says which it
+        is. What is raised on one rank alone ends all, with its traceback.
+
         Raises FloatingPointError where a loss or gradient is not finite: the weights are then those from before that
         step. MemoryError where no step fits in `memory_limit`, before it computes anything. ValueError where a group of
         the optimiser fits no parameter of the net, frozen or not, and where an interrupted run is continued with other
@@ -385,22 +420,24 @@ class Trainer:
         steps = settings["steps_per_epoch"] or (source.steps and -(-source.steps // settings["accumulate"]))
         self.optimizer.total_steps = total * steps if steps else None
         self.optimizer.learning_rate()  # a schedule that lacks its total complains now
-        shown = Progress(progress, total, self.history)
+        shown = Progress(progress if self.rank == 0 else False, total, self.history)
         self._begin_callbacks(callbacks)
         self._telling = False
         begun: list[Callback] = []
         try:
             with self._interrupts, precisions.precision(self.precision), quick_switches():
+                self._meet()
                 stop = False
                 for callback in self._callbacks:
                     begun.append(callback)
                     stop = _is_true(callback.on_fit_begin(self)) or stop
+                stop = self._agreed(stop)
                 self._write_checkpoint()
                 while self.epoch < total and not stop:
                     shown.start(self.epoch + 1, steps, -(-self._position.batch // settings["accumulate"]))
                     record = self._epoch(source, validation, shown, prefetch)
                     shown.finish(record)
-                    stop = self._call_back(record, total)
+                    stop = self._agreed(self._call_back(record, total))
                     if self.checkpoint_every is None or stop or self.epoch == total:
                         self._write_checkpoint()
         except BaseException as error:
@@ -408,10 +445,98 @@ class Trainer:
                 self._write_checkpoint()
             for callback in begun:
                 callback.on_exception(self, error)
+            if self.ranks is not None:
+                self.ranks.ended(error)
             raise
         finally:
             shown.close()
         return self.history
+
+    # --- the other ranks
+
+    def _meet(self) -> None:
+        """Begin with the others, with rank 0's weights; ValueError where one of them trains something else."""
+        ranks = self.ranks
+        if ranks is None:
+            return
+        ranks.step = self.step
+        every = list(self.net.named_arrays())
+        trained = self.net.parameters()
+        augment, settings = self._augment, dict(self._settings or {})
+        data, validation = settings.pop("data", None), settings.pop("validation", None)
+        ranks.need_same("fit", {
+            "code": distributed.code_checksum(),
+            "net": {name: [list(np.shape(getattr(layer, each))), str(getattr(layer, each).dtype), name in trained]
+                    for name, layer, each in every},
+            "optimizer": self.optimizer.config(),
+            "optimizer's memory": [f"{slot} of {name}" for slot, name, _ in self.optimizer._state()],
+            "loss": repr(self.loss.losses if isinstance(self.loss, Losses) else self.loss.name),
+            "settings": settings, "data": data, "validation_data": validation,
+            "augment": augment.config() if isinstance(augment, augmentations.Augment) else augment is not None,
+            "seed": self.seed, "precision": self.precision, "sync_batch_norm": self.sync_batch_norm,
+            "position": [self.epoch, self.step, self._position.batch],
+        })  # fmt: skip
+        memory = [array for _, _, array in self.optimizer._state()]
+        memory += (self._average or {}).values()
+        ranks.share([*(getattr(layer, each) for _, layer, each in every), *memory], "rank 0's weights")
+        self._buckets = distributed.Buckets(ranks, self.net, trained)
+
+    def _agreed(self, stop: bool) -> bool:
+        """What rank 0's callbacks answered."""
+        return stop if self.ranks is None else bool(self.ranks.share_data(stop, "the callbacks of rank 0"))
+
+    def _part(self, samples: int) -> slice:
+        """Which of a batch's samples are this rank's."""
+        assert self.ranks is not None
+        return distributed.part_of(samples, self.ranks.rank, self.ranks.size)
+
+    def _gathers(self, samples: int) -> Any:
+        """How batch norm gets the statistics of all parts of a batch; None where each part has its own."""
+        ranks = self.ranks
+        few = self.memory_limit is None and ranks is not None and samples < 2 * ranks.size
+        if ranks is None or not (self.sync_batch_norm or few):
+            return None
+        return functools.partial(ranks.gather, what="the statistics of batch norm")
+
+    def _add_ranks(self, learnt: _Learnt, x: Any) -> None:
+        """Make what came of this rank's parts of the batches what came of the batches, the last part's input is x."""
+        assert self.ranks is not None
+        assert self._buckets is not None
+        learnt.gradients = self._buckets.finish(learnt.gradients)
+        learnt.sums, losses = learnt.sums.over(self.ranks)
+        if not np.isfinite(losses).all():
+            bad = np.flatnonzero(self.ranks.gather([_holds_nan(x)], "the others")[:, 0]).tolist()
+            whose = np.flatnonzero(~np.isfinite(losses)).tolist()
+            raise self.ranks.agreed(
+                self._not_finite("loss", math.nan, f"of rank {', '.join(map(str, whose))}", bool(bad))
+            )
+        if self._metrics:
+            self._gather_collected(learnt.collected)
+
+    def _gather_collected(self, collected: Collected) -> None:
+        """Everybody's targets and predictions."""
+        ranks = self.ranks
+        assert ranks is not None
+        arrays = collected.arrays()
+        whole = {}
+        layouts = ranks.gather_data(
+            {name: [str(array.dtype), list(array.shape[1:])] for name, array in arrays.items()}, "predictions"
+        )
+        for name, (dtype, shape) in next((each for each in layouts if each), {}).items():
+            whole[name] = ranks.gather_rows(arrays.get(name, np.empty((0, *shape), dtype)), "predictions")
+        collected.restore(whole)
+
+    def _join_ranks(self) -> None:
+        """At the end of an epoch: rank 0's running statistics and clock are everybody's, the weights are equal."""
+        if self.ranks is None:
+            return
+        self.ranks.share(_buffers(self.net), "rank 0's running statistics")
+        self._position.seconds = self.ranks.share_data(self._position.seconds, "rank 0's clock")
+        self._need_equal()
+
+    def _need_equal(self) -> None:
+        assert self.ranks is not None
+        self.ranks.need_equal(self.net.parameters())
 
     def _begin_callbacks(self, callbacks: Iterable[CallbackLike] | None) -> None:
         """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
@@ -514,8 +639,9 @@ class Trainer:
         buffers = [(array, array.copy()) for array in _buffers(self.net)]
         begun = time.perf_counter() - position.seconds
         ready = prepared(
-            self.net, source, position.epoch, position.batch, prefetch, self._augment, (self.seed, position.batches)
-        )
+            self.net, source, position.epoch, position.batch, prefetch, self._augment, (self.seed, position.batches),
+            part=None if self.ranks is None else self._part,
+        )  # fmt: skip
         with contextlib.closing(ready):
             for first in ready:
                 self._step(itertools.chain([first], itertools.islice(ready, self._accumulate - 1)), parameters, buffers)
@@ -525,10 +651,11 @@ class Trainer:
                     self._write_checkpoint()
         if not position.batch:
             raise ValueError(f"fit: X yielded no batches for epoch {position.epoch + 1}")
+        self._join_ranks()
         if validation is None:
             return self._finish_epoch(None)
         with self._averaged():
-            validated = self._evaluate(validation, self._metrics, prefetch)
+            validated = self._evaluate(validation, self._metrics, prefetch, self.ranks)
         return self._finish_epoch(validated)
 
     def _step(
@@ -556,10 +683,14 @@ class Trainer:
             np.copyto(before, array)
         learnt = _Learnt(_Sums(), Collected(self._metrics))
         try:
-            for (x, y, *weight), rng in group:
-                self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
+            for batch, rng in group:
+                x, y, *weight = batch
+                with drawing_part(batch.first, samples_in(x)), synchronised(self._gathers(batch.whole)):
+                    self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
+            if self.ranks is not None:
+                self._add_ranks(learnt, x)
             with blas_held(), np.errstate(all="ignore"):
-                gradients = learnt.mean_gradients(self.loss, self._accumulate)
+                gradients = learnt.mean_gradients(self._is_weighed)
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
                 self._torn = True
@@ -571,6 +702,8 @@ class Trainer:
             self._position.batch += learnt.batches
             self._position.batches += learnt.batches
             self._torn = False
+            if self.ranks is not None:
+                self.ranks.step = self.step
         except BaseException as error:
             if isinstance(error, (ValueError, TypeError)):  # the optimiser refuses before it changes anything
                 self._torn = False
@@ -583,18 +716,27 @@ class Trainer:
     def _learn(self, learnt: _Learnt, x: Any, y: Any, rng: np.random.Generator, samples: np.ndarray | None) -> None:
         """Add a batch's gradients to those of its group; `samples`: their weights."""
         with blas_held(), np.errstate(all="ignore"):
-            if any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
+            others = self.ranks
+            if others is None and any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
-            weighed = self._accumulate > 1 and not self.loss.is_sum
+            final = None
+            if self._buckets is not None and self._accumulate == 1 and self.memory_limit is None:
+                final = self._buckets.final
+            share = None if others is None else functools.partial(_shared, others)
             output, loss, weight, gradients = gradients_of(
-                self.net, self.loss, x, y, rng, samples, weighed, self.memory_limit
+                self.net, self.loss, x, y, rng, samples, self._is_weighed, self.memory_limit, final, share
             )  # fmt: skip
-            if weight:
+            if weight and others is None:
                 self._need_finite("loss", loss, x)
             learnt.add(gradients)
         labels = y.labels if isinstance(y, Mixed) else y
         learnt.sums.add(self.loss, loss, weight, output, labels)
         learnt.collected.add(self.loss, output, labels)
+
+    @property
+    def _is_weighed(self) -> bool:
+        """Whether gradients are added up, each times its batch's weight."""
+        return (self._accumulate > 1 or self.ranks is not None) and not self.loss.is_sum
 
     @property
     def _accumulate(self) -> int:
@@ -647,14 +789,17 @@ class Trainer:
     def _need_finite(self, what: str, value: float, x: np.ndarray) -> None:
         if math.isfinite(value):
             return
-        arrays = named_arrays("X", x).values()
-        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
+        error = self._not_finite(what, value, bad=_holds_nan(x))
+        raise error if self.ranks is None else self.ranks.agreed(error)
+
+    def _not_finite(self, what: str, value: float, whose: str = "", bad: bool = False) -> FloatingPointError:
+        if bad:
             advice = "the batch itself holds NaN or infinity: look at the data"
         else:
             advice = "try a lower learning rate, clip_norm=1, or inputs scaled to about [0, 1]"
-        raise FloatingPointError(
-            f"fit: the {what} is {value} in step {self.step + 1} (epoch {self.epoch + 1}, learning rate "
-            f"{self.optimizer.learning_rate():g}); the weights are those from before this step; {advice}"
+        return FloatingPointError(
+            f"fit: the {what} {whose and whose + ' '}is {value} in step {self.step + 1} (epoch {self.epoch + 1}, "
+            f"learning rate {self.optimizer.learning_rate():g}); the weights are those from before this step; {advice}"
         )
 
     def _finish_epoch(self, validated: Evaluation | None) -> Record:
@@ -797,16 +942,25 @@ class Trainer:
                 return batches(owner, x, y, batch_size, several=self._several, weight=weight[0] if weight else None)
         return batches(owner, data, None, batch_size)
 
-    def _evaluate(self, source: Batches, metrics: tuple[Metric, ...] = (), prefetch: int = 0) -> Evaluation:
+    def _evaluate(
+        self, source: Batches, metrics: tuple[Metric, ...] = (), prefetch: int = 0,
+        ranks: distributed.Ranks | None = None,
+    ) -> Evaluation:  # fmt: skip
+        """ranks: they share the batches out."""
         sums, collected = _Sums(), Collected(metrics)
         inference = Context(training=False, keep=False)
-        with contextlib.closing(prepared(self.net, source, 0, 0, prefetch)) as ready:
+        first, every = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+        with contextlib.closing(prepared(self.net, source, 0, first, prefetch, every=every)) as ready:
             for (x, y, *weight), _ in ready:
                 with blas_held(), np.errstate(all="ignore"):
                     output = self.net.forward(x, inference)[0]
                     if samples_of(output):
                         sums.add(self.loss, *self.loss(output, y, *weight), output, y)
                         collected.add(self.loss, output, y)
+        if ranks is not None:
+            sums, _ = sums.over(ranks)
+            if metrics:
+                self._gather_collected(collected)
         if not sums.samples:
             raise ValueError("evaluate: the data yielded no samples")
         return sums.result(self.loss, collected)
@@ -815,6 +969,7 @@ class Trainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that `resume` needs, atomically: whoever reads the file finds the old or the new one, whole.
+        Of several ranks rank 0 does.
 
         Raises ValueError for a layer or an augmentation that is no data and has no registered name, and OSError.
         """
@@ -825,6 +980,10 @@ class Trainer:
             self._write(self.checkpoint, automatic=True)
 
     def _write(self, path: str | os.PathLike[str], automatic: bool) -> None:
+        if self.ranks is not None:
+            self.ranks.announce(f"wrote {path}")
+        if self.rank:
+            return
         tensors = {f"net.{name}": getattr(layer, attribute) for name, layer, attribute in self.net.named_arrays()}
         tensors.update((f"optimizer.{slot}.{name}", array) for slot, name, array in self.optimizer._state())
         for part, named in (
@@ -891,6 +1050,8 @@ class Trainer:
         functions: Mapping[str, Callable[..., Any] | tuple[Any, Any]] | None = None,
         *,
         follow_links: bool = True,
+        communicator: Any = None,
+        sync_batch_norm: bool = False,
     ) -> Trainer:
         """The trainer that wrote the file: its net (`.net`), optimiser, history and position are rebuilt from it, and
         `fit` with the same data goes on to the bit (on the same machine, with the same versions and workspace limit; an
@@ -900,6 +1061,7 @@ class Trainer:
                         is registered as an operation (see `fastconv.register`; it replaces one of that name), so is the
                         function of a composed loss; anything else is an augmentation
         follow_links    whether `path` may be a symbolic link, now and when it goes on being the checkpoint
+        communicator, sync_batch_norm   see `Trainer`: any number of ranks goes on with the file, which each reads
 
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
         rebuilt from data, out of fastconv's own layers. Raises FormatError for any other file, and OSError.
@@ -930,7 +1092,8 @@ class Trainer:
                 net, optimizer, loss, loss_weights=factors, seed=data["seed"],
                 checkpoint=path if data["automatic"] else None, checkpoint_every=data["checkpoint_every"],
                 functions={name: function for name, function in functions.items() if callable(function)},
-                precision=data.get("precision"), memory_limit=data.get("memory_limit"),
+                precision=data.get("precision"), memory_limit=data.get("memory_limit"), communicator=communicator,
+                sync_batch_norm=sync_batch_norm,
             )  # fmt: skip
             trainer.follow_links = follow_links
             trainer._restore(data, parts)
@@ -1010,6 +1173,18 @@ class Trainer:
             raise ValueError(f"its position is batch {position.batch} of an epoch of {steps}")
 
 
+def _holds_nan(x: Any) -> bool:
+    """Whether an input, or one of several, holds what is no number."""
+    arrays = named_arrays("X", x).values()
+    return any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays)
+
+
+def _shared(ranks: distributed.Ranks, weights: list[float]) -> list[float]:
+    """The sums over the ranks."""
+    sums: list[float] = ranks.gather(weights, "the weights of the losses").sum(axis=0).tolist()
+    return sums
+
+
 def _groups(trainer: Trainer, source: Batches, accumulate: int) -> Iterator[Iterable[Any]]:
     """The batches of one epoch after another in groups."""
     for number in itertools.count():
@@ -1040,9 +1215,9 @@ class _Learnt:
                 self.gradients[name] += gradient
         self.batches += 1
 
-    def mean_gradients(self, loss: Loss | Losses, accumulate: int) -> dict[str, np.ndarray]:
+    def mean_gradients(self, is_weighed: bool) -> dict[str, np.ndarray]:
         """The gradients, where they were added up times their batches' weights over the sum of these."""
-        if accumulate > 1 and not loss.is_sum and self.sums.weight:
+        if is_weighed and self.sums.weight:
             for gradient in self.gradients.values():
                 gradient /= self.sums.weight
         return self.gradients

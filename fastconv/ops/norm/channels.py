@@ -15,6 +15,9 @@ var is the biased variance; the running variance takes the unbiased one (PyTorch
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +42,37 @@ from fastconv.ops.registry import Gradients, add
 from fastconv.window import integers
 
 SAMPLE = 32  # rows whose mean is the pivot
+
+Gather = Callable[[np.ndarray], np.ndarray]  # everybody's (n,) float64, as (everybody, n)
+_gather: ContextVar[Gather | None] = ContextVar("fastconv.batch_norm", default=None)
+
+
+@contextmanager
+def synchronised(gather: Gather | None) -> Iterator[None]:
+    """Inside, and in this thread, the statistics of batch_norm in training, and what its backward adds up, are those of
+    all batches that `gather` knows of, each of which calls it as often; None: of its own batch."""
+    token = _gather.set(gather)
+    try:
+        yield
+    finally:
+        _gather.reset(token)
+
+
+def together(statistics: np.ndarray, count: int, gather: Gather) -> int:
+    """Make mean and variance (3, 1, C) of `count` elements those of everybody's (Chan et al., 1979), added in order;
+    returns everybody's count."""
+    channels = statistics.shape[2]
+    every = gather(np.concatenate([statistics[0, 0], statistics[2, 0], [count]]))
+    counts = every[:, -1]
+    total = counts.sum()
+    here = counts > 0
+    shares = counts[here, None] / max(total, 1)
+    means, variances = every[here, :channels], every[here, channels:-1]
+    mean = (shares * means).sum(axis=0)
+    statistics[0, 0] = mean
+    statistics[2, 0] = (shares * (variances + (means - mean) ** 2)).sum(axis=0)
+    return int(total)
+
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -69,15 +103,15 @@ def need_updatable(op: str, **arrays: Any) -> None:
 
 def rule(
     op: str, x: np.ndarray, mean: np.ndarray | None, var: np.ndarray | None, weight: np.ndarray | None,
-    bias: np.ndarray | None, from_x: Any,
+    bias: np.ndarray | None, from_x: Any, alone: bool = True,
 ) -> int:  # fmt: skip
-    """The elements that share a mean; for batch_norm and instance_norm."""
+    """The elements that share a mean; for batch_norm and instance_norm. alone: with no others of other batches."""
     if not from_x and (mean is None or var is None):
         raise ShapeError(f"{op}: running_mean and running_var must be given where x's own statistics are not used")
     channels = need_channels(op, x, 2 if op == "batch_norm" else 3)
     need_entries(op, "channel", (channels,), running_mean=mean, running_var=var, weight=weight, bias=bias)
     count = x.size // channels if op == "batch_norm" else math.prod(x.shape[2:])
-    if from_x:
+    if from_x and alone:
         need_several(op, count, x)
     return count
 
@@ -218,12 +252,12 @@ class Call(NamedTuple):
 @memoised("x", "running_mean", "running_var", "weight", "bias")
 def plan(
     op: str, x: np.ndarray, mean: np.ndarray | None, var: np.ndarray | None, weight: np.ndarray | None,
-    bias: np.ndarray | None, from_x: bool, eps: Any,
+    bias: np.ndarray | None, from_x: bool, eps: Any, alone: bool,
 ) -> Call:  # fmt: skip
     """For batch_norm and instance_norm."""
     if from_x:
         need_updatable(op, running_mean=mean, running_var=var)
-    count, channels = rule(op, x, mean, var, weight, bias, from_x), x.shape[1]
+    count, channels = rule(op, x, mean, var, weight, bias, from_x, alone), x.shape[1]
     images = x.shape[0] if op == "instance_norm" and from_x else 1
     return call_of(x, images, channels, count, need_eps(op, eps), from_x, weight, bias)
 
@@ -253,6 +287,7 @@ class Saved(NamedTuple):
     call: Call
     relu: bool = False  # of y; not for a mean and var that are given
     y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
+    gather: Gather | None = None  # the statistics are those of several batches
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -282,7 +317,7 @@ def normalise_backward(
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over: dy
     is nobody else's, and what is written may take its place."""
-    last, statistics, before, own_weight, call, relu, y = saved
+    last, statistics, before, own_weight, call, relu, y, gather = saved
     cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
@@ -312,7 +347,11 @@ def normalise_backward(
         scale = rstd if weight is None else rstd * weight
         if weight is not None:
             total, product = total * weight, product * weight
-        level, along = (over_groups(s, groups) / cut.pixels for s in (total, product))
+        pixels = cut.pixels
+        if gather is not None:
+            pixels = call.averaged
+            total, product = gather(np.concatenate([total[0], product[0]])).sum(axis=0).reshape(2, 1, -1)
+        level, along = (over_groups(s, groups) / pixels for s in (total, product))
         slope = -along * rstd * rstd * rstd
         coefficients = np.empty((4, *mean.shape), last.dtype)
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
@@ -329,8 +368,10 @@ def normalise_backward(
 def channel_norm(
     op: str, call: Call, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
     given: tuple[np.ndarray, np.ndarray] | None = None, relu: bool = False, addend: np.ndarray | None = None,
+    gather: Gather | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    """y, and what the backward needs; given: mean and var, where the statistics are not x's own."""
+    """y, and what the backward needs; given: mean and var, where the statistics are not x's own; gather: where they are
+    those of other batches, too."""
     cut, groups = call.cut, call.groups
     last = channels_last(op, x)
     statistics = np.zeros((3, cut.images, cut.channels))
@@ -348,13 +389,16 @@ def channel_norm(
                 whole = over_groups(mean, groups)
                 var[...] = over_groups(var + (mean - whole) ** 2, groups)
                 mean[...] = whole
+    if gather is not None:
+        call = call._replace(averaged=together(statistics, call.averaged, gather))
+        need_several(op, call.averaged, x)
     weight = None if weight is None else weight.copy()
     bias = bias if bias is None or bias.flags.c_contiguous else bias.copy()
     if addend is not None:
         addend = channels_last(op, addend)
     y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
     gate = None if addend is None else y
-    return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate)
+    return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate, gather)
 
 
 def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float, *running: np.ndarray | None) -> None:
@@ -381,13 +425,14 @@ def running_forward(
     relu: bool = False, addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """batch_norm and instance_norm."""
-    x, mean, var, weight, bias, call = plan(op, x, running_mean, running_var, weight, bias, from_x, eps)
+    gather = _gather.get() if from_x and op == "batch_norm" else None
+    x, mean, var, weight, bias, call = plan(op, x, running_mean, running_var, weight, bias, from_x, eps, gather is None)
     if from_x and not (mean is running_mean and var is running_var):
         need_updatable(op, running_mean=running_mean, running_var=running_var)
     momentum = number(op, "momentum", momentum)
-    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend)
+    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend, gather)
     if from_x:
-        update(call, x.dtype, saved.statistics, momentum, running_mean, running_var)
+        update(saved.call, x.dtype, saved.statistics, momentum, running_mean, running_var)
     return y, saved
 
 
