@@ -163,7 +163,7 @@ def test_more_threads_than_processors_end_a_search(monkeypatch):
             return self.placed
 
     assert module.check(Client(("a", 2, 4), ("b", 1, 2), ("a", 2, 4))) == {"a": (4, 4), "b": (1, 2)}
-    with pytest.raises(SystemExit, match="^b: set FASTCONV_NUM_THREADS"):
+    with pytest.raises(SystemExit, match=r"^b: set FASTCONV_NUM_THREADS"):
         module.check(Client(("a", 2, 4), ("b", 2, 2), ("b", 2, 2)))
 
 
