@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +15,18 @@ from fastconv import datasets, plots
 Part = tuple[np.ndarray, np.ndarray]
 
 
-def arguments(doc: str, name: str, argv: list[str] | None, *, data: bool = False) -> argparse.Namespace:
-    """`--out FOLDER` and `--small`, with `data` also `--data FOLDER`; ends in one line where matplotlib is missing, for
-    each example draws a picture when its work is done."""
+def arguments(
+    doc: str, name: str, argv: list[str] | None, *, data: bool = False, more: Mapping[str, dict[str, Any]] | None = None
+) -> argparse.Namespace:
+    """`--out FOLDER` and `--small`, with `data` also `--data FOLDER`, and `more` options by name, as argparse has
+    them; ends in one line where matplotlib is missing, for each example draws a picture when its work is done."""
     parser = argparse.ArgumentParser(prog=f"{name}.py", description=doc.splitlines()[0])
     if data:
         parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: the bundled 8x8 digits)")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder for what it writes")
     parser.add_argument("--small", action="store_true", help="a form that takes seconds, for the tests")
+    for option, settings in (more or {}).items():
+        parser.add_argument(option, **settings)
     try:
         plots.need_matplotlib("the picture")
     except ImportError as error:

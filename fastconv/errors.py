@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "listing", "nearest", "position"]
+__all__ = ["FormatError", "ShapeError", "integer", "is_numpy_bool", "listing", "nearest", "position", "printable"]
 
 
 class ShapeError(ValueError):
@@ -50,6 +50,11 @@ def nearest(word: Any, words: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in words}
     found = difflib.get_close_matches(str(word)[:100].casefold(), list(folded), 1)
     return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for whatever a terminal would not print, or would obey: names from files."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:

@@ -90,21 +90,25 @@ class Value(NDArrayOperatorsMixin):
         """Its only number, a constant."""
         return self._array.item()
 
-    def astype(self, dtype: Any) -> Any:
-        return record(self._array.astype(dtype), [self], lambda dy, needs: (dy,))
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        """Of another float type; of any other type an array, a constant."""
+        array = self._array.astype(dtype)
+        return record(array, [self], lambda dy, needs: (dy,)) if array.dtype.kind == "f" else array
 
     def copy(self) -> Any:
         return self.astype(self.dtype)
 
-    def reshape(self, *shape: Any) -> Any:
+    def reshape(self, *shape: Any, order: str = "C") -> Any:
+        if order != "C":
+            raise TypeError(f"ndarray.reshape: on the tape order is 'C', got {order!r}; write x.T.reshape(…).T")
         array = self._array.reshape(*shape)
         return record(array, [self], lambda dy, needs: (dy.reshape(self.shape),))
 
     def transpose(self, *axes: Any) -> Any:
         return _move(np.transpose, self, axes[0] if len(axes) == 1 else axes or None)
 
-    def flatten(self) -> Any:
-        return self.reshape(-1)
+    def flatten(self, order: str = "C") -> Any:
+        return self.reshape(-1, order=order)
 
     def __getitem__(self, index: Any) -> Any:
         if holds(index):
@@ -153,7 +157,7 @@ class Value(NDArrayOperatorsMixin):
             "math's, or take x.item(), a constant"
         )
 
-    __float__ = __int__ = __complex__ = __index__ = _number
+    __float__ = __int__ = __complex__ = __index__ = __round__ = _number
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("x[…] = …: a value on the tape is not changed in place; write numpy.where(condition, new, x)")
@@ -631,13 +635,21 @@ def _var(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -
 
 
 def _std(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -> Any:
-    return np.sqrt(np.var(a, axis=axis, ddof=ddof, keepdims=keepdims))
+    """Of what is all alike the gradient is 0."""
+    var = np.var(a, axis=axis, ddof=ddof, keepdims=keepdims)
+    y = np.sqrt(var._array)
+    return record(y, [var], lambda dy, needs: (np.where(y == 0, 0, dy / (2 * y)),))
 
 
 def _prod(a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The gradient is the product of the others, 0 among them or not."""
     if axis is None:
         return np.prod(a.reshape(-1), axis=0).reshape((1,) * a.ndim if keepdims else ())
+    if isinstance(axis, tuple):
+        kept = a
+        for each in axis:
+            kept = np.prod(kept, axis=each, keepdims=True)
+        return kept if keepdims else np.squeeze(kept, axis)
 
     def pullback(dy: np.ndarray, needs: tuple[bool, ...]) -> tuple[np.ndarray]:
         x = np.moveaxis(a._array, axis, 0)
@@ -680,10 +692,10 @@ def _cumsum(a: Any, axis: Any = None) -> Any:
     return record(np.cumsum(a._array, axis), [a], pullback)
 
 
-def _clip(a: Any, a_min: Any = None, a_max: Any = None) -> Any:
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
     """The gradient passes inside of the bounds, which it counts as inside."""
-    low, high = detached(a_min), detached(a_max)
-    if low is not a_min or high is not a_max or not isinstance(a, Value):
+    low, high = (new if old is None else old for old, new in ((a_min, min), (a_max, max)))
+    if holds((low, high)) or not isinstance(a, Value):
         raise TypeError("numpy.clip: on the tape bounds are constants; write numpy.maximum and numpy.minimum")
     x = a._array
     inside = (True if low is None else x >= low) & (True if high is None else x <= high)
@@ -715,7 +727,8 @@ def _dot(a: Any, b: Any) -> Any:
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The Euclidean norm; of zeros the gradient is 0."""
-    if ord not in (None, 2, "fro") or (ord == 2 and axis is None and x.ndim > 1):
+    over = x.ndim if axis is None else np.size(axis)
+    if not (ord is None or (ord == 2 and over == 1) or (ord == "fro" and over == 2)):
         raise TypeError("numpy.linalg.norm: on the tape it is the Euclidean one; write others with numpy.abs and sum")
     y = np.linalg.norm(x._array, axis=axis, keepdims=keepdims)
 

@@ -1,6 +1,7 @@
 """Batches that are made ready beside the steps: the same bits, the errors at their steps, no thread left behind."""
 
 import contextvars
+import itertools
 import operator
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 import fastconv as fc
 from fastconv import Trainer, augment, optim
 from fastconv.training import ahead as ahead_module
-from fastconv.training.ahead import ahead
+from fastconv.training.ahead import MOST, ahead
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (90, 1, 8, 8)).astype(np.uint8)
@@ -345,6 +346,18 @@ def test_bad_prefetch():
     for value, error in ((-1, ValueError), (1.5, TypeError), ("two", TypeError)):
         with pytest.raises(error, match="fit: prefetch must be"):
             make_trainer().fit(X, Y, epochs=1, prefetch=value)
+
+
+def test_more_than_anybody_has():
+    found, expected = make_trainer(), make_trainer()
+    found.fit(X, Y, epochs=1, batch_size=9, prefetch=10**12)
+    expected.fit(X, Y, epochs=1, batch_size=9)
+    assert bits(found) == bits(expected)
+    made = []
+    items = ahead(lambda done: (made.append(n) or n for n in itertools.count()), 10**12)
+    assert next(items) == 0
+    items.close()
+    assert len(made) <= MOST + 1
 
 
 def test_beside_a_thread_that_never_waits():

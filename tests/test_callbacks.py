@@ -88,6 +88,7 @@ def test_when_they_are_called():
     assert diary.lines[-1] == "RuntimeError"
     with pytest.raises(TypeError, match=r"a callback must be a function or a fastconv.callbacks.Callback, got 'x'"):
         trainer.fit(X, Y, 4, 50, callbacks=["x"])
+    assert len(trainer.fit(X, Y, 3, 50, callbacks=None)) == 3
 
 
 # --- early stopping --------------------------------------------------------------------------------------------------

@@ -654,6 +654,16 @@ def test_folder_images_lie_at_any_depth(tmp_path, pillow):
     np.testing.assert_array_equal(X[:4, 0], np.stack(list(pixels.values())))
 
 
+def test_folders_that_links_lead_to_again(tmp_path, pillow):
+    """Are read once: of twenty that lead to each other there would be more ways than anybody walks."""
+    for n in range(20):
+        save(pillow, tmp_path / "cat" / f"{n:02}" / "1.png", gray())
+    for n in range(20):
+        for other in range(20):
+            (tmp_path / "cat" / f"{n:02}" / f"to{other}").symlink_to(tmp_path / "cat" / f"{other:02}")
+    assert len(list(datasets.folder.images_in(tmp_path / "cat"))) == 20
+
+
 def test_folder_in_a_folder(tmp_path, pillow):
     """What an archive unpacks: one folder, which holds the parts or the classes."""
     for part in ("Training", "testing", "valid"):

@@ -130,6 +130,43 @@ def test_scanning(run):
     assert extra < 0.4 * digits
 
 
+def test_search_distributed(run, capsys):
+    """Every worker computes with its share of the processors, all of them with no more than there are."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    found = run("search_distributed")
+    assert found["accuracy"] > 0.5
+    [(threads, cpus)] = found["machines"].values()
+    assert 1 <= threads <= cpus
+    assert capsys.readouterr().out.count(" lr ") == 4
+
+
+def test_a_search_without_dask_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SystemExit, match=r'needs dask\.distributed: pip install "fastconv\[search\]"$'):
+        importlib.import_module("search_distributed").main(["--small", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_threads_than_processors_end_a_search(monkeypatch):
+    """Workers of two machines, the second's with two threads too many."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module("search_distributed")
+
+    class Client:
+        def __init__(self, *placed):
+            self.placed = dict(enumerate(placed))
+
+        def run(self, function):
+            assert function is module.placed
+            return self.placed
+
+    assert module.check(Client(("a", 2, 4), ("b", 1, 2), ("a", 2, 4))) == {"a": (4, 4), "b": (1, 2)}
+    with pytest.raises(SystemExit, match=r"^b: set FASTCONV_NUM_THREADS"):
+        module.check(Client(("a", 2, 4), ("b", 2, 2), ("b", 2, 2)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_without_matplotlib_nothing_is_begun(name, tmp_path, monkeypatch, capsys):
     """One line, before the work."""

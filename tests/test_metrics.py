@@ -136,9 +136,14 @@ def test_of_numbers():
     trainer = Trainer(net, optim.SGD(0.01), "mse_loss")
     record = trainer.fit(X, goals, 1, 16, validation_data=(X, goals), metrics=("r2", "mae", "mse"))[-1]
     assert record["val_mse"] == pytest.approx(record["val_loss"], rel=1e-5)
+    assert np.isnan(trainer.evaluate(X[:1], goals[:1], metrics="r2").metrics["r2"])  # as scikit-learn's
     assert record["val_mae"] == pytest.approx(np.abs(net.predict(X) - goals).mean(), rel=1e-5)
     with pytest.raises(ValueError, match="metrics: f1 needs targets that are classes, here they are numbers"):
         trainer.evaluate(X, goals, metrics="f1")
+    classifier = Trainer(linear_net(), optim.SGD(0.1))
+    with pytest.raises(ValueError, match="metrics: r2 needs targets that are numbers, here they are classes"):
+        classifier.fit(X, Y, 1, 16, metrics="r2")
+    assert classifier.step == 0  # said in the first step
     with pytest.raises(ValueError, match="metrics: mae needs targets that are numbers, here they are classes"):
         Trainer(linear_net(), optim.SGD(0.1)).evaluate(X, Y, metrics="mae")
 

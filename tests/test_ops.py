@@ -552,6 +552,14 @@ def test_an_empty_batch_of_more_than_memory_holds(op):
         assert_one_line(op, error)
 
 
+@pytest.mark.parametrize("op", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("module", [functional, reference])
+def test_a_mean_over_no_rows_is_nan_and_its_gradient_is_empty(op, module):
+    y, pullback = vjp(getattr(module, op), np.zeros((0, 5)), np.zeros(0, np.int64))
+    assert np.isnan(y)
+    assert pullback(np.ones_like(y))[0].shape == (0, 5)
+
+
 # --- names and signatures --------------------------------------------------------------------------------------------
 
 

@@ -268,6 +268,16 @@ def test_text_and_json(run, tmp_path, capsys):
     assert capsys.readouterr().out.count("%") == 1
 
 
+def test_names_are_printed_not_obeyed(run, tmp_path, capsys):
+    good, bad = tmp_path / "a\n\x1b[31mb.png", tmp_path / "\x1b]0;c.png"
+    two().save(good)
+    bad.write_bytes(b"")
+    assert main(["predict", run, str(good), str(bad)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path}/a??[31mb.png: ") and out.count("\n") == 1
+    assert err.startswith(f"fastconv predict: {tmp_path}/?]0;c.png: ") and err.count("\n") == 1
+
+
 def test_a_bad_image_does_not_stop_the_others(run, tmp_path, capsys):
     good = tmp_path / "good.png"
     two().save(good)

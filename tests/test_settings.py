@@ -64,6 +64,13 @@ def after(*texts, recipe="digits"):
         (["class_weight.3=2"], "class_weight", {"3": 2.0}),
         (["class_weight='none'"], "class_weight", None),
         (["average=0.99"], "average", 0.99),
+        (["average=.9"], "average", 0.9),
+        (["optimizer.momentum=.5"], "optimizer.momentum", 0.5),
+        (["augment=Noise", "augment.std=1.e-2"], "augment.std", 0.01),
+        (["optimizer.nesterov=True"], "optimizer.nesterov", True),
+        (["augment=None"], "augment", None),
+        (["augment=RandomResizedCrop"], "augment", {"augment": "RandomResizedCrop"}),  # none of Affine's scale
+        (["augment=Compose", "augment.parts=[{augment='Flip'}]"], "augment.parts", [{"augment": "Flip"}]),
         (["metrics=f1,balanced_accuracy"], "metrics", ("f1", "balanced_accuracy")),
     ],
 )  # fmt: skip
@@ -77,11 +84,26 @@ def test_what_is_set(texts, way, value):
     assert type(found) is type(value)
 
 
+def test_options_of_the_call_are_given_once(capsys):
+    """In --set and beside it; a file's count less than either."""
+    status, out, err = call(capsys, "train", "digits", "--seed", "4", "--set", "seed=3")
+    assert (status, out) == (2, "") and "--set: seed is given twice, 4 and 3: which of them?" in err
+    status, out, err = call(capsys, "train", "digits", "--set", "data=mnist")
+    assert (status, out) == (2, "") and "--set: data is given twice, digits and mnist" in err
+    Path("deep.toml").write_text(f"net{'.a' * 30_000} = 1")
+    Path("data.toml").write_text("data = ['digits']")
+    for name, message in (("deep", "must be nested at most 50 deep"), ("data", "data must be one of digits, ")):
+        status, out, err = call(capsys, "train", "--config", f"{name}.toml")
+        assert (status, out, err.count("\n")) == (2, "", 1) and f"{name}.toml: " in err and message in err
+
+
 def test_parts_of_lists():
     found = after("augment.parts.0.padding=2", "optimizer.groups.0.weight_decay=0.5", recipe="cifar10")
     assert found.augment == {"augment": "Compose", "parts": [{"augment": "Crop", "padding": 2}, {"augment": "Flip"}]}
     assert found.optimizer["groups"] == [{"ndim": 1, "weight_decay": 0.5}]
     assert RECIPES["cifar10"].augment["parts"][0]["padding"] == 4
+    with pytest.raises(UsageError, match=r"optimizer.groups.0 must be a table, got 3"):
+        after("optimizer.groups.0=3", recipe="cifar10")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +134,10 @@ def test_parts_of_lists():
         ("optimizer..lr=3", "must be KEY=VALUE"),
         ("head_lr=0", "head_lr must be a positive number, got 0"),
         ("weights=3", "weights must be a text, got 3"),
+        ("optimizer.optimizer=[1]", r"optimizer.optimizer must be one of SGD, .*, got \[1\]"),
+        ("augment.augment={}", "augment.augment must be one of .*, got {}"),
+        ("augment.parts=[]", "no setting is called 'augment.parts'; Affine has augment, rotate, scale, shift"),
+        (f"epochs{'.a' * 3000}=1", "tables and lists must be nested at most 50 deep"),
     ],
 )  # fmt: skip
 def test_what_is_wrong(capsys, text, message):

@@ -39,7 +39,7 @@ COMPOSED = {  # name: (function, arrays away from kinks)
     "spread": (lambda a: a.var() + a.std(axis=1).sum() + np.var(a, axis=0, ddof=1) * np.std(a, axis=0), (A,)),
     "extremes": (lambda a: a.max() + a.min(axis=1).sum() + np.max(a, axis=0, keepdims=True) * a, (A,)),
     "norms": (lambda a: np.linalg.norm(a) + np.linalg.norm(a, axis=1, keepdims=True) * a, (A,)),
-    "clip": (lambda a: a.clip(-0.7, 0.8) * np.clip(a, 0.05, None), (A,)),
+    "clip": (lambda a: a.clip(-0.7, 0.8) * np.clip(a, 0.05, None) + a.clip(min=0.1) * a.clip(max=0.9), (A,)),
     "where": (lambda a, b: np.where(a > b, a * b, np.where(a > 0, 1.0, b)), (A, B)),
     "cumsum": (lambda a: np.cumsum(a, axis=1) * a.cumsum(axis=0) + a.cumsum()[-1], (A,)),
     "slices": (lambda a: a[1:, ::-2] * a[0, 1] + a[..., None].sum(axis=2)[:2, :2], (A,)),
@@ -80,6 +80,10 @@ COMPOSED = {  # name: (function, arrays away from kinks)
     ),
     "naive": (lambda a: fc.reference.gelu(a), (A,)),
     "products": (lambda a: a.prod() + np.prod(a, axis=1).sum() * np.prod(a, axis=0, keepdims=True), (A,)),
+    "products of several axes": (
+        lambda c: c.prod(axis=(0, 2)) * np.prod(c, axis=(-1, 0), keepdims=True) + c.prod(axis=(2, 1, 0)), (CUBE,),
+    ),
+    "types": (lambda a: a.astype(np.float64, copy=False) * a.astype(int) + A[:, :1].astype(int) * a, (A,)),
     "averages": (
         lambda a, b: np.average(a) + np.average(a, axis=1, weights=b + 9).sum() * np.average(b, axis=0), (A, B),
     ),
@@ -165,7 +169,7 @@ def test_every_operation_takes_values(op):
 
 
 def test_kinks():
-    """Equal ones share a gradient; a norm's at 0 is 0; bounds count as inside."""
+    """Equal ones share a gradient; a norm's at 0 is 0, and a deviation's; bounds count as inside."""
 
     def gradient(function, x):
         forward, backward = tape.passes("f", function)
@@ -176,6 +180,9 @@ def test_kinks():
     assert gradient(lambda x: np.maximum(x, 0.0).sum(), [1.0, 0, -3]) == [1, 0.5, 0]
     assert gradient(lambda x: np.abs(x).sum(), [1.0, 0, -3]) == [1, 0, -1]
     assert gradient(lambda x: np.linalg.norm(x), [0.0, 0]) == [0, 0]
+    assert gradient(lambda x: x.std(), [2.0, 2]) == [0, 0]
+    assert gradient(lambda x: x.std(ddof=1) * 2**0.5, [1.0, 3]) == pytest.approx([-1, 1])
+    assert gradient(lambda x: (x.astype(int) * x).sum(), [1.5, 3]) == [1, 3]
     assert gradient(lambda x: np.clip(x, 0, 1).sum(), [0.0, 1, 2]) == [1, 1, 0]
     assert gradient(lambda x: (x**0).sum(), [0.0, 2]) == [0, 0]
     assert gradient(lambda x: x[:0].sum(), [0.0, 2]) == [0, 0]
@@ -221,6 +228,9 @@ UNTAPED = {
     "its own index": (lambda x: x[x], "cannot be an index"),
     "text": (lambda x: x * np.array(["a"] * 4), "numpy.multiply: beside a value .* real numbers, got <U1"),
     "a norm of another kind": (lambda x: np.linalg.norm(x, 1), "numpy.linalg.norm: .* Euclidean"),
+    "the largest singular value": (lambda x: np.linalg.norm(x, 2, axis=(0, 1)), "numpy.linalg.norm: .* Euclidean"),
+    "another order": (lambda x: x.reshape((4, 3), order="F"), "ndarray.reshape: .* order is 'C', got 'F'"),
+    "round": (lambda x: round(x.sum()), "no number: .* write numpy's function"),
     "a trace in einsum": (lambda x: np.einsum("ii", x), "numpy.einsum: on the tape write letters"),
     "bounds": (lambda x: np.clip(A, x, 9), "numpy.clip: on the tape bounds are constants; write numpy.maximum"),
     "an option of ours": (lambda x: F.cross_entropy(A, np.zeros(3, int), weight=x[0]), "weight is an option"),

@@ -1485,6 +1485,26 @@ def test_weights_of_classes():
     probabilities = after_fit(X, np.eye(4)[Y], 16, class_weight=factors)
     assert_same_outcome(probabilities, after_fit(X, Y, 16, class_weight=factors))
     assert_same_outcome(after_fit(X, Y, 16, class_weight={}), after_fit(X, Y, 16))
+    nothing = after_fit(X, np.full(90, -100), 16, class_weight="balanced")
+    assert_same_outcome(nothing, after_fit(X, np.full(90, -100), 16), loss=False)
+
+
+@pytest.mark.parametrize("dtype", [float, int, bool])
+def test_weights_of_two_classes(dtype):
+    """Targets of bce_with_logits are 0 and 1, floats or not: none is the share of a class."""
+    y = np.random.default_rng(1).integers(0, 2, (90, 4)).astype(dtype)
+    by_hand = np.where(y, 3.0, 0.5)
+    given = after_fit(X, y, 16, "bce_with_logits", class_weight={0: 0.5, 1: 3})
+    assert_same_outcome(given, after_fit(X, y, 16, "bce_with_logits", sample_weight=by_hand))
+    even = np.where(y, 360 / 2 / np.count_nonzero(y), 360 / 2 / np.count_nonzero(y == 0))
+    balanced = after_fit(X, y, 16, "bce_with_logits", class_weight="balanced")
+    assert_same_outcome(balanced, after_fit(X, y, 16, "bce_with_logits", sample_weight=even))
+
+
+@pytest.mark.parametrize("given", ["balanced", {1: 2.0}])
+def test_numbers_have_no_classes(given):
+    with pytest.raises(TypeError, match="fit: class_weight needs targets that are class indices, got float64"):
+        after_fit(X, np.random.default_rng(1).random((90, 4)), 16, "mse_loss", class_weight=given)
 
 
 def test_weights_of_pixels():

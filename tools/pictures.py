@@ -1,10 +1,10 @@
 """Make the pictures in docs/ again: those of the examples, the README's of a training on the bundled digits, and those
-of measured speed, which want a machine that does nothing else.
+of measured speed, which want a machine that does nothing else; `distributed` also root and Open MPI.
 
     python tools/pictures.py --data FOLDER_OF_MNIST [NAME …]        or: make pictures DATA=FOLDER_OF_MNIST
 
-A picture takes from seconds to five minutes, all of them together some ten on two cores, and `peers` ten more. Where
-PyTorch is not installed `peers` is left as it is.
+A picture takes from seconds to five minutes, all of them together some ten on two cores, and `peers` ten more. What
+needs a package that is not installed is left as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ DOCS = ROOT / "docs"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "common")
 ON_MNIST = ("scanning", "shift_invariance", "what_layers_see")
 DIGITS = "digits"
-MEASURED = {"grid": ("--threads", "2"), "peers": ()}  # bench/NAME.py and its options
+MEASURED = {  # bench/NAME.py and its options
+    "grid": ("--threads", "2"),
+    "peers": (),
+    "distributed": ("--ranks", "2", "--hosts", "100", "1000"),
+}
+NEEDS = {  # what may not be there: the package, its name, our extra
+    "peers": ("torch", "PyTorch", "peers"),
+    "distributed": ("mpi4py", "mpi4py", "mpi"),
+    "search_distributed": ("distributed", "dask.distributed", "search"),
+}
 NAMES = (*EXAMPLES, DIGITS, *MEASURED)
 
 
@@ -74,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.data is None and (on_mnist := [name for name in names if name in ON_MNIST]):
         parser.error(f"{on_mnist[0]} needs --data, the folder of MNIST's files")
     for name in names:
-        if name == "peers" and importlib.util.find_spec("torch") is None:
-            print("peers is left as it is: PyTorch is not installed (pip install 'fastconv[peers]')")
+        if name in NEEDS and importlib.util.find_spec(NEEDS[name][0]) is None:
+            _, called, extra = NEEDS[name]
+            print(f"{name} is left as it is: {called} is not installed (pip install 'fastconv[{extra}]')")
             continue
         with tempfile.TemporaryDirectory() as folder:
             if name in MEASURED:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastconv.distributed import Ranks
 
+from fastconv.errors import printable
+
 __all__ = [
     "Failure", "UsageError", "add_threads", "count", "file_named", "launched", "one_line", "picture", "rate",
     "set_threads", "whole",
@@ -32,7 +34,7 @@ def one_line(error: object) -> str:
     """An error as one line of text, not for ever; what the system says of a file with the file first."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         error = f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return (text if len(text) <= LONGEST else f"{text[:LONGEST]}…") or type(error).__name__
 
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.cli.common import UsageError, add_threads, count, file_named, one_line, set_threads
+from fastconv.errors import printable
 
 if TYPE_CHECKING:
     from fastconv.cli.rundir import Trained
@@ -95,7 +96,7 @@ class _Answers:
                 self.failed += 1
                 message = "a folder without image files" if Path(name).is_dir() else one_line(image)
                 waiting[-1]["error"] = message if name in message else f"{name}: {message}"
-                print(f"{self.prog}: {waiting[-1]['error']}", file=sys.stderr, flush=True)
+                print(f"{self.prog}: {printable(waiting[-1]['error'])}", file=sys.stderr, flush=True)
             else:
                 self.read += 1
                 images.append(image)
@@ -162,4 +163,4 @@ def _write(file: IO[bytes], answers: _Answers, classes: tuple[str, ...]) -> None
 def _line(answer: Answer, top: int) -> str:
     (label, sure), *others = list(answer["probabilities"].items())[:top]
     rest = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in others)
-    return f"{answer['image']}: {label} {100 * sure:.1f} %" + (f" ({rest})" if rest else "")
+    return printable(f"{answer['image']}: {label} {100 * sure:.1f} %" + (f" ({rest})" if rest else ""))

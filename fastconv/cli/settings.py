@@ -6,7 +6,8 @@ Keys are the fields of a recipe (`training.recipes`), with dots into its tables:
 bare word is a text, and "none" stands for nothing.
 
 A table that says of which kind it is (`optimizer`, `schedule`, `augment`) stands for itself; one that does not changes
-the one that is there. A kind alone, `optimizer=Adam`, keeps what both kinds have, and has its own usual learning rate.
+the one that is there. A kind alone, `optimizer=Adam`, keeps what both kinds have, and has its own usual learning rate;
+an augmentation keeps nothing of another, in which a name means something else.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ else:
 __all__ = ["Settings", "add_settings", "as_toml", "changed", "of_call", "peak", "read", "with_rate"]
 
 MOST_BYTES = 1 << 20  # of a file of settings
+DEEPEST = 50  # tables and lists in each other
 OF_THE_CALL = ("data", "path", "size", "seed", "validation", "skip_unreadable")
 KEYS = tuple(dict.fromkeys([*(field.name for field in dataclasses.fields(Recipe)), *OF_THE_CALL, "lr"]))
 KINDS: dict[str, Mapping[str, Callable[..., Any]]] = {
@@ -75,8 +77,11 @@ def of_call(args: argparse.Namespace, parse_size: Callable[[str], Any]) -> None:
             if key in settings:
                 value, name = settings.pop(key), {"data": "name", "path": "data"}.get(key, key)
                 value = _for_call(owner, key, value, parse_size)
-                if getattr(args, name) in (None, False):
+                given = getattr(args, name)
+                if given in (None, False):
                     setattr(args, name, value)
+                elif owner == "--set" and given != value:
+                    raise UsageError(f"--set: {key} is given twice, {given} and {value}: which of them?")
     args.settings = [(owner, settings) for owner, settings in sources if settings]
 
 
@@ -84,7 +89,7 @@ def _for_call(owner: str, key: str, value: Any, parse_size: Callable[[str], Any]
     """A setting as the option of its name has it."""
     if key == "path":
         return Path(_text(owner, key, value))
-    if key == "data" and value not in RECIPES:
+    if key == "data" and (not isinstance(value, str) or value not in RECIPES):
         raise UsageError(f"{owner}: data must be one of {', '.join(RECIPES)}, got {value!r}")
     if key == "skip_unreadable" and type(value) is not bool:
         raise UsageError(f"{owner}: skip_unreadable must be true or false, got {value!r}")
@@ -108,9 +113,11 @@ def read(path: Path) -> Settings:
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path}: has more than {MOST_BYTES:,} bytes, which no file of settings has")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        settings = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no TOML: {one_line(error)}") from None
+    _need_shallow(str(path), settings)
+    return settings
 
 
 def of_line(texts: list[str]) -> Settings:
@@ -128,7 +135,18 @@ def of_line(texts: list[str]) -> Settings:
                 inner = place[name] = _as_table(name, inner)
             place = inner
         place[last] = _value(value.strip())
+    _need_shallow("--set", found)
     return found
+
+
+def _need_shallow(owner: str, settings: Settings) -> None:
+    """UsageError for tables and lists in each other deeper than DEEPEST."""
+    level: list[Any] = [settings]
+    for _ in range(DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [value for values in inner for value in values]
+    if any(isinstance(each, (dict, list)) for each in level):
+        raise UsageError(f"{owner}: tables and lists must be nested at most {DEEPEST} deep")
 
 
 def _as_table(name: str, value: Any) -> Settings:
@@ -137,14 +155,18 @@ def _as_table(name: str, value: Any) -> Settings:
 
 
 KEY_ONLY = "\0kind"  # a kind alone, in a table
+WORDS = {"True": True, "False": False, "None": "none"}
+NUMBER = r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?"  # .9 and 1., which TOML has not
 
 
 def _value(text: str) -> Any:
-    """A value as TOML has it; a text where it is none."""
+    """A value as TOML has it, or a number, True, False or None as Python has them; else a text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
-        return text
+        if text in WORDS:
+            return WORDS[text]
+        return float(text) if re.fullmatch(NUMBER, text, re.ASCII) else text
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
@@ -211,10 +233,9 @@ def _table(owner: str, path: str, kind: str, value: Any, before: Any) -> dict[st
     if named is None and not isinstance(before, dict):
         raise UsageError(f"{owner}: {path} says not what it is: {path}.{kind} must be one of {', '.join(there)}")
     name = before[kind] if named is None else named
-    if name not in there:
-        raise UsageError(
-            f"{owner}: {path}.{kind} must be one of {', '.join(there)}, got {name!r}{nearest(name, there)}"
-        )
+    if not isinstance(name, str) or name not in there:
+        close = nearest(name, there) if isinstance(name, str) else ""
+        raise UsageError(f"{owner}: {path}.{kind} must be one of {', '.join(there)}, got {name!r}{close}")
     known = _arguments(there[name])
     whole = kind in value and alone is None and not owner.startswith("--")
     if whole or not isinstance(before, dict):
@@ -228,7 +249,7 @@ def _table(owner: str, path: str, kind: str, value: Any, before: Any) -> dict[st
         if inner in (kind, KEY_ONLY):
             continue
         full = f"{path}.{inner}"
-        if inner not in known and inner != "parts":
+        if inner not in known:
             names = [kind, *known]
             raise UsageError(
                 f"{owner}: no setting is called {full!r}; {name} has {', '.join(names)}{nearest(inner, names)}"
@@ -247,9 +268,11 @@ def _inner(owner: str, path: str, name: str, value: Any, before: Any) -> Any:
     if isinstance(before, list) and isinstance(value, dict):
         entries = list(before)
         for at, each in value.items():
-            if not at.isdecimal() or int(at) >= len(entries):
+            if not re.fullmatch("[0-9]{1,9}", at) or int(at) >= len(entries):
                 raise UsageError(f"{owner}: {path} has {len(entries)} entries, counted from 0; {path}.{at} is none")
             here = f"{path}.{at}"
+            if name != "parts" and not isinstance(each, dict):
+                raise UsageError(f"{owner}: {here} must be a table, got {each!r}")
             entries[int(at)] = (
                 _table(owner, here, "augment", each, entries[int(at)])
                 if name == "parts"
@@ -260,7 +283,10 @@ def _inner(owner: str, path: str, name: str, value: Any, before: Any) -> Any:
 
 
 def _carried(kind: str, before: dict[str, Any], new: Callable[..., Any], known: list[str]) -> dict[str, Any]:
-    """What of a table goes with another kind: what both have, and of an optimiser the rate in its schedule."""
+    """What of a table goes with another kind: what both have, and of an optimiser the rate in its schedule; of an
+    augmentation nothing."""
+    if kind == "augment":
+        return {}
     start = {name: value for name, value in before.items() if name in known}
     if kind == "schedule":
         own = peak(before)
@@ -273,7 +299,8 @@ def _carried(kind: str, before: dict[str, Any], new: Callable[..., Any], known: 
 
 
 def _arguments(made: Callable[..., Any]) -> list[str]:
-    kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    """What a kind has, `Compose`'s *parts among it."""
+    kinds = (inspect.Parameter.VAR_KEYWORD,)
     return [name for name, each in inspect.signature(made).parameters.items() if each.kind not in kinds]
 
 

@@ -29,7 +29,7 @@ from fastconv.cli import completion, finetune, rundir, settings
 from fastconv.cli.common import Failure, UsageError, add_threads, count, launched, one_line, rate, set_threads, whole
 from fastconv.cli.data import add_reading, reading, resolve, told_of_reading
 from fastconv.cli.outcome import Outcome, finite
-from fastconv.errors import FormatError, nearest
+from fastconv.errors import FormatError, nearest, printable
 from fastconv.training.recipes import AUGMENTATIONS, RECIPES, Recipe, augmentation_of
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _describe(config: rundir.Config, data: Any, net: Any, args: argparse.Namespa
     for told in told_of_reading(data):
         say(told)
     if data.left_out:
-        say(f"left out: {', '.join(data.left_out)}", always=True)
+        say(printable(f"left out: {', '.join(data.left_out)}"), always=True)
     weights = finetune.weights_of(net)
     threads = get_num_threads()
     say(
@@ -524,7 +524,7 @@ def _rare(classes: tuple[str, ...], *parts: np.ndarray) -> str:
     """The classes that are not in both parts, in words."""
     counts = [np.bincount(labels, minlength=len(classes)) for labels in parts]
     missing = [
-        f"{name} ({_plural(int(trained), 'training image')})"
+        f"{printable(name)} ({_plural(int(trained), 'training image')})"
         for name, trained, validated in zip(classes, *counts, strict=True)
         if not validated
     ]

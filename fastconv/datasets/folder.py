@@ -223,6 +223,7 @@ def open_files(
         sizes = (all_sizes[0], all_sizes[-1]) if all_sizes != [chosen] else None
     gray, deep = all(h.is_gray for h in known.values()), any(h.is_deep for h in known.values())
     shape = (channels_of(op, channels) or (1 if gray else 3), *chosen)
+    require(op, math.prod(shape) * (4 if deep else 1))
     room = available_bytes() // SHARE if memory_limit is None else integer(op, "memory_limit", memory_limit)
     readable = list(known)
     store = Store([paths[place] for place in readable], shape, np.float32 if deep else np.uint8, room)
@@ -335,18 +336,18 @@ def _images(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """The image files under a folder: its own by their names, then those of its subfolders by theirs."""
-    yield from _images_in(folder, ())
-
-
-def _images_in(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    status = folder.stat()
-    own = status.st_dev, status.st_ino
-    if own in above:  # a symbolic link to a folder that it lies in
-        return
-    yield from _images(folder)
-    for inner in _subfolders(folder):
-        yield from _images_in(inner, (*above, own))
+    """The image files under a folder: its own by their names, then those of its subfolders by theirs. A folder that
+    symbolic links lead to again is read once."""
+    seen: set[tuple[int, int]] = set()
+    todo = [folder]
+    while todo:
+        here = todo.pop()
+        status = here.stat()
+        own = status.st_dev, status.st_ino
+        if own not in seen:
+            seen.add(own)
+            yield from _images(here)
+            todo += reversed(_subfolders(here))
 
 
 def _class_folders(train: Path) -> list[Path]:

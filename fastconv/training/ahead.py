@@ -30,6 +30,7 @@ from fastconv.training.mixing import Mixed, augmented
 
 __all__ = ["ahead", "prepared"]
 
+MOST = 64  # items that are made before they are asked for, however many one wishes
 PATIENCE = 5.0  # seconds that the thread has, when it is told to end, for the item that it is at
 END = object()
 
@@ -90,8 +91,8 @@ def _part(rows: slice, x: Any, y: Any, *weight: Any) -> PartBatch:
 
 
 def ahead(make: Make[T], most: int) -> Generator[T, None, None]:
-    """What the generator make(0) yields, up to `most` items of it made before they are asked for; 0: in the caller's
-    thread.
+    """What the generator make(0) yields, up to `most` items of it made before they are asked for (MOST at most); 0: in
+    the caller's thread.
 
     make(n) leaves out the first n items: a forked child, which has no such thread, goes on with it by itself, and so
     does a process that gets no thread. What is raised in the thread is raised here, at its item. The thread has the
@@ -108,7 +109,7 @@ def ahead(make: Make[T], most: int) -> Generator[T, None, None]:
     process, done = os.getpid(), 0
     try:
         if most and _is_started(thread):
-            for _ in range(most):
+            for _ in range(min(most, MOST)):
                 wanted.put(True)
             while os.getpid() == process:
                 item, error = ready.get()

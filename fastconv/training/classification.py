@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, printable
 from fastconv.files import replace_text
 
 __all__ = ["ClassReport"]
@@ -200,7 +200,7 @@ def columns_of(text: str) -> int:
 
 def fitted(text: str, width: int, *, right: bool = False) -> str:
     """The text in so many columns, cut or filled up; what a terminal would not print is a question mark."""
-    text = "".join(char if char.isprintable() else "?" for char in text)
+    text = printable(text)
     if columns_of(text) > width:
         while text and columns_of(text) > width - 1:
             text = text[:-1]

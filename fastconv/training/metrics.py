@@ -105,7 +105,9 @@ def _root_mean_squared_error(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 
 def _r2(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """The mean over the columns of each one's share of the variance that is explained."""
+    """The mean over the columns of each one's share of the variance that is explained; of one sample nan."""
+    if len(y_true) < 2:
+        return math.nan
     true, found = (each.reshape(len(each), -1) for each in (y_true, y_pred))
     wrong, spread = np.square(true - found).sum(axis=0), np.square(true - true.mean(axis=0)).sum(axis=0)
     shares = np.where(wrong == 0, 1.0, 0.0)
@@ -209,7 +211,11 @@ class Collected:
             return
         if isinstance(loss, Losses) or isinstance(output, tuple):
             raise ValueError("metrics: of a net of one output and one loss; of several: evaluate net.predict's outputs")
-        for name, array in self._of(loss, output, np.asarray(target)).items():
+        found = self._of(loss, output, np.asarray(target))
+        if not self._pieces:
+            for metric in self.metrics:
+                _pair(metric, found)  # complains now, not at the end of an epoch
+        for name, array in found.items():
             self._pieces.setdefault(name, []).append(array)
 
     def _of(self, loss: Loss, output: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
@@ -261,7 +267,8 @@ class Collected:
         self._pieces = {name: [array] for name, array in arrays.items()}
 
 
-def _result(metric: Metric, arrays: Mapping[str, np.ndarray]) -> float:
+def _pair(metric: Metric, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(y_true, y_pred) as the metric wants them; ValueError where these targets have no such."""
     kind = metric.wants or ("classes" if "classes" in arrays else "numbers")
     if kind not in arrays:
         needs, has = ("numbers", "classes") if kind == "numbers" else ("classes", "numbers")
@@ -271,6 +278,11 @@ def _result(metric: Metric, arrays: Mapping[str, np.ndarray]) -> float:
         raise ValueError(
             f"metrics: {metric.name} is of one class a sample, here are {y_true.shape[1:]}; write a function"
         )
+    return y_true, y_pred
+
+
+def _result(metric: Metric, arrays: Mapping[str, np.ndarray]) -> float:
+    y_true, y_pred = _pair(metric, arrays)
     if not len(y_true):
         return math.nan
     value = plain(metric.function(y_true, y_pred))

@@ -302,7 +302,7 @@ class Trainer:
         batch_size: int | None = None,
         validation_data: Any = None,
         augment: AugmentLike | None = None,
-        callbacks: Iterable[CallbackLike] = (),
+        callbacks: Iterable[CallbackLike] | None = (),
         progress: bool | None = None,
         *,
         drop_last: bool | None = None,
@@ -334,13 +334,14 @@ class Trainer:
                           In a notebook True and None show a bar, and the curve as it goes
         drop_last         leave out a short last batch (default False)
         steps_per_epoch   how many steps schedules shall count on, where X is an iterable that has no length
-        prefetch          how many batches are made ready beside the steps, by a thread of fit's own in which X and
-                          `augment` then run (default 2); 0: in line. The results are the same to the bit, unless one of
-                          the two looks at what steps change, the net or the trainer: that needs 0
+        prefetch          how many batches, 64 at most, are made ready beside the steps, by a thread of fit's own in
+                          which X and `augment` then run (default 2); 0: in line. The results are the same to the bit,
+                          unless one of the two looks at what steps change, the net or the trainer: that needs 0
         sample_weight     (N,), or the shape of the single losses: the loss of a batch is sum(weight * loss) /
                           sum(weight), as that of cross_entropy(weight=…)
         class_weight      {class: weight} (1 for those that it does not name), times the samples' own weights; or
-                          "balanced", N / (classes * count of the class), as scikit-learn's. For training alone
+                          "balanced", N / (classes * count of the class), as scikit-learn's. For training alone. The
+                          classes of bce_with_logits are 0 and 1
         metrics           names, functions (y_true, y_pred) or {name: function}: of all samples of an epoch, as val_…
                           of the validation data. Names are "accuracy", "balanced_accuracy", "precision", "recall",
                           "f1" (the classes' mean; "f1_weighted", "f1_micro"), "matthews_corrcoef", "cohen_kappa",
@@ -538,8 +539,9 @@ class Trainer:
         assert self.ranks is not None
         self.ranks.need_equal(self.net.parameters())
 
-    def _begin_callbacks(self, callbacks: Iterable[CallbackLike]) -> None:
+    def _begin_callbacks(self, callbacks: Iterable[CallbackLike] | None) -> None:
         """Take callbacks in; those that a file tells of get what they knew, by their class and order."""
+        callbacks = () if callbacks is None else callbacks
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"fit: callbacks must be a list, got {callbacks!r}; write callbacks=[…]")
         self._callbacks = [each if isinstance(each, Callback) else Function(each) for each in callbacks]
@@ -751,7 +753,7 @@ class Trainer:
         factors = None if self._settings is None else self._settings["class_weight"]
         if factors is None:
             return weight
-        own = of_targets(np.asarray(factors), np.asarray(y))
+        own = of_targets(np.asarray(factors), np.asarray(y), self.loss)
         return own if weight is None else own * weight.reshape(-1, *(1,) * (own.ndim - 1))
 
     def _average_weights(self, parameters: dict[str, np.ndarray]) -> None:

@@ -32,17 +32,15 @@ def class_weights(given: Any, y: Any, loss: Loss | Losses) -> list[float]:
             raise ValueError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
         if y is None or isinstance(y, (Mapping, tuple)):
             raise ValueError("fit: class_weight='balanced' needs y as one array; write {class: weight}")
-        labels = np.asarray(y)
-        if labels.dtype.kind not in "iu":
-            raise TypeError(f"fit: class_weight needs targets that are class indices, got {labels.dtype}")
+        labels = _labels(np.asarray(y), loss)
         labels = labels[~np.isin(labels, loss.ignore_index)]
         if labels.size and not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
             raise ValueError(
                 f"fit: class_weight needs targets that are class indices from 0, got {labels.min()} to {labels.max()}"
             )
-        counts = np.bincount(labels.astype(np.int64))
+        counts = np.bincount(labels.astype(np.int64), minlength=1)
         there = counts > 0
-        weights = np.divide(counts.sum() / there.sum(), counts, out=np.ones(len(counts)), where=there)
+        weights = np.divide(counts.sum() / max(1, there.sum()), counts, out=np.ones(len(counts)), where=there)
         return [float(weight) for weight in weights]
     if not isinstance(given, Mapping):
         raise TypeError(f"fit: class_weight must be 'balanced' or {{class: weight}}, got {given!r}")
@@ -59,13 +57,21 @@ def need_factors(factors: Any) -> None:
         number("settings", "class_weight", factor)
 
 
-def of_targets(factors: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The weight of every target, 1 for classes beyond; of probabilities (N, C, …) their mean."""
-    if y.dtype.kind == "f" and y.ndim > 1:
+def of_targets(factors: np.ndarray, y: np.ndarray, loss: Loss | Losses) -> np.ndarray:
+    """The weight of every target, 1 for classes beyond; of cross_entropy's probabilities (N, C, …) their mean."""
+    if y.dtype.kind == "f" and y.ndim > 1 and isinstance(loss, Loss) and loss.name == "cross_entropy":
         known = np.ones(y.shape[1])
         known[: len(factors)] = factors[: len(known)]
         return np.tensordot(y, known, (1, 0))
-    if y.dtype.kind not in "iu":
-        raise TypeError(f"fit: class_weight needs targets that are class indices, got {y.dtype}")
+    y = _labels(y, loss)
     inside = (y >= 0) & (y < len(factors))
     return np.where(inside, factors[np.where(inside, y, 0)], 1.0)
+
+
+def _labels(y: np.ndarray, loss: Loss | Losses) -> np.ndarray:
+    """Targets that are class indices; those of bce_with_logits are 0 and 1, whatever their type."""
+    if y.dtype.kind in "bf" and isinstance(loss, Loss) and loss.name == "bce_with_logits":
+        return (y > 0.5).astype(np.int64)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"fit: class_weight needs targets that are class indices, got {y.dtype}")
+    return y

@@ -60,6 +60,7 @@ CASES = [
     *(ignoring(op, "ignored_pixels", 2, 3, 3, 2, ignored=255, reduction="none") for op in CLASSES),
     *(ignoring(op, "ignored_sum", 6, 5, ignored=-1, reduction="sum") for op in CLASSES),
     hard("cross_entropy", "empty_batch", 0, 5, reduction="sum", label_smoothing=0.1),
+    hard("cross_entropy", "empty_sum", 0, 5, reduction="sum"),
     hard("cross_entropy", "smoothing", 6, 5, label_smoothing=0.1),
     hard("cross_entropy", "smoothing_all", 6, 5, label_smoothing=1),
     hard("cross_entropy", "smoothing_weights", 6, 5, label_smoothing=0.3, weight=WEIGHTS),

@@ -270,6 +270,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
         and not a.probabilities
         and not a.smoothing
         and dy.ndim == 0
+        and len(table)
     ):
         share = np.array([float(dy) / denominator if reduction == "mean" else float(dy)]).astype(dx.dtype)
         kernels.cross_entropy_backward(
