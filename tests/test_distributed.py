@@ -20,6 +20,7 @@ import fastconv
 from fastconv import distributed, functional, plan
 from fastconv.layers import Conv2d, Graph, Linear
 from fastconv.ops.norm.channels import synchronised
+from fastconv.training import trainer as trainers
 from fastconv.training.step import gradients_of, resolve_loss
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -191,6 +192,12 @@ def test_what_differs_is_told_on_every_rank(task, message):
     assert len(told) == 2
     assert told[0] == told[1]
     assert re.search(message, told[0])
+
+
+def test_weights_are_looked_at_between_epochs_too(monkeypatch):
+    monkeypatch.setattr(trainers, "CHECKED", 4)
+    with pytest.raises(RuntimeError, match="after step 4 the weights of rank 1"):
+        World(2).run(worker.drifts)
 
 
 def test_nan_on_one_rank_stops_all_before_the_step(capsys):

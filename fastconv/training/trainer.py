@@ -535,6 +535,7 @@ class Trainer:
         self._need_equal()
 
     def _need_equal(self) -> None:
+        """RuntimeError where a rank's weights are not those of rank 0."""
         assert self.ranks is not None
         self.ranks.need_equal(self.net.parameters())
 
@@ -647,6 +648,8 @@ class Trainer:
                 self._step(itertools.chain([first], itertools.islice(ready, self._accumulate - 1)), parameters, buffers)
                 position.seconds = time.perf_counter() - begun
                 shown.step(sums.result(self.loss).loss)
+                if self.ranks is not None and position.step % CHECKED == 0:
+                    self._need_equal()
                 if self.checkpoint_every and position.step % self.checkpoint_every == 0:
                     self._write_checkpoint()
         if not position.batch:
