@@ -45,6 +45,7 @@ SAMPLE = 32  # rows whose mean is the pivot
 
 Gather = Callable[[np.ndarray], np.ndarray]  # everybody's (n,) float64, as (everybody, n)
 _gather: ContextVar[Gather | None] = ContextVar("fastconv.batch_norm", default=None)
+_inside: list[None] = []  # one for each `synchronised` that any thread has entered: else nobody need ask for the above
 
 
 @contextmanager
@@ -52,9 +53,11 @@ def synchronised(gather: Gather | None) -> Iterator[None]:
     """Inside, and in this thread, the statistics of batch_norm in training, and what its backward adds up, are those of
     all batches that `gather` knows of, each of which calls it as often; None: of its own batch."""
     token = _gather.set(gather)
+    _inside.append(None)
     try:
         yield
     finally:
+        _inside.pop()
         _gather.reset(token)
 
 
@@ -425,7 +428,7 @@ def running_forward(
     relu: bool = False, addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """batch_norm and instance_norm."""
-    gather = _gather.get() if from_x and op == "batch_norm" else None
+    gather = _gather.get() if _inside and from_x and op == "batch_norm" else None
     x, mean, var, weight, bias, call = plan(op, x, running_mean, running_var, weight, bias, from_x, eps, gather is None)
     if from_x and not (mean is running_mean and var is running_var):
         need_updatable(op, running_mean=running_mean, running_var=running_var)
