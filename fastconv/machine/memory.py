@@ -23,7 +23,7 @@ __all__ = [
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
 UNCHECKED = 16 << 20  # requests below this many bytes are not held against the system's memory: asking costs more
-RESERVE, SHARE = 4 << 20, 16  # of a limit, a share but at most so many bytes are left to what is no block
+RESERVE, SHARE = 4 << 20, 12  # of a limit, a share but at most so many bytes are left to what is no block
 POOLED = 1 << 16  # results of at least this many bytes come from the free list
 
 _limit = DEFAULT_WORKSPACE_LIMIT

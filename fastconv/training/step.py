@@ -437,7 +437,7 @@ def value_and_grad(
            are run again in the backward to stay below: the same bits (dropout draws what it drew, running statistics
            move once), in up to a third more time. Layers and operations of one's own are never run again, and each
            counts as its input, its output and their gradients, as if it held nothing else; what a loss of one's own
-           computes counts as five times the net's outputs. A sixteenth of the limit, at most 4 MiB, is left to what is
+           computes counts as five times the net's outputs. A twelfth of the limit, at most 4 MiB, is left to what is
            no array (default: no limit)
 
     Every part of the net is in training, in whichever mode the net is, but those that were put aside: frozen as a whole
