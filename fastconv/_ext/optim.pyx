@@ -75,12 +75,19 @@ cdef struct Part:
     bint single  # float32
 
 
+cdef enum Kind:
+    SGD
+    ADAM
+    RMSPROP
+
+
 cdef struct Step:
+    Kind kind
     const Part *parts
     const void *rules  # of each part an Sgd, Adam or RmsProp
 
 
-cdef void *begin(list work, Py_ssize_t rule, Step *step) except NULL:
+cdef void *begin(list work, Kind kind, Py_ssize_t rule, Step *step) except NULL:
     """Memory for a rule of so many bytes for each part, and for the parts, which are filled."""
     cdef Py_ssize_t i, tasks_before = 0
     cdef char *memory = <char *> PyMem_Malloc((len(work) + 1) * (sizeof(Part) + rule))
@@ -98,6 +105,7 @@ cdef void *begin(list work, Py_ssize_t rule, Step *step) except NULL:
         PyMem_Free(memory)
         raise
     parts[len(work)] = Part(NULL, 0, tasks_before, False)
+    step.kind = kind
     step.parts, step.rules = parts, memory + (len(work) + 1) * sizeof(Part)
     return memory
 
@@ -109,6 +117,26 @@ cdef inline const Part *part_of(const Step *step, Py_ssize_t task) noexcept nogi
     return part
 
 
+cdef void step_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Part *part = part_of(step, task)
+    cdef Py_ssize_t index = part - step.parts
+    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
+    if step.kind == SGD:
+        if part.single:
+            sgd_float(<float *> part.p, <const Sgd *> step.rules + index, at, count)
+        else:
+            sgd_double(<double *> part.p, <const Sgd *> step.rules + index, at, count)
+    elif step.kind == ADAM:
+        if part.single:
+            adam_float(<float *> part.p, <const Adam *> step.rules + index, at, count)
+        else:
+            adam_double(<double *> part.p, <const Adam *> step.rules + index, at, count)
+    elif part.single:
+        rmsprop_float(<float *> part.p, <const RmsProp *> step.rules + index, at, count)
+    else:
+        rmsprop_double(<double *> part.p, <const RmsProp *> step.rules + index, at, count)
+
+
 def sgd(list work, int num_threads):
     """p -= lr * u; u is the gradient, or its running sum where there is momentum.
 
@@ -116,7 +144,7 @@ def sgd(list work, int num_threads):
     """
     cdef Step step
     cdef Py_ssize_t i, size, itemsize
-    cdef void *memory = begin(work, sizeof(Sgd), &step)
+    cdef void *memory = begin(work, SGD, sizeof(Sgd), &step)
     cdef Sgd *rules = <Sgd *> step.rules
     try:
         for i, (_, g, m, scale, decay, lr, momentum, nesterov) in enumerate(work):
@@ -124,19 +152,9 @@ def sgd(list work, int num_threads):
             rules[i] = Sgd(read_run(g, size, itemsize), NULL, scale, decay, lr, momentum, nesterov)
             if m is not None:
                 rules[i].m = write_to(m, size, itemsize)
-        run_whole(<Task> sgd_task, NULL, &step, step.parts[len(work)].first, num_threads)
+        run_whole(<Task> step_task, NULL, &step, step.parts[len(work)].first, num_threads)
     finally:
         PyMem_Free(memory)
-
-
-cdef void sgd_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
-    cdef const Part *part = part_of(step, task)
-    cdef const Sgd *rule = <const Sgd *> step.rules + (part - step.parts)
-    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
-    if part.single:
-        sgd_float(<float *> part.p, rule, at, count)
-    else:
-        sgd_double(<double *> part.p, rule, at, count)
 
 
 def adam(list work, int num_threads):
@@ -148,7 +166,7 @@ def adam(list work, int num_threads):
     """
     cdef Step step
     cdef Py_ssize_t i, size, itemsize
-    cdef void *memory = begin(work, sizeof(Adam), &step)
+    cdef void *memory = begin(work, ADAM, sizeof(Adam), &step)
     cdef Adam *rules = <Adam *> step.rules
     try:
         for i, (_, g, mean, square, top, scale, decay, keep, beta1, beta2, step_size, correction, eps) in enumerate(
@@ -161,19 +179,9 @@ def adam(list work, int num_threads):
             )
             if top is not None:
                 rules[i].largest = write_to(top, size, itemsize)
-        run_whole(<Task> adam_task, NULL, &step, step.parts[len(work)].first, num_threads)
+        run_whole(<Task> step_task, NULL, &step, step.parts[len(work)].first, num_threads)
     finally:
         PyMem_Free(memory)
-
-
-cdef void adam_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
-    cdef const Part *part = part_of(step, task)
-    cdef const Adam *rule = <const Adam *> step.rules + (part - step.parts)
-    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
-    if part.single:
-        adam_float(<float *> part.p, rule, at, count)
-    else:
-        adam_double(<double *> part.p, rule, at, count)
 
 
 def rmsprop(list work, int num_threads):
@@ -184,7 +192,7 @@ def rmsprop(list work, int num_threads):
     """
     cdef Step step
     cdef Py_ssize_t i, size, itemsize
-    cdef void *memory = begin(work, sizeof(RmsProp), &step)
+    cdef void *memory = begin(work, RMSPROP, sizeof(RmsProp), &step)
     cdef RmsProp *rules = <RmsProp *> step.rules
     try:
         for i, (_, g, square, average, m, scale, decay, lr, alpha, eps, momentum) in enumerate(work):
@@ -197,16 +205,6 @@ def rmsprop(list work, int num_threads):
                 rules[i].average = write_to(average, size, itemsize)
             if m is not None:
                 rules[i].m = write_to(m, size, itemsize)
-        run_whole(<Task> rmsprop_task, NULL, &step, step.parts[len(work)].first, num_threads)
+        run_whole(<Task> step_task, NULL, &step, step.parts[len(work)].first, num_threads)
     finally:
         PyMem_Free(memory)
-
-
-cdef void rmsprop_task(void *_, const Step *step, Py_ssize_t task, int slot) noexcept nogil:
-    cdef const Part *part = part_of(step, task)
-    cdef const RmsProp *rule = <const RmsProp *> step.rules + (part - step.parts)
-    cdef Py_ssize_t at = (task - part.first) * RUN, count = min(<Py_ssize_t> RUN, part.size - at)
-    if part.single:
-        rmsprop_float(<float *> part.p, rule, at, count)
-    else:
-        rmsprop_double(<double *> part.p, rule, at, count)
