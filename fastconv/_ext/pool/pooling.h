@@ -1,4 +1,4 @@
-/* One pooling window over a run of lanes, in vectors: its maximum, its sum, and the gradient of its maximum.
+/* A line of pooling windows over a run of lanes, in vectors: its maximum, its sum, and the gradient of its maximum.
 
    Compilers neither vectorise a maximum that also keeps a one-byte tap number nor keep it in registers, so these loops are
    written with GCC's and Clang's vector types, once (pooling_typed.h), and compiled for single elements and for vectors of
@@ -6,7 +6,8 @@
 
    A window is count[0] * count[1] * count[2] elements x[i0 * step[0] + i1 * step[1] + i2 * step[2]]; tap[a] is what a
    step along axis a adds to the tap number, `first` the first one's number. Lane j is the window from x[j * across] on and
-   gives y[j * apart]; a last vector that the lanes do not fill overlaps the one before it. */
+   gives y[j * apart]; a last vector that the lanes do not fill overlaps the one before it. The same for `pixels` windows,
+   each `right` elements of x after the one before; their results lie beside each other. */
 
 #include "simd/cpu.h"
 #include "simd/vectors.h"
@@ -16,6 +17,7 @@ typedef struct {
 } Box;
 
 #define VECTORS 4 /* at a time, then 2, then 1 */
+#define IS_TWO(box) ((box)->count[0] == 1 && (box)->count[1] == 2 && (box)->count[2] == 2) /* by far the usual one */
 #define SHORT 128 /* terms that are summed one by one; so many such sums make one of the next of LEVELS levels */
 #define LEVELS 4
 
@@ -51,42 +53,44 @@ static inline int vector_bytes(ptrdiff_t lanes, ptrdiff_t size, int widest)
 /* bytes: vector_bytes(…) for these lanes */
 static inline void max_float(
     int bytes, const float *x, ptrdiff_t across, float *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
-    ptrdiff_t lanes)
+    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes);
+    CHOOSE_OR_ONE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes, pixels, right);
 }
 
 static inline void max_double(
     int bytes, const double *x, ptrdiff_t across, double *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
-    ptrdiff_t lanes)
+    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes);
+    CHOOSE_OR_ONE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes, pixels, right);
 }
 
 static inline void put_float(
-    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, int apart, ptrdiff_t lanes)
+    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, int apart, ptrdiff_t lanes,
+    ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(put_float, 4, bytes, y, taps, x, box, apart, lanes);
+    CHOOSE_OR_ONE(put_float, 4, bytes, y, taps, x, box, apart, lanes, pixels, right);
 }
 
 static inline void put_double(
-    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, int apart, ptrdiff_t lanes)
+    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, int apart, ptrdiff_t lanes,
+    ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(put_double, 8, bytes, y, taps, x, box, apart, lanes);
+    CHOOSE_OR_ONE(put_double, 8, bytes, y, taps, x, box, apart, lanes, pixels, right);
 }
 
 static inline void sum_float(
     int bytes, const float *x, ptrdiff_t across, float *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
-    ptrdiff_t lanes)
+    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes);
+    CHOOSE_OR_ONE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes, pixels, right);
 }
 
 static inline void sum_double(
     int bytes, const double *x, ptrdiff_t across, double *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
-    ptrdiff_t lanes)
+    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
 {
-    CHOOSE_OR_ONE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes);
+    CHOOSE_OR_ONE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes, pixels, right);
 }
 
 /* x at the taps that `taps` names += y, tap by its offset: for windows of many taps, and for those of which only the

@@ -32,10 +32,16 @@ cdef extern from "pool/pooling.h" nogil:
         Py_ssize_t first
 
     int vector_bytes(Py_ssize_t lanes, Py_ssize_t size, int widest)
-    void max_float(int, const float *, Py_ssize_t, float *, void *, int, Py_ssize_t, const Box *, Py_ssize_t)
-    void max_double(int, const double *, Py_ssize_t, double *, void *, int, Py_ssize_t, const Box *, Py_ssize_t)
-    void put_float(int, const float *, const uchar *, float *, const Box *, int, Py_ssize_t)
-    void put_double(int, const double *, const uchar *, double *, const Box *, int, Py_ssize_t)
+    void max_float(
+        int, const float *, Py_ssize_t, float *, void *, int, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t)
+    void max_double(
+        int, const double *, Py_ssize_t, double *, void *, int, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t)
+    void put_float(
+        int, const float *, const uchar *, float *, const Box *, int, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void put_double(
+        int, const double *, const uchar *, double *, const Box *, int, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void scatter_bytes_float(
         const float *, const uchar *, float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void scatter_bytes_double(
@@ -44,8 +50,12 @@ cdef extern from "pool/pooling.h" nogil:
         const float *, const int *, float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void scatter_ints_double(
         const double *, const int *, double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
-    void sum_float(int, const float *, Py_ssize_t, float *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t)
-    void sum_double(int, const double *, Py_ssize_t, double *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t)
+    void sum_float(
+        int, const float *, Py_ssize_t, float *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t)
+    void sum_double(
+        int, const double *, Py_ssize_t, double *, Py_ssize_t, const Box *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t)
 
 cdef enum:
     WIDEST = 64  # bytes of a vector
@@ -128,9 +138,10 @@ cdef inline void set_steps(Box *box, const Plan *p) noexcept nogil:
 
 cdef inline void windows(
     int bytes, const floating *x, Py_ssize_t across, floating *y, tap_t *taps, Py_ssize_t at, Py_ssize_t apart,
-    const Box *box, Py_ssize_t divisor, Py_ssize_t none, Py_ssize_t lanes,
+    const Box *box, Py_ssize_t divisor, Py_ssize_t none, Py_ssize_t lanes, Py_ssize_t pixels, Py_ssize_t right,
 ) noexcept nogil:
-    """Lane j from x[j * across] to y[at + j * apart]: a maximum where taps is given, else a sum.
+    """Lane j from x[j * across] to y[at + j * apart]: a maximum where taps is given, else a sum; and so `pixels` times,
+    x by `right` further.
 
     `none` is the tap of an empty window.
     """
@@ -138,19 +149,19 @@ cdef inline void windows(
     y += at
     if taps == NULL:
         if floating is float:
-            sum_float(bytes, x, across, y, apart, box, divisor, lanes)
+            sum_float(bytes, x, across, y, apart, box, divisor, lanes, pixels, right)
         else:
-            sum_double(bytes, x, across, y, apart, box, divisor, lanes)
+            sum_double(bytes, x, across, y, apart, box, divisor, lanes, pixels, right)
         return
     taps += at
     if box.count[0] == 0 or box.count[1] == 0 or box.count[2] == 0:
-        for j in range(lanes):
+        for j in range(lanes * pixels):  # of several windows, lanes lie beside each other
             y[j * apart] = -INFINITY
             taps[j * apart] = <tap_t> none
     elif floating is float:
-        max_float(bytes, x, across, y, taps, tap_t is int, apart, box, lanes)
+        max_float(bytes, x, across, y, taps, tap_t is int, apart, box, lanes, pixels, right)
     else:
-        max_double(bytes, x, across, y, taps, tap_t is int, apart, box, lanes)
+        max_double(bytes, x, across, y, taps, tap_t is int, apart, box, lanes, pixels, right)
 
 
 cdef inline void inner_columns(const Plan *p, Py_ssize_t *low, Py_ssize_t *high) noexcept nogil:
@@ -173,8 +184,9 @@ cdef void pool_run(
 ) noexcept nogil:
     """The output pixels first..last-1, counted over the whole batch: maxima where taps is given, else sums.
 
-    Channels are the lanes. Where they fill no vector, the columns inside are: every one, or, transposed, in as many
-    classes as the stride every one that a new window begins to cover.
+    Channels are the lanes, and the columns inside, all of the same window, are taken together. Where channels fill no
+    vector, the columns inside are the lanes: every one, or, transposed, in as many classes as the stride every one that
+    a new window begins to cover.
     """
     cdef Py_ssize_t c = p.g.channels
     cdef Py_ssize_t image_size = position(p, p.g.inp[0], 0, 0)
@@ -202,7 +214,7 @@ cdef void pool_run(
         line = rest // p.g.out[0] * image_size + line * p.g.inp[2] * c
         divisor = divided_by(p, 0, o0) * divided_by(p, 1, o1) * max(p.divisor, <Py_ssize_t> 1)
         low, high = stop, stop
-        if bytes == 0:
+        if bytes == 0 or not p.transposed:
             low = o2
             inner_columns(p, &low, &high)
         while o2 < stop:
@@ -211,17 +223,23 @@ cdef void pool_run(
             box.first = tap + s.tap
             source = line + s.at * c
             at = (begin + o2) * c
-            if low <= o2 < high:
+            if low <= o2 < high and bytes:
+                windows(
+                    bytes, x + source, 1, y, taps, at, 1, &box, divisor * divided_by(p, 2, o2), p.taps, c, high - o2,
+                    across,
+                )
+                o2 = high
+            elif low <= o2 < high:
                 lanes = ceil_div(high - o2, classes)
                 for j in range(c):
                     windows(
                         vector_bytes(lanes, sizeof(floating), GATHERED), x + source + j, across, y, taps, at + j,
-                        classes * c, &box, divisor * divided_by(p, 2, o2), p.taps, lanes,
+                        classes * c, &box, divisor * divided_by(p, 2, o2), p.taps, lanes, 1, 0,
                     )
                 o2 = o2 + 1 if o2 + 1 < low + classes else high
             else:
                 windows(
-                    bytes, x + source, 1, y, taps, at, 1, &box, divisor * divided_by(p, 2, o2), p.taps, c
+                    bytes, x + source, 1, y, taps, at, 1, &box, divisor * divided_by(p, 2, o2), p.taps, c, 1, 0
                 )
                 o2 += 1
 
@@ -272,12 +290,13 @@ cdef void pool_task(floating *y, const Pooling *c, Py_ssize_t task, int slot) no
 
 
 cdef inline void put(
-    int bytes, const floating *dy, const tap_t *taps, floating *dx, const Box *box, bint apart, Py_ssize_t c
+    int bytes, const floating *dy, const tap_t *taps, floating *dx, const Box *box, bint apart, Py_ssize_t c,
+    Py_ssize_t pixels, Py_ssize_t right,
 ) noexcept nogil:
     if floating is float and tap_t is uchar:
-        put_float(bytes, dy, taps, dx, box, apart, c)
+        put_float(bytes, dy, taps, dx, box, apart, c, pixels, right)
     elif floating is double and tap_t is uchar:
-        put_double(bytes, dy, taps, dx, box, apart, c)
+        put_double(bytes, dy, taps, dx, box, apart, c, pixels, right)
 
 
 cdef inline void scatter(
@@ -303,7 +322,7 @@ cdef void scatter_band(
     Lines are zeroed shortly before a window first reaches them, while they are written from the cache.
     """
     cdef Py_ssize_t c = p.g.channels
-    cdef Py_ssize_t line_size = c, zeroed = low, pixel = -c, o0, o1, o2, origin, needed
+    cdef Py_ssize_t line_size = c, zeroed = low, pixel = 0, first = 0, last = 0, o0, o1, o2, origin, needed, pixels
     cdef Py_ssize_t lows[3]
     cdef Py_ssize_t highs[3]
     cdef int index, bytes = vector_bytes(c, sizeof(floating), WIDEST)
@@ -311,6 +330,9 @@ cdef void scatter_band(
     cdef Span s[3]
     cdef Box box
     set_steps(&box, p)
+    if axis < 2:  # the columns inside are taken together
+        last = p.g.out[2]
+        inner_columns(p, &first, &last)
     for index in range(3):
         lows[index] = low if index == axis else 0
         highs[index] = high if index == axis else p.g.inp[index]
@@ -323,10 +345,13 @@ cdef void scatter_band(
             if s[0].count == 0 or s[1].count == 0:
                 pixel += p.g.out[2] * c
                 continue
-            for o2 in range(p.g.out[2]):
-                pixel += c
+            o2 = 0
+            while o2 < p.g.out[2]:
                 s[2] = span(p, 2, o2, lows[2], highs[2])
+                pixels = last - o2 if compares and first <= o2 < last else 1
                 if s[2].count == 0:
+                    o2 += 1
+                    pixel += c
                     continue
                 needed = s[axis].at + (s[axis].count - 1) * p.g.dilation[axis] + 1
                 if needed > zeroed:
@@ -337,7 +362,9 @@ cdef void scatter_band(
                     for index in range(3):
                         box.count[index] = s[index].count
                     origin = position(p, s[0].at, s[1].at, s[2].at)
-                    put(bytes, dy + pixel, taps + pixel, dx + origin, &box, apart, c)
+                    put(
+                        bytes, dy + pixel, taps + pixel, dx + origin, &box, apart, c, pixels, p.g.stride[2] * c
+                    )
                 else:
                     origin = position(
                         p, s[0].at - s[0].tap * p.g.dilation[0], s[1].at - s[1].tap * p.g.dilation[1],
@@ -347,6 +374,8 @@ cdef void scatter_band(
                         dy + pixel, taps + pixel, dx + origin, offsets, low * line_size - origin,
                         high * line_size - origin, c,
                     )
+                o2 += pixels
+                pixel += pixels * c
     if zeroed < high:
         memset(dx + zeroed * line_size, 0, (high - zeroed) * line_size * sizeof(floating))
 

@@ -50,7 +50,7 @@ TARGET INLINE void NAME(store_taps)(Integers where, void *taps, int wide, ptrdif
 
 TARGET INLINE void NAME(max_step)(
     const REAL *x, ptrdiff_t across, REAL *y, void *taps, int wide, ptrdiff_t at, ptrdiff_t apart, const Box *box,
-    const int vectors)
+    const int vectors, const int two)
 {
     const Integers zero = {0};
     Reals best[VECTORS];
@@ -59,11 +59,11 @@ TARGET INLINE void NAME(max_step)(
         best[v] = NAME(load)(x + v * LANES * across, across);
         where[v] = zero + (INTEGER)box->first;
     }
-    for (ptrdiff_t i0 = 0; i0 < box->count[0]; i0++)
-        for (ptrdiff_t i1 = 0; i1 < box->count[1]; i1++) {
+    for (ptrdiff_t i0 = 0; i0 < (two ? 1 : box->count[0]); i0++)
+        for (ptrdiff_t i1 = 0; i1 < (two ? 2 : box->count[1]); i1++) {
             const REAL *line = x + i0 * box->step[0] + i1 * box->step[1];
             Integers tap = zero + (INTEGER)(box->first + i0 * box->tap[0] + i1 * box->tap[1]);
-            for (ptrdiff_t i2 = 0; i2 < box->count[2]; i2++) {
+            for (ptrdiff_t i2 = 0; i2 < (two ? 2 : box->count[2]); i2++) {
                 for (int v = 0; v < vectors; v++) {
                     Reals value = NAME(load)(line + v * LANES * across, across);
                     Integers take = ~(value <= best[v]) & (best[v] == best[v]);
@@ -80,24 +80,40 @@ TARGET INLINE void NAME(max_step)(
     }
 }
 
-TARGET static void NAME(max)(
-    const REAL *x, ptrdiff_t across, REAL *y, void *taps, int wide, ptrdiff_t apart, const Box *box, ptrdiff_t lanes)
+TARGET INLINE void NAME(max_pixel)(
+    const REAL *x, ptrdiff_t across, REAL *y, void *taps, int wide, ptrdiff_t apart, const Box *box, ptrdiff_t lanes,
+    const int two)
 {
     ptrdiff_t j = 0;
     if (across == 1 && apart == 1) {
         for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
-            NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, VECTORS);
+            NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, VECTORS, two);
         for (; j + 2 * LANES <= lanes; j += 2 * LANES)
-            NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, 2);
+            NAME(max_step)(x + j, 1, y, taps, wide, j, 1, box, 2, two);
         for (; j < lanes; j += LANES) {
             const ptrdiff_t at = LAST(j, lanes);
-            NAME(max_step)(x + at, 1, y, taps, wide, at, 1, box, 1);
+            NAME(max_step)(x + at, 1, y, taps, wide, at, 1, box, 1, two);
         }
         return;
     }
     for (; j < lanes; j += LANES) {
         const ptrdiff_t at = LAST(j, lanes);
-        NAME(max_step)(x + at * across, across, y, taps, wide, at, apart, box, 1);
+        NAME(max_step)(x + at * across, across, y, taps, wide, at, apart, box, 1, two);
+    }
+}
+
+TARGET static void NAME(max)(
+    const REAL *x, ptrdiff_t across, REAL *y, void *taps, int wide, ptrdiff_t apart, const Box *box, ptrdiff_t lanes,
+    ptrdiff_t pixels, ptrdiff_t right)
+{
+    if (!wide && IS_TWO(box)) {
+        for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes, taps = (char *)taps + lanes)
+            NAME(max_pixel)(x, across, y, taps, 0, apart, box, lanes, 1);
+        return;
+    }
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes) {
+        NAME(max_pixel)(x, across, y, taps, wide, apart, box, lanes, 0);
+        taps = (char *)taps + lanes * (wide ? sizeof(int) : 1);
     }
 }
 
@@ -105,7 +121,7 @@ TARGET static void NAME(max)(
    x need not be read. The first `done` lanes are left as they are. */
 TARGET INLINE void NAME(put_step)(
     const REAL *y, const unsigned char *taps, REAL *x, const Box *box, ptrdiff_t done, const int apart,
-    const int vectors)
+    const int vectors, const int two)
 {
     const Integers zero = {0};
     Integers gradient[VECTORS], where[VECTORS];
@@ -115,11 +131,11 @@ TARGET INLINE void NAME(put_step)(
         for (ptrdiff_t lane = 0; lane < done; lane++)
             where[v][lane] = -1;
     }
-    for (ptrdiff_t i0 = 0; i0 < box->count[0]; i0++)
-        for (ptrdiff_t i1 = 0; i1 < box->count[1]; i1++) {
+    for (ptrdiff_t i0 = 0; i0 < (two ? 1 : box->count[0]); i0++)
+        for (ptrdiff_t i1 = 0; i1 < (two ? 2 : box->count[1]); i1++) {
             REAL *line = x + i0 * box->step[0] + i1 * box->step[1];
             Integers tap = zero + (INTEGER)(box->first + i0 * box->tap[0] + i1 * box->tap[1]);
-            for (ptrdiff_t i2 = 0; i2 < box->count[2]; i2++) {
+            for (ptrdiff_t i2 = 0; i2 < (two ? 2 : box->count[2]); i2++) {
                 for (int v = 0; v < vectors; v++) {
                     Reals value = (Reals)((where[v] == tap) & gradient[v]);
                     if (!apart)
@@ -132,29 +148,31 @@ TARGET INLINE void NAME(put_step)(
         }
 }
 
-TARGET static void NAME(put)(
-    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, int apart, ptrdiff_t lanes)
+TARGET INLINE void NAME(put_pixel)(
+    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, const int apart, ptrdiff_t lanes, const int two)
 {
     ptrdiff_t j = 0;
-    if (apart) {
-        for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
-            NAME(put_step)(y + j, taps + j, x + j, box, 0, 1, VECTORS);
-        for (; j + 2 * LANES <= lanes; j += 2 * LANES)
-            NAME(put_step)(y + j, taps + j, x + j, box, 0, 1, 2);
-        for (; j < lanes; j += LANES) {
-            const ptrdiff_t at = LAST(j, lanes);
-            NAME(put_step)(y + at, taps + at, x + at, box, 0, 1, 1);
-        }
-        return;
-    }
     for (; j + VECTORS * LANES <= lanes; j += VECTORS * LANES)
-        NAME(put_step)(y + j, taps + j, x + j, box, 0, 0, VECTORS);
+        NAME(put_step)(y + j, taps + j, x + j, box, 0, apart, VECTORS, two);
     for (; j + 2 * LANES <= lanes; j += 2 * LANES)
-        NAME(put_step)(y + j, taps + j, x + j, box, 0, 0, 2);
+        NAME(put_step)(y + j, taps + j, x + j, box, 0, apart, 2, two);
     for (; j < lanes; j += LANES) {
         const ptrdiff_t at = LAST(j, lanes);
-        NAME(put_step)(y + at, taps + at, x + at, box, j - at, 0, 1);
+        NAME(put_step)(y + at, taps + at, x + at, box, apart ? 0 : j - at, apart, 1, two);
     }
+}
+
+TARGET static void NAME(put)(
+    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, int apart, ptrdiff_t lanes, ptrdiff_t pixels,
+    ptrdiff_t right)
+{
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes, taps += lanes)
+        if (apart && IS_TWO(box))
+            NAME(put_pixel)(y, taps, x, box, 1, lanes, 1);
+        else if (apart)
+            NAME(put_pixel)(y, taps, x, box, 1, lanes, 0);
+        else
+            NAME(put_pixel)(y, taps, x, box, 0, lanes, 0);
 }
 
 /* --- sum ---------------------------------------------------------------------------------------------------------- */
@@ -202,7 +220,7 @@ TARGET INLINE void NAME(sum_step)(
     }
 }
 
-TARGET static void NAME(sum)(
+TARGET INLINE void NAME(sum_pixel)(
     const REAL *x, ptrdiff_t across, REAL *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor, ptrdiff_t lanes)
 {
     const int many = box->count[0] * box->count[1] * box->count[2] > SHORT;
@@ -228,6 +246,14 @@ TARGET static void NAME(sum)(
         else
             NAME(sum_step)(x + at * across, across, y + at * apart, apart, box, divisor, 1, 0);
     }
+}
+
+TARGET static void NAME(sum)(
+    const REAL *x, ptrdiff_t across, REAL *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor, ptrdiff_t lanes,
+    ptrdiff_t pixels, ptrdiff_t right)
+{
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes)
+        NAME(sum_pixel)(x, across, y, apart, box, divisor, lanes);
 }
 
 #undef LAST
