@@ -444,6 +444,15 @@ def test_global_norm():
     assert optim.global_norm(gradients) == one
 
 
+def test_step_takes_dicts():
+    net = fastconv.Linear(2, 1, rng=0)
+    gradients = {"weight": np.zeros((1, 2)), "bias": np.zeros(1)}
+    with pytest.raises(TypeError, match=r"SGD\.step takes two dicts of arrays, got a Linear: SGD\.step\(net"):
+        optim.SGD(0.1).step(net, gradients)
+    with pytest.raises(TypeError, match="got a float"):
+        optim.SGD(0.1).step(net.parameters(), 1.0)
+
+
 def test_mismatches_change_nothing():
     rng = np.random.default_rng(7)
     parameters, gradients = draws(rng), draws(rng)

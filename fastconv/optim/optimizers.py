@@ -221,8 +221,15 @@ class Optimizer:
                                 that is None leaves its parameter, and what is remembered of it, alone
         norm                    `global_norm(gradients)` where it is known already
 
-        Raises ValueError, before anything is changed, where the two do not fit, or where a group fits no parameter.
+        Raises, before anything is changed, TypeError where one of them is no dict, ValueError where the two do not fit,
+        or where a group fits no parameter.
         """
+        if not isinstance(parameters, Mapping) or not isinstance(gradients, Mapping):
+            wrong = type(gradients if isinstance(parameters, Mapping) else parameters).__name__
+            raise TypeError(
+                f"{self._name}.step takes two dicts of arrays, got a {wrong}: "
+                f"{self._name}.step(net.parameters(), gradients)"
+            )
         if parameters.keys() != gradients.keys():
             odd = sorted(map(str, parameters.keys() ^ gradients.keys()))
             raise ValueError(
