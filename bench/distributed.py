@@ -58,6 +58,7 @@ from fastconv.files import replace_text
 
 SIZES = (8, 1 << 18, 1 << 20, 1 << 22)  # bytes that are summed to fit a and w
 SUMMED = ("ranks", "ranks, no overlap")
+LEAST = 0.01  # of a step: two medians differ by as much
 COMPARED = (
     ("ranks", "apart"), ("ranks", "one"), ("ranks", "team"), ("ranks, the same", "team, the same"),
     ("ranks", "ranks, no overlap"),
@@ -357,6 +358,8 @@ def print_result(result: dict[str, Any]) -> None:
         goal = f"   goal {GOALS[name]}" if name in GOALS and (name != "ranks over one" or result["ranks"] == 2) else ""
         print(f"    {name:38} {value:5.2f}{goal}")
     shares = ", ".join(f"{way} {share:.2f}" for way, share in result["hidden"].items())
+    if result["sum"] < LEAST * result["seconds"]["apart"]:
+        shares = "too short beside a step to tell"
     print(f"    sum of {result['bytes'] / 2**20:.1f} MB {1e3 * result['sum']:.1f} ms; hidden: {shares}", flush=True)
 
 
