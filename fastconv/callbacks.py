@@ -253,7 +253,7 @@ class TensorBoard(Callback):
     folder   where event files are added: one for each call of `fit`
     every    write a step's loss and learning rate every so many steps (default: none)
 
-    Needs TensorBoard's own writer: pip install "fastconv[tensorboard]".
+    Of several ranks the first one writes. Needs TensorBoard's own writer: pip install "fastconv[tensorboard]".
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, every: int | None = None) -> None:
@@ -262,6 +262,8 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        if trainer.rank:
+            return
         try:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
@@ -279,7 +281,8 @@ class TensorBoard(Callback):
                 part = "validation" if name.startswith("val_") else "training"
                 values[f"{name.removeprefix('val_')}/{part}" if name not in ("step", "lr", "seconds") else name] = value
         self._add(values, record["epoch"])
-        self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self._close()
@@ -288,6 +291,8 @@ class TensorBoard(Callback):
         self._close()
 
     def _add(self, values: Mapping[str, Any], step: int) -> None:
+        if self._writer is None:
+            return
         import time
 
         from tensorboard.compat.proto.event_pb2 import Event

@@ -642,6 +642,24 @@ def test_folder_layout_errors(tmp_path, pillow):
         assert datasets.load_folder(tmp_path)[1] is None
 
 
+def test_a_folder_that_only_judges_is_not_trained_on(tmp_path, pillow):
+    save(pillow, tmp_path / "set" / "test" / "a" / "1.png", gray())
+    save(pillow, tmp_path / "set" / "test" / "b" / "1.png", gray())
+    with fails(tmp_path / "set", "has test/, but no train/ to learn from"):
+        datasets.load_folder(tmp_path)
+    save(pillow, tmp_path / "set" / "Val" / "a" / "1.png", gray())
+    with fails(tmp_path / "set", "has Val/ and test/, but no train/ to learn from"):
+        datasets.load_folder(tmp_path / "set")
+    assert datasets.load_folder(tmp_path / "set" / "test")[0][1].tolist() == [0, 1]
+    (tmp_path / "set" / "Val").rename(tmp_path / "set" / "c")  # a class of that name beside another is one
+    assert datasets.load_folder(tmp_path / "set")[0][1].tolist() == [0, 1, 1]
+    (tmp_path / "set").rename(tmp_path / "test")  # what an archive was packed in
+    save(pillow, tmp_path / "test" / "train" / "a" / "1.png", gray())
+    save(pillow, tmp_path / "test" / "train" / "b" / "1.png", gray())
+    with pytest.warns(UserWarning, match="left out: c/"):
+        assert datasets.load_folder(tmp_path)[0][1].tolist() == [0, 1]
+
+
 def test_folder_images_lie_at_any_depth(tmp_path, pillow):
     pixels = {name: gray() for name in ("z.png", "a/2.png", "a/deep/er/1.png", "b/0.png")}
     for name, image in pixels.items():

@@ -560,6 +560,17 @@ def test_a_mean_over_no_rows_is_nan_and_its_gradient_is_empty(op, module):
     assert pullback(np.ones_like(y))[0].shape == (0, 5)
 
 
+@pytest.mark.parametrize("module", [functional, reference])
+def test_classes_of_no_weight_have_no_gradient(module):
+    """Also where no target's class has any, and the mean is of nothing."""
+    x, target = np.log([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]), np.array([0, 1, 0])
+    y, pullback = vjp(module.nll_loss, x, target, weight=np.array([0.0, 2.0]))
+    np.testing.assert_array_equal(pullback(np.ones_like(y))[0], [[0, 0], [0, -1], [0, 0]])
+    y, pullback = vjp(module.nll_loss, x, target, weight=np.zeros(2))
+    assert np.isnan(y)
+    np.testing.assert_array_equal(pullback(np.ones_like(y))[0], np.zeros((3, 2)))
+
+
 # --- names and signatures --------------------------------------------------------------------------------------------
 
 

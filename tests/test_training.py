@@ -1489,6 +1489,15 @@ def test_weights_of_classes():
     assert_same_outcome(nothing, after_fit(X, np.full(90, -100), 16), loss=False)
 
 
+def test_class_weights_that_do_nothing_are_named():
+    with pytest.raises(ValueError, match=r"class_weight names class 11, but the targets go from 0 to 3$"):
+        after_fit(X, Y, 16, class_weight={11: 2})
+    with pytest.raises(ValueError, match="class_weight is 0 for every class that occurs"):
+        after_fit(X, Y, 16, class_weight={0: 0, 1: 0, 2: 0, 3: 0})
+    with pytest.raises(ValueError, match="class_weight is 0 for every class that occurs"):
+        after_fit(X, np.full(90, 2), 16, class_weight={2: 0})
+
+
 @pytest.mark.parametrize("dtype", [float, int, bool])
 def test_weights_of_two_classes(dtype):
     """Targets of bce_with_logits are 0 and 1, floats or not: none is the share of a class."""

@@ -74,7 +74,7 @@ def freeze(net: Layer, patterns: tuple[str, ...], tell: Callable[[str], None]) -
         try:
             net.freeze(pattern)
         except ValueError as error:
-            raise UsageError(f"--freeze: {one_line(error)}{nearest(pattern, [*names, BACKBONE])}") from None
+            raise UsageError(f"{one_line(error)}{nearest(pattern, [*names, BACKBONE])}") from None
     if not net.is_trainable():
         raise UsageError(f"--freeze: nothing is left to train; --freeze {BACKBONE} leaves the head, {head}")
     if patterns:

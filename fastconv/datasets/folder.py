@@ -26,6 +26,7 @@ __all__ = [
 
 TRAIN, TEST = ("train", "training"), ("test", "testing")  # of each the first that is there
 VALIDATION = ("val", "valid", "validation")
+JUDGED = (*TEST, *VALIDATION)
 LITTER = ("__MACOSX",)  # what archives leave behind
 LONGEST = 96  # pixels of the longer side that is chosen for images of several sizes, or of a larger one
 KEPT = 256  # pixels up to which images that all have one size keep it
@@ -289,16 +290,20 @@ def _layout(root: Path) -> Layout:
     """Which folder is which part."""
     root = _unwrapped(root)
     train, folders = part_of(root, TRAIN), _subfolders(root)
+    test, validation = part_of(root, TEST), part_of(root, VALIDATION)
+    if train is None and folders and all(f in (test, validation) for f in folders) and any(map(_subfolders, folders)):
+        there = " and ".join(f"{folder.name}/" for folder in folders)
+        raise FormatError(f"{root}: has {there}, but no train/ to learn from; give a folder of classes itself")
     if train is None or not _subfolders(train):
         return Layout(root)
-    test, validation = part_of(root, TEST), part_of(root, VALIDATION)
     return Layout(train, test, validation, tuple(f for f in folders if f not in (train, test, validation)))
 
 
 def _unwrapped(root: Path) -> Path:
     """The folder itself, or the one of folders that is all that it holds."""
     while len(folders := _subfolders(root)) == 1 and _subfolders(folders[0]) and not _images(folders[0]):
-        if folders[0].name.lower() in TRAIN or _images(root):
+        name = folders[0].name.lower()
+        if name in TRAIN or _images(root) or (name in JUDGED and part_of(folders[0], TRAIN) is None):
             break
         root = folders[0]
     return root

@@ -47,7 +47,22 @@ def class_weights(given: Any, y: Any, loss: Loss | Losses) -> list[float]:
     named = {0: 1.0, **{_class(key): weight for key, weight in given.items()}}
     if max(named) >= MOST_CLASSES:
         raise ValueError(f"fit: class_weight has a class {max(named)}, beyond {MOST_CLASSES - 1}")
-    return [number("fit: class_weight", f"of {k}", named.get(k, 1.0)) for k in range(max(named) + 1)]
+    weights = [number("fit: class_weight", f"of {k}", named.get(k, 1.0)) for k in range(max(named) + 1)]
+    if y is not None and not isinstance(y, (Mapping, tuple)) and np.asarray(y).ndim == 1:
+        _need_use(given, weights, _labels(np.asarray(y), loss))
+    return weights
+
+
+def _need_use(given: Mapping[Any, Any], weights: list[float], labels: np.ndarray) -> None:
+    """ValueError where a named class is beyond all targets, or none of them has a weight."""
+    if not labels.size:
+        return
+    beyond = [key for key in given if _class(key) > labels.max()]
+    if beyond:
+        raise ValueError(f"fit: class_weight names class {beyond[0]}, but the targets go from 0 to {labels.max()}")
+    there = np.unique(labels)
+    if not any(weights[k] if 0 <= k < len(weights) else 1.0 for k in there.tolist()):
+        raise ValueError("fit: class_weight is 0 for every class that occurs: there is nothing to train on")
 
 
 def need_factors(factors: Any) -> None:

@@ -303,9 +303,9 @@ def _hard_backward(
     if a.valid is not None:
         shares = np.where(a.valid, shares, 0)
     direct = shares if a.weight is None else shares * a.weight[a.target]
-    if log_sums is None:
+    if log_sums is None:  # a class of no weight has no gradient, even where the mean is of nothing
         dx[...] = 0
-        dx[np.arange(len(dx)), a.target] = -direct
+        dx[np.arange(len(dx)), a.target] = -direct if a.weight is None else np.where(a.weight[a.target], -direct, 0)
         return
     w = np.ones(dx.shape[1], dx.dtype) if a.weight is None else np.ascontiguousarray(a.weight)
     smooth = (shares * (a.smoothing / len(w))).astype(dx.dtype)
