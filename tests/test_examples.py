@@ -6,7 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import fastconv
 
 pytest.importorskip("matplotlib")
 from PIL import Image
@@ -130,6 +133,33 @@ def test_scanning(run):
     assert extra < 0.4 * digits
 
 
+def test_cifar10_speedrun(run, tmp_path, monkeypatch, capsys):
+    """On the digits, for three epochs."""
+    found = run("cifar10_speedrun")
+    assert found["accuracy"] > 0.5 and found["plain"] > 0.4
+    said = capsys.readouterr().out
+    assert "without views" in said and "mean: " in said
+    net = fastconv.load(tmp_path / "out" / "seed_0.safetensors")
+    assert net.predict(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 10)
+    module = importlib.import_module("cifar10_speedrun")
+    with pytest.raises(SystemExit, match="--data says where CIFAR-10's binary files are"):
+        module.main(["--out", str(tmp_path / "out")])
+    pytest.importorskip("torch")
+    assert module.main(["--small", "--torch", "--out", str(tmp_path / "out")])["ratio"] > 0
+
+
+def test_the_speedruns_first_filters_whiten():
+    sys.path.insert(0, str(EXAMPLES))
+    module = importlib.import_module("cifar10_speedrun")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 3, 9, 9)) @ np.diag(np.linspace(0.5, 2, 9)) + rng.standard_normal((64, 1, 9, 9))
+    filters, biases = module.whitening(x.astype(np.float32), least=0)
+    assert filters.shape == (24, 3, 2, 2) and not biases.any()
+    np.testing.assert_array_equal(filters[:12], -filters[12:])
+    y = fastconv.functional.conv2d(x, filters[:12].astype(float)).transpose(1, 0, 2, 3).reshape(12, -1)
+    np.testing.assert_allclose(y @ y.T / y.shape[1], np.eye(12), atol=1e-5)
+
+
 def test_search_distributed(run, capsys):
     """Every worker computes with its share of the processors, all of them with no more than there are."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -216,9 +246,12 @@ def test_pictures_are_put_where_they_belong(pictures, tmp_path, monkeypatch, cap
     assert scanning[-2:] == ["--data", "mnist"] and "--data" not in slides
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and said[0].startswith("peers is left as it is: PyTorch is not installed")
-    with pytest.raises(SystemExit):
-        pictures.main(["scanning"])
-    assert "scanning needs --data" in capsys.readouterr().err.splitlines()[-1]
+    for name, option in (("scanning", "--data"), ("cifar10_speedrun", "--cifar10")):
+        with pytest.raises(SystemExit):
+            pictures.main([name])
+        assert f"{name} needs {option}" in capsys.readouterr().err.splitlines()[-1]
+    assert pictures.main(["cifar10_speedrun", "--cifar10", "cifar"]) == 0
+    assert pictures.started[-1][-2:] == ["--data", "cifar"]
 
 
 def test_every_example_is_tested_and_has_its_picture():

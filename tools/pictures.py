@@ -4,7 +4,8 @@ of measured speed, which want a machine that does nothing else; `distributed` al
     python tools/pictures.py --data FOLDER_OF_MNIST [NAME …]        or: make pictures DATA=FOLDER_OF_MNIST
 
 A picture takes from seconds to five minutes, all of them together some ten on two cores, and `peers` ten more. What
-needs a package that is not installed is left as it is.
+needs a package that is not installed is left as it is; cifar10_speedrun, which trains for an hour, unless --cifar10
+names the folder of CIFAR-10's files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "common")
 ON_MNIST = ("scanning", "shift_invariance", "what_layers_see")
+ON_CIFAR10 = "cifar10_speedrun"
 DIGITS = "digits"
 MEASURED = {  # bench/NAME.py and its options
     "grid": ("--threads", "2"),
@@ -38,7 +40,7 @@ NAMES = (*EXAMPLES, DIGITS, *MEASURED)
 
 def of_example(name: str, folder: Path, data: Path | None) -> None:
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--out", str(folder)]
-    if name in ON_MNIST:
+    if name in (*ON_MNIST, ON_CIFAR10):
         command += ["--data", str(data)]
     subprocess.run(command, check=True)
 
@@ -75,13 +77,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="make the pictures in docs/ again")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(NAMES)}")
     parser.add_argument("--data", type=Path, help=f"folder of MNIST's files, for {', '.join(ON_MNIST)}")
+    parser.add_argument("--cifar10", type=Path, help=f"folder of CIFAR-10's binary files, for {ON_CIFAR10}")
     args = parser.parse_args(argv)
-    names = args.names or NAMES
+    names = args.names or [name for name in NAMES if name != ON_CIFAR10 or args.cifar10]
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         parser.error(f"no picture is called {unknown[0]}; there are {', '.join(NAMES)}")
     if args.data is None and (on_mnist := [name for name in names if name in ON_MNIST]):
         parser.error(f"{on_mnist[0]} needs --data, the folder of MNIST's files")
+    if args.cifar10 is None and ON_CIFAR10 in names:
+        parser.error(f"{ON_CIFAR10} needs --cifar10, the folder of CIFAR-10's binary files")
     for name in names:
         if name in NEEDS and importlib.util.find_spec(NEEDS[name][0]) is None:
             _, called, extra = NEEDS[name]
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             elif name == DIGITS:
                 of_training(Path(folder))
             else:
-                of_example(name, Path(folder), args.data)
+                of_example(name, Path(folder), args.cifar10 if name == ON_CIFAR10 else args.data)
             shutil.copy(Path(folder) / f"{name}.png", DOCS / f"{name}.png")
     return 0
 
