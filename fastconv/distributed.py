@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.machine import launcher
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import usable_cpus
 from fastconv.version import __version__
@@ -49,50 +50,31 @@ PAUSES = 2e-5, 1e-3  # seconds, the first and the longest
 CLAIM = 1.0  # seconds that a rank which failed gives others to say that they did
 ABORT = 2.0  # seconds that MPI_Abort has
 FAILED = 7  # tag of a message: this rank has failed
-SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"  # of Open MPI's launcher, and of MPICH's and its kin
-RANKS = "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"
 
 
 # --- who is there ----------------------------------------------------------------------------------------------------
-
-
-def _number(names: Iterable[str]) -> tuple[str, int] | None:
-    """The first of these variables of the environment that is a count."""
-    for name in names:
-        text = os.environ.get(name, "")
-        if text.isdecimal():
-            return name, int(text)
-    return None
-
-
-def _told_ranks() -> tuple[str, int] | None:
-    """The variable by which a launcher says that there are several ranks, and how many at least; None without."""
-    size, rank = _number(SIZES), _number(RANKS)
-    if size is not None:
-        return size if size[1] > 1 else None
-    return (rank[0], rank[1] + 1) if rank is not None and rank[1] else None
 
 
 def speaks() -> bool:
     """Whether this process is the one to say what every rank would say alike: outside of MPI it is."""
     if _worlds:
         return _worlds[-1].rank == 0
-    rank = _number(RANKS)
+    rank = launcher.number(launcher.RANKS)
     return rank is None or rank[1] == 0
 
 
 def _need_all(communicator: Any) -> None:
     """RuntimeError where the launcher has begun more ranks than MPI knows of."""
-    told = _told_ranks()
+    told = launcher.told_ranks()
     world = _module_of(communicator)
     if told is None or world is None or not hasattr(world, "COMM_WORLD"):
         return
     size = world.COMM_WORLD.Get_size()
     if size < told[1]:
         vendor = " ".join(map(str, [world.get_vendor()[0], ".".join(map(str, world.get_vendor()[1]))]))
-        launcher = "Open MPI" if told[0].startswith("OMPI") else "MPICH's kind" if told[0] == "PMI_SIZE" else "PMIx"
+        other = "Open MPI" if told[0].startswith("OMPI") else "MPICH's kind" if told[0] == "PMI_SIZE" else "PMIx"
         raise RuntimeError(
-            f"the launcher is of {launcher} ({told[0]}: {told[1]} ranks at least) and mpi4py has loaded {vendor} "
+            f"the launcher is of {other} ({told[0]}: {told[1]} ranks at least) and mpi4py has loaded {vendor} "
             f"({size} rank{'s' * (size != 1)}): begin with the other mpiexec, or name its library by MPI4PY_MPIABI or "
             "MPI4PY_LIBMPI"
         )
@@ -103,7 +85,7 @@ def launched() -> Ranks | None:
 
     Raises ImportError without mpi4py, RuntimeError where it has loaded another MPI than the launcher's.
     """
-    told = _told_ranks()
+    told = launcher.told_ranks()
     if told is None:
         return None
     try:

@@ -19,6 +19,7 @@ from fake_mpi import Ended, World
 import fastconv
 from fastconv import distributed, functional, plan
 from fastconv.layers import Conv2d, Graph, Linear
+from fastconv.machine import launcher as variables
 from fastconv.ops.norm.channels import synchronised
 from fastconv.training import trainer as trainers
 from fastconv.training.step import gradients_of, resolve_loss
@@ -33,7 +34,7 @@ def no_ranks_left(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(distributed, "CLAIM", 0.2)
     monkeypatch.setattr(distributed, "_exit_after", lambda seconds, status: None)
-    for name in (*distributed.SIZES, *distributed.RANKS):
+    for name in (*variables.SIZES, *variables.RANKS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -390,6 +391,19 @@ def test_under_mpiexec_without_mpi4py_one_line_names_the_extra(env):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert 'pip install "fastconv[mpi]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ranks", "given", "expected"),
+    [("2", None, "3"), ("3", None, "1"), ("16", None, "3"), ("1", None, None), ("6", "4", "4")],
+)
+def test_open_mpi_is_told_how_to_add_up(ranks, given, expected):
+    """By itself it sends all of it to one rank and back."""
+    name = "OMPI_MCA_coll_libnbc_iallreduce_algorithm"
+    env = {**os.environ, "OMPI_COMM_WORLD_SIZE": ranks} | ({} if given is None else {name: given})
+    code = f"import os, fastconv; print(os.environ.get({name!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)
 
 
 def test_only_rank_0_says_it():
