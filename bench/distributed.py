@@ -476,8 +476,10 @@ def figure(found: dict[str, Any], made: dict[str, Any]) -> Any:
             if result["net"] == net:
                 value = result["seconds"]["apart"] / result["seconds"]["ranks"]
                 axes.plot(2, value, "x", color=plots.GRAY)
-                axes.annotate(f"measured, {result['link']['mbit']:g} Mbit/s", (2, value), (-8, -3), fontsize=8, ha="right",
-                              textcoords="offset points", color=plots.GRAY)  # fmt: skip
+                axes.annotate(
+                    f"measured, {result['link']['mbit']:g} Mbit/s", (2, value), (-8, -3), fontsize=8, ha="right",
+                    textcoords="offset points", color=plots.GRAY,
+                )  # fmt: skip
         batch = next(result["batch"] for result in found["hosts"] if result["net"] == net)
         axes.set(xscale="log", ylim=(0, 1.05), xlabel="ranks, one thread each", title=f"{net}, batch {batch} a rank")
         axes.set_xticks(DRAWN, DRAWN)
