@@ -477,7 +477,7 @@ def figure(found: dict[str, Any], made: dict[str, Any]) -> Any:
                 value = result["seconds"]["apart"] / result["seconds"]["ranks"]
                 axes.plot(2, value, "x", color=plots.GRAY)
                 axes.annotate(
-                    f"measured, {result['link']['mbit']:g} Mbit/s", (2, value), (-8, -3), fontsize=8, ha="right",
+                    f"measured,\n{result['link']['mbit']:g} Mbit/s", (2, value), (-4, -8), fontsize=8, va="top",
                     textcoords="offset points", color=plots.GRAY,
                 )  # fmt: skip
         batch = next(result["batch"] for result in found["hosts"] if result["net"] == net)
