@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,10 @@ def read(args: Any) -> tuple[Part, Part]:
     else:
         if args.data is None:
             sys.exit("cifar10_speedrun.py: --data says where CIFAR-10's binary files are, data_batch_1.bin to _5.bin")
-        (X, y), _ = datasets.load_cifar10(args.data, raw=True)
+        try:
+            (X, y), _ = datasets.load_cifar10(args.data, raw=True)
+        except (OSError, ValueError) as error:
+            sys.exit(f"cifar10_speedrun.py: {error}")
         held_out = HELD_OUT
     X, y, held = X[:-held_out], y[:-held_out], (X[-held_out:], y[-held_out:])
     return ((X[:-held_out], y[:-held_out]), (X[-held_out:], y[-held_out:])) if args.choose else ((X, y), held)
@@ -318,7 +322,7 @@ def ratio_to_torch(args: Any, turns: int = 2) -> float:
 def draw(runs: list[Run]) -> Any:
     figure = plots.need_matplotlib("the picture")(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
-    for colour, each in zip((plots.BLUE, *plots.OTHERS), runs, strict=False):
+    for colour, each in zip(itertools.cycle((plots.BLUE, *plots.OTHERS)), runs, strict=False):
         minutes, accuracies = np.array([(seconds / 60, 100 * found) for seconds, found in each.curve]).T
         axes.plot(minutes, accuracies, color=colour, marker=".", label=f"seed {each.seed}")
         axes.plot(each.seconds / 60, 100 * each.accuracy, color=colour, marker="*", markersize=11, linestyle="")
@@ -340,12 +344,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"PyTorch's time over fastconv's: {ratio:.2f}")
         return {"ratio": ratio}
     if args.small:
-        args.seeds, args.epochs = [0], 3.0
+        args.seeds, args.epochs = args.seeds[:1], min(args.epochs, 3.0)
+    if not 0.1 <= args.epochs <= 1000 or min(args.seeds) < 0:
+        sys.exit("cifar10_speedrun.py: --epochs must be from 0.1 to 1000, --seeds 0 or more")
+    args.out.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known now
     runs = []
     for seed in args.seeds:
         each = run(args, seed, *(((8, 16, 16), 100) if args.small else ()))
         runs.append(each)
-        args.out.mkdir(parents=True, exist_ok=True)
         fastconv.save(each.net, args.out / f"seed_{seed}.safetensors")
         print(
             f"seed {seed}: {100 * each.accuracy:.2f} % ({100 * each.plain:.2f} % without views) "

@@ -39,7 +39,18 @@ from fastconv.machine.memory import allocate
 from fastconv.machine.threads import usable_cpus
 from fastconv.version import __version__
 
-__all__ = ["Buckets", "Ranks", "code_checksum", "fail", "launched", "own_cpus", "part_of", "ranks_of", "speaks"]
+__all__ = [
+    "Buckets",
+    "Ranks",
+    "code_checksum",
+    "fail",
+    "launched",
+    "leads",
+    "own_cpus",
+    "part_of",
+    "ranks_of",
+    "speaks",
+]
 
 BUCKET = 4 << 20  # bytes of gradients that are sent together; a larger gradient is a bucket of its own
 MOST = 1 << 30  # elements of one call: MPI counts in 32 bits
@@ -61,6 +72,11 @@ def speaks() -> bool:
         return _worlds[-1].rank == 0
     rank = launcher.number(launcher.RANKS)
     return rank is None or rank[1] == 0
+
+
+def leads() -> bool:
+    """Whether this process trains alone, or is the first of the ranks that do so together."""
+    return not _worlds or _worlds[-1].rank == 0
 
 
 def _need_all(communicator: Any) -> None:
@@ -98,7 +114,9 @@ def launched() -> Ranks | None:
         ) from None
     except (ImportError, RuntimeError) as error:  # it is there, its MPI is not
         reason = " ".join(str(error).split())
-        raise ImportError(f"mpi4py finds no MPI ({reason}): name it by MPI4PY_MPIABI or MPI4PY_LIBMPI") from None
+        raise ImportError(
+            f"mpi4py finds no MPI ({reason}): name it by MPI4PY_MPIABI, openmpi or mpich, or by MPI4PY_LIBMPI, its file"
+        ) from None
     return ranks_of(MPI.COMM_WORLD)
 
 
@@ -108,7 +126,7 @@ def ranks_of(communicator: Any) -> Ranks | None:
         return None
     if isinstance(communicator, Ranks):
         return communicator
-    if not all(hasattr(communicator, name) for name in ("Get_rank", "Iallreduce", "Iallgather", "Dup")):
+    if not all(hasattr(communicator, name) for name in ("Get_rank", "Iallreduce", "Iallgather", "Idup")):
         raise TypeError(f"Trainer: communicator must be one of mpi4py's, e.g. MPI.COMM_WORLD, got {communicator!r}")
     _need_all(communicator)
     return Ranks(communicator) if communicator.Get_size() > 1 else None
@@ -181,17 +199,22 @@ class Ranks:
         self.step = 0
         self.waited, self.sent = 0.0, 0
         self.overlaps = os.environ.get("FASTCONV_MPI_OVERLAP", "1") != "0"
-        self._words = communicator.Dup()  # our messages meet nobody else's, and gradients nothing else
-        self._gradients = communicator.Dup()
         module = _module_of(communicator)
         self._in_place = getattr(module, "IN_PLACE", None)
-        self._world = getattr(module, "COMM_WORLD", self._words)  # MPICH ends no other ranks than a communicator's
+        self._world = getattr(module, "COMM_WORLD", communicator)  # MPICH ends no other ranks than a communicator's
         self._announced = ""  # what one rank is doing alone
         self._agreed: BaseException | None = None  # what all ranks raise
         self._told: BaseException | None = None  # what was printed
+        # our messages meet nobody else's, and gradients nothing else
+        self._words, self._gradients = self._copy(communicator), self._copy(communicator)
         if not _worlds:
             sys.excepthook = functools.partial(_unhandled, sys.excepthook)
         _worlds.append(self)
+
+    def _copy(self, communicator: Any) -> Any:
+        copy, request = communicator.Idup()
+        self.wait([request], "the others to get here")
+        return copy
 
     def __deepcopy__(self, memo: Any) -> Ranks:
         return self
@@ -309,8 +332,8 @@ class Ranks:
                     where, one, first = _difference(name, other[name], every[0][name])
                     raise self.agreed(
                         ValueError(
-                            f"{owner}: rank {rank} on {other['host']} has another {where} than rank 0 on "
-                            f"{every[0]['host']}: {_short(one)}, not {_short(first)}"
+                            f"{owner}: rank {rank} on {other['host']} is not like rank 0 on {every[0]['host']}: "
+                            f"{where} {_short(one)}, not {_short(first)}"
                         )
                     )
 

@@ -154,6 +154,29 @@ def raises(world, everywhere=False, interrupt=False):
     train(trainer_of("plain", communicator=world), epochs=2, callbacks=[OnStep(callback)])
 
 
+def stopped(world, checkpoint, after=None):
+    """Rank 1 is interrupted while it is at step 3, with no `after` at the end of an epoch."""
+
+    def callback(trainer, record):
+        if trainer.rank == 1 and record.get("step") == (after or 5):
+            trainer._interrupts.pending = True
+
+    trainer = trainer_of("plain", checkpoint=checkpoint, communicator=world)
+    stops = False
+    try:
+        train(trainer, epochs=2 if after else 1, callbacks=[OnStep(callback) if after else callback])
+    except KeyboardInterrupt:
+        stops = True
+    assert stops
+    return trainer.step
+
+
+def leaves_early(world):
+    if world.Get_rank():
+        raise RuntimeError("before there is a Trainer")
+    trainer_of("plain", communicator=world)
+
+
 def drifts(world):
     def callback(trainer, record):
         if trainer.rank == 1 and record["step"] == 3:
@@ -182,7 +205,7 @@ def hangs(world):
     train(trainer_of("plain", communicator=world), epochs=1, callbacks=[OnStep(callback)])
 
 
-FAULTS = {function.__name__: function for function in (other_data, other_net, raises, drifts, nan, hangs)}
+FAULTS = {function.__name__: function for function in (other_data, other_net, raises, leaves_early, drifts, nan, hangs)}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

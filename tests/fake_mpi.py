@@ -60,6 +60,11 @@ class Sent:
         return True
 
 
+class Done:
+    def Test(self):
+        return True
+
+
 class Communicator:
     def __init__(self, world, rank, name=()):
         self.world, self.rank, self.name = world, rank, name
@@ -71,9 +76,9 @@ class Communicator:
     def Get_size(self):
         return self.world.size
 
-    def Dup(self):
+    def Idup(self):
         self.copies += 1
-        return Communicator(self.world, self.rank, (*self.name, self.copies))
+        return Communicator(self.world, self.rank, (*self.name, self.copies)), Done()
 
     def _call(self, what, array, finish):
         key = (self.name, self.count)

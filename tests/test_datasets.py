@@ -647,6 +647,7 @@ def test_a_folder_that_only_judges_is_not_trained_on(tmp_path, pillow):
     save(pillow, tmp_path / "set" / "test" / "b" / "1.png", gray())
     with fails(tmp_path / "set", "has test/, but no train/ to learn from"):
         datasets.load_folder(tmp_path)
+    assert datasets.open_folder(tmp_path / "set", only_judged=True)[0][1].tolist() == [0, 1]
     save(pillow, tmp_path / "set" / "Val" / "a" / "1.png", gray())
     with fails(tmp_path / "set", "has Val/ and test/, but no train/ to learn from"):
         datasets.load_folder(tmp_path / "set")

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -174,8 +175,8 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (worker.other_data, "rank 1 on .* has another data: checksum than rank 0 on .*: [0-9]+, not [0-9]+"),
-        (worker.other_net, "rank 1 on .* has another net: "),
+        (worker.other_data, "rank 1 on .* is not like rank 0 on .*: data: checksum [0-9]+, not [0-9]+"),
+        (worker.other_net, "rank 1 on .* is not like rank 0 on .*: net: "),
         (worker.drifts, "after step 5 the weights of rank 1 are not those of rank 0: .* is 6.bias .1 of 4 do."),
     ],
     ids=["data", "net", "drift"],
@@ -213,6 +214,17 @@ def test_one_rank_that_raises_ends_the_others_with_its_traceback(capsys):
     text = capsys.readouterr().err
     assert text.count("ZeroDivisionError: in a callback") == 1
     assert text.startswith("fastconv: rank 1 on ")
+
+
+@pytest.mark.parametrize(("after", "step"), [(2, 3), (None, 5)])
+def test_ranks_are_interrupted_together(after, step, tmp_path, capsys):
+    """The others hear of it in the next step, or when all is done; nothing is lost, nobody ends anybody."""
+    path = tmp_path / "checkpoint"
+    steps = World(3).run(lambda world: worker.stopped(world, path, after))
+    assert steps == [step] * 3
+    assert capsys.readouterr().err == ""
+    alone = worker.result(worker.train(worker.trainer_of("plain"), epochs=3))
+    is_close(alone, worker.result(worker.train(fastconv.Trainer.resume(path), epochs=3)), 1e-12)
 
 
 def test_all_ranks_that_raise_print_one_traceback(capsys):
@@ -420,7 +432,7 @@ mpi = types.ModuleType("mpi4py.MPI")
 class Comm:
     def Get_rank(self): return 0
     def Get_size(self): return 1
-    Iallreduce = Iallgather = Dup = None
+    Iallreduce = Iallgather = Idup = None
 Comm.__module__ = "mpi4py.MPI"
 mpi.COMM_WORLD, mpi.IN_PLACE, mpi.get_vendor = Comm(), object(), lambda: ("MPICH", (4, 0, 2))
 package = types.ModuleType("mpi4py")
@@ -517,6 +529,50 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_it_may(tmp_path):
     assert done.returncode != 0
     assert time.monotonic() - begun < 40
     assert re.search(r"rank 0 on \S+, step 2: nothing has arrived for 1 s; waiting for ", done.stderr)
+
+
+@needs_mpi
+def test_a_process_that_ends_before_it_trains_is_not_waited_for_either(tmp_path):
+    done = under_mpi(2, "leaves_early", tmp_path / "out", env={"FASTCONV_MPI_TIMEOUT": "1"})
+    assert done.returncode != 0
+    assert "before there is a Trainer" in done.stderr
+    assert re.search(
+        r"rank 0 on \S+, step 0: nothing has arrived for 1 s; waiting for the others to get here", done.stderr
+    )
+
+
+@needs_mpi
+def test_ctrl_c_at_the_launcher_loses_no_step(tmp_path):
+    run = tmp_path / "run"
+    call = [
+        *MPIEXEC,
+        "-n",
+        "2",
+        sys.executable,
+        "-m",
+        "fastconv",
+        "train",
+        "digits",
+        "-e",
+        "2000",
+        "--no-plots",
+        "--out",
+        run,
+    ]
+    env = {**os.environ, "FASTCONV_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        list(map(str, call)), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as job:
+        begun = time.monotonic()
+        while not (run / "history.json").exists() and not (run / "checkpoint.safetensors").exists():
+            assert job.poll() is None and time.monotonic() - begun < LIMIT
+            time.sleep(0.1)
+        time.sleep(2)
+        job.send_signal(signal.SIGINT)
+        said = job.communicate(timeout=LIMIT)[1]
+    assert said.count("interrupted; to go on: fastconv train --resume") == 1, said
+    assert "Traceback" not in said
+    assert fastconv.Trainer.resume(run / "checkpoint.safetensors").step > 0
 
 
 @needs_mpi

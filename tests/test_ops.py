@@ -561,6 +561,19 @@ def test_a_mean_over_no_rows_is_nan_and_its_gradient_is_empty(op, module):
 
 
 @pytest.mark.parametrize("module", [functional, reference])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_the_weight_of_a_class_that_no_row_has_is_not_asked(module, odd):
+    """Ignored rows have the index 0 inside, and kept its weight."""
+    x, weight = np.log([[0.2, 0.8], [0.5, 0.5]]), np.array([odd, 1.0])
+    for target in ([1, -100], [1, 1]):
+        counts = np.array([[1.0], [target[1] == 1]])
+        y, pullback = vjp(module.nll_loss, x, np.array(target), weight=weight, reduction="sum")
+        np.testing.assert_array_equal(pullback(np.ones_like(y))[0], [[0, -1], [0, -counts[1, 0]]])
+        y, pullback = vjp(module.cross_entropy, x, np.array(target), weight=weight, reduction="sum")
+        np.testing.assert_allclose(pullback(np.ones_like(y))[0], counts * (np.exp(x) - [0, 1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("module", [functional, reference])
 def test_classes_of_no_weight_have_no_gradient(module):
     """Also where no target's class has any, and the mean is of nothing."""
     x, target = np.log([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]), np.array([0, 1, 0])

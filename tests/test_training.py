@@ -1490,12 +1490,17 @@ def test_weights_of_classes():
 
 
 def test_class_weights_that_do_nothing_are_named():
-    with pytest.raises(ValueError, match=r"class_weight names class 11, but the targets go from 0 to 3$"):
-        after_fit(X, Y, 16, class_weight={11: 2})
+    for y in (Y, np.eye(4)[Y]):
+        with pytest.raises(ValueError, match=r"class_weight names class 11, but there are 4, from 0 on$"):
+            after_fit(X, y, 16, class_weight={11: 2})
+        with pytest.raises(ValueError, match="class_weight is 0 for every class that occurs"):
+            after_fit(X, y, 16, class_weight={0: 0, 1: 0, 2: 0, 3: 0})
     with pytest.raises(ValueError, match="class_weight is 0 for every class that occurs"):
-        after_fit(X, Y, 16, class_weight={0: 0, 1: 0, 2: 0, 3: 0})
-    with pytest.raises(ValueError, match="class_weight is 0 for every class that occurs"):
-        after_fit(X, np.full(90, 2), 16, class_weight={2: 0})
+        after_fit(X, np.where(Y == 1, -100, 2), 16, class_weight={2: 0})
+    with pytest.raises(ValueError, match="class_weight names class 2, but there are 2"):
+        after_fit(X, np.eye(4)[Y], 16, "bce_with_logits", class_weight={2: 3})
+    after_fit(X, np.minimum(Y, 2), 16, class_weight={3: 2})  # a class that this part lacks
+    after_fit(X, np.full(90, -100), 16, class_weight={0: 2})
 
 
 @pytest.mark.parametrize("dtype", [float, int, bool])

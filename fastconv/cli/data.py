@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import datasets
+from fastconv import datasets, distributed
 from fastconv.cli.common import UsageError, one_line
 from fastconv.datasets.folder import Parts
 from fastconv.datasets.lazy import LazyImages, Unreadable
@@ -133,8 +133,8 @@ def told_of_reading(data: Data) -> list[str]:
 
 
 def tell_unreadable(prog: str, errors: Iterable[Exception]) -> None:
-    """A line on standard error for each."""
-    for error in errors:
+    """A line on standard error for each; of ranks that train together the first one tells."""
+    for error in errors if distributed.leads() else ():
         print(f"{prog}: {one_line(error)}", file=sys.stderr, flush=True)
 
 

@@ -184,7 +184,7 @@ def open_folder(
     Raises OSError for a missing folder, FormatError for a class without images and, unless `skip_unreadable`, for files
     that cannot be read: its `errors` are all of them; ImportError without Pillow: pip install "fastconv[plot]".
     """
-    files, left_out = _files(need_folder(path), validation)
+    files, left_out = _files(need_folder(path), validation, only_judged)
     if only_judged and (files[1] or files[2]):
         files = [[], files[1], [] if files[1] else files[2]]
     parts, sizes, unreadable = open_files(
@@ -257,9 +257,9 @@ def _chosen_size(sizes: Sequence[Size]) -> Size:
 # --- where the files are ---------------------------------------------------------------------------------------------
 
 
-def _files(root: Path, validation: bool) -> tuple[list[Labelled], tuple[str, ...]]:
+def _files(root: Path, validation: bool, judged: bool = False) -> tuple[list[Labelled], tuple[str, ...]]:
     """The files of the training, test and validation part with their labels, and what is left out."""
-    layout = _layout(root)
+    layout = _layout(root, judged)
     folders = _class_folders(layout.train)
     classes = {folder.name: label for label, folder in enumerate(folders)}
     files = [labelled_files(folder, classes) if folder else [] for folder in (layout.train, layout.test)]
@@ -278,7 +278,7 @@ def _files(root: Path, validation: bool) -> tuple[list[Labelled], tuple[str, ...
 
 def _beside(root: Path, files: list[Labelled]) -> list[str]:
     """The images that lie beside the folders of a part's classes, in words."""
-    layout, told = _layout(root), []
+    layout, told = _layout(root, judged=True), []
     for folder, labelled in zip((layout.train, layout.test, layout.validation), files, strict=True):
         if folder and labelled and (loose := _images(folder)):
             images = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
@@ -286,12 +286,16 @@ def _beside(root: Path, files: list[Labelled]) -> list[str]:
     return told
 
 
-def _layout(root: Path) -> Layout:
-    """Which folder is which part."""
+def _layout(root: Path, judged: bool = False) -> Layout:
+    """Which folder is which part; `judged`: where there is only one to judge by, it is read in place of the training
+    part's."""
     root = _unwrapped(root)
     train, folders = part_of(root, TRAIN), _subfolders(root)
     test, validation = part_of(root, TEST), part_of(root, VALIDATION)
-    if train is None and folders and all(f in (test, validation) for f in folders) and any(map(_subfolders, folders)):
+    judging = bool(folders) and all(folder.name.lower() in JUDGED for folder in folders)
+    if train is None and judging and any(map(_subfolders, folders)):
+        if judged:
+            return Layout(test or validation or root)
         there = " and ".join(f"{folder.name}/" for folder in folders)
         raise FormatError(f"{root}: has {there}, but no train/ to learn from; give a folder of classes itself")
     if train is None or not _subfolders(train):

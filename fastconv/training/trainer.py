@@ -64,7 +64,7 @@ from fastconv.training.step import (
     samples_of,
     warn_of_softmax,
 )
-from fastconv.training.weighting import class_weights, need_factors, of_targets
+from fastconv.training.weighting import class_weights, need_classes, need_factors, of_targets
 from fastconv.version import __version__
 
 __all__ = ["Evaluation", "Trainer"]
@@ -139,11 +139,11 @@ class _Sums:
             self.correct += int(np.count_nonzero(right))
             self.answers += right.size
 
-    def over(self, ranks: distributed.Ranks) -> tuple[_Sums, np.ndarray]:
-        """Those of all ranks, added in order, and each rank's loss."""
-        every = ranks.gather(list(asdict(self).values()), "the losses of the others")
-        total, weight, *counts = (sum(column) for column in every.T.tolist())
-        return _Sums(total, weight, *map(int, counts)), every[:, 0]
+    def over(self, ranks: distributed.Ranks, stops: bool = False) -> tuple[_Sums, np.ndarray, bool]:
+        """Those of all ranks, added in order, each rank's loss, and whether any of them `stops`."""
+        every = ranks.gather([*asdict(self).values(), stops], "the losses of the others")
+        total, weight, *counts, stopping = (sum(column) for column in every.T.tolist())
+        return _Sums(total, weight, *map(int, counts)), every[:, 0], stopping > 0
 
     def join(self, others: _Sums) -> None:
         for name, value in asdict(others).items():
@@ -186,7 +186,7 @@ class Trainer:
     communicator      mpi4py's, e.g. MPI.COMM_WORLD, on which every rank makes such a Trainer and calls `fit` alike:
                       each takes its part of every batch, and all make the update of the whole batch, which `batch_size`
                       still is. Rank 0's weights are where it begins; it writes the files, as if it were alone. Needs
-                      pip install "fastconv[mpi]"; see `fastconv.distributed` (default: None, this process alone)
+                      pip install "fastconv[mpi]" (default: None, this process alone)
     sync_batch_norm   whether batch norm takes mean and variance over all ranks: the training is then that of one
                       process. Default False: over each rank's part, unless one would have less than two samples;
                       rank 0's running statistics are kept
@@ -256,6 +256,7 @@ class Trainer:
         self._telling = False  # callbacks, of an epoch
         self._torn = False  # only some of what belongs together has been changed
         self._interrupts = Interrupts()
+        self._stopping = False  # a rank was interrupted: all end after this step
 
     @property
     def epoch(self) -> int:
@@ -425,6 +426,7 @@ class Trainer:
         self._telling = False
         begun: list[Callback] = []
         try:
+            self._interrupts.together = self.ranks is not None
             with self._interrupts, precisions.precision(self.precision), quick_switches():
                 self._meet()
                 stop = False
@@ -440,6 +442,9 @@ class Trainer:
                     stop = self._agreed(self._call_back(record, total))
                     if self.checkpoint_every is None or stop or self.epoch == total:
                         self._write_checkpoint()
+                if self.ranks is not None:
+                    asked = self.ranks.gather([self._interrupts.pending], "the others to end")
+                    self._stop_together(bool(asked.any()))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and not self._telling:
                 self._write_checkpoint()
@@ -503,12 +508,12 @@ class Trainer:
         assert self.ranks is not None
         assert self._buckets is not None
         learnt.gradients = self._buckets.finish(learnt.gradients)
-        learnt.sums, losses = learnt.sums.over(self.ranks)
+        learnt.sums, losses, self._stopping = learnt.sums.over(self.ranks, self._interrupts.pending)
         if not np.isfinite(losses).all():
             bad = np.flatnonzero(self.ranks.gather([_holds_nan(x)], "the others")[:, 0]).tolist()
             whose = np.flatnonzero(~np.isfinite(losses)).tolist()
             raise self.ranks.agreed(
-                self._not_finite("loss", math.nan, f"of rank {', '.join(map(str, whose))}", bool(bad))
+                self._not_finite("loss", math.nan, f"of rank {' and '.join(map(str, whose))}", bool(bad))
             )
         if self._metrics:
             self._gather_collected(learnt.collected)
@@ -675,7 +680,14 @@ class Trainer:
                     callback.on_step_end(self, record)
         finally:
             self._interrupts.end()
+        self._stop_together(self._stopping)
         return loss
+
+    def _stop_together(self, stops: bool) -> None:
+        """KeyboardInterrupt on every rank, at the same step, where one of them was interrupted."""
+        self._stopping = False
+        if stops and self.ranks is not None:
+            raise self.ranks.agreed(KeyboardInterrupt())
 
     def _update(
         self, group: Iterable[Any], parameters: dict[str, np.ndarray], buffers: list[tuple[np.ndarray, np.ndarray]]
@@ -729,6 +741,9 @@ class Trainer:
             output, loss, weight, gradients = gradients_of(
                 self.net, self.loss, x, y, rng, samples, self._is_weighed, self.memory_limit, final, share
             )  # fmt: skip
+            factors = None if self._settings is None else self._settings["class_weight"]
+            if factors is not None:
+                need_classes(factors, output, self.loss)
             if weight and others is None:
                 self._need_finite("loss", loss, x)
             learnt.add(gradients)
@@ -961,7 +976,7 @@ class Trainer:
                         sums.add(self.loss, *self.loss(output, y, *weight), output, y)
                         collected.add(self.loss, output, y)
         if ranks is not None:
-            sums, _ = sums.over(ranks)
+            sums, *_ = sums.over(ranks)
             if metrics:
                 self._gather_collected(collected)
         if not sums.samples:

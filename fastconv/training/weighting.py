@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from fastconv.errors import integer
 from fastconv.optim.schedules import number
 from fastconv.training.step import Loss, Losses
 
-__all__ = ["class_weights", "need_factors", "of_targets"]
+__all__ = ["class_weights", "need_classes", "need_factors", "of_targets"]
 
 MOST_CLASSES = 1 << 20
 
@@ -48,21 +48,29 @@ def class_weights(given: Any, y: Any, loss: Loss | Losses) -> list[float]:
     if max(named) >= MOST_CLASSES:
         raise ValueError(f"fit: class_weight has a class {max(named)}, beyond {MOST_CLASSES - 1}")
     weights = [number("fit: class_weight", f"of {k}", named.get(k, 1.0)) for k in range(max(named) + 1)]
-    if y is not None and not isinstance(y, (Mapping, tuple)) and np.asarray(y).ndim == 1:
-        _need_use(given, weights, _labels(np.asarray(y), loss))
+    if y is not None and not isinstance(y, (Mapping, tuple)):
+        _need_use(weights, np.asarray(y), loss)
     return weights
 
 
-def _need_use(given: Mapping[Any, Any], weights: list[float], labels: np.ndarray) -> None:
-    """ValueError where a named class is beyond all targets, or none of them has a weight."""
-    if not labels.size:
-        return
-    beyond = [key for key in given if _class(key) > labels.max()]
-    if beyond:
-        raise ValueError(f"fit: class_weight names class {beyond[0]}, but the targets go from 0 to {labels.max()}")
-    there = np.unique(labels)
-    if not any(weights[k] if 0 <= k < len(weights) else 1.0 for k in there.tolist()):
+def _need_use(weights: list[float], y: np.ndarray, loss: Loss) -> None:
+    """ValueError where no target has any weight."""
+    if _are_probabilities(y, loss):
+        there = np.arange(y.shape[1])
+    else:
+        labels = _labels(y, loss)
+        there = np.unique(labels[~np.isin(labels, loss.ignore_index)])
+    if there.size and not any(weights[k] if 0 <= k < len(weights) else 1.0 for k in there.tolist()):
         raise ValueError("fit: class_weight is 0 for every class that occurs: there is nothing to train on")
+
+
+def need_classes(factors: Sequence[float], output: Any, loss: Loss | Losses) -> None:
+    """ValueError where weights are given for classes that the net does not tell apart."""
+    if not isinstance(loss, Loss) or not isinstance(output, np.ndarray) or output.ndim < 2:
+        return
+    classes = 2 if loss.name == "bce_with_logits" else output.shape[1]
+    if len(factors) > classes and loss.name in ("bce_with_logits", "cross_entropy", "nll_loss"):
+        raise ValueError(f"fit: class_weight names class {len(factors) - 1}, but there are {classes}, from 0 on")
 
 
 def need_factors(factors: Any) -> None:
@@ -74,13 +82,18 @@ def need_factors(factors: Any) -> None:
 
 def of_targets(factors: np.ndarray, y: np.ndarray, loss: Loss | Losses) -> np.ndarray:
     """The weight of every target, 1 for classes beyond; of cross_entropy's probabilities (N, C, …) their mean."""
-    if y.dtype.kind == "f" and y.ndim > 1 and isinstance(loss, Loss) and loss.name == "cross_entropy":
+    if _are_probabilities(y, loss):
         known = np.ones(y.shape[1])
         known[: len(factors)] = factors[: len(known)]
         return np.tensordot(y, known, (1, 0))
     y = _labels(y, loss)
     inside = (y >= 0) & (y < len(factors))
     return np.where(inside, factors[np.where(inside, y, 0)], 1.0)
+
+
+def _are_probabilities(y: np.ndarray, loss: Loss | Losses) -> bool:
+    """Whether targets are cross_entropy's probabilities (N, C, …)."""
+    return y.dtype.kind == "f" and y.ndim > 1 and isinstance(loss, Loss) and loss.name == "cross_entropy"
 
 
 def _labels(y: np.ndarray, loss: Loss | Losses) -> np.ndarray:

@@ -148,7 +148,8 @@ def naive_goals(op: str, a: Arguments, weights: list[float]) -> tuple[list[list[
         goal = [0.0] * len(weights)
         if a.valid is None or a.valid[i]:
             denominator += weights[t]
-            goal = [w * spread for w in weights]
+            if spread:
+                goal = [w * spread for w in weights]
             goal[t] += weights[t] * (1 - a.smoothing)
         goals.append(goal)
     return goals, denominator
@@ -302,16 +303,21 @@ def _hard_backward(
     """Into dx (rows, C); shares: the gradient to every row's loss."""
     if a.valid is not None:
         shares = np.where(a.valid, shares, 0)
-    direct = shares if a.weight is None else shares * a.weight[a.target]
-    if log_sums is None:  # a class of no weight has no gradient, even where the mean is of nothing
+    direct = shares
+    if a.weight is not None:
+        factors = a.weight[a.target] if a.valid is None else np.where(a.valid, a.weight[a.target], 0)
+        direct = shares * factors
+        if log_sums is None:  # a class of no weight has no gradient, even where the mean is of nothing
+            direct = np.where(factors, direct, 0)
+    if log_sums is None:
         dx[...] = 0
-        dx[np.arange(len(dx)), a.target] = -direct if a.weight is None else np.where(a.weight[a.target], -direct, 0)
+        dx[np.arange(len(dx)), a.target] = -direct
         return
     w = np.ones(dx.shape[1], dx.dtype) if a.weight is None else np.ascontiguousarray(a.weight)
     smooth = (shares * (a.smoothing / len(w))).astype(dx.dtype)
     direct = (direct * (1 - a.smoothing)).astype(dx.dtype)
     kernels.cross_entropy_backward(
-        table, log_sums, a.target, w, direct, smooth, float(w.sum(dtype=np.float64)), dx,
+        table, log_sums, a.target, w, direct, smooth, float(w.sum(dtype=np.float64)) if a.smoothing else 0.0, dx,
         threads_for(WORK * dx.nbytes),
     )  # fmt: skip
 
