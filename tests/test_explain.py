@@ -60,9 +60,9 @@ def directions(told):
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def names_of(net):
-    """What its plan computes."""
-    return [name_of(step) for step in plan_of(net).steps if not isinstance(step, Enter)]
+def names_of(net, keep=True):
+    """What its plan computes; keep: for a backward."""
+    return [name_of(step) for step in plan_of(net, keep=keep).steps if not isinstance(step, Enter)]
 
 
 def test_a_row_for_every_pass_of_every_step():
@@ -94,8 +94,10 @@ def test_a_row_for_every_pass_of_every_step():
 def test_inference():
     net = small_net()
     told = fastconv.explain(net, (2, 2, 6, 5), training=False)
-    convolution = {name: ["forward", "other"] for name in names_of(net) if name.startswith(("0", "3.body"))}
-    assert directions(told) == {name: convolution.get(name, ["forward"]) for name in names_of(net)}
+    names = names_of(net, keep=False)
+    assert names[0] == "0+1+2"
+    convolution = {name: ["forward", "other"] for name in names if name.startswith(("0", "3.body"))}
+    assert directions(told) == {name: convolution.get(name, ["forward"]) for name in names}
     assert {row.kept for row in told.rows} == {0}
     assert {span.phase for span in told.spans} == {"forward"}
     assert not told.training

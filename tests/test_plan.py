@@ -84,7 +84,7 @@ NETS = {"plain": plain_net, "residual": residual_net, "graph": graph_net, "branc
 def by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, every layer is a step of its own."""
     found = planning.plan_of
-    monkeypatch.setattr(planning, "plan_of", lambda net: found(net, False))
+    monkeypatch.setattr(planning, "plan_of", lambda net, keep=True: found(net, False))
 
 
 def batch(dtype: type = np.float32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -434,12 +434,13 @@ def test_a_container_of_ones_own_may_keep_layers_by_other_names() -> None:
 
 def test_a_plan_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr(planning, "fused", lambda steps, outputs: made.append(1) or steps)
-    x, _ = batch()
+    monkeypatch.setattr(planning, "fused", lambda steps, outputs, keep: made.append(keep) or steps)
+    x, y = batch()
     net = residual_net()
-    net(x)
-    net(x)
-    assert len(made) == 1
+    for _ in range(2):
+        net(x)
+        fastconv.value_and_grad(net, "cross_entropy", x, y)
+    assert made == [False, True]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -459,6 +460,113 @@ def test_relu_in_the_store_gives_the_bits_of_relu_behind_it(algorithm: str, dtyp
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(np.signbit(y), np.signbit(expected))
     assert np.isnan(y).any()
+
+
+NORMS = {
+    "norm": lambda c: [BatchNorm2d(c)],
+    "norm, relu": lambda c: [BatchNorm2d(c), ReLU()],
+    "norm without weights, relu": lambda c: [BatchNorm2d(c, affine=False), ReLU()],
+}
+
+
+def settled(net: Layer, rng: np.random.Generator) -> Layer:
+    """The net, in inference, with statistics, weights and biases of no special kind."""
+    for _, layer, name in net.named_arrays():
+        array = getattr(layer, name)
+        if array.ndim == 1:
+            array[...] = rng.uniform(0.5, 2, len(array)) if name.endswith("var") else rng.standard_normal(len(array))
+    return net.eval()
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> None:
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(np.signbit(one), np.signbit(other))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("norm", [*NORMS, "norm, add, relu"])
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2, "bias": False}])
+@pytest.mark.parametrize("algorithm", fastconv.engine.ALGORITHMS)
+def test_a_norm_in_the_store_gives_the_bits_of_one_behind_it(
+    algorithm: str, options: dict[str, Any], norm: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every algorithm, nan and infinity and both zeros among them, filters that fill no vector too."""
+    rng = np.random.default_rng(0)
+    groups, channels, filters = (8, 8, 24) if algorithm in ("depthwise", "grouped") else (1, 21, 21)
+    for kernel in (3, 1):
+        conv = Conv2d(channels, filters, kernel, groups=groups, algorithm=algorithm, rng=rng, **options)
+        if norm == "norm, add, relu":
+            shortcut = Conv2d(channels, filters, kernel, groups=groups, rng=rng, **options)
+            inside = Sequential(conv, BatchNorm2d(filters))
+            net: Layer = Sequential(Residual(inside, shortcut=shortcut), ReLU())
+        else:
+            net = Sequential(conv, *NORMS[norm](filters))
+        net = settled(net.astype(dtype), rng)
+        conv = next(layer for _, layer in net.walk() if isinstance(layer, Conv2d))
+        conv.weight[-1] = 0
+        x = rng.standard_normal((3, channels, 9, 11)).astype(dtype)
+        x[0, 1, 3, 3], x[1, 0, 5, 5] = np.nan, np.inf
+        with np.errstate(all="ignore"):
+            found = net(x)
+            with monkeypatch.context() as patch:
+                by_layer(patch)
+                same_bits(found, net(x))
+    assert np.isnan(found).any()
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd", "depthwise"])
+def test_which_kernels_norm_as_they_store(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = 8 if algorithm == "depthwise" else 1
+    net = Sequential(Conv2d(8, 8, 3, groups=groups, algorithm=algorithm), BatchNorm2d(8), ReLU()).eval()
+    monkeypatch.setattr(Fused, "forward_apart", None)
+    assert net(np.ones((1, 8, 5, 5), np.float32)).shape == (1, 8, 3, 3)
+
+
+def test_a_norm_in_the_store_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, statistics, modes and types are those of now."""
+    fastconv.manual_seed(0)
+    rng = np.random.default_rng(1)
+    conv, norm = Conv2d(3, 8, 3, padding=1), BatchNorm2d(8)
+    net = settled(Sequential(conv, norm, ReLU()), rng)
+    x, _ = batch()
+    assert isinstance(plan_of(net, keep=False).steps[0], Fused)
+
+    def changed_bias() -> None:
+        conv.bias[...] += 1
+
+    def changed_statistics() -> None:
+        norm.running_mean[...] += 1
+        norm.running_var[...] *= 2
+
+    def trains() -> None:
+        norm.train()
+
+    def answers() -> None:
+        norm.eval()
+
+    def other_border() -> None:
+        conv.padding_mode = "reflect"
+
+    def no_statistics() -> None:
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+    outputs = [net(x)]
+    for change in (changed_bias, changed_statistics, trains, answers, other_border, no_statistics):
+        change()
+        before = copy.deepcopy(net)
+        outputs.append(net(x))
+        assert not np.array_equal(outputs[-1], outputs[-2])
+        with monkeypatch.context() as patch:
+            by_layer(patch)
+            same_bits(outputs[-1], before(x))
+
+
+def test_a_norm_that_does_not_fit_its_convolution_is_named() -> None:
+    x, _ = batch()
+    for norm, named in ((BatchNorm2d(7), "shape"), (BatchNorm1d(8), "axes")):
+        net = Sequential(Conv2d(3, 8, 3), norm).eval()
+        with pytest.raises(fastconv.ShapeError, match=rf"{named}.*in layer 1, {type(norm).__name__}"):
+            net(x)
 
 
 class Keeps(Layer):

@@ -23,6 +23,9 @@ def normalise(
     relu: bool = False,
     addend: ndarray | None = None,
 ) -> None: ...
+def settle(
+    statistics: ndarray, eps: float, weight: ndarray | None, bias: ndarray | None, coefficients: ndarray
+) -> None: ...
 def products(
     dy: ndarray,
     x: ndarray,

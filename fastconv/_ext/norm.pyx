@@ -299,34 +299,59 @@ cdef int scale_shift(
     floating *y, const ScaleShift *c, double *statistics, double eps, const floating *weight, const floating *bias,
     floating *coefficients, Py_ssize_t channels, int num_threads,
 ) except -1:
-    cdef Py_ssize_t image, j, all = c.images * channels, at
+    with nogil:
+        settle_coefficients(statistics, eps, weight, bias, coefficients, c.images, channels, c.width)
+        run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
+    return 0
+
+
+cdef void settle_coefficients(
+    double *statistics, double eps, const floating *weight, const floating *bias, floating *coefficients,
+    Py_ssize_t images, Py_ssize_t channels, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t image, j, all = images * channels, at
     cdef floating *mean
     cdef floating *scale
     cdef floating *shift
     cdef double factor, exact
-    with nogil:
-        for image in range(c.images):
-            mean = coefficients + image * c.width
-            scale = mean + c.images * c.width
-            shift = scale + c.images * c.width
-            for j in range(channels):
-                at = image * channels + j
-                exact = statistics[at]
-                factor = statistics[all + at] = 1 / sqrt(statistics[2 * all + at] + eps)
-                if weight != NULL:
-                    factor *= weight[j]
-                mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
-                scale[j] = <floating> factor
-                exact = (mean[j] - exact) * factor
-                if bias != NULL:
-                    exact += bias[j]
-                shift[j] = <floating> exact
-            for j in range(channels, c.width):
-                mean[j] = mean[j - channels]
-                scale[j] = scale[j - channels]
-                shift[j] = shift[j - channels]
-        run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
-    return 0
+    for image in range(images):
+        mean = coefficients + image * width
+        scale = mean + images * width
+        shift = scale + images * width
+        for j in range(channels):
+            at = image * channels + j
+            exact = statistics[at]
+            factor = statistics[all + at] = 1 / sqrt(statistics[2 * all + at] + eps)
+            if weight != NULL:
+                factor *= weight[j]
+            mean[j] = <floating> exact  # what is subtracted; the shift makes up for the rounding
+            scale[j] = <floating> factor
+            exact = (mean[j] - exact) * factor
+            if bias != NULL:
+                exact += bias[j]
+            shift[j] = <floating> exact
+        for j in range(channels, width):
+            mean[j] = mean[j - channels]
+            scale[j] = scale[j - channels]
+            shift[j] = shift[j - channels]
+
+
+def settle(statistics, double eps, weight, bias, coefficients):
+    """`normalise`'s coefficients alone."""
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
+    cdef Py_ssize_t itemsize = float_size(coefficients)
+    cdef double *values = <double *> write_to(statistics, 3 * images * channels, sizeof(double))
+    cdef void *room = write_to(coefficients, 3 * images * width, itemsize)
+    cdef const void *w = read_from(weight, channels, itemsize)
+    cdef const void *b = read_from(bias, channels, itemsize)
+    if itemsize == sizeof(float):
+        settle_coefficients[float](
+            values, eps, <const float *> w, <const float *> b, <float *> room, images, channels, width
+        )
+    else:
+        settle_coefficients[double](
+            values, eps, <const double *> w, <const double *> b, <double *> room, images, channels, width
+        )
 
 
 cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -190,7 +190,7 @@ def explain(net: Layer, input_shape: Sequence[int], *, training: bool = True) ->
     dtype = np.dtype(twin.dtype or np.float32)
     kinds = twin.input_types(dtype) if isinstance(twin, Graph) else (dtype,)
     given = tuple(rng.standard_normal(shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True))
-    run = _Run(twin, given, rng)
+    run = _Run(twin, given, rng, training)
     with blas_held(), trace.listening(run.watch.listen):
         try:
             for _ in range(1 + RUNS):
@@ -208,10 +208,10 @@ def explain(net: Layer, input_shape: Sequence[int], *, training: bool = True) ->
 class _Run:
     """A net of nobody else's that is computed under a stopwatch."""
 
-    def __init__(self, net: Layer, given: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
+    def __init__(self, net: Layer, given: tuple[np.ndarray, ...], rng: np.random.Generator, training: bool) -> None:
         self.net, self.rng = net, rng
         self.x: Any = given if len(given) != 1 else given[0]
-        steps, self.forward, self.backward = _computed(net)
+        steps, self.forward, self.backward = _computed(net, training)
         self.watch = Stopwatch(net, steps, given)
         self.loss: Loss | None = None
         self.target: np.ndarray | None = None
@@ -281,12 +281,12 @@ class _Run:
         return tuple(rows), tuple(spans)
 
 
-def _computed(net: Layer) -> tuple[Sequence[Step], Callable[..., Any], Callable[..., Any]]:
-    """The steps that a net is computed by, and its forward and backward."""
+def _computed(net: Layer, keep: bool) -> tuple[Sequence[Step], Callable[..., Any], Callable[..., Any]]:
+    """The steps that a net is computed by, and its forward and backward; keep: that follows."""
     cls = type(net)
     own = next((each for each in cls.__mro__ if LAYERS.get(each.__name__) is each), None)
     if net.is_container and own is not None and (cls.forward, cls.backward) == (own.forward, own.backward):
-        plan = plan_of(net)
+        plan = plan_of(net, keep=keep)
         plan.holds = lambda net: True  # type: ignore[method-assign]  # a flow of one's own is followed at every call
         return plan.steps, net.forward, net.backward
     step = LayerStep("", (0,), 1, (net,), ())

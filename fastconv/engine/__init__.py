@@ -31,13 +31,16 @@ import numpy as np
 from fastconv._ext.conv import lowering
 from fastconv.arrays import add_bias, channel_sums, channels_last, rectify
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
-from fastconv.engine.contract import Algorithm, Direction, Plan, Problem
+from fastconv.engine.contract import NOTHING, RELU, Algorithm, Direction, Epilogue, Plan, Problem
 from fastconv.engine.precision import get_precision
 from fastconv.engine.trace import watched
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
 
-__all__ = ["ALGORITHMS", "Convolution", "Direction", "Policy", "Problem", "get_precision", "plan"]
+__all__ = [
+    "ALGORITHMS", "NOTHING", "RELU", "Convolution", "Direction", "Epilogue", "Policy", "Problem", "get_precision",
+    "plan",
+]  # fmt: skip
 
 _TABLE: dict[str, Algorithm] = {
     "im2col": im2col, "narrow": narrow, "planar": planar, "direct": direct, "winograd": winograd, "grouped": grouped,
@@ -95,23 +98,28 @@ class Convolution:
         self.problem, self.exact = problem, policy.exact
         self._plans = _Plans(problem, policy)
 
+    def takes(self, epilogue: Epilogue) -> bool:
+        """Whether `forward` can be given it; a ReLU alone always."""
+        chosen = self._plans["forward", get_workspace_limit()]
+        return not self.exact and epilogue.parts <= chosen.takes
+
     def forward(
-        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> np.ndarray:
-        """Fill y, relu: with what that makes of the outputs; returns w as it was read: most likely as the gradient to
-        the input will read it."""
+        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> np.ndarray:  # fmt: skip
+        """Fill y; returns w as it was read: most likely as the gradient to the input will read it."""
         if not y.size:
             return w
         chosen = self._plans["forward", get_workspace_limit()]
         w = self.as_read(op, w)
         if self.exact:
             _run_exactly(chosen, borders, "forward", self.problem, op, (x, w, bias, y), w, y)
-        elif relu and "relu" in chosen.takes:
-            watched(chosen, "forward", self.problem, op, x, w, bias, y, True)
-            return w
-        else:
+        elif epilogue is NOTHING or (epilogue is RELU and "relu" not in chosen.takes):
             watched(chosen, "forward", self.problem, op, x, w, bias, y)
-        if relu:
+        else:
+            watched(chosen, "forward", self.problem, op, x, w, bias, y, epilogue)
+            return w
+        if epilogue is RELU:
             rectify(y)
         return w
 

@@ -10,7 +10,7 @@ An algorithm is a module with
 Arrays are lifted (three spatial axes), channels-last and C-contiguous: x (N, i0, i1, i2, C), y (N, o0, o1, o2, K),
 w (K, r0, r1, r2, C / groups); strides are whole. A plan's `run` gets, behind the operation's name and the threads,
 
-    forward            x, w, bias (K,) or None, y               fills y
+    forward            x, w, bias (K,) or None, y, epilogue     fills y; only epilogues whose parts the plan takes
     gradient_input     dy, w, dx, and a bias (C,) or None       fills dx; the bias only where the plan takes "bias"
     gradient_weights   x, dy, dw, and db (K,) or None           fills dw; db only where the plan takes "sums"
 
@@ -29,7 +29,7 @@ from fastconv.engine.phases import ONES
 from fastconv.machine.threads import threads_for
 from fastconv.window import Window
 
-__all__ = ["Algorithm", "Direction", "Ints", "Plan", "Problem", "fewest"]
+__all__ = ["NOTHING", "RELU", "Algorithm", "Direction", "Epilogue", "Ints", "Plan", "Problem", "fewest"]
 
 Ints = tuple[int, ...]
 Direction = Literal["forward", "gradient_input", "gradient_weights"]
@@ -80,6 +80,24 @@ class Problem(NamedTuple):
         return self.pixels * math.prod(self.w_shape)
 
 
+class Epilogue(NamedTuple):
+    """What becomes of outputs before they are stored: relu((v - mean) * scale + shift + addend), or parts of that, in
+    the bits of passes of their own."""
+
+    relu: bool = False
+    norm: np.ndarray | None = None  # (3, K and more): mean, scale, shift; behind the last filter a vector's room
+    addend: np.ndarray | None = None  # of y's shape and C-contiguous, as y is
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The names of those that it has, as in `Plan.takes`."""
+        given = ("relu", self.relu), ("norm", self.norm is not None), ("addend", self.addend is not None)
+        return frozenset(name for name, there in given if there)
+
+
+NOTHING, RELU = Epilogue(), Epilogue(relu=True)
+
+
 class Plan(NamedTuple):
     """How an algorithm solves one direction of a problem: everything that need not be done again for every call."""
 
@@ -89,7 +107,7 @@ class Plan(NamedTuple):
     most: int  # threads that there are tasks for, and room for in the workspace limit
     own: int = 0  # bytes of a thread's scratch
     shared: int = 0  # bytes of scratch beside
-    takes: frozenset[str] = frozenset()  # epilogues: "bias", "sums", "relu" (forward)
+    takes: frozenset[str] = frozenset()  # "bias", "sums"; forward: parts of an Epilogue
     taps_last: bool = False  # w may also lie as in a net, (K, C / groups, r0, r1, r2) in memory
 
     @property

@@ -23,7 +23,7 @@ import numpy as np
 from fastconv._ext import reduce
 from fastconv._ext.conv import depthwise
 from fastconv.engine import grouped, tuning
-from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
 from fastconv.machine import simd
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.window import Window
@@ -56,11 +56,12 @@ def _forward(p: Problem) -> Plan:
     convolve = _Convolution(p, p.y_shape, _reach(p.window, p.inputs, p.outputs, False), lanes, p.w_shape[4])
 
     def run(
-        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> None:
-        convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y, relu)
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> None:  # fmt: skip
+        convolve(threads, x, w.reshape(p.filters, -1, w.shape[4]), bias, y, epilogue)
 
-    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS, takes=frozenset({"relu"}))
+    return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS, takes=frozenset({"relu", "norm"}))
 
 
 def _gradient_input(p: Problem) -> Plan:
@@ -111,16 +112,20 @@ class _Convolution:
         self.work = _work(p, y_shape, math.prod(p.window.kernel) * sources)
 
     def __call__(
-        self, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> None:
+        self, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> None:  # fmt: skip
         """w (filters, taps, channels of a group)."""
         packed = np.ascontiguousarray(w[self.lanes.filters].transpose(0, 2, 3, 1))
         if bias is not None:
             bias = bias[self.lanes.filters]
+        if epilogue.norm is not None:
+            epilogue = epilogue._replace(norm=np.ascontiguousarray(epilogue.norm[:, self.lanes.filters]))
         far = self.far and y.ctypes.data % depthwise.STREAMED_BYTES == 0
         depthwise.forward(
-            x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, relu, threads
-        )
+            x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, epilogue,
+            threads,
+        )  # fmt: skip
 
 
 def _fits_vectors(channels: int, itemsize: int, lanes: Lanes) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from fastconv._ext.conv import direct
 from fastconv.engine import planar, tuning
 from fastconv.engine.constants import made_of, place_of
-from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
 from fastconv.machine.memory import allocate, get_workspace_limit
@@ -103,14 +103,20 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
     start_size = _packed_size(p.groups, y_shape[4], p.groups, ONES)
 
     def run(
-        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> None:
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> None:  # fmt: skip
         w, x, y = w.reshape(grouped), x.reshape(x_shape), y.reshape(y_shape)
         if reversed:
             w = w[:, :, ::-1, ::-1, ::-1].transpose(0, 5, 2, 3, 4, 1)
         start = np.zeros(start_size, np.float32)
         if bias is not None:
             direct.pack(bias.reshape(p.groups, -1, 1, 1, 1, 1), start, vector, 1)
+        if epilogue.norm is not None:
+            norm = np.zeros((3, start_size), np.float32)
+            for row, of_filters in zip(norm, epilogue.norm[:, : p.filters], strict=True):
+                direct.pack(of_filters.reshape(p.groups, -1, 1, 1, 1, 1), row, vector, 1)
+            epilogue = epilogue._replace(norm=norm)
         if not whole:
             y[...] = 0 if bias is None else bias  # inputs that no window sees
         if tasks:
@@ -123,7 +129,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
                 if kept is not None:
                     kept[key] = packed
             scratch, tables = _buffers(op, threads, elements, entries)
-            direct.forward(x, packed, start, y, made, scratch, tables, far, vector, relu)
+            direct.forward(x, packed, start, y, made, scratch, tables, far, vector, epilogue)
 
     def gradient_input(
         op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: np.ndarray | None
@@ -132,7 +138,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
 
     return Plan(
         "direct", gradient_input if reversed else run, multiply_adds // 4, _most(tasks, elements), 4 * elements,
-        4 * made.size, frozenset({"bias"} if reversed else {"bias", "relu"}),
+        4 * made.size, frozenset({"bias"} if reversed else {"bias", "relu", "norm", "addend"}),
     )  # fmt: skip
 
 

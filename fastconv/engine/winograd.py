@@ -37,7 +37,7 @@ from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
 from fastconv.engine import tuning
 from fastconv.engine.constants import made_of, place_of
-from fastconv.engine.contract import Direction, Ints, Plan, Problem
+from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
 from fastconv.engine.phases import ONES, phases
 from fastconv.machine import simd
 from fastconv.machine.memory import allocate, get_workspace_limit
@@ -159,11 +159,12 @@ def _forward(p: Problem) -> Plan:
     convolve = _Convolution(p, layout, _phased(p.window), False)
 
     def run(
-        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> None:
-        convolve(op, x, _split(op, w, p.window), bias, y, relu)
+        op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> None:  # fmt: skip
+        convolve(op, x, _split(op, w, p.window), bias, y, epilogue)
 
-    return _plan(p, run, [convolve], "relu")
+    return _plan(p, run, [convolve], "relu", "norm", "addend")
 
 
 def _gradient_input(p: Problem) -> Plan:
@@ -205,8 +206,9 @@ class _Convolution:
         self.row = max(sizes.v_row, sizes.m_row) if self.cut.by_blocks else sizes.v_row
 
     def __call__(
-        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, relu: bool = False
-    ) -> None:
+        self, op: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+        epilogue: Epilogue = NOTHING,
+    ) -> None:  # fmt: skip
         """w may lie taps last in memory."""
         cut, taps_last = self.cut, not w.flags.c_contiguous
         if taps_last:
@@ -222,7 +224,7 @@ class _Convolution:
                 u = kept.get(key, u)
             kernels.forward_blocks(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, ready, buffers,
-                self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, relu, threads,
+                self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, epilogue, threads,
             )  # fmt: skip
             if kept is not None:
                 kept[key] = u
@@ -230,7 +232,7 @@ class _Convolution:
             v, u, m = scratch
             kernels.forward_panels(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, v, u, m, self.row,
-                cut.tiles, *cut.part, self.vector, relu, threads,
+                cut.tiles, *cut.part, self.vector, epilogue, threads,
             )  # fmt: skip
 
 

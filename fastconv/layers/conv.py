@@ -109,6 +109,14 @@ class _Conv(OpLayer):
         """What a ReLU makes of y, for zeros around x; `backward` takes the gradient to y."""
         return conv.relu_forward(self.op, x, *self.arrays(context), **self.options(context))
 
+    def normed_forward(
+        self, x: np.ndarray, norm: np.ndarray, addend: np.ndarray | None, relu: bool, context: Context
+    ) -> np.ndarray | None:
+        """What a batch norm by its coefficients, a sum perhaps and a ReLU make of y, for zeros around x; there is no
+        backward. None where the convolution's kernel does not do that."""
+        arrays = self.arrays(context)
+        return conv.normed_forward(self.op, x, *arrays, norm, addend, relu, **self.options(context))
+
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         if self.padding_mode == "zeros":
             return OpLayer.backward(self, dy, saved, need_dx)

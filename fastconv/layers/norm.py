@@ -13,7 +13,7 @@ from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
 from fastconv.layers.common import need_default
 from fastconv.machine.memory import require
-from fastconv.ops.norm.channels import batch_relu_backward, batch_relu_forward
+from fastconv.ops.norm.channels import batch_relu_backward, batch_relu_forward, coefficients
 from fastconv.ops.norm.layer import normalized
 from fastconv.window import integers
 
@@ -86,6 +86,13 @@ class _BatchNorm(OpLayer):
             factor *= self.weight
         shift = -self.running_mean * factor
         return factor, shift if self.bias is None else shift + self.bias
+
+    def coefficients(self, channels: int, dtype: np.dtype) -> np.ndarray | None:
+        """What the layer, in inference, multiplies and adds (`ops.norm.channels.coefficients`); None where it cannot be
+        applied to so many channels of this type."""
+        arrays = self._fetch(self)
+        fit = all(array is None or (array.shape == (channels,) and array.dtype == dtype) for array in arrays)
+        return coefficients(*arrays, self.eps) if fit and arrays[0] is not None and arrays[1] is not None else None
 
     def relu_backward(
         self, dy: np.ndarray, saved: Any, need_dx: bool, over: bool

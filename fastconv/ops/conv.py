@@ -240,11 +240,28 @@ def relu_forward(
 ) -> tuple[np.ndarray, Saved]:
     """relu of the convolution: done by the kernel where it stores, if it can (fastconv.plan)."""
     x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
-    return by_plan(op, x, w, b, call, True)
+    return by_plan(op, x, w, b, call, engine.RELU)
+
+
+def normed_forward(
+    op: str, x: Any, w: Any, b: Any, norm: np.ndarray, addend: np.ndarray | None, relu: bool, *, stride: Any,
+    padding: Any, dilation: Any, groups: int, algorithm: str,
+) -> np.ndarray | None:  # fmt: skip
+    """What batch_norm by coefficients (`norm.channels.coefficients`), a sum and relu make of the convolution, where the
+    kernel does that as it stores; else None (fastconv.plan)."""
+    x, w, b, call = plan(op, x, w, b, stride, padding, dilation, groups, algorithm, engine.get_precision())
+    epilogue = engine.Epilogue(relu, norm, addend)
+    if call.whole is None or not x.size or not call.whole.takes(epilogue):
+        return None
+    if addend is not None:
+        if addend.shape != (len(x), len(w), *call.output[1:-1]):
+            return None
+        epilogue = epilogue._replace(addend=channels_last(op, addend).reshape(call.y_shape))
+    return by_plan(op, x, w, b, call, epilogue)[0]
 
 
 def by_plan(
-    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, call: Call, relu: bool = False
+    op: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, call: Call, epilogue: engine.Epilogue = engine.NOTHING
 ) -> tuple[np.ndarray, Saved]:
     if call.nbytes > UNCHECKED:
         require(op, call.nbytes)
@@ -256,11 +273,10 @@ def by_plan(
     else:
         y = allocate(op, call.y_shape, x.dtype)
         if call.whole is not None:
-            w_last = call.whole.forward(op, x_last, w_last, bias, y, relu)
-            relu = False
+            w_last = call.whole.forward(op, x_last, w_last, bias, y, epilogue)
         else:
             interleave(op, x_last, w_last, bias, y, call)
-    if relu:
+    if epilogue.relu and call.whole is None:
         rectify(y)
     return logical(y.reshape(call.output)), (x_last, w_last, call)
 

@@ -39,13 +39,13 @@ FUSING = os.environ.get("FASTCONV_PLAN", "1") != "0"
 class Plan:
     """The steps of a net; `print(plan_of(net))` lists them."""
 
-    def __init__(self, net: Layer, fusing: bool) -> None:
+    def __init__(self, net: Layer, fusing: bool, keep: bool = True) -> None:
         steps, output, self._inside = _follow(net)
         self.several = isinstance(output, tuple)
         self.outputs: tuple[int, ...] = output if isinstance(output, tuple) else (output,)
         self.inputs = tuple(range(len(net.inputs)))
         self._root = self._inside.pop(0)[1]
-        self.steps = fused(steps, self.outputs) if fusing else steps
+        self.steps = fused(steps, self.outputs, keep) if fusing else steps
         first: dict[int, str] = {}  # of each layer its first name, which is its parameters'
         aliases: dict[str, str] = {}  # and what a shared one's are called elsewhere
         for name, layer in net.walk():
@@ -114,20 +114,21 @@ def _are_same(container: Layer, children: dict[str, Layer]) -> bool:
     return tuple(now) == tuple(children) and all(map(operator.is_, now.values(), children.values()))
 
 
-def plan_of(net: Layer, fusing: bool = FUSING) -> Plan:
-    """The plan of a container as it is now. It is kept by the net, beside its attributes: copies have none."""
-    known: dict[bool, Plan] | None = getattr(net, "_plans", None)
+def plan_of(net: Layer, fusing: bool = FUSING, keep: bool = True) -> Plan:
+    """The plan of a container as it is now; keep: for a forward that a backward follows. It is kept by the net, beside
+    its attributes: copies have none."""
+    known: dict[tuple[bool, bool], Plan] | None = getattr(net, "_plans", None)
     if known is None:
         known = net._plans = {}
-    kept = known.get(fusing)
+    kept = known.get((fusing, keep))
     if kept is None or not kept.holds(net):
-        kept = known[fusing] = Plan(net, fusing)
+        kept = known[fusing, keep] = Plan(net, fusing, keep)
     return kept
 
 
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     """The output of a container, and what the backward needs."""
-    plan = plan_of(net)
+    plan = plan_of(net, keep=context.keep)
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
     final = context.final

@@ -4,6 +4,8 @@ batch_norm, relu        one pass; backward, relu's mask is computed again from b
 batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
 relu, max_pool          pooled first: relu sees the maxima only
 conv, relu              relu in the kernel's store; backward, its mask is the output itself
+conv, and the first two where there is no backward and batch_norm has its statistics, or batch_norm alone: in the
+                        kernel's store
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients
 
 __all__ = ["fused"]
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 class Fused(Step):
@@ -157,8 +161,34 @@ class ConvRelu(Fused):
         return (dx,), [gradients, {}]
 
 
-def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
-    """The steps with neighbours as one, in order: a fused one stands where its last part did; without identities."""
+class ConvNorm(Fused):
+    """A convolution, batch_norm by the statistics that it has, a sum perhaps, relu perhaps; there is no backward."""
+
+    def __init__(self, conv: Step, norm: Step) -> None:
+        super().__init__(conv, norm)
+        self.within = conv.within
+        self.conv: Any = conv.layers[0]
+        self.norm: Any = norm.layers[0]
+        self.relu = isinstance(norm, NormRelu)
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        x, w = values[0], self.conv.weight
+        if context.keep or self.conv.padding_mode != "zeros" or self.norm.options(context)["training"]:
+            return False
+        return all(value.dtype == w.dtype and value.ndim == w.ndim for value in values) and x.ndim in self.norm.ranks
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        x, *addends = values
+        w = self.conv.weight
+        norm = self.norm.coefficients(len(w), w.dtype)
+        addend = addends[0] if addends else None
+        y = None if norm is None else self.conv.normed_forward(x, norm, addend, self.relu, context)
+        return self.forward_apart(values, context) if y is None else (y, None)
+
+
+def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]:
+    """The steps with neighbours as one, in order: a fused one stands where its last part did; without identities. keep:
+    for a forward that a backward follows."""
     steps = _without_identities(steps, outputs)
     readers = Counter(value for step in steps for value in step.inputs)
     readers.update(outputs)
@@ -209,12 +239,13 @@ def fused(steps: list[Step], outputs: tuple[int, ...]) -> list[Step]:
                 replace(PoolRelu(before, step))
     for step in list(found.values()):
         before = only(step.inputs[0]) if len(step.inputs) == 1 else None
-        if (
-            is_op(step, "relu")
-            and is_op(before, "conv1d", "conv2d", "conv3d")
-            and hasattr(before.layers[0], "relu_forward")
-        ):
+        if is_op(step, "relu") and is_op(before, *CONVOLUTIONS) and hasattr(before.layers[0], "relu_forward"):
             replace(ConvRelu(before, step))
+    for step in [] if keep else list(found.values()):
+        if isinstance(step, NormRelu) or is_norm(step):
+            before = only(step.inputs[0])
+            if is_op(before, *CONVOLUTIONS) and hasattr(before.layers[0], "normed_forward"):
+                replace(ConvNorm(before, step))
     return sorted(found.values(), key=lambda step: place[step.output])
 
 

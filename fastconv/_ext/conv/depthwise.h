@@ -9,6 +9,7 @@
    Written with GCC's and Clang's vector types, once (depthwise_typed.h), and compiled for single elements and for vectors
    of 16, 32 and 64 bytes; fastconv/engine/depthwise.py decides which. */
 
+#include "conv/epilogue.h"
 #include "simd/vectors.h"
 
 enum { PLAIN, PERMUTED, BROADCAST };
@@ -26,7 +27,7 @@ typedef struct {                              /* outputs along a line, and the t
     ptrdiff_t first, last;                    /* the run itself */
     ptrdiff_t x_pixel, y_pixel;               /* elements from output to output */
     ptrdiff_t ahead, y_ahead, ahead_pixel;    /* elements to what is read next of x, of dy, and of x for an output; 0: none */
-    double least;                             /* outputs that are below it become it */
+    const Epilogue *after;                    /* without addend; its norm in the lanes, as the bias */
     int far;                                  /* y is too large for the caches: vectors of STREAMED bytes go past them */
 } Run;
 

@@ -1,5 +1,6 @@
 from numpy import ndarray
 
+from fastconv.engine.contract import Epilogue
 from fastconv.engine.depthwise import Lanes, Reach
 
 KINDS: dict[str, int]
@@ -16,7 +17,7 @@ def forward(
     tasks: int,
     prefetches: bool,
     far: bool,
-    relu: bool,
+    after: Epilogue,
     num_threads: int,
 ) -> None: ...
 def gradient_weights(

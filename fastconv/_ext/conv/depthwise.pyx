@@ -2,16 +2,16 @@
 
 Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). `reach` (a Reach of
 fastconv.engine.depthwise) tells which taps an output sees and where, `lanes` (a Lanes of the same) which channels share
-a vector; w is packed (blocks, taps, sources, vector), bias (blocks, vector). A gradient to the input is a forward pass
+a vector; w is packed (blocks, taps, sources, vector), bias and the rows of a norm (blocks, vector). A gradient to the input is a forward pass
 with a reach of its own.
 
 A line is cut into segments of at most `length` outputs; a task is a run of segments, counted over the whole batch.
 """
 
 from cython cimport floating
-from libc.math cimport INFINITY
 from libc.string cimport memset
 
+from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run as run_tasks
 
 cdef extern from "conv/depthwise.h" nogil:
@@ -25,7 +25,7 @@ cdef extern from "conv/depthwise.h" nogil:
         Py_ssize_t first, last
         Py_ssize_t x_pixel, y_pixel
         Py_ssize_t ahead, y_ahead, ahead_pixel
-        double least
+        const Epilogue *after
         int far
 
     ctypedef struct Lanes:
@@ -166,15 +166,16 @@ cdef struct Forward:
     void *y
     Py_ssize_t segments, tasks  # of the whole batch
     int bytes
-    bint relu
+    Epilogue after
 
 
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, ::1] w, const floating[:, ::1] bias,
     floating[:, :, :, :, ::1] y, object reach, object lanes, Py_ssize_t length, Py_ssize_t tasks, bint prefetches,
-    bint far, bint relu, int num_threads,
+    bint far, object after, int num_threads,
 ):
-    """y = bias (may be None) + the sum over the taps of w * x, or relu of that.
+    """y = bias (may be None) + the sum over the taps of w * x, or what comes of that after it (an Epilogue without
+    addend).
 
     prefetches   x lies beyond the cache
     far          y too, for which its memory must be aligned to lanes.nbytes
@@ -185,7 +186,7 @@ def forward(
     cdef const floating *c_bias = NULL if bias is None else &bias[0, 0]
     cdef Forward c = Forward(
         &g, &c_lanes, &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], y.shape[0] * g.out[0] * g.out[1] * g.segments, tasks,
-        lanes.nbytes, relu,
+        lanes.nbytes, epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(floating)),
     )
     with nogil:
         run_tasks(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tasks, num_threads)
@@ -198,7 +199,7 @@ cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int
     cdef const floating *weights
     cdef floating *out
     cdef Run run
-    run.least = 0 if c.relu else -INFINITY
+    run.after = &c.after
     for number in range(task * c.segments // c.tasks, (task + 1) * c.segments // c.tasks):
         line, segment = number // g.segments, number % g.segments
         at = set_lines(&run, g, line, &tap)

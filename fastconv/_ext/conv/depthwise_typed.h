@@ -84,13 +84,13 @@ TARGET INLINE void NAME(slide)(
 
 /* One block of lanes for the outputs q .. q + pixels - 1 of a run; inner: PIXELS of them, and no tap lies outside. */
 TARGET INLINE void NAME(tile)(
-    const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, REAL *y, const Run *run, const int *masks,
-    ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind, const int inner)
+    const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, const REAL *norm, REAL *y, const Run *run,
+    const int *masks, ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind, const int inner)
 {
     const ptrdiff_t pitch = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
     const ptrdiff_t w_tap = run->w_tap, channel = kind == BROADCAST;
     const ptrdiff_t most_taps = run->x_tap == pitch ? SLIDE : 1;
-    const Reals smallest = (REAL)run->least - (Reals){0};
+    const Reals smallest = (REAL)run->after->least - (Reals){0};
     Reals sum[PIXELS];
     UNROLL
     for (int p = 0; p < PIXELS; p++)
@@ -119,6 +119,16 @@ TARGET INLINE void NAME(tile)(
                 }
             }
         }
+    if (norm) {
+        const Reals mean = *(const Reals *)norm, scale = *(const Reals *)(norm + run->after->apart);
+        const Reals shift = *(const Reals *)(norm + 2 * run->after->apart);
+        UNROLL
+        for (int p = 0; p < PIXELS; p++) {
+            Reals product = (sum[p] - mean) * scale;
+            ROUNDED(product);
+            sum[p] = product + shift;
+        }
+    }
     UNROLL
     for (int p = 0; p < PIXELS; p++)
         if (inner || p < pixels)
@@ -139,15 +149,16 @@ TARGET INLINE void NAME(outputs_of)(
             const int *masks = lanes->masks + b * lanes->sources * LANES;
             const REAL *weights = w + b * lanes->block_size;
             const REAL *begin = bias ? bias + b * LANES : NULL;
+            const REAL *norm = run->after->norm ? (const REAL *)run->after->norm + b * LANES : NULL;
             REAL *out = y + q * run->y_pixel + block[1];
             if (run->ahead)
                 prefetch(x + (at + run->ahead + q * run->ahead_pixel), b * share, (b + 1) * share);
             if (inner)
-                NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
-                           lanes->lanes, q, PIXELS, kind, 1);
+                NAME(tile)(x, start + block[0], weights, begin, norm, out, run, masks, lanes->sources,
+                           block[2], lanes->lanes, q, PIXELS, kind, 1);
             else
-                NAME(tile)(x, start + block[0], weights, begin, out, run, masks, lanes->sources, block[2],
-                           lanes->lanes, q, pixels, kind, 0);
+                NAME(tile)(x, start + block[0], weights, begin, norm, out, run, masks, lanes->sources,
+                           block[2], lanes->lanes, q, pixels, kind, 0);
         }
     }
 }

@@ -8,6 +8,7 @@
 #ifndef FASTCONV_DIRECT_H
 #define FASTCONV_DIRECT_H
 
+#include "conv/epilogue.h"
 #include "simd/vectors.h"
 
 typedef struct {
@@ -43,14 +44,15 @@ static inline void transpose(
     }
 }
 
-/* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], for `rows` pixels p and the
-   first `filters` lanes k of a panel; `least` where that is below it. `at` goes on for one tile more, whose pixels are fetched in advance. far: whole
-   vectors, which y is then aligned to, go past the caches; `fence` follows the last. */
+/* y[to[p] + k] = start[k] + the sum over the taps t, in order, of x[at[p] + t] * w[t][k], or what comes of that `after`
+   it, for `rows` pixels p and the first `filters` lanes k of a panel, that after->norm begins with. `at` goes on for one
+   tile more, whose pixels are fetched in advance. far: whole vectors, which y is then aligned to, go past the caches;
+   `fence` follows the last. */
 static inline void tile_outputs(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
-    const float *start, float least, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
+    const float *start, const Epilogue *after, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
-    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, least, y, to, filters, far);
+    CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, after, y, to, filters, far);
 }
 
 /* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes

@@ -1,5 +1,6 @@
 from numpy import ndarray
 
+from fastconv.engine.contract import Epilogue
 from fastconv.window import Window
 
 class Parts:
@@ -33,7 +34,7 @@ def forward(
     tables: ndarray,
     far: bool,
     widest: int,
-    relu: bool = False,
+    after: Epilogue,
 ) -> None: ...
 def gradient_weights(
     x: ndarray,

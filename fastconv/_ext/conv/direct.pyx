@@ -8,10 +8,10 @@ is copied into scratch first, zeros around it; otherwise they read x. The output
 Weights are packed: panels of at most two vectors of filters, each tap by tap (`pack`, and `unpack` for gradients).
 """
 
-from libc.math cimport INFINITY
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.geometry cimport Band, Geometry, band_at, banded, bands_of, copy_plane
 from fastconv._ext.team cimport Task, run
 
@@ -26,7 +26,7 @@ cdef extern from "conv/direct.h" nogil:
     Py_ssize_t most_rows(int bytes, int vectors)
     void tile_outputs(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Runs taps, const float *w,
-        const float *start, float least, float *y, const Py_ssize_t *to, Py_ssize_t filters, int far)
+        const float *start, const Epilogue *after, float *y, const Py_ssize_t *to, Py_ssize_t filters, int far)
     void fence()
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
@@ -355,18 +355,18 @@ cdef struct Forward:
     float *scratch              # a row of `size` a slot
     Py_ssize_t *tables          # a row of `room` a slot
     Py_ssize_t size, room
-    float least                 # outputs that are below it become it
+    Epilogue after              # its norm packed like start
     bint far
     int widest
 
 
 def forward(
     const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
-    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, bint far, int widest, bint relu=False,
+    Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, bint far, int widest, object after,
 ):
-    """The outputs of the parts, y = start + conv(x, w), or relu of that.
+    """The outputs of the parts, y = start + conv(x, w), or what comes of that after it (an Epilogue).
 
-    packed: w by `pack_parts`; start: a bias, packed likewise; scratch and tables: a row a thread, with room for a
+    packed: w by `pack_parts`; start: a bias, packed likewise, as after.norm's rows are; scratch and tables: a row a thread, with room for a
     band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written past the caches,
     which is done where its vectors are aligned.
     """
@@ -376,7 +376,7 @@ def forward(
     cdef bint aligned = not misaligned(&y[0, 0, 0, 0, 0], parts.parts.g.filters // parts.parts.g.groups, 64)
     cdef Forward c = Forward(
         &x[0, 0, 0, 0, 0], &packed[0], &start[0], parts.parts, &scratch[0, 0], &tables[0, 0], scratch.shape[1],
-        tables.shape[1], 0 if relu else -INFINITY, far and aligned, widest,
+        tables.shape[1], epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float)), far and aligned, widest,
     )
     with nogil:
         run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
@@ -399,6 +399,7 @@ cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) no
     cdef float *scratch = c.scratch + slot * c.size
     cdef Py_ssize_t *at = c.tables + slot * c.room
     cdef Py_ssize_t *to = at + c.room // 4
+    cdef Epilogue after = c.after
     cdef Panel panel
     cdef View view
     open_band(c.x, g, task // part.splits, scratch, at, to, at + 2 * (c.room // 4), &view, widest)
@@ -417,12 +418,14 @@ cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) no
             panel = panel_number(index % per_group, filters, widest, &before)
             tiles = (pixels - 1) // most_rows(panel.bytes, panel.vectors) + 1
             before += group * lanes
+            if c.after.norm != NULL:
+                after.norm = <const float *> c.after.norm + before
             for tile in range(tiles):
                 first = block_first + tile * pixels // tiles
                 tile_outputs(
                     panel.bytes, panel.vectors, block_first + (tile + 1) * pixels // tiles - first,
                     view.x + group * depth, at + first, view.runs, packed + before * g.taps, c.start + before,
-                    c.least, y + group * filters + panel.first, to + first, panel.count, c.far,
+                    &after, y + group * filters + panel.first, to + first, panel.count, c.far,
                 )
     if c.far:
         fence()

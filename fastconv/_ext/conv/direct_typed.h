@@ -14,9 +14,9 @@
 
 TARGET INLINE void NAME(outputs)(
     const int rows, const int vectors, const float *x, const ptrdiff_t *at, Runs taps, const float *w,
-    const float *start, float least, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
+    const float *start, const Epilogue *after, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
-    const Vector smallest = least - (Vector){0};
+    const Vector least = (float)after->least - (Vector){0};
     Vector sums[14][2];
     const float *pixel[14];
     UNROLL for (int p = 0; p < rows; p++) {
@@ -70,9 +70,22 @@ TARGET INLINE void NAME(outputs)(
             }
         }
     }
+    if (after->norm) {
+        const float *mean = after->norm, *scale = mean + after->apart, *shift = scale + after->apart;
+        UNROLL for (int p = 0; p < rows; p++)
+            UNROLL for (int v = 0; v < vectors; v++) {
+                Vector product = (sums[p][v] - LOAD(mean + v * LANES)) * LOAD(scale + v * LANES);
+                ROUNDED(product);
+                sums[p][v] = product + LOAD(shift + v * LANES);
+            }
+    }
+    if (after->addend)
+        UNROLL for (int p = 0; p < rows; p++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                sums[p][v] += NAME(load)(y + to[p] + v * LANES + after->addend, filters - v * LANES);
     UNROLL for (int p = 0; p < rows; p++)
         UNROLL for (int v = 0; v < vectors; v++)
-            NAME(put)(AT_LEAST(sums[p][v], smallest), y + to[p] + v * LANES, filters - v * LANES, far);
+            NAME(put)(AT_LEAST(sums[p][v], least), y + to[p] + v * LANES, filters - v * LANES, far);
 }
 
 TARGET INLINE void NAME(weights)(
@@ -105,14 +118,14 @@ TARGET INLINE void NAME(weights)(
             *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
 }
 
-#define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, least, y, to, filters, far)
+#define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, after, y, to, filters, far)
 #define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 #define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw)
 
 #define TILE_OUTPUTS(name, EACH)                                                                                       \
     TARGET NOINLINE void NAME(name)(                                                                                   \
         int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w,                   \
-        const float *start, float least, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)                    \
+        const float *start, const Epilogue *after, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)                    \
     {                                                                                                                  \
         EACH(OUTPUTS)                                                                                                  \
     }
@@ -121,10 +134,10 @@ TILE_OUTPUTS(outputs_of_two, EACH_SIZE_OF_TWO)
 
 TARGET static void NAME(tile_outputs)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, Runs taps, const float *w, const float *start,
-    float least, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
+    const Epilogue *after, float *y, const ptrdiff_t *to, ptrdiff_t filters, int far)
 {
     (vectors == 2 ? NAME(outputs_of_two) : NAME(outputs_of_one))(
-        vectors, rows, x, at, taps, w, start, least, y, to, filters, far);
+        vectors, rows, x, at, taps, w, start, after, y, to, filters, far);
 }
 
 TARGET static void NAME(tile_weights)(

@@ -19,6 +19,7 @@
 
    Lanes are channels. Written once (winograd_typed.h) with GCC's and Clang's vector types, for 16, 32 and 64 bytes. */
 
+#include "conv/epilogue.h"
 #include "simd/vectors.h"
 
 typedef struct {
@@ -34,7 +35,7 @@ typedef struct {
     ptrdiff_t channels, filters; /* of one group */
     ptrdiff_t tiles[2];          /* of an image */
     const ptrdiff_t *at[2];      /* the first output row, and column, of each */
-    float least;                 /* outputs that are below it become it */
+    Epilogue after;
     const float *zeros;          /* as many as channels, and as filters, in whole vectors */
 } Layer;
 
@@ -210,10 +211,10 @@ static inline void transform_filters(
 }
 
 static inline void outputs_from(
-    int bytes, const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes,
-    const Layer *g, ptrdiff_t first, ptrdiff_t last)
+    int bytes, const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t filter,
+    ptrdiff_t lanes, const Layer *g, ptrdiff_t first, ptrdiff_t last)
 {
-    CHOOSE(outputs_from, bytes, m, row, plane, bias, y, lanes, g, first, last);
+    CHOOSE(outputs_from, bytes, m, row, plane, bias, y, filter, lanes, g, first, last);
 }
 
 static inline void filters_from(

@@ -1,5 +1,6 @@
 from numpy import ndarray
 
+from fastconv.engine.contract import Epilogue
 from fastconv.engine.winograd import Tiling
 from fastconv.window import Window
 
@@ -23,7 +24,7 @@ def forward_blocks(
     plane: int,
     block: int,
     bytes: int,
-    relu: bool,
+    after: Epilogue,
     num_threads: int,
 ) -> None: ...
 def forward_panels(
@@ -44,7 +45,7 @@ def forward_panels(
     depth: int,
     wide: int,
     bytes: int,
-    relu: bool,
+    after: Epilogue,
     num_threads: int,
 ) -> None: ...
 def gradient_weights_blocks(

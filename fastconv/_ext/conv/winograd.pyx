@@ -12,8 +12,7 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
-from libc.math cimport INFINITY
-
+from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run
 
 cdef extern from "conv/winograd.h" nogil:
@@ -31,7 +30,7 @@ cdef extern from "conv/winograd.h" nogil:
         Py_ssize_t x_pixel, y_first, y_image, y_plane, y_row, y_column, channels, filters
         Py_ssize_t tiles[2]
         const Py_ssize_t *at[2]
-        float least
+        Epilogue after
         const float *zeros
 
     int OUTPUTS(int taps)
@@ -44,8 +43,8 @@ cdef extern from "conv/winograd.h" nogil:
     void transform_filters(
         int, const float *, int, float *, Py_ssize_t, Py_ssize_t, const Layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void outputs_from(
-        int, const float *, Py_ssize_t, Py_ssize_t, const float *, float *, Py_ssize_t, const Layer *, Py_ssize_t,
-        Py_ssize_t)
+        int, const float *, Py_ssize_t, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t, const Layer *,
+        Py_ssize_t, Py_ssize_t)
     void filters_from(
         int, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t, int, const Layer *, Py_ssize_t, Py_ssize_t)
     void product(
@@ -78,7 +77,6 @@ cdef Layer layer(
     cdef Py_ssize_t apart[3]
     g.batch = x_shape[0]
     g.zeros = &zeros[0]
-    g.least = -INFINITY
     g.x_pixel = x_shape[4]
     g.channels, g.filters = x_shape[4] // groups, y_shape[4] // groups
     for axis in range(3):
@@ -143,14 +141,14 @@ cdef struct ForwardBlocks:
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
-    bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, bint relu,
+    bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, object after,
     int num_threads,
 ):
     """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
     ready: u holds the transformed weights.
 
-    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels; relu: of the
-    outputs, with their bias, it is stored.
+    reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels; after: an
+    Epilogue, of the outputs with their bias.
     """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
@@ -161,8 +159,7 @@ def forward_blocks(
         bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
-    if relu:
-        g.least = 0
+    g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
     with nogil:
         if not ready:
             run(
@@ -191,18 +188,15 @@ cdef void block_task(const float *x, const ForwardBlocks *c, Py_ssize_t task, in
     cdef const Layer *g = c.g
     cdef Py_ssize_t tiles = tile_count(g), blocks = parts(tiles, c.block)
     cdef Py_ssize_t group = task // blocks, first = task % blocks * c.block, last = min(first + c.block, tiles), f
-    cdef const float *bias = c.bias
     cdef float *m = c.buffers + slot * c.buffer
     cdef float *v = m + c.plane
-    if bias != NULL:
-        bias += group * g.filters
     transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
     for f in range(c.frequencies):
         product(
             c.bytes, g, f, v + f * c.plane, c.row, c.u + (group * c.frequencies + f) * c.u_plane, m + f * c.plane,
             c.row, last - first, g.filters, 0, g.kernel[0] * g.channels,
         )
-    outputs_from(c.bytes, m, c.row, c.plane, bias, c.y + group * g.filters, g.filters, g, first, last)
+    outputs_from(c.bytes, m, c.row, c.plane, c.bias, c.y, group * g.filters, g.filters, g, first, last)
 
 
 cdef struct GradientWeightsBlocks:
@@ -273,7 +267,7 @@ def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, ::1] v,
     float[:, :, ::1] u, float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide,
-    int bytes, bint relu, int num_threads,
+    int bytes, object after, int num_threads,
 ):
     """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * wide) and
     m (frequencies, chunk * wide): `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time."""
@@ -286,8 +280,7 @@ def forward_panels(
         m_plane=m.shape[2], depth=depth, wide=wide, bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
-    if relu:
-        g.least = 0
+    g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
     with nogil:
         for turn in range(groups * chunks):
             c.group, c.start = turn // chunks, turn % chunks * chunk
@@ -308,11 +301,8 @@ cdef void panel_task(const float *w, const ForwardPanels *c, Py_ssize_t task, in
     cdef const Layer *g = c.g
     cdef Py_ssize_t lane = task * c.wide, filters = min(c.wide, g.filters - lane), lanes = c.bytes // sizeof(float)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, index, step, last, f
-    cdef const float *bias = c.bias
     cdef float *u = c.u + slot * c.frequencies * c.u_plane
     cdef float *m = c.m + slot * c.frequencies * c.m_plane
-    if bias != NULL:
-        bias += c.group * g.filters + lane
     for index in range(parts(steps, c.depth)):
         step = index * c.depth
         last = min(step + c.depth, steps)
@@ -325,7 +315,9 @@ cdef void panel_task(const float *w, const ForwardPanels *c, Py_ssize_t task, in
                 c.bytes, g, f, c.v + f * c.plane + step, c.row, u + f * c.u_plane, m + f * c.m_plane, c.wide,
                 c.stop - c.start, filters, step, last,
             )
-    outputs_from(c.bytes, m, c.wide, c.m_plane, bias, c.y + c.group * g.filters + lane, filters, g, c.start, c.stop)
+    outputs_from(
+        c.bytes, m, c.wide, c.m_plane, c.bias, c.y, c.group * g.filters + lane, filters, g, c.start, c.stop,
+    )
 
 
 cdef struct GradientWeightsPieces:

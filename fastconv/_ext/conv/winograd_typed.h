@@ -7,28 +7,6 @@
 
 typedef float Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(float)), may_alias));
 
-#if BYTES == 32
-#define MASK(lanes) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-#endif
-
-/* The first `lanes` floats at x, then zeros. */
-TARGET INLINE Vector NAME(load)(const float *x, ptrdiff_t lanes)
-{
-    if (lanes >= LANES)
-        return *(const Vector *)x;
-#if BYTES == 64
-    return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
-#elif BYTES == 32
-    return (Vector)_mm256_maskload_ps(x, MASK(lanes));
-#else
-    Vector value = {0};
-    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
-        if (lane < lanes)
-            value[lane] = x[lane];
-    return value;
-#endif
-}
-
 TARGET INLINE void NAME(store)(Vector value, float *y, ptrdiff_t lanes)
 {
     if (lanes >= LANES) {
@@ -259,10 +237,11 @@ TARGET INLINE void NAME(inputs)(
 
 /* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
 TARGET INLINE void NAME(output_vector)(
-    const float *m, ptrdiff_t plane, Vector bias, Vector least, float *y, ptrdiff_t down, ptrdiff_t right,
-    const ptrdiff_t *count, ptrdiff_t lanes, const int whole, const int r0, const int r1)
+    const float *m, ptrdiff_t plane, Vector bias, const float *norm, const Epilogue *after, float *y, ptrdiff_t down,
+    ptrdiff_t right, const ptrdiff_t *count, ptrdiff_t lanes, const int whole, const int r0, const int r1)
 {
     const int n0 = POINTS(r0), n1 = POINTS(r1);
+    const Vector least = (float)after->least - (Vector){0};
     Vector t[4][6], line[6], values[6];
     UNROLL for (int i = 0; i < n0; i++) {
         UNROLL for (int j = 0; j < n1; j++)
@@ -284,20 +263,31 @@ TARGET INLINE void NAME(output_vector)(
         else
             values[0] = t[j][0];
         UNROLL for (int i = 0; i < OUTPUTS(r0); i++)
-            if (whole || i < count[0])
-                NAME(store)(AT_LEAST(values[i] + bias, least), y + i * down, lanes);
+            if (whole || i < count[0]) {
+                Vector v = values[i] + bias;
+                if (norm) {
+                    v = (v - *(const Vector *)norm) * *(const Vector *)(norm + after->apart);
+                    ROUNDED(v);
+                    v += *(const Vector *)(norm + 2 * after->apart);
+                }
+                if (after->addend)
+                    v += NAME(load)(y + i * down + after->addend, lanes);
+                NAME(store)(AT_LEAST(v, least), y + i * down, lanes);
+            }
         y += right;
         OPAQUE(y);
     }
 }
 
 TARGET INLINE void NAME(outputs)(
-    const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
-    ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
+    const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t filter, ptrdiff_t lanes,
+    const Layer *g, ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
 {
     const ptrdiff_t right = g->step[2] * g->y_column, down = g->step[1] * g->y_row;
-    const Vector least = g->least - (Vector){0};
+    const Epilogue *after = &g->after;
     Place p = place(g, first);
+    bias += bias ? filter : 0;
+    y += filter;
     for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
         const ptrdiff_t count[2] = {rows_left(g, &p, 0, OUTPUTS(r0)), rows_left(g, &p, 1, OUTPUTS(r1))};
         const int whole = count[0] == OUTPUTS(r0) && count[1] == OUTPUTS(r1);
@@ -308,16 +298,18 @@ TARGET INLINE void NAME(outputs)(
         next = y + output_offset(g, &p);
         for (; j + LANES <= lanes; j += LANES) {
             const Vector b = bias ? *(const Vector *)(bias + j) : (Vector){0};
+            const float *norm = after->norm ? (const float *)after->norm + filter + j : NULL;
             UNROLL for (int i = 0; i < OUTPUTS(r0) * OUTPUTS(r1); i++)
                 __builtin_prefetch(next + i / OUTPUTS(r1) * down + i % OUTPUTS(r1) * right + j, 1);
             if (whole)
-                NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, LANES, 1, r0, r1);
+                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 1, r0, r1);
             else
-                NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, LANES, 0, r0, r1);
+                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 0, r0, r1);
         }
         if (j < lanes) {
             const Vector b = bias ? NAME(load)(bias + j, lanes - j) : (Vector){0};
-            NAME(output_vector)(m + j, plane, b, least, to + j, down, right, count, lanes - j, 0, r0, r1);
+            const float *norm = after->norm ? (const float *)after->norm + filter + j : NULL;
+            NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, lanes - j, 0, r0, r1);
         }
     }
 }
@@ -596,9 +588,9 @@ BY_SIZE(
 
 BY_SIZE(
     outputs_from, outputs,
-    (const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t lanes, const Layer *g,
-     ptrdiff_t first, ptrdiff_t last),
-    m, row, plane, bias, y, lanes, g, first, last)
+    (const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t filter, ptrdiff_t lanes,
+     const Layer *g, ptrdiff_t first, ptrdiff_t last),
+    m, row, plane, bias, y, filter, lanes, g, first, last)
 
 BY_SIZE(
     filters_from, weights,

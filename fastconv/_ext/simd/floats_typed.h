@@ -1,10 +1,32 @@
-/* What the typed headers of float kernels begin with: a vector of BYTES bytes, the stores of a part of it, and transposes
+/* What the typed headers of float kernels begin with: a vector of BYTES bytes, loads and stores of a part of it, and transposes
    of four rows. */
 
 #define LANES ((ptrdiff_t)(BYTES / sizeof(float)))
 #define Vector NAME(Vector)
 
 typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+#if BYTES == 32
+#define MASK(lanes) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#endif
+
+/* The first `lanes` floats at x, then zeros. */
+TARGET INLINE Vector NAME(load)(const float *x, ptrdiff_t lanes)
+{
+    if (lanes >= LANES)
+        return *(const Vector *)x;
+#if BYTES == 64
+    return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
+#elif BYTES == 32
+    return (Vector)_mm256_maskload_ps(x, MASK(lanes));
+#else
+    Vector value = {0};
+    for (ptrdiff_t lane = 0; lane < LANES - 1; lane++)
+        if (lane < lanes)
+            value[lane] = x[lane];
+    return value;
+#endif
+}
 
 /* The first `count` lanes of a vector. far: whole ones go past the caches. */
 TARGET INLINE void NAME(put)(Vector value, float *y, ptrdiff_t count, int far)

@@ -28,7 +28,7 @@ from fastconv.arrays import as_floats, channels_last, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import Rows, need_channels, need_entries, number
+from fastconv.ops.common import LANES, Rows, need_channels, need_entries, number
 from fastconv.ops.norm.common import (
     Arguments,
     Naive,
@@ -402,6 +402,18 @@ def channel_norm(
     y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
     gate = None if addend is None else y
     return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate, gather)
+
+
+def coefficients(
+    mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
+) -> np.ndarray:
+    """(3, C + LANES), by which batch_norm of this mean and var, arrays of one type, is (x - [0]) * [1] + [2]."""
+    statistics = np.empty((3, 1, len(mean)))
+    statistics[0], statistics[2] = mean, var
+    found = np.empty((3, 1, len(mean) + LANES), mean.dtype)
+    entries = (each if each is None or each.flags.c_contiguous else each.copy() for each in (weight, bias))
+    kernels.settle(statistics, eps, *entries, found)
+    return found[:, 0]
 
 
 def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float, *running: np.ndarray | None) -> None:
