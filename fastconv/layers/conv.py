@@ -114,8 +114,8 @@ class _Conv(OpLayer):
     ) -> np.ndarray | None:
         """What a batch norm by its coefficients, a sum perhaps and a ReLU make of y, for zeros around x; there is no
         backward. None where the convolution's kernel does not do that."""
-        arrays = self.arrays(context)
-        return conv.normed_forward(self.op, x, *arrays, norm, addend, relu, **self.options(context))
+        weight, bias = self.arrays(context)
+        return conv.normed_forward(self.op, x, weight, bias, norm, addend, relu, **self.options(context))
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
         if self.padding_mode == "zeros":

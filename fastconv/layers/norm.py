@@ -90,9 +90,9 @@ class _BatchNorm(OpLayer):
     def coefficients(self, channels: int, dtype: np.dtype) -> np.ndarray | None:
         """What the layer, in inference, multiplies and adds (`ops.norm.channels.coefficients`); None where it cannot be
         applied to so many channels of this type."""
-        arrays = self._fetch(self)
+        mean, var, weight, bias = arrays = self._fetch(self)
         fit = all(array is None or (array.shape == (channels,) and array.dtype == dtype) for array in arrays)
-        return coefficients(*arrays, self.eps) if fit and arrays[0] is not None and arrays[1] is not None else None
+        return None if mean is None or var is None or not fit else coefficients(mean, var, weight, bias, self.eps)
 
     def relu_backward(
         self, dy: np.ndarray, saved: Any, need_dx: bool, over: bool

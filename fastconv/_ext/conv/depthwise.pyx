@@ -2,8 +2,8 @@
 
 Arrays are channels-last with three spatial axes: x (n, i0, i1, i2, c), y (n, o0, o1, o2, k). `reach` (a Reach of
 fastconv.engine.depthwise) tells which taps an output sees and where, `lanes` (a Lanes of the same) which channels share
-a vector; w is packed (blocks, taps, sources, vector), bias and the rows of a norm (blocks, vector). A gradient to the input is a forward pass
-with a reach of its own.
+a vector; w is packed (blocks, taps, sources, vector), bias and the rows of a norm (blocks, vector). A gradient to the
+input is a forward pass with a reach of its own.
 
 A line is cut into segments of at most `length` outputs; a task is a run of segments, counted over the whole batch.
 """

@@ -366,9 +366,9 @@ def forward(
 ):
     """The outputs of the parts, y = start + conv(x, w), or what comes of that after it (an Epilogue).
 
-    packed: w by `pack_parts`; start: a bias, packed likewise, as after.norm's rows are; scratch and tables: a row a thread, with room for a
-    band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written past the caches,
-    which is done where its vectors are aligned.
+    packed: w by `pack_parts`; start: a bias, packed likewise, as after.norm's rows are; scratch and tables: a row a
+    thread, with room for a band's copy, and four times for its pixels and AHEAD, or its runs; far: y is to be written
+    past the caches, which is done where its vectors are aligned.
     """
     cdef Py_ssize_t tasks = 0, number
     for number in range(parts.count):

@@ -411,8 +411,8 @@ def coefficients(
     statistics = np.empty((3, 1, len(mean)))
     statistics[0], statistics[2] = mean, var
     found = np.empty((3, 1, len(mean) + LANES), mean.dtype)
-    entries = (each if each is None or each.flags.c_contiguous else each.copy() for each in (weight, bias))
-    kernels.settle(statistics, eps, *entries, found)
+    own_weight, own_bias = (each if each is None else np.ascontiguousarray(each) for each in (weight, bias))
+    kernels.settle(statistics, eps, own_weight, own_bias, found)
     return found[:, 0]
 
 
