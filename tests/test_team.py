@@ -4,6 +4,7 @@ tests/team_stress.c runs it in C; `make sanitize` does so under ThreadSanitizer.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import shutil
@@ -251,6 +252,75 @@ def test_daemon_threads_at_exit():
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+# --- Python's lock ---------------------------------------------------------------------------------------------------
+
+
+def released(calls=100):
+    """How often a new thread lets go of the GIL in so many calls of one region each."""
+    x = np.ones(1 << 18, np.float32)
+
+    def work():
+        before = team.releases()
+        for _ in range(calls):
+            functional.relu(x)
+        return team.releases() - before
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_a_region_lets_go_of_the_gil():
+    assert released() > 50
+
+
+@contextlib.contextmanager
+def pure_python():
+    """A thread beside that does not let go of the GIL by itself."""
+    ended = threading.Event()
+
+    def count():
+        while not ended.is_set():
+            for _ in range(1000):
+                pass
+
+    other, interval = threading.Thread(target=count), sys.getswitchinterval()
+    sys.setswitchinterval(0.02)
+    other.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
+def test_beside_a_thread_of_pure_python_it_is_kept_for_turns():
+    with pure_python():
+        assert 1 <= released() < 100
+
+
+def test_a_signal_ends_regions_that_keep_the_gil():
+    x = np.ones((1, 8, 300, 300), np.float32)
+    w = np.ones((8, 8, 9, 9), np.float32)
+
+    def refuse(number, frame):
+        raise RuntimeError("from the handler")
+
+    before = signal.signal(signal.SIGALRM, refuse)
+    try:
+        for after in (0.001, 0.02, 0.1):
+            with pure_python(), pytest.raises(RuntimeError, match="from the handler"):
+                functional.relu(x)
+                signal.setitimer(signal.ITIMER_REAL, after)
+                while True:
+                    functional.relu(x[0, 0])
+                    functional.conv2d(x, w)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    functional.conv2d(x, w)
 
 
 # --- in C ------------------------------------------------------------------------------------------------------------

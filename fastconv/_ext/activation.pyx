@@ -61,11 +61,10 @@ cdef int over_run(int kind, dy, x, y, double a, double b, int num_threads) excep
     cdef Py_ssize_t size = y.size, itemsize = float_size(y)
     cdef Activation c = Activation(kind, read_from(dy, size, itemsize), read_run(x, size, itemsize), size, a, b)
     cdef void *out = write_to(y, size, itemsize)
-    with nogil:
-        if itemsize == sizeof(float):
-            run(<Task> activate_task[float], out, &c, tasks(size, RUN), num_threads)
-        else:
-            run(<Task> activate_task[double], out, &c, tasks(size, RUN), num_threads)
+    if itemsize == sizeof(float):
+        run(<Task> activate_task[float], out, &c, tasks(size, RUN), num_threads)
+    else:
+        run(<Task> activate_task[double], out, &c, tasks(size, RUN), num_threads)
     return 0
 
 
@@ -104,8 +103,7 @@ def prelu(
     if size == 0:
         return
     cdef Prelu c = Prelu(NULL, &x[0, 0], &weight[0], NULL, size, width, block_rows * width)
-    with nogil:
-        run(<Task> prelu_task[floating], &y[0, 0], &c, tasks(size, c.block), num_threads)
+    run(<Task> prelu_task[floating], &y[0, 0], &c, tasks(size, c.block), num_threads)
 
 
 cdef void prelu_task(floating *y, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -128,8 +126,7 @@ def prelu_backward(
     if size == 0:
         return
     cdef Prelu c = Prelu(&dy[0, 0], &x[0, 0], &weight[0], &sums[0, 0, 0, 0], size, width, block_rows * width)
-    with nogil:
-        run(<Task> prelu_backward_task[floating], &dx[0, 0], &c, tasks(size, c.block), num_threads)
+    run(<Task> prelu_backward_task[floating], &dx[0, 0], &c, tasks(size, c.block), num_threads)
 
 
 cdef void prelu_backward_task(floating *dx, const Prelu *c, Py_ssize_t task, int slot) noexcept nogil:

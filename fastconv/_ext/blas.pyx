@@ -177,11 +177,10 @@ def matmul(
         return
     if (a_columns if transpose_a else a_rows) != m or (b_columns if transpose_b else b_rows) != k:
         raise ValueError(f"matmul: got {a.shape} and {b.shape} for {out.shape}")
-    with nogil:
-        run(
-            <Task> matmul_task[float] if itemsize == sizeof(float) else <Task> matmul_task[double], first, &c,
-            (m + row_block - 1) // row_block * across, num_threads,
-        )
+    run(
+        <Task> matmul_task[float] if itemsize == sizeof(float) else <Task> matmul_task[double], first, &c,
+        (m + row_block - 1) // row_block * across, num_threads,
+    )
 
 
 cdef void matmul_task(const floating *a, const Matmul *c, Py_ssize_t task, int slot) noexcept nogil:

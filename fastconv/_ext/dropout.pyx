@@ -35,8 +35,7 @@ def dropout(
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, RUN // channels)
     cdef Py_ssize_t blocks = (pixels + block - 1) // block
     cdef Dropout c = Dropout(&x[0, 0, 0], pixels, channels, block, blocks, key, threshold, scale)
-    with nogil:
-        run(<Task> dropout_task[floating], &y[0, 0, 0], &c, x.shape[0] * blocks, num_threads)
+    run(<Task> dropout_task[floating], &y[0, 0, 0], &c, x.shape[0] * blocks, num_threads)
 
 
 cdef void dropout_task(floating *y, const Dropout *c, Py_ssize_t task, int slot) noexcept nogil:

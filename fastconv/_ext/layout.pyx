@@ -54,8 +54,7 @@ cdef int swap(
     ))
     c.together = max(<Py_ssize_t> 1, TASK // (line * max(rows, columns)))
     c.far = size * <Py_ssize_t> sizeof(floating) >= FAR
-    with nogil:
-        run(<Task> swap_task[floating], out, &c, (n + c.together - 1) // c.together * c.parts, num_threads)
+    run(<Task> swap_task[floating], out, &c, (n + c.together - 1) // c.together * c.parts, num_threads)
     return 0
 
 

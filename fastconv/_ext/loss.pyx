@@ -47,8 +47,7 @@ def errors(int kind, const floating[::1] x, const floating[::1] target, floating
     if x.shape[0] == 0:
         return
     c = Errors(kind, &target[0], &y[0], NULL, x.shape[0])
-    with nogil:
-        run(<Task> errors_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
+    run(<Task> errors_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void errors_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -64,8 +63,7 @@ def error_sums(int kind, const floating[::1] x, const floating[::1] target, doub
     if x.shape[0] == 0:
         return
     c = Errors(kind, &target[0], NULL, &sums[0], x.shape[0])
-    with nogil:
-        run(<Task> error_sum_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
+    run(<Task> error_sum_task[floating], &x[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void error_sum_task(const floating *x, const Errors *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -113,8 +111,7 @@ def errors_backward(
     if x.shape[0] == 0:
         return
     c = ErrorsBackward(kind, to_target, &dy[0], &x[0], &target[0], x.shape[0], 0 if dy.shape[0] == 1 else 1, scale)
-    with nogil:
-        run(<Task> errors_backward_task[floating], &dx[0], &c, tasks(c.size, RUN), num_threads)
+    run(<Task> errors_backward_task[floating], &dx[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void errors_backward_task(floating *dx, const ErrorsBackward *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -101,15 +101,14 @@ def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block
 cdef int find_moments(const floating *x, const Moments *c, double *mean, double *var, int num_threads) except -1:
     cdef Py_ssize_t image
     cdef floating *pivot = <floating *> c.pivot
-    with nogil:
-        for image in range(c.images):
-            find_pivot(x + image * c.size, pivot + image * c.width, c.size, c.channels, c.step, c.width)
-        run(<Task> moments_task[floating], x, c, c.images * c.blocks, num_threads)
-        for image in range(c.images):
-            settle_moments(
-                c.sums + 2 * image * c.blocks * c.width, pivot + image * c.width, mean + image * c.channels,
-                var + image * c.channels, c.blocks, c.width, c.channels, c.size // c.channels,
-            )
+    for image in range(c.images):
+        find_pivot(x + image * c.size, pivot + image * c.width, c.size, c.channels, c.step, c.width)
+    run(<Task> moments_task[floating], x, c, c.images * c.blocks, num_threads)
+    for image in range(c.images):
+        settle_moments(
+            c.sums + 2 * image * c.blocks * c.width, pivot + image * c.width, mean + image * c.channels,
+            var + image * c.channels, c.blocks, c.width, c.channels, c.size // c.channels,
+        )
     return 0
 
 
@@ -193,8 +192,7 @@ def products(
     )
     if y is not None:
         c.y, c.gated = &y[0, 0], &gated[0, 0]
-    with nogil:
-        run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
+    run(<Task> products_task[floating], &dy[0, 0], &c, count, num_threads)
 
 
 cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -299,9 +297,8 @@ cdef int scale_shift(
     floating *y, const ScaleShift *c, double *statistics, double eps, const floating *weight, const floating *bias,
     floating *coefficients, Py_ssize_t channels, int num_threads,
 ) except -1:
-    with nogil:
-        settle_coefficients(statistics, eps, weight, bias, coefficients, c.images, channels, c.width)
-        run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
+    settle_coefficients(statistics, eps, weight, bias, coefficients, c.images, channels, c.width)
+    run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
     return 0
 
 
@@ -386,8 +383,7 @@ def scale_shift_backward(
     )
     if before is not None:
         c.before = &before[0, 0]
-    with nogil:
-        run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
+    run(<Task> scale_shift_backward_task[floating], &dx[0, 0], &c, images * c.blocks, num_threads)
 
 
 cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -429,8 +425,7 @@ def layer_norm(
     cdef LayerNorm c = LayerNorm(
         &x[0, 0], &weight[0], &bias[0], &statistics[0, 0], eps, x.shape[0], x.shape[1], rows_together(x.shape[1])
     )
-    with nogil:
-        run(<Task> layer_norm_task[floating], &y[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> layer_norm_task[floating], &y[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void layer_norm_task(floating *y, const LayerNorm *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -477,8 +472,7 @@ def layer_norm_backward(
     cdef LayerNormBackward c = LayerNormBackward(
         &dy[0, 0], &x[0, 0], &weight[0], &statistics[0, 0], &sums[0, 0, 0], x.shape[0], x.shape[1], block_rows
     )
-    with nogil:
-        run(<Task> layer_norm_backward_task[floating], &dx[0, 0], &c, sums.shape[0], num_threads)
+    run(<Task> layer_norm_backward_task[floating], &dx[0, 0], &c, sums.shape[0], num_threads)
 
 
 cdef void layer_norm_backward_task(floating *dx, const LayerNormBackward *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -57,8 +57,7 @@ cdef struct Squares:
 def squares(const floating[::1] x, double[::1] sums, Py_ssize_t block, int num_threads):
     """sums[j] = the sum of squares over the j-th block of x, in float64."""
     cdef Squares c = Squares(&sums[0], x.shape[0], block)
-    with nogil:
-        run(<Task> squares_task[floating], &x[0], &c, sums.shape[0], num_threads)
+    run(<Task> squares_task[floating], &x[0], &c, sums.shape[0], num_threads)
 
 
 cdef void squares_task(const floating *x, const Squares *c, Py_ssize_t task, int slot) noexcept nogil:

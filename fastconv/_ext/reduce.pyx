@@ -29,8 +29,7 @@ cdef struct ColumnSums:
 def column_sums(const floating[:, ::1] x, double[:, ::1] sums, Py_ssize_t block_rows, int num_threads):
     """sums[block] (c,) = the sum of every column over a block of rows."""
     cdef ColumnSums c = ColumnSums(&sums[0, 0], x.shape[0], x.shape[1], block_rows)
-    with nogil:
-        run(<Task> column_sums_task[floating], &x[0, 0], &c, sums.shape[0], num_threads)
+    run(<Task> column_sums_task[floating], &x[0, 0], &c, sums.shape[0], num_threads)
 
 
 cdef void column_sums_task(const floating *x, const ColumnSums *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -51,8 +50,7 @@ cdef struct AddInOrder:
 def add_in_order(const floating[:, ::1] partial, floating[::1] out, int num_threads):
     """out = partial[0] + partial[1] + … , each element's terms in that order."""
     cdef AddInOrder c = AddInOrder(&partial[0, 0], partial.shape[0], out.shape[0])
-    with nogil:
-        run(<Task> add_in_order_task[floating], &out[0], &c, tasks(c.size, RUN), num_threads)
+    run(<Task> add_in_order_task[floating], &out[0], &c, tasks(c.size, RUN), num_threads)
 
 
 cdef void add_in_order_task(floating *out, const AddInOrder *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -75,8 +73,7 @@ def add_row(floating[:, ::1] x, const floating[::1] row, int num_threads):
     if x.shape[0] == 0:
         return
     cdef AddRow c = AddRow(&row[0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
-    with nogil:
-        run(<Task> add_row_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> add_row_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void add_row_task(floating *x, const AddRow *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -102,8 +99,7 @@ def add(const floating[::1] a, const floating[::1] b, floating[::1] y, int num_t
     cdef Add c = Add(&a[0], NULL, a.shape[0])
     if b is not None:
         c.b = &b[0]
-    with nogil:
-        run(<Task> add_task[floating], &y[0], &c, tasks(c.size, 4 * RUN), num_threads)
+    run(<Task> add_task[floating], &y[0], &c, tasks(c.size, 4 * RUN), num_threads)
 
 
 cdef void add_task(floating *y, const Add *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -128,9 +128,8 @@ def keep_every(
         &wide[0, 0, 0, 0, 0], (<object> wide).shape, (<object> narrow).shape, factor, phase,
         is_far(narrow.shape, 5, sizeof(floating)),
     )
-    with nogil:
-        lay_out(&c, lines, sizeof(floating))
-        run(<Task> keep_task[floating], &narrow[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
+    lay_out(&c, lines, sizeof(floating))
+    run(<Task> keep_task[floating], &narrow[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
 
 
 cdef inline void lay_out(Resampling *c, Py_ssize_t lines, Py_ssize_t size) noexcept nogil:
@@ -177,9 +176,8 @@ def place_every(
         &narrow[0, 0, 0, 0, 0], (<object> wide).shape, (<object> narrow).shape, factor, phase,
         is_far(narrow.shape, 5, sizeof(floating)),
     )
-    with nogil:
-        lay_out(&c, lines, sizeof(floating))
-        run(<Task> place_task[floating], &wide[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
+    lay_out(&c, lines, sizeof(floating))
+    run(<Task> place_task[floating], &wide[0, 0, 0, 0, 0], &c, (lines + c.group - 1) // c.group, num_threads)
 
 
 cdef void place_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -209,10 +207,9 @@ def spread(
         &narrow[0, 0, 0, 0, 0], (<object> wide).shape, (<object> narrow).shape, factor, phase,
         is_far(wide.shape, 5, sizeof(floating)),
     )
-    with nogil:
-        c.lines = wide.shape[0] * c.wide[0] * c.wide[1]
-        c.group = lines_of_task(c.wide[2] * c.channels * sizeof(floating), c.far)
-        run(<Task> spread_task[floating], &wide[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
+    c.lines = wide.shape[0] * c.wide[0] * c.wide[1]
+    c.group = lines_of_task(c.wide[2] * c.channels * sizeof(floating), c.far)
+    run(<Task> spread_task[floating], &wide[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
 
 
 cdef void spread_task(floating *wide, const Resampling *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -273,13 +270,12 @@ def pick(
     c.picked[0], c.picked[1], c.picked[2] = &picked0[0], &picked1[0], &picked2[0]
     for axis in range(3):
         c.inp[axis], c.out[axis] = x.shape[1 + axis], y.shape[1 + axis]
-    with nogil:
-        c.far = is_far(y.shape, 5, sizeof(floating))
-        c.lines, c.group = y.shape[0] * c.out[0] * c.out[1], lines_of_task(line, c.far)
-        c.ahead, c.repeats = 0, c.out[1] > c.inp[1]
-        if c.far and c.inp[1] > c.out[1]:
-            c.ahead = 1 + AHEAD // (c.inp[2] * c.channels * <Py_ssize_t> sizeof(floating))
-        run(<Task> pick_task[floating], &y[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
+    c.far = is_far(y.shape, 5, sizeof(floating))
+    c.lines, c.group = y.shape[0] * c.out[0] * c.out[1], lines_of_task(line, c.far)
+    c.ahead, c.repeats = 0, c.out[1] > c.inp[1]
+    if c.far and c.inp[1] > c.out[1]:
+        c.ahead = 1 + AHEAD // (c.inp[2] * c.channels * <Py_ssize_t> sizeof(floating))
+    run(<Task> pick_task[floating], &y[0, 0, 0, 0, 0], &c, (c.lines + c.group - 1) // c.group, num_threads)
 
 
 cdef inline Py_ssize_t picked_row(const Picking *c, const Line *at) noexcept nogil:
@@ -349,8 +345,7 @@ def combine(
         &x[0, 0, 0], &begins[0], &columns[0], &weights[0], x.shape[1], y.shape[1], y.shape[2], pieces,
         y.shape[0] * pieces, lines_of_task(y.shape[1] * y.shape[2] * sizeof(floating) // pieces, far), far,
     )
-    with nogil:
-        run(<Task> combine_task[floating], &y[0, 0, 0], &c, (c.count + c.group - 1) // c.group, num_threads)
+    run(<Task> combine_task[floating], &y[0, 0, 0], &c, (c.count + c.group - 1) // c.group, num_threads)
 
 
 cdef void combine_task(floating *y, const Combination *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -52,8 +52,7 @@ def local_response_norm(
     cdef LocalResponse c = LocalResponse(
         NULL, &x[0, 0], &scratch[0, 0], n, width, block, before, after, alpha, beta, k
     )
-    with nogil:
-        run(<Task> local_response_task[floating], &y[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
+    run(<Task> local_response_task[floating], &y[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
 
 
 cdef void local_response_task(floating *y, const LocalResponse *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -81,8 +80,7 @@ def local_response_norm_backward(
     cdef LocalResponse c = LocalResponse(
         &dy[0, 0], &x[0, 0], &scratch[0, 0], n, width, block, before, after, alpha, beta, k
     )
-    with nogil:
-        run(<Task> local_response_backward_task[floating], &dx[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
+    run(<Task> local_response_backward_task[floating], &dx[0, 0], &c, tasks(n, block), <int> scratch.shape[0])
 
 
 cdef void local_response_backward_task(floating *dx, const LocalResponse *c, Py_ssize_t task, int slot) noexcept nogil:

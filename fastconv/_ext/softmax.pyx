@@ -37,8 +37,7 @@ def log_sums(const floating[:, ::1] x, double[:, ::1] sums, int num_threads):
     if x.shape[0] == 0:
         return
     cdef Softmax c = Softmax(NULL, &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
-    with nogil:
-        run(<Task> log_sums_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> log_sums_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void log_sums_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -103,8 +102,7 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
 def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[:, ::1] sums, int num_threads):
     """y = p; sums as of `log_sums`."""
     cdef Softmax c = Softmax(&y[0, 0], &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
-    with nogil:
-        run(<Task> softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -131,8 +129,7 @@ cdef void softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int
 def log_softmax(const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] y, int num_threads):
     """y = log p, for the rows' log_sums."""
     cdef Softmax c = Softmax(&y[0, 0], <double *> &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
-    with nogil:
-        run(<Task> log_softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> log_softmax_task[floating], &x[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void log_softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -167,8 +164,7 @@ def softmax_backward(
     """dx = dy - p * sum(dy) (as_logarithm), or (dy - sum(dy * p)) * p, along each row."""
     cdef Py_ssize_t n = dy.shape[0], width = dy.shape[1], block = rows_together(width)
     cdef SoftmaxBackward c = SoftmaxBackward(&dy[0, 0], &x[0, 0], &sums[0, 0], n, width, block, as_logarithm)
-    with nogil:
-        run(<Task> softmax_backward_task[floating], &dx[0, 0], &c, tasks(n, block), num_threads)
+    run(<Task> softmax_backward_task[floating], &dx[0, 0], &c, tasks(n, block), num_threads)
 
 
 cdef void softmax_backward_task(floating *dx, const SoftmaxBackward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -220,8 +216,7 @@ def cross_entropy_backward(
     )
     if smooth is not None:
         c.weight, c.smooth = &weight[0], &smooth[0]
-    with nogil:
-        run(<Task> cross_entropy_task[floating], &dx[0, 0], &c, tasks(c.rows, c.block), num_threads)
+    run(<Task> cross_entropy_task[floating], &dx[0, 0], &c, tasks(c.rows, c.block), num_threads)
 
 
 cdef void cross_entropy_task(floating *dx, const CrossEntropy *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -13,13 +13,12 @@ A kernel with a loop over tasks puts what all of them need into a struct, and on
     cdef void scale_task(floating *x, const Scaling *c, Py_ssize_t task, int slot) noexcept nogil:
         ...
 
-`data` is what has the type that the function is for; `slot`, below num_threads, owns scratch. Regions of one task,
-inside a region, or while another thread's is running, are done by the caller alone.
+The caller holds the GIL; when it is let go of meanwhile stands in gil.h. `data` is what has the type that the function
+is for; `slot`, below num_threads, owns scratch. Regions of one task, inside a region, or while another thread's is
+running, are done by the caller alone.
 """
 
 ctypedef void (*Task)(void *data, const void *context, Py_ssize_t task, int slot) noexcept nogil
 
-cdef int run(Task function, const void *data, const void *context, Py_ssize_t count, int num_threads) except -1 nogil
-cdef int run_whole(
-    Task function, const void *data, const void *context, Py_ssize_t count, int num_threads
-) except -1 nogil
+cdef int run(Task function, const void *data, const void *context, Py_ssize_t count, int num_threads) except -1
+cdef int run_whole(Task function, const void *data, const void *context, Py_ssize_t count, int num_threads) except -1

@@ -188,8 +188,7 @@ def forward(
         &g, &c_lanes, &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], y.shape[0] * g.out[0] * g.out[1] * g.segments, tasks,
         lanes.nbytes, epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(floating)),
     )
-    with nogil:
-        run_tasks(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tasks, num_threads)
+    run_tasks(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
 cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -243,8 +242,7 @@ def gradient_weights(
         &g, &c_lanes, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0, 0, 0], partial.shape[1] * block_size,
         dy.shape[0] * g.out[0] * g.out[1] * g.segments, partial.shape[0], lanes.nbytes, x_is_source,
     )
-    with nogil:
-        run_tasks(<Task> gradient_weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.tasks, num_threads)
+    run_tasks(<Task> gradient_weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.tasks, num_threads)
 
 
 cdef void gradient_weights_task(const floating *x, const GradientWeights *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -152,8 +152,7 @@ cdef int pack_taps(
     c.w, c.parts, c.widest = &w[0, 0, 0, 0, 0, 0], parts, widest
     for axis in range(6):
         c.shape[axis], c.strides[axis] = w.shape[axis], w.strides[axis] // <Py_ssize_t> sizeof(float)
-    with nogil:
-        run(<Task> pack_task, &packed[0], &c, count * parts.panels, num_threads)
+    run(<Task> pack_task, &packed[0], &c, count * parts.panels, num_threads)
 
 
 cdef void pack_task(float *packed, const Packing *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -200,8 +199,7 @@ def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num
     cdef Py_ssize_t lanes
     cdef Py_ssize_t count = panels_of(dw.shape[1], widest, &lanes)
     cdef Unpacking c = Unpacking(&partial[0, 0], partial.shape[0], partial.shape[1], dw.shape[1], dw.shape[2], widest)
-    with nogil:
-        run(<Task> unpack_task, &dw[0, 0, 0], &c, dw.shape[0] * count, num_threads)
+    run(<Task> unpack_task, &dw[0, 0, 0], &c, dw.shape[0] * count, num_threads)
 
 
 cdef void unpack_task(float *dw, const Unpacking *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -378,8 +376,7 @@ def forward(
         &x[0, 0, 0, 0, 0], &packed[0], &start[0], parts.parts, &scratch[0, 0], &tables[0, 0], scratch.shape[1],
         tables.shape[1], epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float)), far and aligned, widest,
     )
-    with nogil:
-        run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
+    run(<Task> forward_task, &y[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
 
 
 cdef void forward_task(float *y, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -468,8 +465,7 @@ def gradient_weights(
         &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &g, partial.shape[1], partial.shape[0], splits, &scratch[0, 0],
         &tables[0, 0], scratch.shape[1], tables.shape[1], widest,
     )
-    with nogil:
-        run(<Task> weights_task, &partial[0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
+    run(<Task> weights_task, &partial[0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
 
 
 cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -232,8 +232,7 @@ def forward(
     cdef Forward c = Forward(
         &p, end, &packed[0, 0, 0, 0], &start[0, 0], &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], splits, far
     )
-    with nogil:
-        run(<Task> forward_task, &x[0, 0, 0, 0, 0], &c, bands_of(&p.g) * splits, <int> scratch.shape[0])
+    run(<Task> forward_task, &x[0, 0, 0, 0, 0], &c, bands_of(&p.g) * splits, <int> scratch.shape[0])
 
 
 cdef void forward_task(const float *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -312,8 +311,7 @@ def gradient_weights(
         &p, x_end, &dy[0, 0, 0, 0, 0], dy_end, &partial[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1],
         partial.shape[0], splits,
     )
-    with nogil:
-        run(<Task> gradient_weights_task, &x[0, 0, 0, 0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
+    run(<Task> gradient_weights_task, &x[0, 0, 0, 0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
 
 
 cdef void gradient_weights_task(const float *x, const GradientWeights *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -53,8 +53,7 @@ def forward(
         &x[0, 0, 0, 0], &w[0, 0, 0, 0, 0, 0], (<object> x).shape, (<object> w).shape, (<object> y).shape, stride,
         dilation,
     )
-    with nogil:
-        run(<Task> forward_task[floating], &y[0, 0, 0, 0], &c, c.height * c.width, num_threads)
+    run(<Task> forward_task[floating], &y[0, 0, 0, 0], &c, c.height * c.width, num_threads)
 
 
 cdef void forward_task(floating *y, const Product *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -78,8 +77,7 @@ def gradient_weights(
         &dy[0, 0, 0, 0], &x[0, 0, 0, 0], (<object> x).shape, (<object> dw).shape, (<object> dy).shape, stride,
         dilation,
     )
-    with nogil:
-        run(<Task> weights_task[floating], &dw[0, 0, 0, 0, 0, 0], &c, c.height * c.width, num_threads)
+    run(<Task> weights_task[floating], &dw[0, 0, 0, 0, 0, 0], &c, c.height * c.width, num_threads)
 
 
 cdef void weights_task(floating *dw, const Product *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -103,8 +101,7 @@ def gradient_input(
         &dy[0, 0, 0, 0], &w[0, 0, 0, 0, 0, 0], (<object> dx).shape, (<object> w).shape, (<object> dy).shape, stride,
         dilation,
     )
-    with nogil:
-        run(<Task> input_task[floating], &dx[0, 0, 0, 0], &c, dx.shape[1], num_threads)
+    run(<Task> input_task[floating], &dx[0, 0, 0, 0], &c, dx.shape[1], num_threads)
 
 
 cdef void input_task(floating *dx, const Product *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -272,8 +272,7 @@ def all_finite(const floating[::1] x, int num_threads):
     cdef int found = 0
     cdef AllFinite c = AllFinite(&found, x.shape[0])
     if c.size:
-        with nogil:
-            run(<Task> all_finite_task[floating], &x[0], &c, (c.size + TESTED - 1) // TESTED, num_threads)
+        run(<Task> all_finite_task[floating], &x[0], &c, (c.size + TESTED - 1) // TESTED, num_threads)
     return found == 0
 
 
@@ -335,8 +334,7 @@ def forward(
     cdef Py_ssize_t tiles = (g.batch * g.pixels + tile - 1) // tile
     cdef const floating *b = <const floating *> NULL if bias is None else &bias[0]
     cdef Forward c = Forward(&g, &w[0, 0], b, &y[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, turned)
-    with nogil:
-        run(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tiles, <int> scratch.shape[0])
+    run(<Task> forward_task[floating], &x[0, 0, 0, 0, 0], &c, tiles, <int> scratch.shape[0])
 
 
 cdef void forward_task(const floating *x, const Forward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -387,8 +385,7 @@ def gradient_weights(
     cdef GradientWeights c = GradientWeights(
         &g, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, partial.shape[0]
     )
-    with nogil:
-        run(<Task> weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.chunks, <int> scratch.shape[0])
+    run(<Task> weights_task[floating], &x[0, 0, 0, 0, 0], &c, c.chunks, <int> scratch.shape[0])
 
 
 cdef void weights_task(const floating *x, const GradientWeights *c, Py_ssize_t chunk, int slot) noexcept nogil:
@@ -448,8 +445,7 @@ def gradient_input(
     cdef GradientInput c = GradientInput(
         &g, &w[0, 0], &dx[0, 0, 0, 0, 0], &scratch[0, 0], scratch.shape[1], tile, images, bands, axis
     )
-    with nogil:
-        run(<Task> input_task[floating], &dy[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
+    run(<Task> input_task[floating], &dy[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
 
 
 cdef void input_task(const floating *dy, const GradientInput *c, Py_ssize_t task, int slot) noexcept nogil:

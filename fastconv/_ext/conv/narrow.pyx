@@ -178,8 +178,7 @@ def forward(
         <const float *> values, memory, p, <const Py_ssize_t *> read_from(at, g.taps + 1, sizeof(Py_ssize_t)),
         memory + packed, room, past,
     )
-    with nogil:
-        run(<Task> forward_task, out, &c, bands_of(g), threads)
+    run(<Task> forward_task, out, &c, bands_of(g), threads)
 
 
 cdef void pack(const Plan *p, const float *w, const float *bias, float *packed) noexcept nogil:
@@ -258,8 +257,7 @@ def gradient_weights(
     cdef Gradient c = Gradient(
         &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], p, &at[0], taps, size, chunks, memory + chunks * size, room
     )
-    with nogil:
-        run(<Task> gradient_task, memory, &c, chunks, threads)
+    run(<Task> gradient_task, memory, &c, chunks, threads)
     cdef float *bias = NULL
     if db is not None:
         bias = &db[0]

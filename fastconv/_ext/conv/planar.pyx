@@ -184,8 +184,7 @@ def transposed(
     cdef Transposed c = Transposed(
         &y[0, 0, 0, 0, 0], &w[0], &start[0], &p, &scratch[0, 0], &tables[0, 0], scratch.shape[1], tables.shape[1]
     )
-    with nogil:
-        run(<Task> transposed_task, &x[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
+    run(<Task> transposed_task, &x[0, 0, 0, 0, 0], &c, tasks, <int> scratch.shape[0])
 
 
 cdef void transposed_task(float *x, const Transposed *c, Py_ssize_t task, int slot) noexcept nogil:

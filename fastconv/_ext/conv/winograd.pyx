@@ -160,13 +160,12 @@ def forward_blocks(
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
-    with nogil:
-        if not ready:
-            run(
-                <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
-                groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
-            )
-        run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
+    if not ready:
+        run(
+            <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
+            groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
+        )
+    run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
 
 
 cdef void filters_task(const float *w, const ForwardBlocks *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -220,8 +219,7 @@ def gradient_weights_blocks(
         frequencies=tiling.frequencies, chunks=partial.shape[0], groups=groups, group_weights=partial.shape[2],
         row=row, plane=plane, u_plane=u_plane, buffer=buffers.shape[1], block=block, bytes=bytes,
     )
-    with nogil:
-        run(<Task> chunk_task, &x[0, 0, 0, 0, 0], &c, groups * c.chunks, num_threads)
+    run(<Task> chunk_task, &x[0, 0, 0, 0, 0], &c, groups * c.chunks, num_threads)
 
 
 cdef void chunk_task(const float *x, const GradientWeightsBlocks *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -281,12 +279,11 @@ def forward_panels(
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
-    with nogil:
-        for turn in range(groups * chunks):
-            c.group, c.start = turn // chunks, turn % chunks * chunk
-            c.stop = min(c.start + chunk, tiles)
-            run(<Task> inputs_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
-            run(<Task> panel_task, &w[0, 0, 0, 0, 0], &c, parts(g.filters, wide), num_threads)
+    for turn in range(groups * chunks):
+        c.group, c.start = turn // chunks, turn % chunks * chunk
+        c.stop = min(c.start + chunk, tiles)
+        run(<Task> inputs_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
+        run(<Task> panel_task, &w[0, 0, 0, 0, 0], &c, parts(g.filters, wide), num_threads)
 
 
 cdef void inputs_task(const float *x, const ForwardPanels *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -347,12 +344,11 @@ def gradient_weights_pieces(
         frequencies=v.shape[0], filter_weights=dw.size // dy.shape[4], row=row, m_row=m_row, plane=v.shape[1],
         m_plane=m.shape[1], u_plane=u.shape[2], height=height, width=width, depth=depth, bytes=bytes,
     )
-    with nogil:
-        for turn in range(groups * chunks):
-            c.group, c.start = turn // chunks, turn % chunks * chunk
-            c.stop = min(c.start + chunk, tiles)
-            run(<Task> transforms_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
-            run(<Task> piece_task, &dw[0, 0, 0, 0, 0], &c, pieces, num_threads)
+    for turn in range(groups * chunks):
+        c.group, c.start = turn // chunks, turn % chunks * chunk
+        c.stop = min(c.start + chunk, tiles)
+        run(<Task> transforms_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
+        run(<Task> piece_task, &dw[0, 0, 0, 0, 0], &c, pieces, num_threads)
 
 
 cdef void transforms_task(const float *x, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:

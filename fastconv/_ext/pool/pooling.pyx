@@ -260,8 +260,7 @@ def max_forward(
     cdef Plan p = geometry((<object> x).shape, (<object> y).shape, window, adapts)
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
     cdef Pooling c = Pooling(&p, &x[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, total, tasks)
-    with nogil:
-        run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
+    run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
 def sum_forward(
@@ -273,8 +272,7 @@ def sum_forward(
     cdef Py_ssize_t total = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
     cdef Pooling c = Pooling(&p, &x[0, 0, 0, 0, 0], NULL, False, total, tasks)
     p.transposed = transposed
-    with nogil:
-        run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
+    run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
 cdef void pool_task(floating *y, const Pooling *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -407,8 +405,7 @@ def max_backward(
         &p, &dy[0, 0, 0, 0, 0], &taps[0, 0, 0, 0, 0], tap_t is int, apart, axis, &offsets[0], &cuts[0],
         cuts.shape[0] - 1, position(&p, p.g.inp[0], 0, 0), dy.shape[1] * dy.shape[2] * dy.shape[3] * dy.shape[4],
     )
-    with nogil:
-        run(<Task> max_backward_task[floating], &dx[0, 0, 0, 0, 0], &c, dy.shape[0] * c.bands, num_threads)
+    run(<Task> max_backward_task[floating], &dx[0, 0, 0, 0, 0], &c, dy.shape[0] * c.bands, num_threads)
 
 
 cdef void max_backward_task(floating *dx, const MaxBackward *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -435,8 +432,7 @@ def unpool(
 ):
     """y (n, plane, c) = 0 but for y[n, indices[n, o, c], c] = x[n, o, c], later o over earlier ones."""
     cdef Unpooling c = Unpooling(&x[0, 0, 0], &indices[0, 0, 0], x.shape[1], y.shape[1], x.shape[2])
-    with nogil:
-        run(<Task> unpool_task[floating], &y[0, 0, 0], &c, x.shape[0], num_threads)
+    run(<Task> unpool_task[floating], &y[0, 0, 0], &c, x.shape[0], num_threads)
 
 
 cdef void unpool_task(floating *y, const Unpooling *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -455,8 +451,7 @@ def unpool_backward(
 ):
     """dx[n, o, c] = dy[n, indices[n, o, c], c]."""
     cdef Unpooling c = Unpooling(&dy[0, 0, 0], &indices[0, 0, 0], dx.shape[1], dy.shape[1], dx.shape[2])
-    with nogil:
-        run(<Task> unpool_backward_task[floating], &dx[0, 0, 0], &c, dx.shape[0], num_threads)
+    run(<Task> unpool_backward_task[floating], &dx[0, 0, 0], &c, dx.shape[0], num_threads)
 
 
 cdef void unpool_backward_task(floating *dx, const Unpooling *c, Py_ssize_t task, int slot) noexcept nogil:

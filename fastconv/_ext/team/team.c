@@ -388,6 +388,8 @@ __attribute__((constructor)) static void prepare_for_forks(void) {
 
 static _Thread_local int64_t asked; /* when this thread last asked whether to stop, in whatever region */
 
+void team_ask_in(int64_t ns) { asked = now() - ASK_AGAIN + ns; }
+
 static int is_time_to_ask(team_interrupted interrupted, int64_t time) {
     return interrupted && time - asked >= ASK_AGAIN;
 }

@@ -4,6 +4,7 @@
 #define FASTCONV_TEAM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Does one task of a region. `slot` is below the region's number of threads, and no two threads have the same at a
    time: scratch belongs to it. */
@@ -17,6 +18,9 @@ typedef int (*team_interrupted)(void);
 int team_run(
     team_task function, void *data, const void *context, ptrdiff_t count, int threads, team_interrupted interrupted
 );
+
+/* Has this thread asked next in `ns` nanoseconds. */
+void team_ask_in(int64_t ns);
 
 /* At most `size` - 1 helpers from the next region on. */
 void team_resize(int size);
