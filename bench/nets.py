@@ -7,17 +7,18 @@
     python bench/nets.py --bfloat16                        PyTorch's autocast to bfloat16 against our float32
     python bench/nets.py --compile                         torch.compile among PyTorch's variants (needs a C++ compiler)
 
-A step is forward, cross-entropy, gradients and SGD with momentum 0.9; inference is `net(x)` of a net in `eval`. The
-weights and the batch are the same on both sides, and the outputs are compared before anything is timed. PyTorch runs in
-both of its memory layouts, with its plain and its fused optimiser, and in every round the best of them counts. Two
-processes take turns as in peers.py, glibc told to keep its memory in both.
+A step is forward, cross-entropy, gradients and SGD with momentum 0.9; inference is `net(x)` of a net in `eval`, and
+"copy" what `for_inference()` makes of it, against the same of PyTorch. The weights and the batch are the same on both
+sides, and the outputs are compared before anything is timed. PyTorch runs in both of its memory layouts, with its plain
+and its fused optimiser, and in every round the best of them counts. Two processes take turns as in peers.py, glibc told
+to keep its memory in both.
 
 floor: what the net's convolutions and linear layers must do (`fastconv.analysis.floor`): their multiplications at the
 rate of this machine's matrix product, and each of their inputs, outputs, weights and gradients once a pass through
 memory at the rate of a copy.
 
---memory: a process a library that trains 20 steps, with no settings of ours: the peak of its resident memory less that
-after its imports; of PyTorch's layouts the leaner.
+--memory: a process a library that has one net and trains it for 20 steps, with no settings of ours: the peak of its
+resident memory less that after its imports; of PyTorch's layouts the leaner.
 
 Needs PyTorch: pip install 'fastconv[peers]'.
 """
@@ -171,14 +172,21 @@ Variants = dict[str, peers.Calls]  # by name: "step" and "inference"
 
 def in_fastconv(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Variants]:
     net, x, target = built(name)
-    optimizer = optim.SGD(RATE, momentum=MOMENTUM)
     still = copy.deepcopy(net).eval()
+    answering = still.for_inference()
+    step = step_in_fastconv(net, x, target)
+    calls = {"step": step, "inference": lambda: still(x), "for_inference": lambda: answering(x)}
+    return still(x), {"fastconv": calls}
+
+
+def step_in_fastconv(net: Sequential, x: np.ndarray, target: np.ndarray) -> Callable[[], None]:
+    optimizer = optim.SGD(RATE, momentum=MOMENTUM)
 
     def step() -> None:
         _, gradients = fastconv.value_and_grad(net, "cross_entropy", x, target)
         optimizer.step(net.parameters(), gradients)
 
-    return still(x), {"fastconv": {"step": step, "inference": lambda: still(x)}}
+    return step
 
 
 def in_torch(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Variants]:
@@ -198,37 +206,44 @@ def in_torch(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Vari
         net = copy.deepcopy(twin).to(memory_format=layout)
         still = copy.deepcopy(net).eval()
         given = x.contiguous(memory_format=layout)
-        optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=MOMENTUM, fused=fused)
         train, infer = (torch.compile(net), torch.compile(still)) if compiled else (net, still)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            with autocast():
-                loss = torch.nn.functional.cross_entropy(train(given), target)
-            loss.backward()
-            optimizer.step()
+        step = step_in_torch(train, given, target, fused, autocast)
 
         def inference() -> Any:
             with torch.no_grad(), autocast():
                 return infer(given)
 
-        return {"step": step, "inference": inference}
+        return {"step": step, "inference": inference, "for_inference": inference}
 
     layouts = side.layouts(x.ndim)
-    if arguments.layout:
-        layouts = {arguments.layout: layouts[arguments.layout]}
     found = {
         f"{layout}{', fused SGD' * fused}": calls(form, fused, False)
         for layout, form in layouts.items()
-        for fused in ((False,) if arguments.layout else (False, True))
+        for fused in (False, True)
     }
     if arguments.compile:
         found |= {f"{layout}, compiled": calls(form, True, True) for layout, form in layouts.items()}
     return output, found
 
 
+def step_in_torch(net: Any, x: Any, target: Any, fused: bool, autocast: Callable[[], Any]) -> Callable[[], None]:
+    import torch
+
+    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=MOMENTUM, fused=fused)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast():
+            loss = torch.nn.functional.cross_entropy(net(x), target)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 LIBRARIES = {"fastconv": in_fastconv, "torch": in_torch}
-PARTS = ("step", "inference")
+PARTS = ("step", "inference")  # shown whole
+TIMED = (*PARTS, "for_inference")
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -249,12 +264,19 @@ def peak() -> int:
 def train(arguments: argparse.Namespace) -> None:
     """--memory's process: prints the bytes that training took at its peak."""
     if arguments.worker == "torch":
-        import torch  # noqa: F401
+        import torch
     before = peak()
-    _, calls = LIBRARIES[arguments.worker](arguments.train, arguments)
-    [parts] = calls.values()
+    net, images, classes = built(arguments.train)
+    if arguments.worker == "torch":
+        side = peers.InTorch()
+        x, layout = torch.from_numpy(images), side.layouts(images.ndim)[arguments.layout]
+        net = side.copied(net).to(memory_format=layout)
+        x = x.contiguous(memory_format=layout)
+        step = step_in_torch(net, x, torch.from_numpy(classes), False, contextlib.nullcontext)
+    else:
+        step = step_in_fastconv(net, images, classes)
     for _ in range(STEPS):
-        parts["step"]()
+        step()
     print(peak() - before)
 
 
@@ -287,7 +309,7 @@ def compare(name: str, workers: Sequence[peers.Worker], arguments: argparse.Name
     ours, theirs = (np.array(worker.ask("prepare", name)) for worker in workers)
     if np.abs(ours - theirs).max() > 1e-3 * ours[0]:
         raise SystemExit(f"nets: {name}: fastconv computes {ours[:4]}, PyTorch {theirs[:4]}")
-    found = peers.in_turns(workers, arguments.threads, arguments.rounds, arguments.turn, PARTS)
+    found = peers.in_turns(workers, arguments.threads, arguments.rounds, arguments.turn, TIMED)
     return {"net": name, "batch": NETS[name].batch, "threads": found}
 
 
@@ -317,6 +339,7 @@ def print_row(row: dict[str, Any]) -> None:
             ms = found[part]["milliseconds"]
             least = max(row["floor"][count][f"{part}, {what}"] for what in ("arithmetic", "memory"))
             text += f"  {theirs(ms):8.2f} {ms['fastconv']:8.2f} {found[part]['ratio']:5.2f} {least:7.2f}"
+        text += f" {found['for_inference']['ratio']:5.2f}"
     if "memory" in row:
         memory = row["memory"]
         text += f"  {theirs(memory) / 1e6:5.0f} {memory['fastconv'] / 1e6:5.0f} {row['memory_ratio']:5.2f}"
@@ -329,6 +352,7 @@ def print_head(arguments: argparse.Namespace) -> None:
         for part in PARTS:
             line += f"  {f'{part}, {count} thread' + 's' * (count > 1):^31}"
             names += f"  {'PyTorch':>8} {'ours':>8} {'x':>5} {'floor':>7}"
+        line, names = f"{line}{'':6}", f"{names}  copy"
     if arguments.memory:
         line, names = line + f"  {'memory, MB':^17}", names + "   theirs  ours ratio"
     print(f"{line.rstrip()}\n{names}")
@@ -337,7 +361,7 @@ def print_head(arguments: argparse.Namespace) -> None:
 def print_means(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None:
     print("\nPyTorch's time over ours: geometric mean, worst")
     for count in map(str, arguments.threads):
-        for part in PARTS:
+        for part in TIMED:
             ratios = {row["net"]: row["threads"][count][part]["ratio"] for row in rows}
             worst = min(ratios, key=lambda name: ratios[name])
             print(

@@ -20,7 +20,7 @@ def test_an_unknown_stage_is_one_line(stages):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "peers onnx sklearn mpi sanitizers wheels" in done.stderr
+    assert "peers onnx sklearn mpi sanitizers arm wheels" in done.stderr
 
 
 def test_a_machine_without_a_compiler_is_told_so():

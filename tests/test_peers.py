@@ -228,16 +228,17 @@ def test_the_floor_of_a_net(bench, monkeypatch):
 
 
 def test_the_means_of_nets(bench, capsys):
-    parts = ("step", "inference")
+    parts = ("step", "inference", "for_inference")
     rows = [
         {"net": name, "memory_ratio": memory, "threads": {"1": {part: {"ratio": ratio} for part in parts}}}
         for name, ratio, memory in (("a", 4.0, 0.5), ("b", 1.0, 2.0))
     ]
     bench("nets").print_means(rows, argparse.Namespace(threads=[1], memory=True))
-    _, head, step, inference, memory = capsys.readouterr().out.splitlines()
+    _, head, step, inference, copied, memory = capsys.readouterr().out.splitlines()
     assert head == "PyTorch's time over ours: geometric mean, worst"
     assert step == "  step, 1 thread: 2.00, 1.00 (b)"
     assert inference == "  inference, 1 thread: 2.00, 1.00 (b)"
+    assert copied == "  for_inference, 1 thread: 2.00, 1.00 (b)"
     assert memory == "  memory, ours over PyTorch's: 1.00, 2.00 (b)"
 
 
@@ -251,7 +252,7 @@ def test_nets_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     [row] = json.loads((tmp_path / "nets.json").read_text())["rows"]
     assert (row["net"], row["batch"]) == (name, 1)
-    for part in ("step", "inference"):
+    for part in ("step", "inference", "for_inference"):
         assert row["threads"]["1"][part]["ratio"] > 0
         assert len(row["threads"]["1"][part]["milliseconds"]) == 5
     assert f"\n{name} " in done.stdout

@@ -1084,6 +1084,7 @@ class Trainer:
         A file that was written as a checkpoint goes on being the checkpoint. Nothing in a file is ever run: the net is
         rebuilt from data, out of fastconv's own layers. Raises FormatError for any other file, and OSError.
         """
+        communicator = distributed.ranks_of(communicator)  # what is raised below is told once
         functions = dict(functions or {})
         for name, function in functions.items():
             if isinstance(function, tuple) and (name not in OPS or name in FUNCTIONS):

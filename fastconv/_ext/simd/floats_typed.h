@@ -6,7 +6,7 @@
 
 typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
-#if BYTES == 32
+#if defined(__x86_64__) && BYTES == 32
 #define MASK(lanes) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 #endif
 
@@ -15,9 +15,9 @@ TARGET INLINE Vector NAME(load)(const float *x, ptrdiff_t lanes)
 {
     if (lanes >= LANES)
         return *(const Vector *)x;
-#if BYTES == 64
+#if defined(__x86_64__) && BYTES == 64
     return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), x);
-#elif BYTES == 32
+#elif defined(__x86_64__) && BYTES == 32
     return (Vector)_mm256_maskload_ps(x, MASK(lanes));
 #else
     Vector value = {0};
@@ -64,15 +64,20 @@ TARGET INLINE void NAME(transpose)(const Vector rows[4], Vector columns[4])
 /* Four floats, from rows[i] + at on, of every fourth of LANES rows. */
 TARGET INLINE Vector NAME(fours)(const float *const *rows, ptrdiff_t at)
 {
+#if defined(__x86_64__) && BYTES > 16
 #define TWO_FOURS(i)                                                                                                   \
     _mm256_insertf128_ps(                                                                                              \
         _mm256_castps128_ps256(_mm_loadu_ps(rows[i] + at)), _mm_loadu_ps(rows[(i) + 4] + at), 1)
-#if BYTES == 64
+#endif
+#if defined(__x86_64__) && BYTES == 64
     return (Vector)_mm512_insertf32x8(_mm512_castps256_ps512(TWO_FOURS(0)), TWO_FOURS(8), 1);
-#elif BYTES == 32
+#elif defined(__x86_64__) && BYTES == 32
     return (Vector)TWO_FOURS(0);
 #else
-    return *(const Vector *)(rows[0] + at);
+    Vector fours;
+    for (ptrdiff_t row = 0; row < LANES; row += 4)
+        memcpy((float *)&fours + row, rows[row] + at, 4 * sizeof(float));
+    return fours;
 #endif
 #undef TWO_FOURS
 }

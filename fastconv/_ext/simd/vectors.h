@@ -105,6 +105,8 @@ static inline ptrdiff_t most_rows(int bytes, int vectors)
 #elif defined(__x86_64__)
 #define STREAM_32(y, value) _mm256_stream_ps(y, (__m256)(value))
 #define STREAM_64(y, value) _mm512_stream_ps(y, (__m512)(value))
+#else
+#define STREAM_32(y, value) memcpy(y, &(value), 32)
 #endif
 
 /* name_BYTES(…) for vectors of `bytes` bytes. */
