@@ -398,6 +398,12 @@ def figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
     return picture
 
 
+def shown(row: dict[str, Any]) -> dict[str, float]:
+    """A row's ratios: "step 1", a part and its threads, and "memory"."""
+    ratios = {f"{part} {count}": found[part]["ratio"] for count, found in row["threads"].items() for part in TIMED}
+    return ratios | ({"memory": row["memory_ratio"]} if "memory_ratio" in row else {})
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="whole nets against PyTorch: steps, inference, memory")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
@@ -476,7 +482,7 @@ def main() -> int:
         data = {"machine": info, "rounds": arguments.rounds, "busy": arguments.busy, "rows": rows}
         replace_text(arguments.json, json.dumps(data, indent=1) + "\n")
     if arguments.plot is not None:
-        plots.save(figure(rows, title), arguments.plot)
+        plots.save(figure(rows, title), arguments.plot, numbers={row["net"]: shown(row) for row in rows})
     return 0
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -264,11 +265,7 @@ def test_every_example_is_tested_and_has_its_picture():
 # --- what README says of its pictures --------------------------------------------------------------------------------
 
 README = ROOT / "README.md"
-NETS = {  # rows of its table, by what bench/peers.py calls them
-    "VGG for CIFAR": "vgg_cifar", "CNN for MNIST": "mnist 32 64 128", "3-D CNN": "voxnet", "1-D audio CNN": "m5",
-    "ResNet-18 at 224x224": "resnet18", "LeNet-5": "lenet5", "ResNet-20 for CIFAR": "resnet20",
-    "`fastconv train mnist`'s net": "mnist_cnn", "MobileNet at 224x224": "mobilenet",
-}  # fmt: skip
+COLUMNS = ("step 1", "step 2", "inference 1", "inference 2", "memory")  # of its table, as bench/nets.py calls them
 
 
 def shown(name):
@@ -278,26 +275,17 @@ def shown(name):
     return text and json.loads(text)
 
 
-def table():
-    """README's ratios to PyTorch: {net: {threads: ratio}}."""
-    rows = re.findall(r"^\| (.+?) \| (\d+\.\d) \| (\d+\.\d) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
-    return {net: {"1": float(one), "2": float(two)} for net, one, two in rows}
-
-
 def test_the_readme_counts_the_digits_that_its_picture_shows():
     said = re.search(r"reads (\d+) of (\d+) test images", README.read_text(encoding="utf-8"))
     assert {"right": int(said[1]), "images": int(said[2])} == shown("digits")
 
 
 def test_the_readmes_table_is_what_its_picture_shows():
-    """The table has medians of runs, of which the picture shows one: within a fifth."""
-    rows = table()
-    for words in NETS:
-        assert any(row.startswith(words) for row in rows), words
-    measured = shown("peers")
-    if measured is None:
-        pytest.skip("docs/peers.png was drawn before pictures bore their numbers: tools/pictures.py peers")
-    for words, net in NETS.items():
-        ratios = next(ratios for row, ratios in rows.items() if row.startswith(words))
-        for threads, ratio in ratios.items():
-            assert ratio == pytest.approx(measured[net][threads], rel=0.2), (words, threads)
+    """A row a net, the last row but one the geometric means, the last one the worst."""
+    cells = rf"^\| (.+?) \|{len(COLUMNS) * ' ([0-9.]+) [|]'}$"
+    rows = [row[1:] for row in re.findall(cells, README.read_text(encoding="utf-8"), re.MULTILINE)]
+    measured = [[ratios[column] for column in COLUMNS] for ratios in shown("nets").values()]
+    columns = list(zip(*measured, strict=True))
+    measured.append([statistics.geometric_mean(column) for column in columns])
+    measured.append([*map(min, columns[:-1]), max(columns[-1])])
+    assert [[*map(float, row)] for row in rows] == [[float(f"{ratio:.2f}") for ratio in row] for row in measured]

@@ -28,10 +28,12 @@ DIGITS = "digits"
 MEASURED = {  # bench/NAME.py and its options
     "grid": ("--threads", "2"),
     "peers": (),
+    "nets": ("--memory",),
     "distributed": ("--ranks", "2", "--hosts", "100", "1000"),
 }
 NEEDS = {  # what may not be there: the package, its name, our extra
     "peers": ("torch", "PyTorch", "peers"),
+    "nets": ("torch", "PyTorch", "peers"),
     "distributed": ("mpi4py", "mpi4py", "mpi"),
     "search_distributed": ("distributed", "dask.distributed", "search"),
 }

@@ -162,7 +162,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
     needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
     for step in plan.steps:
-        needed[step.output] = step.is_trainable() or True in map(needed.__getitem__, step.inputs)
+        needed[step.output] = True in map(needed.__getitem__, step.inputs) or step.is_trainable()
     sent: dict[int, Any] = {}
     own: set[int] = set()  # the values whose gradients nobody else has
     for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
