@@ -24,6 +24,7 @@ __all__ = [
     "add_bias",
     "as_array",
     "as_floats",
+    "c_order",
     "channel_sums",
     "channels_last",
     "dense",
@@ -169,6 +170,15 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
     else:
         np.copyto(last, moved)
     return last
+
+
+def c_order(op: str, x: np.ndarray) -> np.ndarray:
+    """x in C order; no copy where it already is."""
+    if x.flags.c_contiguous:
+        return x
+    copy = allocate(op, x.shape, x.dtype)
+    np.copyto(copy, x)
+    return copy
 
 
 def logical(last: np.ndarray) -> np.ndarray:

@@ -121,6 +121,71 @@ def test_trim_gives_everything_back(empty_pool):
     assert memory.cached() == 0
 
 
+def touch(*sizes):
+    """A call that has blocks of these sizes at a time."""
+    with memory.call:
+        blocks = [block(nbytes) for nbytes in sizes]
+    del blocks
+
+
+def test_blocks_of_other_shapes_go_when_new_ones_are_made(empty_pool):
+    step = 1 << 20
+    largest = 64 * step
+    for size in (64, 2, 3, 5, 7, 9, 11, 13, 18, 22, 26, 30, 36, 44, 52, 60):
+        touch(size * step)
+        assert memory.cached() <= largest * 1.45
+    for size in (3, 5, 7):  # what is little beside the largest stays
+        touch(size * step)
+    before = memory.cached()
+    for _ in range(3):
+        for size in (3, 5, 7):
+            touch(size * step)
+    assert memory.cached() == before
+
+
+def test_what_the_same_calls_need_again_stays(empty_pool):
+    """Whatever a call's sizes, and calls inside of calls; also without any."""
+    sizes = [(1 << 20) * n for n in (1, 2, 3, 5, 9, 17, 33)]
+
+    def inside():
+        with memory.call:
+            for nbytes in sizes:
+                touch(nbytes)  # one at a time: all blocks together are more than ever are in use
+
+    inside()
+    kept = memory.cached()
+    assert kept >= sum(sizes)
+    for _ in range(5):
+        inside()
+    assert memory.cached() == kept
+    for nbytes in sizes:
+        block(nbytes * 3)
+    assert memory.cached() >= kept
+
+
+def test_training_on_many_shapes_holds_little_more_than_the_largest(empty_pool):
+    net = fastconv.Sequential(
+        fastconv.Conv2d(3, 16, 3, padding=1), fastconv.BatchNorm2d(16), fastconv.ReLU(), fastconv.MaxPool2d(2),
+        fastconv.Conv2d(16, 32, 3), fastconv.ReLU(), fastconv.AdaptiveAvgPool2d(1), fastconv.Flatten(),
+        fastconv.Linear(32, 10),
+    )  # fmt: skip
+
+    def step(n, side):
+        x, y = np.ones((n, 3, side, side), np.float32), np.zeros(n, np.int64)
+        fastconv.value_and_grad(net, "cross_entropy", x, y)
+        net.predict(x)
+
+    for _ in range(3):
+        step(16, 96)
+    alone = memory.cached()
+    rng = np.random.default_rng(0)
+    most = 0
+    for _ in range(100):
+        step(int(rng.integers(1, 17)), int(rng.integers(8, 97)))
+        most = max(most, memory.cached())
+    assert most <= 1.5 * alone
+
+
 def test_a_block_that_cannot_be_had_is_a_memory_error():
     with pytest.raises(MemoryError, match="could not allocate"):
         memory.Block(2**62)

@@ -2,7 +2,8 @@
 
 Fresh pages cost more than the arithmetic of a ReLU: a training step asks for the same sizes again and again, so a freed
 block is kept for the next request of its size class. A block belongs to whoever holds an array on it; nobody else sees
-it.
+it. Shapes that come and go would leave blocks of all their sizes behind: before a new block is made, those that whole
+calls (`call`) have not touched lately go, unless little more is held than the largest call touches.
 
 Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena,
 whose free parts join.
@@ -15,6 +16,12 @@ from libc.stdlib cimport calloc, free
 
 from numpy import empty, ndarray
 
+cdef extern from *:
+    """
+    static _Thread_local int depth; /* of calls inside calls */
+    """
+    int depth
+
 cdef extern from "memory.h" nogil:
     void *pages_allocate(size_t bytes)
     void pages_free(void *block, size_t bytes)
@@ -22,11 +29,16 @@ cdef extern from "memory.h" nogil:
     void range_release(void *range, size_t bytes)
     void range_drop(void *begin, size_t bytes)
 
-cdef dict _free_lists = {}  # size class in bytes -> list of addresses
+cdef dict _free_lists = {}  # size class in bytes -> list of addresses, the last freed last
 cdef size_t _held = 0  # bytes of the blocks in use
 cdef size_t _most = 0  # of them since `most_held` was asked
 cdef size_t _cached = 0
 cdef size_t _limit = 0
+cdef size_t _calls = 0  # that have begun; a free block begins with the number of the last one that it served
+cdef size_t _open = 0, _most_open = 1  # of them in all threads at a time
+cdef size_t _before = 0  # bytes of the blocks in use when the present one began
+cdef size_t _touched = 0  # of those that serve it
+cdef size_t _widest = 0  # the most that served one
 cdef size_t _ceiling = 0  # of blocks in use and free ones together, as far as freeing those can do it; 0: none
 
 
@@ -40,6 +52,28 @@ cdef size_t size_class(size_t nbytes) noexcept:
 
 cdef enum:
     PAGE = 4096
+
+
+cdef class Call:
+    """`with call:` around all that a training step or an answer computes; inside another one it does nothing."""
+
+    def __enter__(self):
+        global depth, _calls, _open, _most_open, _before, _touched, _widest
+        depth += 1
+        if depth == 1:
+            _widest, _touched, _before = max(_widest, _touched), 0, _held
+            _calls += 1
+            _open += 1
+            _most_open = max(_most_open, _open)
+
+    def __exit__(self, *error):
+        global depth, _open
+        depth -= 1
+        if depth == 0:
+            _open -= 1
+
+
+call = Call()
 
 
 cdef class Arena:
@@ -139,7 +173,7 @@ cdef class Block:
     cdef Arena arena
 
     def __cinit__(self, Py_ssize_t nbytes):
-        global _cached, _held, _most
+        global _cached, _held, _most, _touched
         self.nbytes = nbytes
         self.capacity = size_class(nbytes)
         if _ceiling:
@@ -153,12 +187,17 @@ cdef class Block:
         cdef list addresses = _free_lists.get(self.capacity)
         if addresses:
             self.address = <void *> <size_t> addresses.pop()
+            if (<size_t *> self.address)[0] != _calls:
+                _touched += self.capacity
             _cached -= self.capacity
             _held += self.capacity
             _most = max(_most, _held)
             return
         if _ceiling:
             shed(self.capacity)
+        else:
+            drop_stale(self.capacity)
+        _touched += self.capacity
         self.address = pages_allocate(self.capacity)
         if self.address == NULL:
             trim()
@@ -181,6 +220,7 @@ cdef class Block:
             return
         if _cached + self.capacity > _limit:
             trim()
+        (<size_t *> self.address)[0] = _calls
         _free_lists.setdefault(self.capacity, []).append(<size_t> self.address)
         _cached += self.capacity
 
@@ -216,8 +256,9 @@ cdef class Allocator:
 
 
 def trim():
-    """Give every cached block back to the system."""
-    global _cached
+    """Give every cached block back to the system, and forget what calls touched."""
+    global _cached, _touched, _widest
+    _touched = _widest = 0
     cdef list addresses
     for capacity, addresses in list(_free_lists.items()):
         while addresses:
@@ -226,6 +267,34 @@ def trim():
     _cached = 0
     if _arena is not None:
         _arena.drop(_arena.waiting())
+
+
+cdef int drop_stale(size_t coming) except -1:
+    """Give blocks back before another one is made, the largest first, until what is in use, free and coming is little
+    more than the largest call touched: a quarter more by those that neither this call nor the one before it touched (of
+    several under way: the last few), two fifths by all that this one did not."""
+    cdef size_t touched = max(_widest, _touched + coming)
+    drop_idle(4 * _most_open - 2, coming, _before + touched + touched // 4)
+    drop_idle(1, coming, _before + touched + touched // 5 * 2)
+    return 0
+
+
+cdef int drop_idle(size_t calls, size_t coming, size_t allowed) except -1:
+    """Give blocks back that the last `calls` calls did not touch, the largest first, until no more than what is allowed
+    is in use, free and coming."""
+    global _cached
+    cdef list addresses
+    cdef size_t capacity
+    if _held + _cached + coming <= allowed:
+        return 0
+    for key in sorted(_free_lists, reverse=True):
+        capacity, addresses = key, _free_lists[key]
+        while addresses and _calls - (<size_t *> <size_t> addresses[0])[0] >= calls:
+            pages_free(<void *> <size_t> addresses.pop(0), capacity)
+            _cached -= capacity
+            if _held + _cached + coming <= allowed:
+                return 0
+    return 0
 
 
 cdef int shed(size_t coming) except -1:

@@ -26,7 +26,7 @@ from fastconv import random, tape
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, listing, nearest
-from fastconv.machine.memory import allocate
+from fastconv.machine.memory import allocate, whole_call
 from fastconv.ops import OPS
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ class Layer:
         if recording is not None or x.__class__ is tape.Value:
             value: np.ndarray = self._recorded(recording, (x,))
             return value
-        return self.forward(self.cast(x), CALL)[0]
+        with whole_call:
+            return self.forward(self.cast(x), CALL)[0]
 
     def _recorded(self, recording: tape.Recording | None, given: tuple[Any, ...]) -> Any:
         """A call's value on the tape, one of `given` for each input; an array where nothing on it is asked for."""
@@ -273,13 +274,15 @@ class Layer:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
         inference = Context(training=False, keep=False)
         x = x if hasattr(x, "shape") else np.asarray(x)
-        first = self.forward(self.cast(x[:batch_size]), inference)[0]
+        with whole_call:
+            first = self.forward(self.cast(x[:batch_size]), inference)[0]
         if len(x) <= batch_size:
             return first
         out = np.empty((len(x), *first.shape[1:]), first.dtype)
         out[:batch_size] = first
         for start in range(batch_size, len(x), batch_size):
-            out[start : start + batch_size] = self.forward(self.cast(x[start : start + batch_size]), inference)[0]
+            with whole_call:
+                out[start : start + batch_size] = self.forward(self.cast(x[start : start + batch_size]), inference)[0]
         return out
 
     def _vjp(self, x: Any) -> tuple[np.ndarray, Pullback]:

@@ -21,7 +21,7 @@ from fastconv.errors import ShapeError, integer, nearest
 from fastconv.layers.activation import Function
 from fastconv.layers.base import CALL, Apply, Context, Gradients, Join, Layer
 from fastconv.layers.containers import _Container
-from fastconv.machine.memory import require
+from fastconv.machine.memory import require, whole_call
 from fastconv.ops.registry import OPS, Op
 from fastconv.plan.steps import Held, located
 
@@ -304,7 +304,8 @@ class Graph(_Container):
         recording = tape.recording()
         if recording is not None or tape.holds(given):
             return self._recorded(recording, self._each_input(given))
-        return self.forward(self.cast(given), CALL)[0]
+        with whole_call:
+            return self.forward(self.cast(given), CALL)[0]
 
     def predict(self, *x: Any, batch_size: int = 256) -> Any:
         """The output in inference mode, whatever the present mode, `batch_size` samples at a time."""
@@ -319,7 +320,8 @@ class Graph(_Container):
         context, parts = Context(training=False, keep=False), []
         for start in range(0, max(n, 1), batch_size):
             part = [array[start : start + batch_size] if np.ndim(array) else array for array in arrays]
-            result = self.forward(self.cast(tuple(part)), context)[0]
+            with whole_call:
+                result = self.forward(self.cast(tuple(part)), context)[0]
             if n <= batch_size:
                 return result
             parts.append(result if self._several else (result,))

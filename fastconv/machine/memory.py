@@ -18,7 +18,7 @@ from fastconv.machine import cgroup
 
 __all__ = [
     "UNCHECKED", "Ceiling", "allocate", "at_most", "available_bytes", "borrowed", "get_workspace_limit", "require",
-    "require_array", "set_workspace_limit",
+    "require_array", "set_workspace_limit", "whole_call",
 ]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
@@ -66,6 +66,10 @@ def require_array(op: str, shape: Sequence[int], itemsize: int) -> None:
 # An uninitialised C-contiguous array (op, shape, dtype) on a block of the free list; it belongs to the caller. Raises
 # MemoryError, before anything is allocated, when it is larger than what this process may still use.
 allocate = memory.Allocator(require_array, UNCHECKED, POOLED)
+
+
+# `with whole_call:` around all that a training step or an answer computes: how long blocks wait is counted in these.
+whole_call = memory.call
 
 
 def borrowed() -> int:

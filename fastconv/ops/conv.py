@@ -25,6 +25,7 @@ from fastconv import engine
 from fastconv.arrays import (
     CHANNELS_LAST,
     as_floats,
+    c_order,
     channel_sums,
     channels_last,
     logical,
@@ -269,7 +270,7 @@ def by_plan(
     w_last = w.transpose(CHANNELS_LAST[w.ndim]).reshape(call.w_shape)
     bias = b if b is None or b.flags.c_contiguous else np.ascontiguousarray(b)
     if call.across is not None:
-        y = call.across.gradient_input(op, x_last, exchanged(w_last, call.groups), bias)
+        y = call.across.gradient_input(op, x_last, exchanged(op, w_last, call.groups), bias)
     else:
         y = allocate(op, call.y_shape, x.dtype)
         if call.whole is not None:
@@ -293,11 +294,11 @@ def saved(
     return x_last, w_last, call
 
 
-def exchanged(w: np.ndarray, groups: int) -> np.ndarray:
+def exchanged(op: str, w: np.ndarray, groups: int) -> np.ndarray:
     """(K, r0, r1, r2, C / groups) -> (C, r0, r1, r2, K / groups), taps in reverse."""
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
-    return np.ascontiguousarray(turned).reshape(groups * depth, *kernel, filters // groups)
+    return c_order(op, turned).reshape(groups * depth, *kernel, filters // groups)
 
 
 def interleave(
@@ -307,7 +308,7 @@ def interleave(
     filled = sum(math.prod(part.convolution.problem.y_shape) for part in call.parts)
     if filled < y.size:  # the others see inserted zeros only
         y[...] = 0 if bias is None else bias
-    ws = [np.ascontiguousarray(w[part.phase.taps]) for part in call.parts]
+    ws = [c_order(op, w[part.phase.taps]) for part in call.parts]
     for start in range(0, len(y), call.images):
         x_some, y_some = x[start : start + call.images], y[start : start + call.images]
         for part, w_part in zip(call.parts, ws, strict=True):
@@ -325,7 +326,7 @@ def backward(op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> 
     if needs[0]:
         if call.across is not None:  # dx is the convolution of dy by it, with the filters reversed
             dx = allocate(op, call.x_shape, x.dtype)
-            call.across.forward(op, dy_last, exchanged(w, call.groups), None, dx)
+            call.across.forward(op, dy_last, exchanged(op, w, call.groups), None, dx)
         else:
             dx = gradient_input(op, dys, w, call)
         dx = logical(dx.reshape(call.input))
@@ -346,7 +347,7 @@ def gradient_input(op: str, dys: list[np.ndarray], w: np.ndarray, call: Call) ->
         return call.whole.gradient_input(op, dys[0], w)
     total = None
     for part, dy_part in zip(call.parts, dys, strict=True):
-        dx = part.convolution.gradient_input(op, dy_part, np.ascontiguousarray(w[part.phase.taps]))
+        dx = part.convolution.gradient_input(op, dy_part, c_order(op, w[part.phase.taps]))
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
         total = allocate(op, call.x_shape, w.dtype)

@@ -16,7 +16,7 @@ from fastconv.errors import ShapeError, integer, nearest
 from fastconv.layers.base import Context, Layer
 from fastconv.layers.graph import Graph
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import Ceiling, at_most
+from fastconv.machine.memory import Ceiling, at_most, whole_call
 from fastconv.ops import OPS
 from fastconv.ops.common import number
 from fastconv.ops.registry import FUNCTIONS, Op, composed
@@ -472,7 +472,7 @@ def value_and_grad(
         takes = "of several nets" if not isinstance(net, Layer) else "without x"
         raise TypeError(f"value_and_grad: {takes} loss must be a function that calls them itself, got {loss!r}")
     name = getattr(loss, "__name__", type(loss).__name__)
-    with blas_held():
+    with blas_held(), whole_call:
         with _recording(nets, rng) as recorded:
             total = need_number(name, loss(*(each for each in (x, y) if each is not None)))
         by_array = recorded.gradients(total)
@@ -501,7 +501,7 @@ def gradients_of(
     final     see `Context`;  share   of a batch that is a part of a larger one, and may be empty: see `Losses`
     """  # fmt: skip
     is_empty = share is not None and not data.samples_of(x)
-    with at_most(limit) as ceiling:
+    with whole_call, at_most(limit) as ceiling:
         context = Context.of_step(net, rng, ceiling, final)
         if ceiling is not None and not net.is_container:
             plan.need_memory(net, net.cast(x), context)

@@ -39,6 +39,7 @@ from fastconv.errors import FormatError
 from fastconv.interrupts import Interrupts, uninterrupted
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.blas import blas_held
+from fastconv.machine.memory import whole_call
 from fastconv.machine.switching import quick_switches
 from fastconv.ops import OPS, register
 from fastconv.ops.norm.channels import synchronised
@@ -970,7 +971,7 @@ class Trainer:
         first, every = (0, 1) if ranks is None else (ranks.rank, ranks.size)
         with contextlib.closing(prepared(self.net, source, 0, first, prefetch, every=every)) as ready:
             for (x, y, *weight), _ in ready:
-                with blas_held(), np.errstate(all="ignore"):
+                with whole_call, blas_held(), np.errstate(all="ignore"):
                     output = self.net.forward(x, inference)[0]
                     if samples_of(output):
                         sums.add(self.loss, *self.loss(output, y, *weight), output, y)
