@@ -220,7 +220,7 @@ def _usual_forward(op: str, x: Any, target: Any) -> tuple[np.ndarray, Saved] | N
     """The mean loss of rows of logits and their classes, all of which count; None for anything else. The same bits."""
     if not (type(x) is type(target) is np.ndarray and x.ndim == 2 and x.dtype in FLOATS and x.flags.c_contiguous):
         return None
-    if not (target.dtype == np.int64 and target.shape == x.shape[:1] and x.size):
+    if not (target.dtype == np.int64 and target.shape == x.shape[:1] and x.size and x.flags.aligned):
         return None
     target = target.copy()
     log_sums, losses = allocate(op, (len(x), 2), DOUBLE), allocate(op, x.shape[:1], DOUBLE)
