@@ -520,6 +520,26 @@ def test_which_kernels_norm_as_they_store(algorithm: str, monkeypatch: pytest.Mo
     net = Sequential(Conv2d(8, 8, 3, groups=groups, algorithm=algorithm), BatchNorm2d(8), ReLU()).eval()
     monkeypatch.setattr(Fused, "forward_apart", None)
     assert net(np.ones((1, 8, 5, 5), np.float32)).shape == (1, 8, 3, 3)
+    inside = Sequential(Conv2d(8, 8, 3, padding=1, groups=groups, algorithm=algorithm), BatchNorm2d(8))
+    net = Sequential(Residual(inside), ReLU()).eval()
+    steps = [step for step in plan_of(net, keep=False).steps if isinstance(step, Fused)]
+    assert [str(step).count("+") for step in steps] == [3]
+    if algorithm != "depthwise":  # which adds nothing
+        assert net(np.ones((1, 8, 5, 5), np.float32)).shape == (1, 8, 5, 5)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd", "depthwise"])
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "float16", "int32", "int64"])
+def test_arrays_of_other_types_do_what_layers_do(algorithm: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = 8 if algorithm == "depthwise" else 1
+    net = Sequential(Conv2d(8, 8, 3, groups=groups, algorithm=algorithm), BatchNorm2d(8), ReLU()).eval()
+    for _, layer, name in net.named_arrays():
+        array = getattr(layer, name)
+        setattr(layer, name, (4 * array).astype(dtype) if array.dtype.kind == "f" else array)
+    x = batch()[0][:, :1].repeat(8, 1)
+    found = net(x)
+    by_layer(monkeypatch)
+    same_bits(found, net(x))
 
 
 def test_a_norm_in_the_store_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,12 +581,33 @@ def test_a_norm_in_the_store_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch
             same_bits(outputs[-1], before(x))
 
 
-def test_a_norm_that_does_not_fit_its_convolution_is_named() -> None:
+def test_what_does_not_fit_is_told_as_the_layers_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = batch()
-    for norm, named in ((BatchNorm2d(7), "shape"), (BatchNorm1d(8), "axes")):
-        net = Sequential(Conv2d(3, 8, 3), norm).eval()
-        with pytest.raises(fastconv.ShapeError, match=rf"{named}.*in layer 1, {type(norm).__name__}"):
+
+    def told(change: str) -> str:
+        net: Any = Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), ReLU()).eval()
+        exec(change)
+        with pytest.raises((ValueError, TypeError)) as caught:
             net(x)
+        return f"{caught.type.__name__}: {caught.value}"
+
+    changes = [
+        "net[1] = BatchNorm2d(7).eval()", "net[1] = BatchNorm1d(8).eval()", "net[1].running_mean = net[1].weight[:7]",
+        "net[1].running_var = None", "net[0].weight = net[0].weight[:7]", "net[0].weight = None", "net[1].eps = 'a'",
+        "net[1].eps = -1", "net[1].momentum = 'a'", "net[1].weight = 'abc'", "net[0].bias = net[0].bias[:3]",
+    ]  # fmt: skip
+    found = [told(change) for change in changes]
+    by_layer(monkeypatch)
+    assert found == [told(change) for change in changes]
+
+
+def test_statistics_that_are_no_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = batch()
+    net: Any = Sequential(Conv2d(3, 8, 3), BatchNorm2d(8)).eval()
+    net[1].running_mean = [1.0] * 8
+    found = net(x)
+    by_layer(monkeypatch)
+    same_bits(found, net(x))
 
 
 class Keeps(Layer):

@@ -87,12 +87,19 @@ class _BatchNorm(OpLayer):
         shift = -self.running_mean * factor
         return factor, shift if self.bias is None else shift + self.bias
 
-    def coefficients(self, channels: int, dtype: np.dtype) -> np.ndarray | None:
-        """What the layer, in inference, multiplies and adds (`ops.norm.channels.coefficients`); None where it cannot be
-        applied to so many channels of this type."""
-        mean, var, weight, bias = arrays = self._fetch(self)
-        fit = all(array is None or (array.shape == (channels,) and array.dtype == dtype) for array in arrays)
-        return None if mean is None or var is None or not fit else coefficients(mean, var, weight, bias, self.eps)
+    def coefficients(self, w: np.ndarray, context: Context) -> np.ndarray | None:
+        """What the layer, in inference, multiplies and adds (`ops.norm.channels.coefficients`); None where it is not
+        for the filters w, in number and type."""
+        self.check(**self.options(context))
+        mean, var, weight, bias = arrays = self.arrays(context)
+        if mean is None or var is None:
+            return None
+        for array in arrays:
+            if array is not None and (
+                type(array) is not np.ndarray or array.shape != w.shape[:1] or array.dtype != w.dtype
+            ):
+                return None
+        return coefficients(mean, var, weight, bias, self.eps)
 
     def relu_backward(
         self, dy: np.ndarray, saved: Any, need_dx: bool, over: bool

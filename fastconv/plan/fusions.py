@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv.arrays import FLOATS
+from fastconv.errors import ShapeError
 from fastconv.ops.activation import relu_backward
-from fastconv.plan.steps import Add, LayerStep, Parts, Step
+from fastconv.plan.steps import Add, LayerStep, Parts, Step, located
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -39,6 +41,10 @@ class Fused(Step):
         layers = tuple(layer for part in parts for layer in part.layers)
         super().__init__("+".join(part.name for part in parts), inputs, parts[-1].output, layers, ())
         self.parts = parts
+
+    def steps(self) -> list[Step]:
+        """The parts, and theirs."""
+        return [step for part in self.parts for step in (part.steps() if isinstance(part, Fused) else [part])]
 
     def call(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
         if self.serves(values, context):
@@ -171,19 +177,31 @@ class ConvNorm(Fused):
         self.norm: Any = norm.layers[0]
         self.relu = isinstance(norm, NormRelu)
 
+    def call(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        y = None
+        if self.serves(values, context):
+            try:
+                y = self.stored(values, context)
+            except (ShapeError, MemoryError) as error:
+                raise located(error, self.within) from None
+        return self.forward_apart(values, context) if y is None else (y, None)
+
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
-        x, w = values[0], self.conv.weight
         if context.keep or self.conv.padding_mode != "zeros" or self.norm.options(context)["training"]:
             return False
-        return all(value.dtype == w.dtype and value.ndim == w.ndim for value in values) and x.ndim in self.norm.ranks
+        x, w = values[0], self.conv.weight
+        if type(w) is not np.ndarray or w.dtype not in FLOATS or x.ndim not in self.norm.ranks:
+            return False
+        return all(value.dtype == w.dtype and value.ndim == w.ndim for value in values)
 
-    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+    def stored(self, values: list[np.ndarray], context: Context) -> np.ndarray | None:
+        """The output; None where the norm does not fit, or the kernel does not do it."""
         x, *addends = values
-        w = self.conv.weight
-        norm = self.norm.coefficients(len(w), w.dtype)
-        addend = addends[0] if addends else None
-        y = None if norm is None else self.conv.normed_forward(x, norm, addend, self.relu, context)
-        return self.forward_apart(values, context) if y is None else (y, None)
+        norm = self.norm.coefficients(self.conv.weight, context)
+        if norm is None:
+            return None
+        y: np.ndarray | None = self.conv.normed_forward(x, norm, addends[0] if addends else None, self.relu, context)
+        return y
 
 
 def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]:
@@ -218,7 +236,8 @@ def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]
     def replace(made: Fused) -> None:
         """Unless a step between the parts reads what they read: gradients would be added in another order."""
         between = steps[place[made.parts[0].output] : place[made.output]]
-        if any(step not in made.parts and not set(made.inputs).isdisjoint(step.inputs) for step in between):
+        own = made.steps()
+        if any(step not in own and not set(made.inputs).isdisjoint(step.inputs) for step in between):
             return
         for part in made.parts:
             del found[part.output]
