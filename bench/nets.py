@@ -3,7 +3,7 @@
     python bench/nets.py                                   all of it, about fifteen minutes
     python bench/nets.py --quick --threads 1               fewer rounds
     python bench/nets.py --only vgg resnet20 --memory      these two, and the memory of their training
-    python bench/nets.py --busy 2 --only digits            beside two processes that count for ever
+    python bench/nets.py --busy 2 --only digits            beside two processes that count for ever: mean times
     python bench/nets.py --bfloat16                        PyTorch's autocast to bfloat16 against our float32
     python bench/nets.py --compile                         torch.compile among PyTorch's variants (needs a C++ compiler)
 
@@ -251,7 +251,8 @@ def work(arguments: argparse.Namespace) -> None:
         output, calls = LIBRARIES[arguments.worker](name, arguments)
         return calls, [float(np.abs(output).max()), *map(float, output.ravel()[:64])]
 
-    peers.serve(prepare, peers.LIBRARIES[arguments.worker]().set_threads)
+    of = statistics.fmean if arguments.busy else statistics.median
+    peers.serve(prepare, peers.LIBRARIES[arguments.worker]().set_threads, of=of)
 
 
 def peak() -> int:
@@ -443,7 +444,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     floor.Work().floor(1)  # the rates are measured before the workers run
     options = [name for name in ("--bfloat16", "--compile") if getattr(arguments, name.strip("-"))]
-    script = [str(Path(__file__).resolve()), *options]
+    script = [str(Path(__file__).resolve()), *options, "--busy", str(arguments.busy)]
     with contextlib.ExitStack() as stack:
         workers = [peers.Worker(library, arguments.threads[-1], script) for library in LIBRARIES]
         for worker in workers:

@@ -337,10 +337,11 @@ def serve(
     prepare: Callable[[str], tuple[dict[str, Calls], Any]],
     set_threads: Callable[[int], None],
     now: Callable[[], float] = time.perf_counter,
+    of: Callable[[list[float]], float] = statistics.median,
 ) -> None:
     """A worker: reads a command a line, answers a line; between them it is blocked.
 
-    prepare: of a task its calls by layout, and the answer
+    prepare: of a task its calls by layout, and the answer;  of: what is told of a turn's samples
     """
     calls: dict[str, Calls] = {}
     for line in sys.stdin:
@@ -353,14 +354,17 @@ def serve(
             set_threads(argument)
         else:
             answer = {
-                layout: {part: turn(call, argument, now) for part, call in parts.items()}
+                layout: {part: turn(call, argument, now, of) for part, call in parts.items()}
                 for layout, parts in calls.items()
             }
         print(json.dumps(answer), flush=True)
 
 
-def turn(call: Callable[[], Any], seconds: float, now: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of a call: the first one's where that fills the turn, else the median of as many more as fill it."""
+def turn(
+    call: Callable[[], Any], seconds: float, now: Callable[[], float] = time.perf_counter,
+    of: Callable[[list[float]], float] = statistics.median,
+) -> float:  # fmt: skip
+    """Seconds of a call: the first one's where that fills the turn, else `of` as many more as fill it."""
     start = now()
     call()
     first = now() - start
@@ -371,7 +375,7 @@ def turn(call: Callable[[], Any], seconds: float, now: Callable[[], float] = tim
         start = now()
         call()
         samples.append(now() - start)
-    return statistics.median(samples)
+    return of(samples)
 
 
 class Worker:
