@@ -54,28 +54,6 @@ cdef enum:
     PAGE = 4096
 
 
-cdef class Call:
-    """`with call:` around all that a training step or an answer computes; inside another one it does nothing."""
-
-    def __enter__(self):
-        global depth, _calls, _open, _most_open, _before, _touched, _widest
-        depth += 1
-        if depth == 1:
-            _widest, _touched, _before = max(_widest, _touched), 0, _held
-            _calls += 1
-            _open += 1
-            _most_open = max(_most_open, _open)
-
-    def __exit__(self, *error):
-        global depth, _open
-        depth -= 1
-        if depth == 0:
-            _open -= 1
-
-
-call = Call()
-
-
 cdef class Arena:
     """A range of addresses from which blocks are cut, best fit first; it knows which of its pages were touched."""
 
@@ -354,3 +332,25 @@ def set_limit(size_t nbytes):
 def cached():
     """Bytes that are free for later blocks now."""
     return _cached + (0 if _arena is None else _arena.waiting())
+
+
+cdef class Call:
+    """`with call:` around all that a training step or an answer computes; inside another one it does nothing."""
+
+    def __enter__(self):
+        global depth, _calls, _open, _most_open, _before, _touched, _widest
+        depth += 1
+        if depth == 1:
+            _widest, _touched, _before = max(_widest, _touched), 0, _held
+            _calls += 1
+            _open += 1
+            _most_open = max(_most_open, _open)
+
+    def __exit__(self, *error):
+        global depth, _open
+        depth -= 1
+        if depth == 0:
+            _open -= 1
+
+
+call = Call()

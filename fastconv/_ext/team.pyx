@@ -1,39 +1,30 @@
 # distutils: sources = fastconv/_ext/team/team.c
 """The process's thread team, see team/team.c: helpers beside a kernel's caller, that nobody waits for."""
 
+from fastconv._ext cimport gil
+
 cdef extern from "team/team.h" nogil:
     void team_resize(int size) noexcept
     int team_helpers() noexcept
-
-cdef extern from "gil.h":
-    """
-    static void be_main(void) { main_thread = PyThread_get_thread_ident(); }
-    """
-    unsigned long main_thread
-    long long times_released
-    void be_main() noexcept nogil
-    int run_region(
-        Task function, void *data, const void *context, Py_ssize_t count, int threads, bint whole
-    ) noexcept  # -1 with an error set
 
 cdef extern from "<pthread.h>":
     int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil)
 
 import threading
 
-main_thread = threading.main_thread().ident
-pthread_atfork(NULL, NULL, be_main)
+gil.main_thread = threading.main_thread().ident
+pthread_atfork(NULL, NULL, gil.be_main)
 
 
 cdef int run(Task function, const void *data, const void *context, Py_ssize_t count, int num_threads) except -1:
     """Do tasks 0 .. count - 1 on at most `num_threads` threads. Python's signal handlers run at least every 0.2 s
     between tasks; what they raise ends the region once all tasks that were begun are done."""
-    return run_region(function, <void *> data, context, count, num_threads, False)
+    return gil.run_region(function, <void *> data, context, count, num_threads, False)
 
 
 cdef int run_whole(Task function, const void *data, const void *context, Py_ssize_t count, int num_threads) except -1:
     """`run` for what must not be left half done: signals wait."""
-    return run_region(function, <void *> data, context, count, num_threads, True)
+    return gil.run_region(function, <void *> data, context, count, num_threads, True)
 
 
 def resize(int size):
@@ -48,4 +39,4 @@ def helpers():
 
 def releases():
     """How often this thread let go of the GIL for a region."""
-    return times_released
+    return gil.times_released
