@@ -1,6 +1,6 @@
 """Whole nets against PyTorch: training steps, inference and memory, twelve nets.
 
-    python bench/nets.py                                   all of it, about fifteen minutes
+    python bench/nets.py                                   all of it, about twenty minutes
     python bench/nets.py --quick --threads 1               fewer rounds
     python bench/nets.py --only vgg resnet20 --memory      these two, and the memory of their training
     python bench/nets.py --busy 2 --only digits            beside two processes that count for ever: mean times

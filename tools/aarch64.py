@@ -1,6 +1,6 @@
 """Build the kernels for AArch64 and run tests on them under emulation: `.ci/run arm`.
 
-    python tools/aarch64.py [pytest arguments]    files by default: the engine's tests, and the team's in C
+    python tools/aarch64.py [pytest arguments]    files by default: the engine's tests
 
 On Debian, with gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static. Its Python for arm64 is downloaded
 and unpacked beside this system, whose packages stay as they are; wheels come from pip. The compiler runs natively,

@@ -85,7 +85,8 @@ TARGET INLINE void NAME(slide)(
 /* One block of lanes for the outputs q .. q + pixels - 1 of a run; inner: PIXELS of them, and no tap lies outside. */
 TARGET INLINE void NAME(tile)(
     const REAL *x, ptrdiff_t at, const REAL *w, const REAL *bias, const REAL *norm, REAL *y, const Run *run,
-    const int *masks, ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind, const int inner)
+    const int *masks, ptrdiff_t sources, ptrdiff_t skip, ptrdiff_t lanes, ptrdiff_t q, ptrdiff_t pixels, const int kind,
+    const int inner)
 {
     const ptrdiff_t pitch = run->x_pixel, count0 = run->count[0], count1 = run->count[1], taps = run->taps;
     const ptrdiff_t w_tap = run->w_tap, channel = kind == BROADCAST;
