@@ -70,9 +70,12 @@ from setuptools.modified import newer_group  # noqa: E402
 
 
 def headers_of(source: Path) -> set[Path]:
-    """The headers that a file includes, by their paths from KERNELS, and theirs."""
-    found = {KERNELS / name for name in re.findall(r'"([\w/]+\.h)"', source.read_text())}
-    return found.union(*map(headers_of, found))
+    """The headers that a file and the .pxd files that it cimports include, by their paths from KERNELS, and theirs."""
+    text = source.read_text()
+    found = {KERNELS / name for name in re.findall(r'"([\w/]+\.h)"', text)}
+    declared = re.findall(r"^from fastconv\._ext\.?([\w.]*) cimport (\w+)", text, re.MULTILINE)
+    modules = {KERNELS / f"{(module or name).replace('.', '/')}.pxd" for module, name in declared}
+    return found.union(*map(headers_of, found | set(filter(Path.is_file, modules))))
 
 
 def extensions() -> list[Extension]:

@@ -1,6 +1,6 @@
 """What `Trainer.fit` costs beside its steps: batches that it shuffles and augments against ready ones.
 
-    python bench/fit.py                                 MNIST's and CIFAR-10's sizes: arrays, a folder, single files; nine minutes
+    python bench/fit.py                     MNIST's and CIFAR-10's sizes: arrays, a folder, single files; nine minutes
     python bench/fit.py --threads 1 --only cifar10 --json fit.json
 
 The nets, batch sizes and augmentations are those of `fastconv train`; the images are random. In every round each way

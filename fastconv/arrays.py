@@ -6,6 +6,7 @@ strides, so that nothing shows outside and a net converts once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,10 @@ __all__ = [
     "add_bias",
     "as_array",
     "as_floats",
-    "c_order",
     "channel_sums",
     "channels_last",
+    "contiguous",
+    "copied",
     "dense",
     "empty_like",
     "flat",
@@ -43,6 +45,7 @@ __all__ = [
 MOST_KEPT = 1024  # calls of a function that are kept in mind
 SUM_ROWS = 1024  # rows that one partial sum covers
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+LARGE = 1 << 14  # bytes from which the way of copying matters
 MOST_AXES = 64  # NumPy's
 CHANNELS_LAST = [(0, *range(2, n), 1)[:n] for n in range(MOST_AXES + 1)]  # the axes, by their number
 CHANNELS_FIRST = [(0, n - 1, *range(1, n - 1))[:n] for n in range(MOST_AXES + 1)]  # the other way
@@ -172,11 +175,21 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
     return last
 
 
-def c_order(op: str, x: np.ndarray) -> np.ndarray:
+def contiguous(op: str, x: np.ndarray) -> np.ndarray:
     """x in C order; no copy where it already is."""
-    if x.flags.c_contiguous:
-        return x
+    return x if x.flags.c_contiguous else copied(op, x)
+
+
+def copied(op: str, x: np.ndarray) -> np.ndarray:
+    """A copy of x in C order, by the fast change of layout where its axes lie in memory as 0, k, …, 1, …, k - 1."""
     copy = allocate(op, x.shape, x.dtype)
+    if x.nbytes >= LARGE and x.itemsize in (4, 8) and not x.flags.c_contiguous:
+        for k in range(2, x.ndim):
+            moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
+            if moved.flags.c_contiguous:
+                rows, columns = math.prod(x.shape[k:]), math.prod(x.shape[1:k])  # of what is moved
+                layout.swap_axes(moved, copy, rows, columns, threads_for(2 * x.nbytes))
+                return copy
     np.copyto(copy, x)
     return copy
 

@@ -99,7 +99,7 @@ class Convolution:
         self._plans = _Plans(problem, policy)
 
     def takes(self, epilogue: Epilogue) -> bool:
-        """Whether `forward` can be given it; a ReLU alone always."""
+        """Whether the kernel does it; RELU can be given to `forward` all the same."""
         chosen = self._plans["forward", get_workspace_limit()]
         return not self.exact and epilogue.parts <= chosen.takes
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import c_order
+from fastconv.arrays import contiguous
 from fastconv.engine import im2col
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
@@ -43,7 +43,7 @@ def _forward(
     for box in boxes(problem.window, problem.inputs, problem.outputs):
         part = allocate(op, y[box.outputs].shape, y.dtype)
         inside = im2col.plan("forward", _of(problem, box))
-        inside.run(op, inside.threads, x, c_order(op, w[box.taps]), bias, part)
+        inside.run(op, inside.threads, x, contiguous(op, w[box.taps]), bias, part)
         y[box.outputs] = part
 
 
@@ -53,7 +53,7 @@ def _gradient_weights(
     """The boxes' sums, added in order."""
     dw[...] = 0
     for box in boxes(problem.window, problem.inputs, problem.outputs):
-        part = c_order(op, dy[box.outputs])
+        part = contiguous(op, dy[box.outputs])
         inside = im2col.plan("gradient_weights", _of(problem, box))
         found = allocate(op, dw[box.taps].shape, dw.dtype)
         inside.run(op, inside.threads, x, part, found, None)

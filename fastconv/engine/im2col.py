@@ -18,7 +18,7 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import lowering
-from fastconv.arrays import c_order
+from fastconv.arrays import contiguous
 from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Plan, Problem
 from fastconv.machine import blas
@@ -48,7 +48,7 @@ def _forward(p: Problem) -> Plan:
     def run(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
         w = w.reshape(filters, width)
         if turned:
-            w = c_order(op, w.reshape(p.groups, -1, width).transpose(0, 2, 1)).reshape(w.shape)
+            w = contiguous(op, w.reshape(p.groups, -1, width).transpose(0, 2, 1)).reshape(w.shape)
         columns = allocate(op, (threads, column), p.dtype)
         with blas_held():
             lowering.forward(x, w, bias, y, p.window, p.groups, tile, columns, turned)

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv._ext.conv import direct as tiles
 from fastconv._ext.conv import planar
-from fastconv.arrays import c_order
+from fastconv.arrays import contiguous
 from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem
 from fastconv.engine.phases import ONES
@@ -94,7 +94,7 @@ def plan(direction: Direction, problem: Problem) -> Plan:
         """x = start + the transposed convolution of y with w (k, r0, r1, r2, c)."""
         if start is None:
             start = np.zeros(x.shape[4], x.dtype)
-        packed = c_order(op, w.transpose(order)).reshape(-1)
+        packed = contiguous(op, w.transpose(order)).reshape(-1)
         scratch = allocate(op, (threads, elements), x.dtype)
         planar.transposed(geometry, y, packed, start, x, places, scratch, np.empty((threads, table), np.intp))
 

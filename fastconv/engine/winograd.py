@@ -35,7 +35,7 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
-from fastconv.arrays import c_order
+from fastconv.arrays import contiguous
 from fastconv.engine import tuning
 from fastconv.engine.constants import made_of, place_of
 from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
@@ -180,7 +180,7 @@ def _gradient_input(p: Problem) -> Plan:
         if not whole:
             dx[...] = 0 if bias is None else bias  # inputs that no window sees
         for ((t0, t1, t2), *_), convolve in zip(parts, convolutions, strict=True):
-            w_part = w if p.window.stride == ONES else c_order(op, w[:, t0, t1, t2])
+            w_part = w if p.window.stride == ONES else contiguous(op, w[:, t0, t1, t2])
             convolve(op, dy, w_part, bias, dx)
 
     return _plan(p, run, convolutions)

@@ -88,9 +88,12 @@ class _BatchNorm(OpLayer):
         return factor, shift if self.bias is None else shift + self.bias
 
     def coefficients(self, w: np.ndarray, context: Context) -> np.ndarray | None:
-        """What the layer, in inference, multiplies and adds (`ops.norm.channels.coefficients`); None where it is not
+        """What the layer multiplies and adds (`ops.norm.channels.coefficients`); None in training, and where it is not
         for the filters w, in number and type."""
-        self.check(**self.options(context))
+        options = self.options(context)
+        if options["training"]:
+            return None
+        self.check(**options)
         mean, var, weight, bias = arrays = self.arrays(context)
         if mean is None or var is None:
             return None

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from fastconv._ext import activation as kernels
-from fastconv.arrays import as_floats
+from fastconv.arrays import as_floats, copied
 from fastconv.errors import nearest
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import Layout, copied, layout_of, number, ordered
+from fastconv.ops.common import Layout, layout_of, number, ordered
 from fastconv.ops.registry import Gradients, add
 
 RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH = (

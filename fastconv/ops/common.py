@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._ext import layout
-from fastconv.arrays import CHANNELS_LAST, memoised
+from fastconv.arrays import CHANNELS_LAST, contiguous, copied, memoised
 from fastconv.errors import ShapeError, integer
 from fastconv.machine.memory import allocate
-from fastconv.machine.threads import threads_for
 
 __all__ = [
     "Layout",
@@ -20,8 +18,6 @@ __all__ = [
     "Rows",
     "as_rows",
     "axis_of",
-    "contiguous",
-    "copied",
     "from_rows",
     "in_memory_order",
     "is_channels_last",
@@ -81,28 +77,7 @@ def need_entries(op: str, what: str, shape: tuple[int, ...], **arrays: np.ndarra
 
 # --- order in memory -------------------------------------------------------------------------------------------------
 
-LARGE = 1 << 14  # bytes from which the way of copying matters
-
 Order = tuple[int, ...] | None  # the axes as they lie in memory; None: as they are counted
-
-
-def contiguous(op: str, x: np.ndarray) -> np.ndarray:
-    """x in C order; no copy where it already is."""
-    return x if x.flags.c_contiguous else copied(op, x)
-
-
-def copied(op: str, x: np.ndarray) -> np.ndarray:
-    """A copy of x in C order, by the fast change of layout where its axes lie in memory as 0, k, …, 1, …, k - 1."""
-    copy = allocate(op, x.shape, x.dtype)
-    if x.nbytes >= LARGE and x.itemsize in (4, 8) and not x.flags.c_contiguous:
-        for k in range(2, x.ndim):
-            moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
-            if moved.flags.c_contiguous:
-                rows, columns = math.prod(x.shape[k:]), math.prod(x.shape[1:k])  # of what is moved
-                layout.swap_axes(moved, copy, rows, columns, threads_for(2 * x.nbytes))
-                return copy
-    np.copyto(copy, x)
-    return copy
 
 
 def is_channels_last(x: np.ndarray) -> bool:

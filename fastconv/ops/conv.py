@@ -25,9 +25,9 @@ from fastconv import engine
 from fastconv.arrays import (
     CHANNELS_LAST,
     as_floats,
-    c_order,
     channel_sums,
     channels_last,
+    contiguous,
     logical,
     memoised,
     need_array,
@@ -298,7 +298,7 @@ def exchanged(op: str, w: np.ndarray, groups: int) -> np.ndarray:
     """(K, r0, r1, r2, C / groups) -> (C, r0, r1, r2, K / groups), taps in reverse."""
     filters, *kernel, depth = w.shape
     turned = w[:, ::-1, ::-1, ::-1].reshape(groups, filters // groups, *kernel, depth).transpose(0, 5, 2, 3, 4, 1)
-    return c_order(op, turned).reshape(groups * depth, *kernel, filters // groups)
+    return contiguous(op, turned).reshape(groups * depth, *kernel, filters // groups)
 
 
 def interleave(
@@ -308,7 +308,7 @@ def interleave(
     filled = sum(math.prod(part.convolution.problem.y_shape) for part in call.parts)
     if filled < y.size:  # the others see inserted zeros only
         y[...] = 0 if bias is None else bias
-    ws = [c_order(op, w[part.phase.taps]) for part in call.parts]
+    ws = [contiguous(op, w[part.phase.taps]) for part in call.parts]
     for start in range(0, len(y), call.images):
         x_some, y_some = x[start : start + call.images], y[start : start + call.images]
         for part, w_part in zip(call.parts, ws, strict=True):
@@ -347,7 +347,7 @@ def gradient_input(op: str, dys: list[np.ndarray], w: np.ndarray, call: Call) ->
         return call.whole.gradient_input(op, dys[0], w)
     total = None
     for part, dy_part in zip(call.parts, dys, strict=True):
-        dx = part.convolution.gradient_input(op, dy_part, c_order(op, w[part.phase.taps]))
+        dx = part.convolution.gradient_input(op, dy_part, contiguous(op, w[part.phase.taps]))
         total = dx if total is None else np.add(total, dx, out=total)
     if total is None:
         total = allocate(op, call.x_shape, w.dtype)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import dropout as kernels
-from fastconv.arrays import as_floats
+from fastconv.arrays import as_floats, contiguous
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import Order, contiguous, number, restored
+from fastconv.ops.common import Order, number, restored
 from fastconv.ops.registry import add
 from fastconv.random import part_drawn
 

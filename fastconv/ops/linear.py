@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from fastconv._ext import blas
-from fastconv.arrays import as_floats, channel_sums, memoised, need_axes
+from fastconv.arrays import as_floats, channel_sums, contiguous, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, require
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import contiguous, need_entries
+from fastconv.ops.common import need_entries
 from fastconv.ops.registry import Gradients, add
 
 TASKS = 16  # blocks that a product is cut into where its size allows

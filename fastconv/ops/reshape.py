@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import CHANNELS_LAST, MOST_AXES, as_floats, logical, memoised
+from fastconv.arrays import CHANNELS_LAST, MOST_AXES, as_floats, contiguous, copied, logical, memoised
 from fastconv.errors import ShapeError, integer
-from fastconv.ops.common import axis_of, contiguous, copied, is_channels_last
+from fastconv.ops.common import axis_of, is_channels_last
 from fastconv.ops.registry import add
 from fastconv.ops.spatial import Ints, gradient_to_x
 from fastconv.window import is_sequence

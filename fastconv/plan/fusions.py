@@ -187,9 +187,9 @@ class ConvNorm(Fused):
         return self.forward_apart(values, context) if y is None else (y, None)
 
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
-        if context.keep or self.conv.padding_mode != "zeros" or self.norm.options(context)["training"]:
-            return False
         x, w = values[0], self.conv.weight
+        if context.keep or self.conv.padding_mode != "zeros":
+            return False
         if type(w) is not np.ndarray or w.dtype not in FLOATS or x.ndim not in self.norm.ranks:
             return False
         return all(value.dtype == w.dtype and value.ndim == w.ndim for value in values)

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import norm as kernels
-from fastconv.arrays import as_floats, memoised
+from fastconv.arrays import as_floats, contiguous, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
-from fastconv.ops.common import contiguous, need_entries
+from fastconv.ops.common import need_entries
 from fastconv.ops.norm.common import Arguments, in_places, naive, need_eps, reference_backward
 from fastconv.ops.registry import Gradients, add
 from fastconv.window import integers, is_sequence
