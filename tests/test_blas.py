@@ -1,4 +1,4 @@
-"""Products larger than BLAS counts: cut into pieces, whichever of their numbers is too large."""
+"""Products that are cut into pieces: what BLAS cannot count, and what has few outputs and long sums."""
 
 import itertools
 
@@ -8,6 +8,7 @@ import pytest
 from fastconv import functional, vjp
 from fastconv._ext import blas
 from fastconv.machine.memory import available_bytes
+from fastconv.products import Cut, product
 
 BEYOND = 2**31 + 16  # 32 bits
 
@@ -26,10 +27,10 @@ def test_every_product_in_pieces(short_counts, dtype):
     for m, n, k in itertools.product((1, 3, 6, 15), (1, 2, 5, 11), (0, 1, 5, 9)):
         a, b = rng.integers(-4, 5, (m, k)).astype(dtype), rng.integers(-4, 5, (k, n)).astype(dtype)
         for turn_a, turn_b in itertools.product((False, True), repeat=2):
-            y = np.full((m, n), np.nan, dtype)
+            y = np.full((1, m, n), np.nan, dtype)
             left, right = (np.ascontiguousarray(a.T) if turn_a else a), (np.ascontiguousarray(b.T) if turn_b else b)
-            blas.matmul(left, turn_a, right, turn_b, None, y, m, n, 1)
-            np.testing.assert_array_equal(y, a.astype(int) @ b.astype(int))
+            blas.matmul(left, turn_a, right, turn_b, None, y, m, n, max(1, k), 1)
+            np.testing.assert_array_equal(y[0], a.astype(int) @ b.astype(int))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -42,13 +43,47 @@ def test_few_rows(dtype):
         a = rng.integers(-4, 5, (m, k)).astype(dtype)
         right = np.ascontiguousarray(b.T) if turn_b else b
         for turn_a in (False, True):
-            y = np.full((m, n), np.nan, dtype)
-            blas.matmul(np.ascontiguousarray(a.T) if turn_a else a, turn_a, right, turn_b, None, y, m, n, 1)
-            np.testing.assert_array_equal(y, a.astype(int) @ b.astype(int))
-        a[0, 7], a[-1, 9], y = np.nan, np.inf, np.zeros((m, n), dtype)
+            y = np.full((1, m, n), np.nan, dtype)
+            blas.matmul(np.ascontiguousarray(a.T) if turn_a else a, turn_a, right, turn_b, None, y, m, n, k, 1)
+            np.testing.assert_array_equal(y[0], a.astype(int) @ b.astype(int))
+        a[0, 7], a[-1, 9], y = np.nan, np.inf, np.zeros((1, m, n), dtype)
         with np.errstate(all="ignore"):
-            blas.matmul(a, False, right, turn_b, np.ones(n, dtype), y, m, n, 1)
-            np.testing.assert_array_equal(y, a @ b + 1)
+            blas.matmul(a, False, right, turn_b, np.ones(n, dtype), y, m, n, k, 1)
+            np.testing.assert_array_equal(y[0], a @ b + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("m", "n", "k"), [(64, 10, 1700), (128, 128, 800), (2, 1, 600_000), (191, 3, 5000)])
+def test_long_sums_of_few_outputs(dtype, m, n, k):
+    """Terms of several sums, the last one short; integers are exact."""
+    assert Cut.of(m, n, k).sums > 1
+    rng = np.random.default_rng(0)
+    a, b, bias = (rng.integers(-2, 3, shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
+    expected = a.astype(np.int64) @ b.astype(np.int64)
+    for turn_a, turn_b in itertools.product((False, True), repeat=2):
+        left, right = (np.asfortranarray(a) if turn_a else a), (np.asfortranarray(b) if turn_b else b)
+        np.testing.assert_array_equal(product("linear", left, right), expected)
+        np.testing.assert_array_equal(product("linear", left, right, bias), expected + bias.astype(int))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("batch", "channels", "spatial", "filters"), [(3, 4, (2, 3), 5), (40, 64, (7, 7), 16), (1, 9, (5,), 300)]
+)
+def test_a_window_that_is_all_of_x(dtype, batch, channels, spatial, filters):
+    """A product of whole matrices, whatever the strides of x, w and dy."""
+    rng = np.random.default_rng(0)
+    x, w, b = (
+        rng.integers(-2, 3, shape).astype(dtype)
+        for shape in ((batch, channels, *spatial), (filters, channels, *spatial), (filters,))
+    )
+    op = f"conv{len(spatial)}d"
+    y, pullback = vjp(getattr(functional, op), x, w, b, stride=2)
+    dy = rng.integers(-2, 3, y.shape).astype(dtype)
+    rows, weights, out = (each.reshape(len(each), -1).astype(int) for each in (x, w, dy))
+    np.testing.assert_array_equal(y.reshape(batch, filters), rows @ weights.T + b.astype(int))
+    for found, expected in zip(pullback(dy), (out @ weights, out.T @ rows, out.sum(0)), strict=True):
+        np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
 CALLS = [

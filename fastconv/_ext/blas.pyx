@@ -155,42 +155,51 @@ cdef struct Matmul:
     const void *b
     const void *bias  # may be NULL
     void *out
-    Py_ssize_t m, n, k, lda, ldb, row_block, column_block, across  # across: blocks side by side
+    Py_ssize_t m, n, k, lda, ldb, row_block, column_block, inner_block
+    Py_ssize_t across, blocks  # side by side; of one sum
     bint transpose_a, transpose_b
 
 
 def matmul(
-    a, bint transpose_a, b, bint transpose_b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block, int num_threads
+    a, bint transpose_a, b, bint transpose_b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block,
+    Py_ssize_t inner_block, int num_threads,
 ):
-    """out = op(a) @ op(b), cut into blocks of `row_block` x `column_block` outputs, one BLAS call each; bias, which may
-    be None, is added to every row. All are matrices of one float type, C-contiguous."""
-    cdef Py_ssize_t m = out.shape[0], n = out.shape[1]
+    """out[i] = op(a) @ op(b) over the i-th `inner_block` of the sums' terms, cut into blocks of `row_block` x
+    `column_block` outputs, one BLAS call each; bias, which may be None, is added to every row. a and b are matrices,
+    out (sums, m, n); all of one float type, C-contiguous."""
+    cdef Py_ssize_t sums = out.shape[0], m = out.shape[1], n = out.shape[2]
     cdef Py_ssize_t a_rows = a.shape[0], a_columns = a.shape[1], b_rows = b.shape[0], b_columns = b.shape[1]
     cdef Py_ssize_t k = a_rows if transpose_a else a_columns
     cdef Py_ssize_t across = (n + column_block - 1) // column_block, itemsize = float_size(out)
+    cdef Py_ssize_t blocks = (m + row_block - 1) // row_block * across
     cdef const void *first = read_from(a, m * k, itemsize)
     cdef Matmul c = Matmul(
-        read_from(b, k * n, itemsize), read_from(bias, n, itemsize), write_to(out, m * n, itemsize), m, n, k,
-        max(1, a_columns), max(1, b_columns), row_block, column_block, across, transpose_a, transpose_b,
+        read_from(b, k * n, itemsize), read_from(bias, n, itemsize), write_to(out, sums * m * n, itemsize), m, n, k,
+        max(1, a_columns), max(1, b_columns), row_block, column_block, inner_block, across, blocks,
+        transpose_a, transpose_b,
     )
     if m == 0 or n == 0:
         return
-    if (a_columns if transpose_a else a_rows) != m or (b_columns if transpose_b else b_rows) != k:
+    if (a_columns if transpose_a else a_rows) != m or (b_columns if transpose_b else b_rows) != k or (
+        sums != max(1, (k + inner_block - 1) // inner_block)
+    ):
         raise ValueError(f"matmul: got {a.shape} and {b.shape} for {out.shape}")
     run(
         <Task> matmul_task[float] if itemsize == sizeof(float) else <Task> matmul_task[double], first, &c,
-        (m + row_block - 1) // row_block * across, num_threads,
+        sums * blocks, num_threads,
     )
 
 
 cdef void matmul_task(const floating *a, const Matmul *c, Py_ssize_t task, int slot) noexcept nogil:
-    cdef Py_ssize_t i = task // c.across * c.row_block, j = task % c.across * c.column_block, row, column
+    cdef Py_ssize_t sum = task // c.blocks, p = sum * c.inner_block, block = task % c.blocks, row, column
+    cdef Py_ssize_t i = block // c.across * c.row_block, j = block % c.across * c.column_block
     cdef Py_ssize_t rows = min(c.row_block, c.m - i), columns = min(c.column_block, c.n - j)
     cdef const floating *bias = <const floating *> c.bias
-    cdef floating *out = <floating *> c.out + i * c.n + j
+    cdef floating *out = <floating *> c.out + (sum * c.m + i) * c.n + j
     gemm(
-        c.transpose_a, c.transpose_b, rows, columns, c.k, a + (i if c.transpose_a else i * c.lda), c.lda,
-        <const floating *> c.b + (j * c.ldb if c.transpose_b else j), c.ldb, <floating> 0, out, c.n,
+        c.transpose_a, c.transpose_b, rows, columns, min(c.inner_block, c.k - p),
+        a + (p * c.lda + i if c.transpose_a else i * c.lda + p), c.lda,
+        <const floating *> c.b + (j * c.ldb + p if c.transpose_b else p * c.ldb + j), c.ldb, <floating> 0, out, c.n,
     )
     if c.bias != NULL:
         for row in range(rows):

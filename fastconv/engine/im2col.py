@@ -6,7 +6,8 @@ It serves every shape and dtype, and is the one to read first. Arrays are those 
     gradient_input     dx = col2im(dy @ w)
     gradient_weights   dw = dy.T @ im2col(x)
 
-Tiles are runs of output pixels over the whole batch, cut by shape (and workspace limit), never by thread count.
+Tiles are runs of output pixels over the whole batch, cut by shape (and workspace limit), never by thread count. Where
+the one window of an image is all of it, x itself is the columns: each is a product of whole matrices, as in `linear`.
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ from fastconv._ext.conv import lowering
 from fastconv.arrays import contiguous
 from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Plan, Problem
+from fastconv.engine.phases import ONES
 from fastconv.machine import blas
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
+from fastconv.products import Cut, product
 
 __all__ = ["cost", "plan"]
 
 
 def cost(direction: Direction, problem: Problem) -> float:
-    """The lowering, and BLAS's trouble with few filters: of a group, for each has a product of its own."""
+    """The lowering, and BLAS's trouble with few filters: of a group, for each has a product of its own. A window that is
+    all of x needs no lowering."""
+    if _is_whole(problem):
+        return 1.0
     filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
     return 1.25 + 8 / filters
 
 
 def plan(direction: Direction, problem: Problem) -> Plan:
+    if _is_whole(problem):
+        return _product(direction, problem)
     return {"forward": _forward, "gradient_input": _gradient_input, "gradient_weights": _gradient_weights}[direction](
         problem
     )
@@ -93,6 +101,31 @@ def _gradient_weights(p: Problem) -> Plan:
     return _plan(p, run, column, chunks, chunks * nbytes if chunks > 1 else 0)
 
 
+def _product(direction: Direction, p: Problem) -> Plan:
+    """Images are rows."""
+    width = math.prod(p.w_shape[1:])
+    m, n, k = {
+        "forward": (p.batch, p.filters, width),
+        "gradient_input": (p.batch, width, p.filters),
+        "gradient_weights": (p.filters, width, p.batch),
+    }[direction]
+
+    def forward(op: str, threads: int, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
+        product(op, x.reshape(-1, width), w.reshape(-1, width).T, bias, y.reshape(m, n))
+
+    def gradient_input(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None = None) -> None:
+        product(op, dy.reshape(m, k), w.reshape(k, n), None, dx.reshape(m, n))
+
+    def gradient_weights(
+        op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None = None
+    ) -> None:  # fmt: skip
+        product(op, dy.reshape(k, m).T, x.reshape(k, n), None, dw.reshape(m, n))
+
+    run = {"forward": forward, "gradient_input": gradient_input, "gradient_weights": gradient_weights}[direction]
+    cut = Cut.of(m, n, k)
+    return Plan("im2col", run, p.multiply_adds // 4, cut.tasks, 0, cut.scratch(p.dtype.itemsize))
+
+
 def _plan(p: Problem, run: Callable[..., None], column: int, tasks: int, shared: int = 0) -> Plan:
     """The threads' column tiles get three quarters of the workspace limit; the last is for partial gradients."""
     own = column * p.dtype.itemsize
@@ -111,6 +144,12 @@ def _is_pointwise(p: Problem) -> bool:
     """Whether x itself is the column tile (lowering.pyx asks the same)."""
     whole = p.window.kernel == p.window.stride == (1, 1, 1) and p.inputs == p.outputs and p.groups == 1
     return whole and all(before == 0 for before, _ in p.window.padding)
+
+
+def _is_whole(p: Problem) -> bool:
+    """Whether x itself is the one window of every image."""
+    whole = p.window.kernel == p.inputs != ONES and p.outputs == ONES and p.groups == 1
+    return whole and all(around == (0, 0) for around in p.window.padding)
 
 
 def _unpacked_pixels(width: int, filters: int) -> int:

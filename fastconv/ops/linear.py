@@ -12,20 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._ext import blas
-from fastconv.arrays import as_floats, channel_sums, contiguous, memoised, need_axes
+from fastconv.arrays import as_floats, channel_sums, memoised, need_axes
 from fastconv.errors import ShapeError
-from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import allocate, require
-from fastconv.machine.threads import threads_for
+from fastconv.machine.memory import require
 from fastconv.ops.common import need_entries
 from fastconv.ops.registry import Gradients, add
-
-TASKS = 16  # blocks that a product is cut into where its size allows
-LONGEST = 1 << 32  # products of one task, at most: a tenth of a second
-NARROWEST = 96  # rows or columns of a block: below, BLAS packs its operands as long as it multiplies
-SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
-
+from fastconv.products import product
 
 # --- shape rule ------------------------------------------------------------------------------------------------------
 
@@ -89,7 +81,7 @@ shape_of_y = memoised("x", "w", "b")(rule)
 
 def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b, shape = shape_of_y("linear", x, w, b)
-    y = product(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T, b)
+    y = product("linear", x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T, b)
     return y if x.ndim == 2 else y.reshape(shape), (x, w, b is not None)
 
 
@@ -109,42 +101,13 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     else:
         dy_rows, x_rows = dy.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
     if needs[0]:
-        dx = product(dy_rows, w)  # y = x @ w.T
+        dx = product("linear", dy_rows, w)  # y = x @ w.T
         dx = dx if x.ndim == 2 else dx.reshape(x.shape)
     if needs[1]:
-        dw = product(dy_rows.T, x_rows)
+        dw = product("linear", dy_rows.T, x_rows)
     if has_bias and len(needs) > 2 and needs[2]:
         db = channel_sums(np.ascontiguousarray(dy_rows))
     return dx, dw, db
-
-
-def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """a @ b, plus bias (columns,); a matrix whose transpose is contiguous goes to BLAS as it is."""
-    (m, k), n = a.shape, b.shape[1]
-    y = allocate("linear", (m, n), a.dtype)
-    if not k:
-        y[...] = 0 if bias is None else bias
-        return y
-    row_block, column_block = max(1, m), max(1, n)
-    if (work := m * n * k) >= SMALL:
-        pieces = max(1, min(max(TASKS, work // LONGEST), max(m, n) // NARROWEST))
-        row_block, column_block = (-(-m // pieces), n) if m > n else (m, -(-n // pieces))
-    a, a_turned = _matrix(a)
-    b, b_turned = _matrix(b)
-    if bias is not None and not bias.flags.c_contiguous:
-        bias = np.ascontiguousarray(bias)
-    with blas_held():
-        blas.matmul(a, a_turned, b, b_turned, bias, y, row_block, column_block, threads_for(work // 4))
-    return y
-
-
-def _matrix(a: np.ndarray) -> tuple[np.ndarray, bool]:
-    """`a` or its transpose, C-contiguous, and whether it is the transpose."""
-    if a.flags.c_contiguous:
-        return a, False
-    if a.flags.f_contiguous:
-        return a.T, True
-    return contiguous("linear", a), False
 
 
 add("linear", forward, backward, reference, reference_backward)

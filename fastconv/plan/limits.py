@@ -38,6 +38,7 @@ from fastconv.ops.common import Rows
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.plan.fusions import ConvRelu, Fused, NormRelu, PoolRelu
 from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
+from fastconv.products import Cut
 from fastconv.window import Window
 
 if TYPE_CHECKING:
@@ -762,9 +763,13 @@ def _of_layer(
     elements = math.prod(x.shape)
     if op == "linear":
         weight = layer.weight.nbytes
-        work += math.prod(x.shape[:-1]) * layer.weight.size // OPERATIONS_A_BYTE
-        backward += block(y.nbytes) + block(weight) * (not layer.weight.flags.forc)
-        return Need(keeps, 0, ins * (not x.last), backward + ins * (not x.last), work, (), True, True)
+        rows, (filters, features) = math.prod(x.shape[:-1]), layer.weight.shape
+        work += rows * layer.weight.size // OPERATIONS_A_BYTE
+        forward = ins * (not x.last) + block(Cut.of(rows, filters, features).scratch(x.itemsize))
+        once = max(Cut.of(rows, features, filters), Cut.of(filters, features, rows), key=lambda cut: cut.scratch(x.itemsize))
+        backward += block(y.nbytes) + block(weight) * (not layer.weight.flags.forc) + ins * (not x.last)
+        backward += block(once.scratch(x.itemsize))
+        return Need(keeps, 0, forward, backward, work, (), True, True)
     if op in ("batch_norm", "instance_norm", "group_norm"):
         channels = x.shape[1]
         images = 1 if op == "batch_norm" else x.shape[0]
