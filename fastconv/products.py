@@ -54,33 +54,30 @@ def product(
 ) -> np.ndarray:
     """a @ b, plus bias (columns,), in y if that is given; a matrix whose transpose is contiguous goes to BLAS as it is."""
     (m, k), n = a.shape, b.shape[1]
-    y = allocate(op, (m, n), a.dtype) if y is None else y
+    if y is None:
+        y = allocate(op, (m, n), a.dtype)
     if not k:
         y[...] = 0 if bias is None else bias
         return y
-    cut = Cut.of(m, n, k)
-    a, a_turned = _matrix(op, a)
-    b, b_turned = _matrix(op, b)
+    if not a.flags.forc:
+        a = contiguous(op, a)
+    if not b.flags.forc:
+        b = contiguous(op, b)
     if bias is not None and not bias.flags.c_contiguous:
         bias = np.ascontiguousarray(bias)
-    threads = threads_for(m * n * k // 4)
+    if m * n * k < SMALL:
+        with blas_held:
+            blas.matmul(a, b, bias, y, max(1, m), max(1, n), k, 1)
+        return y
+    cut, threads = Cut.of(m, n, k), threads_for(m * n * k // 4)
     if cut.sums == 1:
-        with blas_held():
-            blas.matmul(a, a_turned, b, b_turned, bias, y.reshape(1, m, n), cut.rows, cut.columns, cut.terms, threads)
+        with blas_held:
+            blas.matmul(a, b, bias, y, cut.rows, cut.columns, k, threads)
         return y
     partial = allocate(op, (cut.sums, m, n), a.dtype)
-    with blas_held():
-        blas.matmul(a, a_turned, b, b_turned, None, partial, cut.rows, cut.columns, cut.terms, threads)
+    with blas_held:
+        blas.matmul(a, b, None, partial, cut.rows, cut.columns, cut.terms, threads)
     reduce.add_in_order(partial.reshape(cut.sums, m * n), y.reshape(m * n), threads_for(partial.nbytes))
     if bias is not None:
         add_bias(y, bias)
     return y
-
-
-def _matrix(op: str, a: np.ndarray) -> tuple[np.ndarray, bool]:
-    """`a` or its transpose, C-contiguous, and whether it is the transpose."""
-    if a.flags.c_contiguous:
-        return a, False
-    if a.flags.f_contiguous:
-        return a.T, True
-    return contiguous(op, a), False

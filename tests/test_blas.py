@@ -28,8 +28,8 @@ def test_every_product_in_pieces(short_counts, dtype):
         a, b = rng.integers(-4, 5, (m, k)).astype(dtype), rng.integers(-4, 5, (k, n)).astype(dtype)
         for turn_a, turn_b in itertools.product((False, True), repeat=2):
             y = np.full((1, m, n), np.nan, dtype)
-            left, right = (np.ascontiguousarray(a.T) if turn_a else a), (np.ascontiguousarray(b.T) if turn_b else b)
-            blas.matmul(left, turn_a, right, turn_b, None, y, m, n, max(1, k), 1)
+            left, right = (np.asfortranarray(a) if turn_a else a), (np.asfortranarray(b) if turn_b else b)
+            blas.matmul(left, right, None, y, m, n, max(1, k), 1)
             np.testing.assert_array_equal(y[0], a.astype(int) @ b.astype(int))
 
 
@@ -41,14 +41,14 @@ def test_few_rows(dtype):
     b = rng.integers(-4, 5, (k, n)).astype(dtype)
     for m, turn_b in itertools.product((1, 2, 7, 8, 9), (False, True)):
         a = rng.integers(-4, 5, (m, k)).astype(dtype)
-        right = np.ascontiguousarray(b.T) if turn_b else b
+        right = np.asfortranarray(b) if turn_b else b
         for turn_a in (False, True):
             y = np.full((1, m, n), np.nan, dtype)
-            blas.matmul(np.ascontiguousarray(a.T) if turn_a else a, turn_a, right, turn_b, None, y, m, n, k, 1)
+            blas.matmul(np.asfortranarray(a) if turn_a else a, right, None, y, m, n, k, 1)
             np.testing.assert_array_equal(y[0], a.astype(int) @ b.astype(int))
         a[0, 7], a[-1, 9], y = np.nan, np.inf, np.zeros((1, m, n), dtype)
         with np.errstate(all="ignore"):
-            blas.matmul(a, False, right, turn_b, np.ones(n, dtype), y, m, n, k, 1)
+            blas.matmul(a, right, np.ones(n, dtype), y, m, n, k, 1)
             np.testing.assert_array_equal(y[0], a @ b + 1)
 
 

@@ -265,16 +265,16 @@ def blas():
 
 
 def test_blas_is_held_and_restored(blas):
-    with machine.blas.blas_held():
+    with machine.blas.blas_held:
         assert blas.get_threads() == 1
-        with machine.blas.blas_held():
+        with machine.blas.blas_held:
             assert blas.get_threads() == 1
         assert blas.get_threads() == 1
     assert blas.get_threads() == 2
 
 
 def test_blas_is_restored_after_an_exception(blas):
-    with pytest.raises(RuntimeError, match="inside"), machine.blas.blas_held():
+    with pytest.raises(RuntimeError, match="inside"), machine.blas.blas_held:
         raise RuntimeError("inside")
     assert blas.get_threads() == 2
 

@@ -478,25 +478,6 @@ def test_a_crash_in_a_helper_is_told(tmp_path):
     assert told
 
 
-def test_a_handler_that_computes_inside_the_hold_of_blas(monkeypatch):
-    if not blas._blas.controlled:
-        pytest.skip("this BLAS's threads cannot be counted")
-    before = blas._blas.get_threads()
-    monkeypatch.setattr(blas._blas, "get_threads", lambda get=blas._blas.get_threads: (nested(), get())[1])
-    runs = []
-
-    def nested():
-        if not runs:
-            runs.append(True)
-            with blas.blas_held():
-                pass
-
-    with blas.blas_held():
-        pass
-    monkeypatch.undo()
-    assert runs and blas._blas.get_threads() == before
-
-
 def test_interrupts_are_neither_lost_nor_delivered_later():
     with pytest.raises(KeyboardInterrupt), uninterrupted():
         signal.raise_signal(signal.SIGINT)

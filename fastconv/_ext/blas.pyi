@@ -1,14 +1,19 @@
 from numpy import ndarray
 
+class Hold:
+    def __init__(self, get: int, set: int) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+    def forget(self) -> None: ...
+
 def matmul(
     a: ndarray,
-    transpose_a: bool,
     b: ndarray,
-    transpose_b: bool,
     bias: ndarray | None,
     out: ndarray,
     row_block: int,
     column_block: int,
+    inner_block: int,
     num_threads: int,
 ) -> None: ...
 def set_longest(count: int) -> int: ...

@@ -1,5 +1,6 @@
 """BLAS for the kernels: `gemm` of blas.pxd, and the blocked product behind linear layers."""
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython cimport floating
 
@@ -37,6 +38,36 @@ cdef Sgemm sgemm = <Sgemm> scipy_function("sgemm", of_gemm)
 cdef Dgemm dgemm = <Dgemm> scipy_function("dgemm", of_gemm)
 cdef Sgemv sgemv = <Sgemv> scipy_function("sgemv", of_gemv)
 cdef Dgemv dgemv = <Dgemv> scipy_function("dgemv", of_gemv)
+
+
+cdef class Hold:
+    """A context in which BLAS's own pool runs on one thread: `get` and `set` are addresses of functions that ask for
+    its count and set it, 0 where there are none. The count is the process's: holders are counted, in all threads, and
+    the last one restores it. The GIL is held throughout."""
+
+    cdef int (*get)() noexcept
+    cdef void (*set)(int) noexcept
+    cdef Py_ssize_t holders
+    cdef int before
+
+    def __init__(self, size_t get, size_t set):
+        self.get, self.set = <int (*)() noexcept> get, <void (*)(int) noexcept> set
+
+    def __enter__(self):
+        self.holders += 1
+        if self.holders == 1 and self.set != NULL:
+            self.before = self.get()
+            if self.before != 1:
+                self.set(1)
+
+    def __exit__(self, *error):
+        if self.holders == 1 and self.set != NULL and self.before != 1:
+            self.set(self.before)
+        self.holders = max(<Py_ssize_t> 0, self.holders - 1)
+
+    def forget(self):
+        """Nobody holds: in a forked child, where the other threads are not."""
+        self.holders = 0
 
 
 cdef enum:
@@ -160,34 +191,58 @@ cdef struct Matmul:
     bint transpose_a, transpose_b
 
 
-def matmul(
-    a, bint transpose_a, b, bint transpose_b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block,
-    Py_ssize_t inner_block, int num_threads,
-):
-    """out[i] = op(a) @ op(b) over the i-th `inner_block` of the sums' terms, cut into blocks of `row_block` x
-    `column_block` outputs, one BLAS call each; bias, which may be None, is added to every row. a and b are matrices,
-    out (sums, m, n); all of one float type, C-contiguous."""
-    cdef Py_ssize_t sums = out.shape[0], m = out.shape[1], n = out.shape[2]
-    cdef Py_ssize_t a_rows = a.shape[0], a_columns = a.shape[1], b_rows = b.shape[0], b_columns = b.shape[1]
-    cdef Py_ssize_t k = a_rows if transpose_a else a_columns
-    cdef Py_ssize_t across = (n + column_block - 1) // column_block, itemsize = float_size(out)
+def matmul(a, b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block, Py_ssize_t inner_block, int num_threads):
+    """out[i] = a @ b over the i-th `inner_block` of the sums' terms, cut into blocks of `row_block` x `column_block`
+    outputs, one BLAS call each; bias, which may be None, is added to every row. a and b are matrices, C-contiguous or
+    transposed so, out (sums, m, n) and bias C-contiguous; all of one float type."""
+    cdef Py_ssize_t itemsize = float_size(out)
+    cdef Matrix left = matrix(a, itemsize), right = matrix(b, itemsize)
+    cdef Py_ssize_t m = left.rows, n = right.columns, k = left.columns
+    cdef Py_ssize_t across = (n + column_block - 1) // column_block
     cdef Py_ssize_t blocks = (m + row_block - 1) // row_block * across
-    cdef const void *first = read_from(a, m * k, itemsize)
+    cdef Py_ssize_t sums = max(<Py_ssize_t> 1, (k + inner_block - 1) // inner_block)
+    if right.rows != k:
+        raise ValueError(f"matmul: got {a.shape} and {b.shape} for {out.shape}")
     cdef Matmul c = Matmul(
-        read_from(b, k * n, itemsize), read_from(bias, n, itemsize), write_to(out, sums * m * n, itemsize), m, n, k,
-        max(1, a_columns), max(1, b_columns), row_block, column_block, inner_block, across, blocks,
-        transpose_a, transpose_b,
+        right.first, read_from(bias, n, itemsize), write_to(out, sums * m * n, itemsize), m, n, k, left.step,
+        right.step, row_block, column_block, inner_block, across, blocks, left.transposed, right.transposed,
     )
     if m == 0 or n == 0:
         return
-    if (a_columns if transpose_a else a_rows) != m or (b_columns if transpose_b else b_rows) != k or (
-        sums != max(1, (k + inner_block - 1) // inner_block)
-    ):
-        raise ValueError(f"matmul: got {a.shape} and {b.shape} for {out.shape}")
     run(
-        <Task> matmul_task[float] if itemsize == sizeof(float) else <Task> matmul_task[double], first, &c,
+        <Task> matmul_task[float] if itemsize == sizeof(float) else <Task> matmul_task[double], left.first, &c,
         sums * blocks, num_threads,
     )
+
+
+cdef struct Matrix:
+    const void *first
+    Py_ssize_t rows, columns, step  # elements between the rows that lie in memory
+    bint transposed
+
+
+cdef Matrix matrix(array, Py_ssize_t itemsize) except *:
+    """How a matrix lies, which the caller holds."""
+    cdef Py_buffer view
+    cdef Py_ssize_t rows, columns
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    try:
+        if view.ndim != 2 or view.itemsize != itemsize:
+            raise ValueError(f"matmul: matrices of {itemsize} bytes an element expected, got {array.shape}")
+        rows, columns = view.shape[0], view.shape[1]
+        if lies_in_rows(rows, columns, view.strides[0], view.strides[1], itemsize):
+            return Matrix(view.buf, rows, columns, max(<Py_ssize_t> 1, columns), False)
+        if lies_in_rows(columns, rows, view.strides[1], view.strides[0], itemsize):
+            return Matrix(view.buf, rows, columns, max(<Py_ssize_t> 1, rows), True)
+        raise ValueError(f"matmul: a matrix must be contiguous, or its transpose, got strides {array.strides}")
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef inline bint lies_in_rows(
+    Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t down, Py_ssize_t along, Py_ssize_t itemsize
+) noexcept:
+    return (columns <= 1 or along == itemsize) and (rows <= 1 or down == columns * itemsize)
 
 
 cdef void matmul_task(const floating *a, const Matmul *c, Py_ssize_t task, int slot) noexcept nogil:

@@ -10,6 +10,11 @@ cdef extern from "team/team.h" nogil:
 cdef extern from "<pthread.h>":
     int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil)
 
+cdef enum:
+    BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
+
+cdef Py_ssize_t most_threads = 1  # that the team may have
+
 import threading
 
 gil.main_thread = threading.main_thread().ident
@@ -29,7 +34,16 @@ cdef int run_whole(Task function, const void *data, const void *context, Py_ssiz
 
 def resize(int size):
     """Have at most `size` - 1 helpers, from the next region on."""
+    global most_threads
+    most_threads = size
     team_resize(size)
+
+
+def threads_for(double nbytes, Py_ssize_t most=1 << 62):
+    """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones, at most `most`."""
+    if nbytes < 2 * BYTES_PER_THREAD:
+        return 1
+    return max(<Py_ssize_t> 1, min(most_threads, <Py_ssize_t> (nbytes / BYTES_PER_THREAD), most))
 
 
 def helpers():

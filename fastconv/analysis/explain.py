@@ -191,7 +191,7 @@ def explain(net: Layer, input_shape: Sequence[int], *, training: bool = True) ->
     kinds = twin.input_types(dtype) if isinstance(twin, Graph) else (dtype,)
     given = tuple(rng.standard_normal(shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True))
     run = _Run(twin, given, rng, training)
-    with blas_held(), trace.listening(run.watch.listen):
+    with blas_held, trace.listening(run.watch.listen):
         try:
             for _ in range(1 + RUNS):
                 run.step() if training else run.inference()

@@ -58,7 +58,7 @@ def _forward(p: Problem) -> Plan:
         if turned:
             w = contiguous(op, w.reshape(p.groups, -1, width).transpose(0, 2, 1)).reshape(w.shape)
         columns = allocate(op, (threads, column), p.dtype)
-        with blas_held():
+        with blas_held:
             lowering.forward(x, w, bias, y, p.window, p.groups, tile, columns, turned)
 
     return _plan(p, run, column, -(-p.pixels // tile))
@@ -74,7 +74,7 @@ def _gradient_input(p: Problem) -> Plan:
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None = None) -> None:
         columns = allocate(op, (threads, column), p.dtype)
-        with blas_held():
+        with blas_held:
             lowering.gradient_input(
                 dy, w.reshape(filters, width), dx, p.window, p.groups, tile, images, bands, axis, columns
             )
@@ -93,7 +93,7 @@ def _gradient_weights(p: Problem) -> Plan:
         if chunks > 1:
             partial = allocate(op, (chunks, filters, width), p.dtype)
         columns = allocate(op, (threads, column), p.dtype)
-        with blas_held():
+        with blas_held:
             lowering.gradient_weights(x, dy, partial, p.window, p.groups, tile, columns)
         if chunks > 1:
             reduce.add_in_order(partial.reshape(chunks, -1), dw.reshape(-1), threads_for(partial.nbytes))

@@ -110,12 +110,12 @@ def _logical(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 def gemm_rate(dtype: str = "float32") -> float:
     """GFLOP/s of one core in the BLAS that the kernels call: the best of a few products, measured once a process."""
     a = np.full((GEMM, GEMM), 0.5, dtype)
-    out = np.empty((1, GEMM, GEMM), dtype)
+    out = np.empty_like(a)
     seconds = math.inf
-    with blas_held():
+    with blas_held:
         for _ in range(GEMM_RUNS):
             start = time.perf_counter()
-            blas.matmul(a, False, a, False, None, out, GEMM, GEMM, GEMM, 1)
+            blas.matmul(a, a, None, out, GEMM, GEMM, GEMM, 1)
             seconds = min(seconds, time.perf_counter() - start)
     return 2 * GEMM**3 / seconds / 1e9
 

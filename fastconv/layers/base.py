@@ -353,7 +353,7 @@ class Layer:
             name = str(name)  # as in net[0]
         if not isinstance(name, str):
             raise TypeError(f"{what}: a layer or a parameter is given by its name, got {name!r}; everything: {what}()")
-        names = [*(place for place, _ in self.walk() if place), *(full for full, _, _ in self._named(trainable=False))]
+        names = [*(place for place, _ in self.walk() if place), *(full for full, _, _ in self.named_arrays(buffers=False))]
         if name not in names and (meant := [each for each in names if fnmatchcase(each, name)]):
             for each in meant:
                 self._set_frozen(each, frozen)
@@ -398,11 +398,6 @@ class Layer:
                 if getattr(layer, name) is not None:
                     yield (f"{prefix}.{name}" if prefix else name), layer, name
 
-    def _named(self, trainable: bool) -> Iterator[tuple[str, Layer, str]]:
-        for full, layer, name in self.named_arrays(buffers=False):
-            if not (trainable and name in layer._frozen):
-                yield full, layer, name
-
     def parameters(self) -> Gradients:
         """The trainable parameters by name: the arrays themselves; change them in place. Inside of a loss (see
         `fastconv.value_and_grad`) they are values on its tape: what it makes of them has a gradient, too."""
@@ -412,16 +407,25 @@ class Layer:
         return {name: recording.leaf(array) for name, array in self._trained().items()}
 
     def _trained(self) -> Gradients:
-        return {full: getattr(layer, name) for full, layer, name in self._named(trainable=True)}
+        found: Gradients = {}
+        seen: set[int] = set()
+        for prefix, layer in self.walk():
+            if not layer.parameter_names or id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            for name in layer.parameter_names:
+                if name not in layer._frozen and (array := getattr(layer, name)) is not None:
+                    found[f"{prefix}.{name}" if prefix else name] = array
+        return found
 
     def is_trainable(self) -> bool:
         """Whether any parameter is to be trained."""
-        return next(self._named(trainable=True), None) is not None
+        return bool(self._trained())
 
     @property
     def dtype(self) -> np.dtype | None:
         """The parameters' float type; None for a net without parameters."""
-        for _, layer, name in self._named(trainable=False):
+        for _, layer, name in self.named_arrays(buffers=False):
             array: np.ndarray = getattr(layer, name)
             return array.dtype
         return None
@@ -577,14 +581,18 @@ class OpLayer(Layer):
         return None
 
     def is_trainable(self) -> bool:
-        names = self.parameter_names
-        return bool(names) and any(name not in self._frozen and getattr(self, name) is not None for name in names)
+        for name in self.parameter_names:
+            if name not in self._frozen and getattr(self, name) is not None:
+                return True
+        return False
 
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""
         return self._options
 
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        if not self.positional:
+            return OPS[self.op].forward(x, **self.options(context))
         return OPS[self.op].forward(x, *self.arrays(context), **self.options(context))
 
     def arrays(self, context: Context) -> tuple[np.ndarray | None, ...]:
@@ -600,20 +608,17 @@ class OpLayer(Layer):
 
     def wanted(self) -> list[bool]:
         """Which of them are trained."""
-        if not self.positional:
-            return []
         return [name in self.parameter_names and name not in self._frozen for name in self.positional]
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
+        if not self.positional:
+            return OPS[self.op].backward(dy, saved, (need_dx,))[0], {}
         wanted = self.wanted()
         dx, *others = OPS[self.op].backward(dy, saved, (need_dx, *wanted))
-        if not wanted:
-            return dx, {}
-        gradients = {
-            name: gradient
-            for name, gradient, want in zip(self.positional, others, wanted, strict=False)
-            if want and gradient is not None
-        }
+        gradients: Gradients = {}
+        for name, gradient, want in zip(self.positional, others, wanted):  # noqa: B905  # options may be left out
+            if want and gradient is not None:
+                gradients[name] = gradient
         return dx, gradients
 
 

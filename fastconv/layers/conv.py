@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastconv.arrays import rectify
 from fastconv.errors import ShapeError, nearest
 from fastconv.functional import Padding, Sizes, Stride
 from fastconv.layers.base import Context, Gradients, OpLayer
@@ -270,3 +271,10 @@ class Linear(OpLayer):
     def saved(self, x: np.ndarray, context: Context) -> Any:
         """What `forward` saves, without the outputs."""
         return linear.saved(x, *self.arrays(context))
+
+    def relu_forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
+        """What a ReLU makes of y; `backward` takes the gradient to y."""
+        y, saved = linear.forward(x, *self.arrays(context))
+        if y.size:
+            rectify(y)
+        return y, saved

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +39,8 @@ def _loading_environment() -> Iterator[None]:
 
 with _loading_environment():
     import scipy.linalg.cython_blas
+
+    from fastconv._ext.blas import Hold
 
 
 class _Blas:
@@ -77,49 +78,15 @@ class _Blas:
         return {"blas": name, "blas_kernels": self.kernels}
 
 
-class _BlasHold:
-    """A context in which BLAS runs on one thread; nested and concurrent holders are counted."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._holders = 0
-        self._before = 1
-
-    def __enter__(self) -> None:
-        if not _blas.controlled:
-            return
-        with self._lock:
-            self._holders += 1  # first: a signal's handler that computes may come in between
-            if self._holders == 1:
-                self._before = _blas.get_threads()
-                if self._before != 1:
-                    _blas.set_threads(1)
-
-    def __exit__(self, *error: object) -> None:
-        if not _blas.controlled:
-            return
-        with self._lock:
-            if self._holders == 1 and self._before != 1:
-                _blas.set_threads(self._before)
-            self._holders -= 1
+def _address(function: Any) -> int:
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 _blas = _Blas()
-_hold = _BlasHold()
 
-
-def _after_fork() -> None:
-    global _hold
-    _hold = _BlasHold()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
+# `with blas_held:` BLAS's own pool runs on one thread inside, and as before afterwards
+blas_held = Hold(*map(_address, (_blas.get_threads, _blas.set_threads) if _blas.controlled else (None, None)))
+os.register_at_fork(after_in_child=blas_held.forget)
 
 # OpenBLAS's AVX-512 kernels multiply without packing where m * n * k is at most this; 0: this BLAS always packs
 UNPACKED_PRODUCT = 1_000_000 if _blas.kernels in ("SkylakeX", "Cooperlake", "SapphireRapids") else 0
-
-
-def blas_held() -> _BlasHold:
-    """`with blas_held():` BLAS's own pool runs on one thread inside, and as before afterwards."""
-    return _hold

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv._ext import team as _team
+from fastconv._ext.team import threads_for
 from fastconv.errors import integer
 from fastconv.machine import cgroup
 from fastconv.version import __version__
@@ -23,7 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_THREADS = 1024  # that anyone may ask for: more are a slip
-BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 
 
 def usable_cpus() -> int:
@@ -89,13 +89,6 @@ def get_num_threads() -> int:
     """Threads that the kernels run on: `set_num_threads`, else FASTCONV_NUM_THREADS, else OMP_NUM_THREADS (of a list
     its first number), else the CPUs that this process may use."""
     return _num_threads
-
-
-def threads_for(nbytes: int, most: int = sys.maxsize) -> int:
-    """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones, at most `most`."""
-    if nbytes < 2 * BYTES_PER_THREAD:
-        return 1
-    return max(1, min(_team_size, nbytes // BYTES_PER_THREAD, most))
 
 
 def team_size() -> tuple[int, int]:

@@ -172,7 +172,7 @@ def forward(
     y = allocate(OP, (x.shape[0], *output, w.shape[0]), x.dtype)
     y[...] = 0 if b is None else b.transpose(1, 2, 0)
     if y.size:
-        with blas_held():
+        with blas_held:
             kernels.forward(x_last, w_last, y, *steps(axes), threads(w, len(x)))
     return logical(y), Saved(x_last, w_last, axes, window, x.shape, b is not None)
 
@@ -186,13 +186,13 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
         around = allocate(OP, x.shape, x.dtype)
         around[...] = 0
         if dy.size:
-            with blas_held():
+            with blas_held:
                 kernels.gradient_input(dy_last, w, around, stride, dilation, count)
         dx = logical(sent_back(around, axes, x_shape))
     if needs[1]:
         dw_last = allocate(OP, w.shape, w.dtype)
         if dy.size:
-            with blas_held():
+            with blas_held:
                 kernels.gradient_weights(dy_last, x, dw_last, stride, dilation, count)
             leave_padding_out(dw_last, x_shape[2:], window)
         else:

@@ -59,6 +59,7 @@ class _Plan:
 
     parameter: np.ndarray
     dense: np.ndarray  # the parameter itself, or a C-contiguous copy where its elements do not fill one run of memory
+    strides: tuple[int, ...]  # of `dense`
     flat: np.ndarray  # the memory of `dense`
     flats: dict[str, np.ndarray]  # the slots' memory, in the order of `dense`
     options: dict[str, Any]
@@ -238,17 +239,31 @@ class Optimizer:
             )
         if not (self._checked_groups or self.steps):
             self.check_groups(parameters)
-        given = [(name, p, g) for name, p in parameters.items() if (g := gradients[name]) is not None]
-        work = [(name, *self._prepare(name, p, g)) for name, p, g in given]
+        work = []
+        for name, p in parameters.items():
+            g = gradients[name]
+            if g is None:
+                continue
+            plan = self._plans.get(name)
+            if plan is None or plan.parameter is not p or g.dtype is not p.dtype or g.strides != plan.strides:
+                plan, g = self._prepare(name, p, g)
+            elif g.shape != p.shape:
+                raise self._misfit(name, p, g)
+            work.append((name, plan, g))
         scale = 1.0
         if self.clip_norm is not None:
             norm = global_norm(gradients) if norm is None else norm
             scale = min(1.0, self.clip_norm / (norm + 1e-6))
-        rates = {id(plan.options["lr"]): plan.options["lr"] for _, plan, _ in work}
-        now = {key: self._rate(rate, self.steps) for key, rate in rates.items()}
+        rates: dict[int, float] = {}
+        entries = []
+        for name, plan, g in work:
+            lr = plan.options["lr"]
+            rate = rates.get(id(lr))
+            if rate is None:
+                rate = rates[id(lr)] = self._rate(lr, self.steps)
+            entries.append((name, plan, g, scale, rate))
         if self._apart is None:
             self._apart = _are_apart([plan.parameter for plan in self._plans.values()])
-        entries = [(name, plan, g, scale, now[id(plan.options["lr"])]) for name, plan, g in work]
         with uninterrupted():
             for together in [entries] if self._apart else [[entry] for entry in entries]:
                 self._update(together)
@@ -279,10 +294,13 @@ class Optimizer:
             plan = self._plans[name] = self._plan(name, p)
             self._apart = None
         if g.shape != p.shape:
-            raise ValueError(f"{self._name}.step: {name} has shape {p.shape}, its gradient {g.shape}")
+            raise self._misfit(name, p, g)
         if g.dtype != p.dtype:
             g = g.astype(p.dtype)
-        return plan, g if g.strides == plan.dense.strides else arrays.like(self._name, g, plan.dense)
+        return plan, g if g.strides == plan.strides else arrays.like(self._name, g, plan.dense)
+
+    def _misfit(self, name: str, p: np.ndarray, g: np.ndarray) -> ValueError:
+        return ValueError(f"{self._name}.step: {name} has shape {p.shape}, its gradient {g.shape}")
 
     def _plan(self, name: str, p: np.ndarray) -> _Plan:
         owner = f"{self._name}.step"
@@ -305,7 +323,7 @@ class Optimizer:
                 memory[slot] = arrays.empty_like(owner, dense)
                 memory[slot][...] = 0 if kept is None else kept
         flats = {slot: arrays.flat(array) for slot, array in memory.items()}
-        return _Plan(p, dense, arrays.flat(dense), flats, options)
+        return _Plan(p, dense, dense.strides, arrays.flat(dense), flats, options)
 
     # --- as data
 

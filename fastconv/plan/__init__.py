@@ -76,12 +76,16 @@ class Plan:
         """Whether the net is made of the same layers as when the plan was made, none with a method of its own since."""
         if not net.has_plain_flow() or not _are_same(net, self._root):
             return False
-        if not all(cls.is_plain_class() for cls in self._classes):
-            return False
+        for cls in self._classes:
+            if not cls.is_plain_class():
+                return False
         for container, children in self._inside:
             if not _are_same(container, children) or container.has_own_methods():
                 return False
-        return not any(layer.has_own_methods() or getattr(layer, "op", "") is not op for layer, op in self._changed)
+        for layer, op in self._changed:
+            if layer.has_own_methods() or getattr(layer, "op", "") is not op:
+                return False
+        return True
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""

@@ -4,6 +4,7 @@ batch_norm, relu        one pass; backward, relu's mask is computed again from b
 batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
 relu, max_pool          pooled first: relu sees the maxima only
 conv, relu              relu in the kernel's store; backward, its mask is the output itself
+linear, relu            in place; backward, likewise
 conv, and the first two where there is no backward and batch_norm has its statistics, or batch_norm alone: in the
                         kernel's store
 """
@@ -145,7 +146,7 @@ class PoolRelu(Fused):
 
 
 class ConvRelu(Fused):
-    """A convolution, relu."""
+    """A convolution or a linear layer, relu."""
 
     def __init__(self, conv: Step, relu: Step) -> None:
         super().__init__(conv, relu)
@@ -153,7 +154,11 @@ class ConvRelu(Fused):
         self.conv: Any = conv.layers[0]
 
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
-        return self.conv.padding_mode == "zeros" and not context.snapshot
+        return not (context.snapshot or self.is_wide())
+
+    def is_wide(self) -> bool:
+        """Whether the convolution adds a border first."""
+        return getattr(self.conv, "padding_mode", "zeros") != "zeros"
 
     def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
         y, kept = self.conv.relu_forward(values[0], context)
@@ -258,7 +263,7 @@ def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]
                 replace(PoolRelu(before, step))
     for step in list(found.values()):
         before = only(step.inputs[0]) if len(step.inputs) == 1 else None
-        if is_op(step, "relu") and is_op(before, *CONVOLUTIONS) and hasattr(before.layers[0], "relu_forward"):
+        if is_op(step, "relu") and is_op(before, *CONVOLUTIONS, "linear") and hasattr(before.layers[0], "relu_forward"):
             replace(ConvRelu(before, step))
     for step in [] if keep else list(found.values()):
         if isinstance(step, NormRelu) or is_norm(step):

@@ -672,7 +672,7 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
         own = each[0].own
         if step.adds:
             forward += block(seen[step.inputs[1]].nbytes) * (not seen[step.inputs[1]].last)
-    elif isinstance(step, ConvRelu) and step.conv.padding_mode == "zeros":
+    elif isinstance(step, ConvRelu) and not step.is_wide():
         keeps, own = (*each[0].keeps, step.output), each[0].own
         backward += between
     elif isinstance(step, PoolRelu):
@@ -688,7 +688,7 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
 
 def _trained(layer: Any) -> list[tuple[Any, str]]:
     """The arrays that get a gradient: of layers that hold others all of theirs."""
-    return [(owner, name) for _, owner, name in layer._named(trainable=True)]
+    return [(owner, name) for _, owner, name in layer.named_arrays(buffers=False) if name not in owner._frozen]
 
 
 def _own_need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Context) -> Need:

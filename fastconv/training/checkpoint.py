@@ -367,7 +367,7 @@ def net_data(net: Layer) -> dict[str, Any]:
         **{name: value for name, value in known.items() if value},
         "config": net.config(),
         "dtype": None if net.dtype is None else str(net.dtype),
-        "frozen": [name for name, _, _ in net._named(trainable=False) if name not in trainable],
+        "frozen": [name for name, _, _ in net.named_arrays(buffers=False) if name not in trainable],
         "frozen_layers": [name for name, layer in net.walk() if layer._frozen_whole],
         "training": net.training,
         "other_mode": [name for name, layer in net.walk() if layer.training != net.training],
@@ -397,7 +397,7 @@ def net_from_data(path: Pathlike, data: Any, tensors: Mapping[str, np.ndarray]) 
             if name in tensors and tensors[name].dtype != own:
                 raise ValueError(f"{name} must be {own}, got {tensors[name].dtype}")
         net.load_state_dict(tensors)
-        parameters = {name: (layer, attribute) for name, layer, attribute in net._named(trainable=False)}
+        parameters = {name: (layer, attribute) for name, layer, attribute in net.named_arrays(buffers=False)}
         for layer, attribute in _called("frozen", parameters, frozen):
             layer._frozen.add(attribute)
         _set_modes(net, data)

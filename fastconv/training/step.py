@@ -459,7 +459,7 @@ def value_and_grad(
         warn_of_softmax(net, loss)
         if y is None and not loss.is_composed:
             raise TypeError("value_and_grad: y is missing; without it, loss is a function (output) of one's own")
-        with blas_held():
+        with blas_held:
             _, value, _, gradients = gradients_of(net, loss, x, y, rng, limit=limit)
         return value, gradients
     if limit is not None:
@@ -472,7 +472,7 @@ def value_and_grad(
         takes = "of several nets" if not isinstance(net, Layer) else "without x"
         raise TypeError(f"value_and_grad: {takes} loss must be a function that calls them itself, got {loss!r}")
     name = getattr(loss, "__name__", type(loss).__name__)
-    with blas_held(), whole_call:
+    with blas_held, whole_call:
         with _recording(nets, rng) as recorded:
             total = need_number(name, loss(*(each for each in (x, y) if each is not None)))
         by_array = recorded.gradients(total)

@@ -705,7 +705,7 @@ class Trainer:
                     self._learn(learnt, x, y, rng, self._samples_weights(y, *weight))
             if self.ranks is not None:
                 self._add_ranks(learnt, x)
-            with blas_held(), np.errstate(all="ignore"):
+            with blas_held, np.errstate(all="ignore"):
                 gradients = learnt.mean_gradients(self._is_weighed)
                 norm = optim.global_norm(gradients)
                 self._need_finite("gradient's norm", norm, x)
@@ -731,7 +731,7 @@ class Trainer:
 
     def _learn(self, learnt: _Learnt, x: Any, y: Any, rng: np.random.Generator, samples: np.ndarray | None) -> None:
         """Add a batch's gradients to those of its group; `samples`: their weights."""
-        with blas_held(), np.errstate(all="ignore"):
+        with blas_held, np.errstate(all="ignore"):
             others = self.ranks
             if others is None and any(np.shape(array)[:1] == (0,) for array in named_arrays("X", x).values()):
                 raise ValueError(f"fit: a batch has no samples (step {self.step + 1})")
@@ -971,7 +971,7 @@ class Trainer:
         first, every = (0, 1) if ranks is None else (ranks.rank, ranks.size)
         with contextlib.closing(prepared(self.net, source, 0, first, prefetch, every=every)) as ready:
             for (x, y, *weight), _ in ready:
-                with whole_call, blas_held(), np.errstate(all="ignore"):
+                with whole_call, blas_held, np.errstate(all="ignore"):
                     output = self.net.forward(x, inference)[0]
                     if samples_of(output):
                         sums.add(self.loss, *self.loss(output, y, *weight), output, y)
