@@ -14,18 +14,24 @@ import pytest
 
 import fastconv
 from fastconv import plan as planning
+from fastconv._ext import norm as kernels
 from fastconv.layers import (
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    BatchNorm3d,
     Concat,
+    Conv1d,
     Conv2d,
+    Conv3d,
     Dropout,
     Flatten,
     Function,
     Graph,
     Linear,
+    MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     ReLU,
     Residual,
     Sequential,
@@ -33,7 +39,7 @@ from fastconv.layers import (
 from fastconv.layers.base import Context, Layer
 from fastconv.ops.registry import FUNCTIONS, OPS
 from fastconv.plan import plan_of
-from fastconv.plan.fusions import Fused
+from fastconv.plan.fusions import Fused, NormReluPool
 
 
 def block(channels: int = 8) -> Sequential:
@@ -78,7 +84,17 @@ def plain_net() -> Sequential:
     )  # fmt: skip
 
 
-NETS = {"plain": plain_net, "residual": residual_net, "graph": graph_net, "branches": branches_net}
+def pooled_net() -> Sequential:
+    """Pools of windows side by side behind batch norm and ReLU: all of an image, and but for the ends of lines."""
+    return Sequential(
+        BatchNorm2d(3), ReLU(), MaxPool2d(1), Conv2d(3, 16, (1, 2)), BatchNorm2d(16), ReLU(), MaxPool2d((2, 3)),
+        Conv2d(16, 32, 3, padding=1, bias=False), BatchNorm2d(32), ReLU(), MaxPool2d(2), Flatten(), Linear(64, 5),
+    )  # fmt: skip
+
+
+NETS = {
+    "plain": plain_net, "residual": residual_net, "graph": graph_net, "branches": branches_net, "pooled": pooled_net,
+}  # fmt: skip
 
 
 def by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +149,74 @@ def test_nan_and_infinity_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> No
         _, apart = fastconv.value_and_grad(net.astype(np.float32), "cross_entropy", x, y)
     for name, gradient in planned.items():
         np.testing.assert_array_equal(gradient, apart[name])
+
+
+POOLS = [  # layers, spatial shape of the convolution's output, pool, whether one kernel does norm, relu and pool
+    ((Conv1d, BatchNorm1d, MaxPool1d), (23,), {"kernel_size": 4}, True),
+    ((Conv1d, BatchNorm1d, MaxPool1d), (64,), {"kernel_size": 64}, True),
+    ((Conv1d, BatchNorm1d, MaxPool1d), (65,), {"kernel_size": 65}, False),  # more taps than it takes
+    ((Conv2d, BatchNorm2d, MaxPool2d), (8, 10), {"kernel_size": 2}, True),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (6, 29), {"kernel_size": (2, 3)}, True),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (4, 9), {"kernel_size": (4, 1)}, True),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (4, 9), {"kernel_size": (1, 9), "stride": 1}, True),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (7, 8), {"kernel_size": 2}, False),  # lines that no window sees
+    ((Conv2d, BatchNorm2d, MaxPool2d), (8, 8), {"kernel_size": 3, "stride": 2, "padding": 1}, False),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (8, 8), {"kernel_size": 2, "dilation": 2, "stride": 2}, False),
+    ((Conv2d, BatchNorm2d, MaxPool2d), (8, 7), {"kernel_size": 2, "ceil_mode": True}, False),
+    ((Conv3d, BatchNorm3d, MaxPool3d), (4, 6, 7), {"kernel_size": (2, 3, 2)}, True),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [16, 48, 24])
+@pytest.mark.parametrize(("kinds", "spatial", "pool", "one"), POOLS)
+def test_norm_relu_and_pool_in_one_give_their_bits(
+    kinds: Any, spatial: Any, pool: Any, one: bool, channels: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties, of which the first tap gets the gradient, and windows that ReLU makes 0 among them."""
+    conv, norm, max_pool = kinds
+    fastconv.manual_seed(0)
+    net = Sequential(conv(2, channels, 1), norm(channels), ReLU(), max_pool(**pool), conv(channels, 3, 1), Flatten())
+    net = net.astype(dtype)
+    net[1].weight[:3], net[1].weight[3:] = (0, -1, 2), np.linspace(-1, 1, channels - 3)
+    net[1].bias[...] = np.linspace(-2, 1, channels)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-2, 3, (5, 2, *spatial)).astype(dtype)
+    calls = []
+    monkeypatch.setattr(kernels, "normalise_windows", watched(kernels.normalise_windows, calls))
+    target = rng.standard_normal(net(x).shape).astype(dtype)
+    runs = []
+    for planned in (True, False):
+        if not planned:
+            by_layer(monkeypatch)
+        own = copy.deepcopy(net)
+        value, gradients = fastconv.value_and_grad(own, "mse_loss", x, target)
+        runs.append([np.array(value), *gradients.values(), *own.state_dict().values()])
+    for found, expected in zip(*runs, strict=True):
+        assert found.tobytes() == expected.tobytes()
+    assert bool(calls) == (one and channels % 16 == 0)
+
+
+def watched(function: Any, calls: list[Any]) -> Any:
+    def call(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return function(*arguments)
+
+    return call
+
+
+def test_what_a_norm_reads_is_overwritten_only_where_nobody_else_has_it() -> None:
+    """A net's input, an activation's output that its backward needs, a value with other readers."""
+    fastconv.manual_seed(0)
+    norms = BatchNorm2d(16), ReLU(), MaxPool2d(2)
+    for before in ([], [ReLU()], [Residual(Conv2d(16, 16, 1))]):
+        net = Sequential(*before, *copy.deepcopy(norms), Flatten(), Linear(64, 2))
+        x = np.random.default_rng(0).standard_normal((3, 16, 4, 4)).astype(np.float32)
+        kept = x.copy()
+        fastconv.value_and_grad(net, "cross_entropy", x, np.array([0, 1, 0]))
+        assert x.tobytes() == kept.tobytes()
+        step = next(step for step in plan_of(net).steps if isinstance(step, NormReluPool))
+        assert not step.owns_x
 
 
 @pytest.mark.parametrize("put_aside", ["freeze", "freeze weight", "eval", "freeze all but the last"])

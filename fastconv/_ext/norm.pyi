@@ -46,6 +46,40 @@ def scale_shift_backward(
     num_threads: int,
     before: ndarray | None = None,
 ) -> None: ...
+most_taps: int
+widest: int
+
+def normalise_windows(
+    x: ndarray,
+    y: ndarray,
+    chosen: ndarray,
+    kernel: tuple[int, ...],
+    statistics: ndarray,
+    eps: float,
+    weight: ndarray | None,
+    bias: ndarray | None,
+    coefficients: ndarray,
+    num_threads: int,
+) -> None: ...
+def windows_products(
+    dy: ndarray,
+    chosen: ndarray,
+    x: ndarray,
+    kernel: tuple[int, ...],
+    coefficients: ndarray,
+    sums: ndarray,
+    block_rows: int,
+    num_threads: int,
+) -> None: ...
+def windows_backward(
+    dy: ndarray,
+    chosen: ndarray,
+    x: ndarray,
+    kernel: tuple[int, ...],
+    coefficients: ndarray,
+    dx: ndarray,
+    num_threads: int,
+) -> None: ...
 def layer_norm(
     x: ndarray,
     weight: ndarray,

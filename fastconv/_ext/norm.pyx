@@ -59,6 +59,38 @@ cdef extern from "norm.h" nogil:
         const double *dy, const double *x, const double *mean, const double *scale, const double *slope,
         const double *shift, const double *before, double *dx, Py_ssize_t count, Py_ssize_t width, int far
     )
+    enum: MOST_TAPS
+    enum: WIDEST
+    ctypedef struct Windows:
+        Py_ssize_t *inputs
+        Py_ssize_t *kernel
+        Py_ssize_t *outputs
+        Py_ssize_t *offsets
+        Py_ssize_t taps, width
+    void normalise_windows_float(
+        const float *x, const Windows *w, const float *mean, const float *scale, const float *shift, float *y,
+        signed char *chosen
+    )
+    void normalise_windows_double(
+        const double *x, const Windows *w, const double *mean, const double *scale, const double *shift, double *y,
+        signed char *chosen
+    )
+    void windows_products_float(
+        const float *dy, const signed char *chosen, const float *x, const float *mean, const Windows *w, double *sums,
+        double *products, Py_ssize_t first, Py_ssize_t count
+    )
+    void windows_products_double(
+        const double *dy, const signed char *chosen, const double *x, const double *mean, const Windows *w,
+        double *sums, double *products, Py_ssize_t first, Py_ssize_t count
+    )
+    void windows_backward_float(
+        const float *dy, const signed char *chosen, const float *x, const Windows *w, const float *mean,
+        const float *scale, const float *slope, const float *shift, float *dx, int far
+    )
+    void windows_backward_double(
+        const double *dy, const signed char *chosen, const double *x, const Windows *w, const double *mean,
+        const double *scale, const double *slope, const double *shift, double *dx, int far
+    )
 
 # --- statistics of channels ------------------------------------------------------------------------------------------
 #
@@ -401,6 +433,161 @@ cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_
         scale_shift_backward_float(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
     else:
         scale_shift_backward_double(dy, x, mean, scale, slope, shift, before, dx, count, width, c.far)
+
+
+# --- batch norm, relu, and the maximum of windows side by side --------------------------------------------------------
+#
+# x (N, i0, i1, i2, C), y, dy and chosen (N, o0, o1, o2, C), where chosen (int8) says which tap of a window y comes from,
+# or that relu made it 0; C a multiple of `widest`, kernel with at most `most_taps` taps. One task does some lines of
+# windows, all i0 / o0 x i1 / o1 lines of inputs that they see.
+
+most_taps, widest = MOST_TAPS, WIDEST
+
+cdef enum:
+    WINDOWS_RUN = 1 << 15  # elements of x that a task reads
+
+
+cdef struct Pooled:
+    Windows windows
+    const void *x
+    const void *dy
+    const void *coefficients
+    void *chosen
+    double *sums
+    Py_ssize_t lines, lines_together, pixels, block  # of windows, and of a task of them; of x, and of a block of sums
+    bint far
+
+
+cdef int place_windows(Pooled *c, x_shape, y_shape, kernel) except -1:
+    cdef Windows *w = &c.windows
+    cdef Py_ssize_t i, a, b, d
+    if len(x_shape) != 5 or len(y_shape) != 5 or len(kernel) != 3 or x_shape[0] != y_shape[0]:
+        raise ValueError(f"windows of {kernel} side by side: got {x_shape} for {y_shape}")
+    for i in range(3):
+        w.inputs[i], w.kernel[i], w.outputs[i] = x_shape[1 + i], kernel[i], y_shape[1 + i]
+    w.width, w.taps = x_shape[4], w.kernel[0] * w.kernel[1] * w.kernel[2]
+    if (
+        min(w.kernel[0], w.kernel[1], w.kernel[2]) < 1 or w.taps > MOST_TAPS or w.width % WIDEST
+        or y_shape[4] != w.width or w.outputs[0] * w.kernel[0] != w.inputs[0]
+        or w.outputs[1] * w.kernel[1] != w.inputs[1] or w.outputs[2] * w.kernel[2] > w.inputs[2]
+    ):
+        raise ValueError(f"windows of {kernel} side by side: got {x_shape} for {y_shape}")
+    c.lines = x_shape[0] * w.outputs[0] * w.outputs[1]
+    c.pixels = x_shape[0] * w.inputs[0] * w.inputs[1] * w.inputs[2]
+    c.lines_together = max(
+        <Py_ssize_t> 1, WINDOWS_RUN // max(<Py_ssize_t> 1, w.kernel[0] * w.kernel[1] * w.inputs[2] * w.width)
+    )
+    i = 0
+    for a in range(w.kernel[0]):
+        for b in range(w.kernel[1]):
+            for d in range(w.kernel[2]):
+                w.offsets[i] = ((a * w.inputs[1] + b) * w.inputs[2] + d) * w.width
+                i += 1
+    return 0
+
+
+cdef inline Py_ssize_t first_input(const Windows *w, Py_ssize_t line) noexcept nogil:
+    """Where in x a line of windows begins."""
+    cdef Py_ssize_t row = line % w.outputs[1], plane = line // w.outputs[1] % w.outputs[0]
+    cdef Py_ssize_t image = line // w.outputs[1] // w.outputs[0]
+    plane = image * w.inputs[0] + plane * w.kernel[0]
+    return (plane * w.inputs[1] + row * w.kernel[1]) * w.inputs[2] * w.width
+
+
+def normalise_windows(x, y, chosen, kernel, statistics, double eps, weight, bias, coefficients, int num_threads):
+    """y = the largest of every window of relu of what `normalise` gives; statistics and coefficients are `normalise`'s."""
+    cdef Pooled c
+    cdef Py_ssize_t count = y.size, itemsize = float_size(y)
+    place_windows(&c, x.shape, y.shape, kernel)
+    settle(statistics, eps, weight, bias, coefficients)
+    if count == 0:
+        return
+    c.x, c.chosen = read_from(x, x.size, itemsize), write_to(chosen, count, 1)
+    c.coefficients = read_from(coefficients, 3 * c.windows.width, itemsize)
+    run(
+        <Task> windows_task[float] if itemsize == sizeof(float) else <Task> windows_task[double],
+        write_to(y, count, itemsize), &c, tasks(c.lines, c.lines_together), num_threads,
+    )
+
+
+cdef void windows_task(floating *y, const Pooled *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Windows *w = &c.windows
+    cdef Py_ssize_t line, at
+    cdef const floating *mean = <const floating *> c.coefficients
+    cdef const floating *scale = mean + w.width
+    cdef const floating *shift = scale + w.width
+    cdef const floating *x
+    for line in range(task * c.lines_together, min((task + 1) * c.lines_together, c.lines)):
+        x = <const floating *> c.x + first_input(w, line)
+        at = line * w.outputs[2] * w.width
+        if floating is float:
+            normalise_windows_float(x, w, mean, scale, shift, y + at, <signed char *> c.chosen + at)
+        else:
+            normalise_windows_double(x, w, mean, scale, shift, y + at, <signed char *> c.chosen + at)
+
+
+def windows_products(dy, chosen, x, kernel, coefficients, sums, Py_ssize_t block_rows, int num_threads):
+    """`products` for the gradient dy of what `normalise_windows` gave: sums (1, blocks, 2, C) in the same order."""
+    cdef Pooled c
+    cdef Py_ssize_t itemsize = float_size(dy), count = dy.size
+    place_windows(&c, x.shape, dy.shape, kernel)
+    cdef Py_ssize_t blocks = tasks(c.pixels, block_rows)
+    c.x, c.chosen = read_from(x, x.size, itemsize), <void *> read_from(chosen, count, 1)
+    c.coefficients = read_from(coefficients, 3 * c.windows.width, itemsize)
+    c.sums, c.block = <double *> write_to(sums, blocks * 2 * c.windows.width, sizeof(double)), block_rows
+    if count == 0:
+        raise ValueError(f"windows of {kernel} side by side: got {x.shape} for {dy.shape}")
+    run(
+        <Task> windows_products_task[float] if itemsize == sizeof(float) else <Task> windows_products_task[double],
+        read_from(dy, count, itemsize), &c, blocks, num_threads,
+    )
+
+
+cdef void windows_products_task(const floating *dy, const Pooled *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Windows *w = &c.windows
+    cdef Py_ssize_t first = task * c.block, count = min(c.block, c.pixels - first)
+    cdef const floating *x = <const floating *> c.x + first * w.width
+    cdef const floating *mean = <const floating *> c.coefficients
+    cdef double *sums = c.sums + 2 * task * w.width
+    if floating is float:
+        windows_products_float(dy, <const signed char *> c.chosen, x, mean, w, sums, sums + w.width, first, count)
+    else:
+        windows_products_double(dy, <const signed char *> c.chosen, x, mean, w, sums, sums + w.width, first, count)
+
+
+def windows_backward(dy, chosen, x, kernel, coefficients, dx, int num_threads):
+    """dx, which may be x, as `scale_shift_backward` has it with coefficients (4, 1, C), for the gradient dy of what
+    `normalise_windows` gave."""
+    cdef Pooled c
+    cdef Py_ssize_t count = dx.size, itemsize = float_size(dx)
+    place_windows(&c, x.shape, dy.shape, kernel)
+    if count == 0:
+        return
+    c.x, c.dy = read_from(x, count, itemsize), read_from(dy, dy.size, itemsize)
+    c.chosen = <void *> read_from(chosen, dy.size, 1)
+    c.coefficients, c.far = read_from(coefficients, 4 * c.windows.width, itemsize), count * itemsize >= FAR
+    run(
+        <Task> windows_backward_task[float] if itemsize == sizeof(float) else <Task> windows_backward_task[double],
+        write_to(dx, count, itemsize), &c, tasks(c.lines, c.lines_together), num_threads,
+    )
+
+
+cdef void windows_backward_task(floating *dx, const Pooled *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef const Windows *w = &c.windows
+    cdef Py_ssize_t line, first, at
+    cdef const floating *mean = <const floating *> c.coefficients
+    cdef const floating *scale = mean + w.width
+    cdef const floating *slope = scale + w.width
+    cdef const floating *shift = slope + w.width
+    cdef const floating *dy = <const floating *> c.dy
+    cdef const floating *x = <const floating *> c.x
+    cdef const signed char *chosen = <const signed char *> c.chosen
+    for line in range(task * c.lines_together, min((task + 1) * c.lines_together, c.lines)):
+        first, at = first_input(w, line), line * w.outputs[2] * w.width
+        if floating is float:
+            windows_backward_float(dy + at, chosen + at, x + first, w, mean, scale, slope, shift, dx + first, c.far)
+        else:
+            windows_backward_double(dy + at, chosen + at, x + first, w, mean, scale, slope, shift, dx + first, c.far)
 
 
 # --- layer norm ------------------------------------------------------------------------------------------------------

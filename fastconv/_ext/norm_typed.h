@@ -4,10 +4,18 @@
 #define Reals NAME(Reals)
 #define LANES ((ptrdiff_t)(BYTES / sizeof(REAL)))
 #define Floats NAME(Floats)
+#define Wholes NAME(Wholes)
+#define Half NAME(Half)
+#define Doubles NAME(Doubles)
+#define Taps NAME(Taps)
 #define AT(x) (*(const Reals *)((x) + j))
 
 typedef REAL Reals __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 typedef float Floats __attribute__((vector_size(BYTES)));
+typedef WHOLE Wholes __attribute__((vector_size(BYTES)));
+typedef REAL Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(REAL)), may_alias));
+typedef double Doubles __attribute__((vector_size(LANES / 2 * sizeof(double)), aligned(sizeof(double)), may_alias));
+typedef signed char Taps __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 /* --- statistics of channels: `count` elements in rows of `width`, the last of which may be cut short -------------- */
 
@@ -222,6 +230,157 @@ TARGET static void NAME(scale_shift_backward)(
         NAME(scale_shift_alone_backward)(dy, x, mean, scale, slope, shift, before, dx, count, width, far);
 }
 
+/* --- with a ReLU and the maximum of windows side by side (Windows in norm.h); width is a multiple of the lanes ------ */
+
+#define CHOSEN(mask, a, b) (((mask) & (Wholes)(a)) | (~(mask) & (Wholes)(b)))
+#define IS(tap) (__builtin_convertvector((Taps)(AT_TAP == (signed char)(tap)), Wholes))
+
+/* Of a line of windows y = relu(max((x - mean) * scale + shift)), and which tap it comes from: the first that is
+   as large, or is not a number; NO_TAP where relu gave 0. */
+TARGET NOINLINE void NAME(normalise_windows)(
+    const REAL *restrict x, const Windows *w, const REAL *restrict mean, const REAL *restrict scale,
+    const REAL *restrict shift, REAL *restrict y, signed char *restrict chosen)
+{
+    const ptrdiff_t width = w->width;
+    for (ptrdiff_t i = 0; i < w->outputs[2]; i++, x += w->kernel[2] * width, y += width, chosen += width)
+        for (ptrdiff_t j = 0; j < width; j += LANES) {
+            Reals most = NOT_BELOW((AT(x) - AT(mean)) * AT(scale) + AT(shift));
+            Wholes tap = {0};
+            for (ptrdiff_t t = 1; t < w->taps; t++) {
+                const Reals v = (AT(x + w->offsets[t]) - AT(mean)) * AT(scale) + AT(shift); /* below 0 it does not win */
+                const Wholes wins = ~(Wholes)(v <= most) & (Wholes)(most == most);
+                most = (Reals)CHOSEN(wins, v, most);
+                tap = CHOSEN(wins, (Wholes){0} + (WHOLE)t, tap);
+            }
+            *(Reals *)(y + j) = most;
+            *(Taps *)(chosen + j) = __builtin_convertvector(tap | (Wholes)(most <= 0), Taps);
+        }
+}
+
+/* The gradient to a pixel is that to the window that it was chosen for. */
+#define AT_TAP (*(const Taps *)(at[i].chosen + j))
+#define GRADIENT(i) ((Reals)(IS(at[i].tap) & (Wholes)AT(at[i].dy)))
+#define CENTRED_AT(i) (AT(x + (i) * width) - AT(mean))
+#define PAIR(i) (g[i] + g[i + 1])
+#define PAIR_OF_PRODUCTS(i) (g[i] * CENTRED_AT(i) + g[i + 1] * CENTRED_AT(i + 1))
+
+/* `products` of pixels first … first + count - 1 of the batch. */
+TARGET static void NAME(windows_products)(
+    const REAL *dy, const signed char *chosen, const REAL *x, const REAL *mean, const Windows *w, double *sums,
+    double *products, ptrdiff_t first, ptrdiff_t count)
+{
+    const ptrdiff_t width = w->width;
+    struct {
+        const REAL *dy;
+        const signed char *chosen;
+        ptrdiff_t tap;
+    } at[8];
+    Line line = line_of(w, first / w->inputs[2]);
+    ptrdiff_t column = first % w->inputs[2], window = column / w->kernel[2], tap = column % w->kernel[2];
+    ptrdiff_t ahead[MOST_TAPS + 8], taps[MOST_TAPS + 8]; /* of columns from a window's first: of their window, and in it */
+    for (ptrdiff_t i = 0; i < w->kernel[2] + 8; i++)
+        ahead[i] = i / w->kernel[2] * width, taps[i] = i % w->kernel[2];
+    for (ptrdiff_t j = 0; j < width; j++)
+        sums[j] = products[j] = 0;
+    for (ptrdiff_t some; count > 0; count -= some, x += some * width) {
+        some = count >= 8 ? 8 : 1;
+        if (some == 8 && column + 8 <= w->outputs[2] * w->kernel[2]) {
+            const REAL *from_dy = dy + (line.window + window) * width;
+            const signed char *from = chosen + (line.window + window) * width;
+            for (ptrdiff_t i = 0; i < 8; i++) {
+                at[i].dy = from_dy + ahead[tap + i], at[i].chosen = from + ahead[tap + i];
+                at[i].tap = line.tap + taps[tap + i];
+            }
+            column += 8, window += ahead[tap + 8] / width, tap = taps[tap + 8];
+            if (column == w->inputs[2])
+                line = line_of(w, line.line + 1), column = window = tap = 0;
+        } else for (ptrdiff_t i = 0; i < some; i++) {
+            const ptrdiff_t from = (line.window + LEAST(window, w->outputs[2] - 1)) * width;
+            at[i].dy = dy + from, at[i].chosen = chosen + from;
+            at[i].tap = window < w->outputs[2] ? line.tap + tap : UNSEEN;
+            if (++tap == w->kernel[2])
+                tap = 0, window++;
+            if (++column == w->inputs[2])
+                line = line_of(w, line.line + 1), column = window = tap = 0;
+        }
+        for (ptrdiff_t j = 0; j < width; j += LANES) {
+            Reals sum, product;
+            REAL both[2][LANES];
+            if (some == 8) {
+                Reals g[8];
+                for (int i = 0; i < 8; i++)
+                    g[i] = GRADIENT(i);
+                sum = (PAIR(0) + PAIR(2)) + (PAIR(4) + PAIR(6));
+                product = (PAIR_OF_PRODUCTS(0) + PAIR_OF_PRODUCTS(2)) + (PAIR_OF_PRODUCTS(4) + PAIR_OF_PRODUCTS(6));
+            } else {
+                const int i = 0;
+                sum = GRADIENT(i), product = sum * CENTRED_AT(0);
+            }
+            *(Reals *)both[0] = sum, *(Reals *)both[1] = product;
+            for (ptrdiff_t k = 0; k < LANES; k += LANES / 2) { /* as wide as registers are */
+                *(Doubles *)(sums + j + k) += __builtin_convertvector(*(const Half *)(both[0] + k), Doubles);
+                *(Doubles *)(products + j + k) += __builtin_convertvector(*(const Half *)(both[1] + k), Doubles);
+            }
+        }
+    }
+}
+#undef GRADIENT
+#undef AT_TAP
+
+/* dx = d * scale + (x - mean) * slope + shift of a line's windows; d is dy for the tap that was chosen, else 0. dx may
+   be x. */
+#define AT_TAP (*(const Taps *)(chosen + j))
+#define WINDOWS_BACKWARD(name, PUT)                                                                                    \
+    TARGET NOINLINE void NAME(name)(                                                                                   \
+        const REAL *restrict dy, const signed char *restrict chosen, const REAL *x, const Windows *w,                  \
+        const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict slope, const REAL *restrict shift, \
+        REAL *dx)                                                                                                      \
+    {                                                                                                                  \
+        const ptrdiff_t width = w->width, step = w->kernel[2] * width;                                                 \
+        for (ptrdiff_t i = 0; i < w->outputs[2]; i++, x += step, dx += step, dy += width, chosen += width)             \
+            for (ptrdiff_t j = 0; j < width; j += LANES)                                                               \
+                for (ptrdiff_t t = 0; t < w->taps; t++) {                                                              \
+                    const Reals d = (Reals)(IS(t) & (Wholes)AT(dy));                                                   \
+                    PUT(dx + w->offsets[t] + j,                                                                        \
+                        d * AT(scale) + (AT(x + w->offsets[t]) - AT(mean)) * AT(slope) + AT(shift));                   \
+                }                                                                                                      \
+    }
+
+#define PUT_HERE(to, value) (*(Reals *)(to) = (value))
+#define PUT_FAR(to, value) STREAM((float *)(to), (Floats)(value))
+WINDOWS_BACKWARD(windows_backward_here, PUT_HERE)
+WINDOWS_BACKWARD(windows_backward_far, PUT_FAR)
+
+TARGET static void NAME(windows_backward)(
+    const REAL *dy, const signed char *chosen, const REAL *x, const Windows *w, const REAL *mean, const REAL *scale,
+    const REAL *slope, const REAL *shift, REAL *dx, int far)
+{
+    const ptrdiff_t width = w->width, seen = w->outputs[2] * w->kernel[2] * width, length = w->inputs[2] * width;
+    if (far && x != dx && NAME(streams)(dx, width)) {
+        NAME(windows_backward_far)(dy, chosen, x, w, mean, scale, slope, shift, dx);
+        fence();
+    } else {
+        NAME(windows_backward_here)(dy, chosen, x, w, mean, scale, slope, shift, dx);
+    }
+    for (ptrdiff_t t = 0; t < w->taps; t += w->kernel[2]) /* what no window sees: ends of lines */
+        for (ptrdiff_t k = w->offsets[t] + seen; k < w->offsets[t] + length; k += width)
+            for (ptrdiff_t j = 0; j < width; j += LANES)
+                *(Reals *)(dx + k + j) = 0 * AT(scale) + (AT(x + k) - AT(mean)) * AT(slope) + AT(shift);
+}
+
+#undef CHOSEN
+#undef IS
+#undef AT_TAP
+#undef CENTRED_AT
+#undef PAIR
+#undef PAIR_OF_PRODUCTS
+#undef WINDOWS_BACKWARD
+#undef PUT_HERE
+#undef PUT_FAR
+#undef Wholes
+#undef Half
+#undef Doubles
+#undef Taps
 #undef Reals
 #undef Floats
 #undef AT

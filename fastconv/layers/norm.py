@@ -61,16 +61,19 @@ class _BatchNorm(OpLayer):
         _make_arrays(self, c, affine, affine and bias, track_running_stats)
 
     def forward(
-        self, x: np.ndarray, context: Context, relu: bool = False, addend: np.ndarray | None = None
+        self, x: np.ndarray, context: Context, relu: bool = False, addend: np.ndarray | None = None, pool: Any = None
     ) -> tuple[np.ndarray, Any]:
-        """relu: what a ReLU makes of it, or of it and an addend, in one pass; then `relu_backward` is the backward."""
+        """relu: what a ReLU makes of it, or of it and an addend, in one pass, or the maxima of that over a pool's
+        windows; then `relu_backward` is the backward."""
         if x.ndim not in self.ranks:
             ranks = " or ".join(map(str, self.ranks))
             raise ShapeError(
                 f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
             )
         if relu:
-            result = batch_relu_forward(x, *self.arrays(context), addend=addend, **self.options(context))
+            result = batch_relu_forward(
+                x, *self.arrays(context), addend=addend, pool=pool, **self.options(context)
+            )
         else:
             result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self) and not context.repeated:
@@ -107,7 +110,7 @@ class _BatchNorm(OpLayer):
     def relu_backward(
         self, dy: np.ndarray, saved: Any, need_dx: bool, over: bool
     ) -> tuple[np.ndarray | None, np.ndarray | None, Gradients]:
-        """The gradients to x, the addend and the parameters; over: dy is overwritten."""
+        """The gradients to x, the addend and the parameters; over: dy is overwritten, or x where there was a pool."""
         _, _, need_weight, need_bias = self.wanted()
         dx, weight, bias, addend = batch_relu_backward(dy, saved, (need_dx, need_weight, need_bias), over)
         found = ("weight", weight, need_weight), ("bias", bias, need_bias)

@@ -16,6 +16,7 @@ from fastconv.machine.memory import require
 from fastconv.ops import OPS
 from fastconv.ops.pool.function import add_windows, all_windows
 from fastconv.ops.pool.windows import check as check_window
+from fastconv.ops.pool.windows import plan as plan_window
 from fastconv.ops.pool.windows import prepare as prepare_window
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.plan.steps import named_forward
@@ -56,6 +57,10 @@ class _MaxPool(OpLayer):
     ) -> None:
         need_default(type(self).__name__, False, return_indices=return_indices)
         self.configure(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+
+    def windows(self, x: np.ndarray) -> Any:
+        """The windows on x (`ops.pool.windows.Plan`); raises what `forward` raises."""
+        return plan_window(self.op, x, *self._options.values())[1]
 
 
 class MaxPool1d(_MaxPool):

@@ -2,6 +2,8 @@
 
 batch_norm, relu        one pass; backward, relu's mask is computed again from batch_norm's input
 batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
+batch_norm, relu, max_pool  of windows side by side, in a training step: one pass, which keeps where the maxima come
+                        from in place of what they were chosen from; backward, the sums are over the maxima alone
 relu, max_pool          pooled first: relu sees the maxima only
 conv, relu              relu in the kernel's store; backward, its mask is the output itself
 linear, relu            in place; backward, likewise
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv._ext import norm as kernels
 from fastconv.arrays import FLOATS
 from fastconv.errors import ShapeError
 from fastconv.ops.activation import relu_backward
@@ -118,6 +121,44 @@ class NormRelu(Fused):
     ) -> tuple[Parts, list[Gradients]]:
         dx, addend, gradients = self.norm.relu_backward(dy, saved, needs[0], over)
         return ((dx, addend) if self.adds else (dx,)), [gradients, {}]
+
+
+class NormReluPool(Fused):
+    """batch_norm, relu, max_pool of windows side by side, in a training step; owns_x: nobody else reads x, nor keeps
+    it."""
+
+    def __init__(self, norm_relu: NormRelu, pool: Step, owns_x: bool) -> None:
+        super().__init__(norm_relu, pool)
+        self.owns_x = owns_x
+        self.within = norm_relu.within
+        self.norm: Any = norm_relu.norm
+        self.pool: Any = pool.layers[0]
+
+    def serves(self, values: list[np.ndarray], context: Context) -> bool:
+        learns = context.keep and context.once and self.norm.options(context)["training"]
+        return learns and self.fits(values[0])
+
+    def fits(self, x: np.ndarray) -> bool:
+        """Whether the kernel serves the windows on x."""
+        if x.ndim not in self.norm.ranks or x.ndim != int(self.pool.op[-2]) + 2 or x.shape[1] % kernels.widest:
+            return False
+        try:
+            windows = self.pool.windows(x)
+        except (ShapeError, MemoryError):  # as the pool says itself
+            return False
+        fits: bool = windows.are_side_by_side and windows.taps <= kernels.most_taps
+        return fits
+
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        x = values[0]
+        result: tuple[np.ndarray, Any] = self.norm.forward(x, context, True, None, self.pool.windows(x))
+        return result
+
+    def backward_fused(
+        self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...], over: bool
+    ) -> tuple[Parts, list[Gradients]]:
+        dx, _, gradients = self.norm.relu_backward(dy, saved, needs[0], self.owns_x)
+        return (dx,), [gradients, {}, {}]
 
 
 class PoolRelu(Fused):
@@ -261,6 +302,8 @@ def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]
             before = only(step.inputs[0])
             if is_op(before, "relu"):
                 replace(PoolRelu(before, step))
+            elif keep and isinstance(before, NormRelu) and not before.adds and hasattr(step.layers[0], "windows"):
+                replace(NormReluPool(before, step, is_op(only(before.inputs[0]), *CONVOLUTIONS)))
     for step in list(found.values()):
         before = only(step.inputs[0]) if len(step.inputs) == 1 else None
         if is_op(step, "relu") and is_op(before, *CONVOLUTIONS, "linear") and hasattr(before.layers[0], "relu_forward"):

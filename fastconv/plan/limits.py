@@ -36,7 +36,7 @@ from fastconv.machine.threads import get_num_threads
 from fastconv.ops import conv, conv_transpose
 from fastconv.ops.common import Rows
 from fastconv.ops.registry import FUNCTIONS
-from fastconv.plan.fusions import ConvRelu, Fused, NormRelu, PoolRelu
+from fastconv.plan.fusions import ConvRelu, Fused, NormRelu, NormReluPool, PoolRelu
 from fastconv.plan.steps import Add, Array, Concat, Enter, Item, LayerStep, Multiply, OperationStep, Step
 from fastconv.products import Cut
 from fastconv.window import Window
@@ -540,7 +540,7 @@ def _seen(plan: Plan, values: Mapping[int, np.ndarray], context: Context) -> dic
     asking = replace(context, training=False, keep=False, repeated=True)
     several = {len(value) for value in values.values() if value.ndim}
     count = several.pop() if len(several) == 1 else 0
-    steps = [part for step in plan.steps for part in getattr(step, "parts", (step,))]
+    steps = [part for step in plan.steps for part in leaves(step)]
     batches: list[tuple[int, ...]] = [(0,), (1, 2), (count,)] if count > 2 else [(count,)]
     if any(isinstance(step, OperationStep) for step in steps):  # whose axes may be any
         batches = [batch for batch in batches if batch != (0,)]
@@ -650,8 +650,13 @@ class Need(NamedTuple):
     is_light: bool  # what it saves is known without computing
 
 
+def leaves(step: Step) -> list[Step]:
+    """The steps that a fused one is made of; itself."""
+    return step.steps() if isinstance(step, Fused) else [step]
+
+
 def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Context) -> Need:
-    parts: tuple[Step, ...] = getattr(step, "parts", (step,))
+    parts = leaves(step)
     each = [_own_need(part, seen, awkward, context) for part in parts]
     gradients = tuple(
         (id(owner), name, getattr(owner, name).nbytes)
@@ -672,6 +677,12 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
         own = each[0].own
         if step.adds:
             forward += block(seen[step.inputs[1]].nbytes) * (not seen[step.inputs[1]].last)
+    elif isinstance(step, NormReluPool):
+        x, learns = seen[step.inputs[0]], context.once and step.norm.options(context)["training"]
+        if learns and step.fits(np.empty(x.shape, f"f{x.itemsize}")):
+            keeps, own = each[0].keeps, each[0].own + block(seen[step.output].nbytes // x.itemsize)
+        else:
+            forward, backward = forward + between, backward + between
     elif isinstance(step, ConvRelu) and not step.is_wide():
         keeps, own = (*each[0].keeps, step.output), each[0].own
         backward += between

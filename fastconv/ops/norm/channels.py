@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,8 +39,10 @@ from fastconv.ops.norm.common import (
     reference_backward,
 )
 from fastconv.ops.registry import Gradients, add
-from fastconv.window import integers
+from fastconv.ops.spatial import unlift
+from fastconv.window import Window, integers
 
+BYTE = np.dtype(np.int8)
 SAMPLE = 32  # rows whose mean is the pivot
 
 Gather = Callable[[np.ndarray], np.ndarray]  # everybody's (n,) float64, as (everybody, n)
@@ -282,6 +284,22 @@ def call_of(
     return Call(cut, groups, count, eps, from_x, weight is not None, bias is not None)
 
 
+class Pool(Protocol):
+    """Windows side by side (`ops.pool.windows.Plan`)."""
+
+    @property
+    def x_last(self) -> tuple[int, ...]: ...
+
+    @property
+    def y_last(self) -> tuple[int, ...]: ...
+
+    @property
+    def output(self) -> tuple[int, ...]: ...
+
+    @property
+    def window(self) -> Window: ...
+
+
 class Saved(NamedTuple):
     last: np.ndarray  # x, channels last
     statistics: np.ndarray  # (3, I, C) float64: mean, rstd = 1 / sqrt(var + eps), var
@@ -291,6 +309,8 @@ class Saved(NamedTuple):
     relu: bool = False  # of y; not for a mean and var that are given
     y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
     gather: Gather | None = None  # the statistics are those of several batches
+    pool: Pool | None = None  # of relu's maxima over windows
+    chosen: np.ndarray | None = None  # which tap each of them comes from
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -318,9 +338,9 @@ def normalise(
 def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over: dy
-    is nobody else's, and what is written may take its place."""
-    last, statistics, before, own_weight, call, relu, y, gather = saved
+    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over: dy,
+    or x where the maxima were taken, is nobody else's, and what is written may take its place."""
+    last, statistics, before, own_weight, call, relu, y, gather, pool, chosen = saved
     cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
@@ -329,13 +349,19 @@ def normalise_backward(
     rounded = mean.astype(last.dtype)
     dx = dweight = dbias = gated = None
     if (needs_x and from_x) or needs_weight or needs_bias or y is not None:
-        sums = cut.sums(op, 2)
+        sums, threads = cut.sums(op, 2), threads_for(2 * last.nbytes)
         if y is not None:
             gated = dy_last if over else allocate(op, last.shape, last.dtype)
-        kernels.products(
-            cut.table(dy_last), cut.table(last), before, sums, cut.block_rows, threads_for(2 * dy_last.nbytes), relu,
-            None if y is None else cut.table(y), None if gated is None else cut.table(gated),
-        )  # fmt: skip
+        if pool is not None:
+            kernels.windows_products(
+                dy_last.reshape(pool.y_last), chosen, last.reshape(pool.x_last), pool.window.kernel, before, sums,
+                cut.block_rows, threads,
+            )  # fmt: skip
+        else:
+            kernels.products(
+                cut.table(dy_last), cut.table(last), before, sums, cut.block_rows, threads, relu,
+                None if y is None else cut.table(y), None if gated is None else cut.table(gated),
+            )  # fmt: skip
         if gated is not None:
             dy_last, relu, over = gated, False, False
         total, product = cut.add_up(sums)
@@ -359,11 +385,19 @@ def normalise_backward(
         coefficients = np.empty((4, *mean.shape), last.dtype)
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
         coefficients[3] = slope * (rounded - mean) - level * rstd
-        dx_last = dy_last if over else allocate(op, last.shape, last.dtype)
-        kernels.scale_shift_backward(
-            cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
-            cut.block_rows, threads_for(3 * dx_last.nbytes), before[2] if relu else None,
-        )  # fmt: skip
+        own = dy_last if pool is None else last
+        dx_last = own if over else allocate(op, last.shape, last.dtype)
+        threads = threads_for(3 * dx_last.nbytes)
+        if pool is not None:
+            kernels.windows_backward(
+                dy_last.reshape(pool.y_last), chosen, last.reshape(pool.x_last), pool.window.kernel, coefficients,
+                dx_last.reshape(pool.x_last), threads,
+            )  # fmt: skip
+        else:
+            kernels.scale_shift_backward(
+                cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
+                cut.block_rows, threads, before[2] if relu else None,
+            )  # fmt: skip
         dx = logical(dx_last)
     return dx, dweight, dbias, None if gated is None else logical(gated)
 
@@ -371,10 +405,10 @@ def normalise_backward(
 def channel_norm(
     op: str, call: Call, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None,
     given: tuple[np.ndarray, np.ndarray] | None = None, relu: bool = False, addend: np.ndarray | None = None,
-    gather: Gather | None = None,
+    gather: Gather | None = None, pool: Pool | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """y, and what the backward needs; given: mean and var, where the statistics are not x's own; gather: where they are
-    those of other batches, too."""
+    those of other batches, too; pool: y is relu's maxima."""
     cut, groups = call.cut, call.groups
     last = channels_last(op, x)
     statistics = np.zeros((3, cut.images, cut.channels))
@@ -399,6 +433,15 @@ def channel_norm(
     bias = bias if bias is None or bias.flags.c_contiguous else bias.copy()
     if addend is not None:
         addend = channels_last(op, addend)
+    if pool is not None:
+        y, chosen = allocate(op, pool.y_last, last.dtype), allocate(op, pool.y_last, BYTE)
+        kernels.normalise_windows(
+            last.reshape(pool.x_last), y, chosen, pool.window.kernel, statistics, call.eps, weight, bias, coefficients,
+            threads_for(last.nbytes),
+        )  # fmt: skip
+        return unlift(y, pool.output), Saved(
+            last, statistics, coefficients, weight, call, True, None, gather, pool, chosen
+        )  # fmt: skip
     y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
     gate = None if addend is None else y
     return logical(y), Saved(last, statistics, coefficients, weight, call, relu, gate, gather)
@@ -437,7 +480,7 @@ def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float,
 
 def running_forward(
     op: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, from_x: bool, momentum: Any, eps: Any,
-    relu: bool = False, addend: np.ndarray | None = None,
+    relu: bool = False, addend: np.ndarray | None = None, pool: Pool | None = None,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
     """batch_norm and instance_norm."""
     gather = _gather.get() if _inside and from_x and op == "batch_norm" else None
@@ -445,7 +488,7 @@ def running_forward(
     if from_x and not (mean is running_mean and var is running_var):
         need_updatable(op, running_mean=running_mean, running_var=running_var)
     momentum = number(op, "momentum", momentum)
-    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend, gather)
+    y, saved = channel_norm(op, call, x, weight, bias, None if from_x else (mean, var), relu, addend, gather, pool)
     if from_x:
         update(saved.call, x.dtype, saved.statistics, momentum, running_mean, running_var)
     return y, saved
@@ -461,12 +504,13 @@ def batch_forward(
 
 
 def batch_relu_forward(
-    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, *, addend: np.ndarray | None, training: bool,
-    momentum: float, eps: float,
+    x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, *, addend: np.ndarray | None,
+    pool: Pool | None, training: bool, momentum: float, eps: float,
 ) -> tuple[np.ndarray, Saved]:  # fmt: skip
-    """relu of what batch_norm gives, or of that and an addend, in the same pass (fastconv.plan)."""
+    """relu of what batch_norm gives, or of that and an addend, or, in training, the maxima of that, in the same pass
+    (fastconv.plan)."""
     return running_forward(
-        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, True, addend
+        "batch_norm", x, running_mean, running_var, weight, bias, bool(training), momentum, eps, True, addend, pool
     )  # fmt: skip
 
 
@@ -495,7 +539,7 @@ def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, 
 
 
 def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False) -> Gradients:
-    """To x, weight, bias and addend; over: dy is overwritten."""
+    """To x, weight, bias and addend; over: dy is overwritten, or x where the maxima were taken."""
     with np.errstate(all="ignore"):
         return normalise_backward("batch_norm", dy, saved, needs, over)
 

@@ -125,6 +125,16 @@ class Plan:
         return not self.adapts and all(span <= stride or m == 1 for span, stride, m in pairs)
 
     @cached_property
+    def are_side_by_side(self) -> bool:
+        """Whether every input is seen once, but for ends of lines that no window sees."""
+        if self.adapts or any(map(any, self.window.padding)) or self.window.dilation != (1, 1, 1):
+            return False
+        n, m, kernel = self.x_last[1:4], self.y_last[1:4], self.window.kernel
+        seen = [size * count for size, count in zip(kernel, m, strict=True)]
+        steps = zip(self.window.stride, kernel, m, strict=True)
+        return all(step == size or count == 1 for step, size, count in steps) and seen[:2] == list(n[:2]) and seen[2] <= n[2]
+
+    @cached_property
     def work(self) -> int:
         """What is moved and done, in elements moved."""
         return math.prod(self.x_last) + math.prod(self.y_last) * (1 + self.taps // 4)
