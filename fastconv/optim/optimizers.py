@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = 16384  # elements that one partial sum of squares covers
+FEW_BYTES = 1 << 19  # of gradients: so many stay in the cache of the core that begins the next step
 FLAGS = ("nesterov", "centered", "amsgrad", "maximize")
 
 
@@ -282,7 +283,7 @@ class Optimizer:
                 g, share = share * g + l1 * np.sign(plan.dense), 1.0
             entries.append(self._entry(plan, g, share, lr, updates))
             size += g.nbytes
-        self.kernel(entries, threads_for(self.kernel_passes * size))
+        self.kernel(entries, threads_for(self.kernel_passes * size) if size > FEW_BYTES else 1)
         for _, plan, *_ in work:
             if plan.dense is not plan.parameter:
                 np.copyto(plan.parameter, plan.dense)
