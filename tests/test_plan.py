@@ -129,6 +129,7 @@ def trained(net: Layer, dtype: type = np.float32) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", NETS)
 def test_a_plan_gives_the_bits_of_the_layers(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
     fastconv.manual_seed(1)
+    monkeypatch.setattr(planning, "LARGE", 0)
     net = NETS[name]()
     assert any(isinstance(step, Fused) for step in plan_of(net).steps)
     planned = trained(net, dtype)
@@ -709,8 +710,9 @@ class Keeps(Layer):
 
 
 @pytest.mark.parametrize("before", ["conv", "norm", "sum"])
-def test_only_gradients_that_nobody_else_has_are_overwritten(before: str) -> None:
+def test_only_gradients_that_nobody_else_has_are_overwritten(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a layer of one's own, of a caller, and of a sum's other side stay as they are."""
+    monkeypatch.setattr(planning, "LARGE", 0)
     fastconv.manual_seed(0)
     keeps = Keeps()
     first = {"conv": [], "norm": [BatchNorm2d(8)], "sum": [Residual(Sequential(Conv2d(8, 8, 1), BatchNorm2d(8)))]}[

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "backward", "forward", "need_memory", "plan_of"]
 
+LARGE = 1 << 16  # bytes of a gradient that pays to be overwritten
 FUSING = os.environ.get("FASTCONV_PLAN", "1") != "0"
 
 
@@ -206,8 +207,9 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
                     own.add(value)
                     continue
                 sent[value] = part
-                if value in plan.fused and step.makes_its_own() and not np.may_share_memory(part, here):
-                    own.add(value)
+                if value in plan.fused and part.nbytes >= LARGE and step.makes_its_own():
+                    if not np.may_share_memory(part, here):
+                        own.add(value)
         del here, parts
         for prefix, inside in zip(prefixes, found):  # noqa: B905
             for name, gradient in inside.items():
