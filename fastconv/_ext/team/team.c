@@ -50,6 +50,8 @@ enum { MOST = 1024, SHARES = 8, LONGEST_STRIDE = 32, REGIONS_UNTIL_RETRY = 1000,
 static const int64_t SPIN = 500 * 1000;            /* that a helper looks for another region before it sleeps */
 static const int64_t SPIN_CROWDED = 20 * 1000;     /* the same where others want its core */
 static const int64_t CROWDED = 1000 * 1000 * 1000; /* that this is taken to last */
+static const int64_t LOOK = 100 * 1000 * 1000;     /* between two looks how often the caller lost its core: */
+static const int64_t OFTEN = 20 * 1000 * 1000;     /* others want it that lost it every so often */
 static const int64_t PATIENCE = 500 * 1000;        /* that a caller looks for the last result before it sleeps */
 static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* between two questions whether to stop */
 static const int64_t SHORT = 500 * 1000;           /* shares that take less grow, those that take twice as long shrink */
@@ -78,6 +80,7 @@ static struct {
     _Atomic ptrdiff_t count, unit; /* tasks of the region, and of one unit */
     _Atomic uint32_t units, rounding;
     atomic_int threads;
+    _Atomic int64_t crowded_until; /* as a caller saw it */
     /* only who holds `busy` */
     struct helper *helpers[MOST];
     int helper_count, regions_until_retry;
@@ -281,7 +284,8 @@ static void *help(void *argument) {
             for (int i = 0; i < 16; i++) relax();
             int64_t time = now();
             if (since == 0) since = time;
-            if (time - since > (time < crowded_until ? SPIN_CROWDED : SPIN)) break;
+            int crowded = time < crowded_until || time < load(&team.crowded_until, relaxed);
+            if (time - since > (crowded ? SPIN_CROWDED : SPIN)) break;
         }
         if (told == LEAVE) break;
         long before = times_taken;
@@ -434,6 +438,17 @@ static void wait_for(uint32_t count) {
     }
 }
 
+static _Thread_local int64_t looked; /* when this thread last looked how often it had lost its core, */
+static _Thread_local long taken;     /* and how often that was */
+
+static void look_around(int64_t time) {
+    if (time - looked < LOOK) return;
+    long times_taken = involuntary_switches();
+    if ((times_taken - taken) * OFTEN >= time - looked) store(&team.crowded_until, time + 2 * CROWDED, relaxed);
+    looked = time;
+    taken = times_taken;
+}
+
 static void open_claims(uint32_t front, uint32_t back) {
     store(&team.done, 0, relaxed);
     team.number++;
@@ -461,6 +476,7 @@ static int together(
     store(&team.units, units, relaxed);
     store(&team.rounding, get_rounding(), relaxed);
     store(&team.threads, helpers + 1, relaxed);
+    look_around(now());
     open_claims(0, 0);
 
     struct pace pace = {0, 1};
