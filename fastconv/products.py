@@ -22,7 +22,7 @@ SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
 
 class Cut(NamedTuple):
-    """How a product (m, k) @ (k, n) is cut: into blocks of outputs, or, where those are few, into sums of some terms."""
+    """How a product (m, k) @ (k, n) is cut: into blocks of outputs or, where those are few, into sums of some terms."""
 
     rows: int
     columns: int
@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 def product(
     op: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, y: np.ndarray | None = None
 ) -> np.ndarray:
-    """a @ b, plus bias (columns,), in y if that is given; a matrix whose transpose is contiguous goes to BLAS as it is."""
+    """a @ b, plus bias (columns,), in y if that is given; what is contiguous, or its transpose, is read as it lies."""
     (m, k), n = a.shape, b.shape[1]
     if y is None:
         y = allocate(op, (m, n), a.dtype)

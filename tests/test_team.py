@@ -23,7 +23,6 @@ import fastconv
 from fastconv import functional, machine, vjp
 from fastconv._ext import team
 from fastconv.interrupts import uninterrupted
-from fastconv.machine import blas
 
 KERNELS = Path(fastconv.__file__).parent / "_ext"
 TIMEOUT = 60

@@ -46,6 +46,7 @@ def scale_shift_backward(
     num_threads: int,
     before: ndarray | None = None,
 ) -> None: ...
+
 most_taps: int
 widest: int
 

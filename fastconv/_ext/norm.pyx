@@ -437,9 +437,9 @@ cdef void scale_shift_backward_task(floating *dx, const ScaleShift *c, Py_ssize_
 
 # --- batch norm, relu, and the maximum of windows side by side --------------------------------------------------------
 #
-# x (N, i0, i1, i2, C), y, dy and chosen (N, o0, o1, o2, C), where chosen (int8) says which tap of a window y comes from,
-# or that relu made it 0; C a multiple of `widest`, kernel with at most `most_taps` taps. One task does some lines of
-# windows, all i0 / o0 x i1 / o1 lines of inputs that they see.
+# x (N, i0, i1, i2, C); y, dy and chosen (N, o0, o1, o2, C); chosen (int8) says which tap of a window y comes from, or
+# that relu made it 0; C a multiple of `widest`, kernel with at most `most_taps` taps. One task does some lines of
+# windows, and all lines of inputs that they see.
 
 most_taps, widest = MOST_TAPS, WIDEST
 
@@ -454,7 +454,8 @@ cdef struct Pooled:
     const void *coefficients
     void *chosen
     double *sums
-    Py_ssize_t lines, lines_together, pixels, block  # of windows, and of a task of them; of x, and of a block of sums
+    Py_ssize_t lines, lines_together  # of windows, and of a task
+    Py_ssize_t pixels, block  # of x, and of a block of sums
     bint far
 
 
@@ -495,7 +496,7 @@ cdef inline Py_ssize_t first_input(const Windows *w, Py_ssize_t line) noexcept n
 
 
 def normalise_windows(x, y, chosen, kernel, statistics, double eps, weight, bias, coefficients, int num_threads):
-    """y = the largest of every window of relu of what `normalise` gives; statistics and coefficients are `normalise`'s."""
+    """y = the largest of every window of relu of what `normalise` gives, by its statistics and coefficients."""
     cdef Pooled c
     cdef Py_ssize_t count = y.size, itemsize = float_size(y)
     place_windows(&c, x.shape, y.shape, kernel)

@@ -33,8 +33,8 @@ __all__ = ["cost", "plan"]
 
 
 def cost(direction: Direction, problem: Problem) -> float:
-    """The lowering, and BLAS's trouble with few filters: of a group, for each has a product of its own. A window that is
-    all of x needs no lowering."""
+    """The lowering, which a window that is all of x does not need, and BLAS's trouble with few filters: of a group, for
+    each has a product of its own."""
     if _is_whole(problem):
         return 1.0
     filters = (problem.channels if direction == "gradient_input" else problem.filters) // problem.groups
@@ -121,9 +121,11 @@ def _product(direction: Direction, p: Problem) -> Plan:
     ) -> None:  # fmt: skip
         product(op, dy.reshape(k, m).T, x.reshape(k, n), None, dw.reshape(m, n))
 
-    run = {"forward": forward, "gradient_input": gradient_input, "gradient_weights": gradient_weights}[direction]
+    runs: dict[Direction, Callable[..., None]] = {
+        "forward": forward, "gradient_input": gradient_input, "gradient_weights": gradient_weights,
+    }  # fmt: skip
     cut = Cut.of(m, n, k)
-    return Plan("im2col", run, p.multiply_adds // 4, cut.tasks, 0, cut.scratch(p.dtype.itemsize))
+    return Plan("im2col", runs[direction], p.multiply_adds // 4, cut.tasks, 0, cut.scratch(p.dtype.itemsize))
 
 
 def _plan(p: Problem, run: Callable[..., None], column: int, tasks: int, shared: int = 0) -> Plan:

@@ -353,7 +353,8 @@ class Layer:
             name = str(name)  # as in net[0]
         if not isinstance(name, str):
             raise TypeError(f"{what}: a layer or a parameter is given by its name, got {name!r}; everything: {what}()")
-        names = [*(place for place, _ in self.walk() if place), *(full for full, _, _ in self.named_arrays(buffers=False))]
+        names = [place for place, _ in self.walk() if place]
+        names += [full for full, _, _ in self.named_arrays(buffers=False)]
         if name not in names and (meant := [each for each in names if fnmatchcase(each, name)]):
             for each in meant:
                 self._set_frozen(each, frozen)
@@ -581,10 +582,8 @@ class OpLayer(Layer):
         return None
 
     def is_trainable(self) -> bool:
-        for name in self.parameter_names:
-            if name not in self._frozen and getattr(self, name) is not None:
-                return True
-        return False
+        names = self.parameter_names
+        return bool(names) and any(name not in self._frozen and getattr(self, name) is not None for name in names)
 
     def options(self, context: Context) -> Mapping[str, Any]:
         """The operation's keyword arguments."""

@@ -71,9 +71,7 @@ class _BatchNorm(OpLayer):
                 f"batch_norm: {type(self).__name__} takes {ranks} axes (N C …), got {x.ndim}: shape {x.shape}"
             )
         if relu:
-            result = batch_relu_forward(
-                x, *self.arrays(context), addend=addend, pool=pool, **self.options(context)
-            )
+            result = batch_relu_forward(x, *self.arrays(context), addend=addend, pool=pool, **self.options(context))
         else:
             result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self) and not context.repeated:

@@ -83,10 +83,7 @@ class Plan:
         for container, children in self._inside:
             if not _are_same(container, children) or container.has_own_methods():
                 return False
-        for layer, op in self._changed:
-            if layer.has_own_methods() or getattr(layer, "op", "") is not op:
-                return False
-        return True
+        return not any(layer.has_own_methods() or getattr(layer, "op", "") is not op for layer, op in self._changed)
 
     def known(self, prefix: str, name: str) -> str:
         """A parameter's name among the net's."""
@@ -207,9 +204,9 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
                     own.add(value)
                     continue
                 sent[value] = part
-                if value in plan.fused and part.nbytes >= LARGE and step.makes_its_own():
-                    if not np.may_share_memory(part, here):
-                        own.add(value)
+                is_asked = value in plan.fused and part.nbytes >= LARGE
+                if is_asked and step.makes_its_own() and not np.may_share_memory(part, here):
+                    own.add(value)
         del here, parts
         for prefix, inside in zip(prefixes, found):  # noqa: B905
             for name, gradient in inside.items():

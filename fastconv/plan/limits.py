@@ -678,9 +678,9 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
         if step.adds:
             forward += block(seen[step.inputs[1]].nbytes) * (not seen[step.inputs[1]].last)
     elif isinstance(step, NormReluPool):
-        x, learns = seen[step.inputs[0]], context.once and step.norm.options(context)["training"]
-        if learns and step.fits(np.empty(x.shape, f"f{x.itemsize}")):
-            keeps, own = each[0].keeps, each[0].own + block(seen[step.output].nbytes // x.itemsize)
+        given, learns = seen[step.inputs[0]], context.once and step.norm.options(context)["training"]
+        if learns and step.fits(np.empty(given.shape, f"f{given.itemsize}")):
+            keeps, own = each[0].keeps, each[0].own + block(seen[step.output].nbytes // given.itemsize)
         else:
             forward, backward = forward + between, backward + between
     elif isinstance(step, ConvRelu) and not step.is_wide():
@@ -777,9 +777,9 @@ def _of_layer(
         rows, (filters, features) = math.prod(x.shape[:-1]), layer.weight.shape
         work += rows * layer.weight.size // OPERATIONS_A_BYTE
         forward = ins * (not x.last) + block(Cut.of(rows, filters, features).scratch(x.itemsize))
-        once = max(Cut.of(rows, features, filters), Cut.of(filters, features, rows), key=lambda cut: cut.scratch(x.itemsize))
+        gradients = Cut.of(rows, features, filters), Cut.of(filters, features, rows)
         backward += block(y.nbytes) + block(weight) * (not layer.weight.flags.forc) + ins * (not x.last)
-        backward += block(once.scratch(x.itemsize))
+        backward += block(max(cut.scratch(x.itemsize) for cut in gradients))
         return Need(keeps, 0, forward, backward, work, (), True, True)
     if op in ("batch_norm", "instance_norm", "group_norm"):
         channels = x.shape[1]

@@ -309,8 +309,7 @@ class Saved(NamedTuple):
     relu: bool = False  # of y; not for a mean and var that are given
     y: np.ndarray | None = None  # relu's, channels last, where an addend came before it
     gather: Gather | None = None  # the statistics are those of several batches
-    pool: Pool | None = None  # of relu's maxima over windows
-    chosen: np.ndarray | None = None  # which tap each of them comes from
+    pooled: tuple[Pool, np.ndarray] | None = None  # y has relu's maxima over windows, and which taps they come from
 
 
 def over_groups(values: np.ndarray, groups: int) -> np.ndarray:
@@ -338,9 +337,9 @@ def normalise(
 def normalise_backward(
     op: str, dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over: dy,
-    or x where the maxima were taken, is nobody else's, and what is written may take its place."""
-    last, statistics, before, own_weight, call, relu, y, gather, pool, chosen = saved
+    """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over:
+    what is written may take the place of dy, or of x where the maxima were taken, which is nobody else's."""
+    last, statistics, before, own_weight, call, relu, y, gather, pooled = saved
     cut, groups, from_x = call.cut, call.groups, call.from_x
     mean, rstd, _ = statistics
     weight = None if own_weight is None else own_weight.astype(np.float64)
@@ -352,7 +351,8 @@ def normalise_backward(
         sums, threads = cut.sums(op, 2), threads_for(2 * last.nbytes)
         if y is not None:
             gated = dy_last if over else allocate(op, last.shape, last.dtype)
-        if pool is not None:
+        if pooled is not None:
+            pool, chosen = pooled
             kernels.windows_products(
                 dy_last.reshape(pool.y_last), chosen, last.reshape(pool.x_last), pool.window.kernel, before, sums,
                 cut.block_rows, threads,
@@ -385,10 +385,11 @@ def normalise_backward(
         coefficients = np.empty((4, *mean.shape), last.dtype)
         coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
         coefficients[3] = slope * (rounded - mean) - level * rstd
-        own = dy_last if pool is None else last
+        own = dy_last if pooled is None else last
         dx_last = own if over else allocate(op, last.shape, last.dtype)
         threads = threads_for(3 * dx_last.nbytes)
-        if pool is not None:
+        if pooled is not None:
+            pool, chosen = pooled
             kernels.windows_backward(
                 dy_last.reshape(pool.y_last), chosen, last.reshape(pool.x_last), pool.window.kernel, coefficients,
                 dx_last.reshape(pool.x_last), threads,
@@ -440,7 +441,7 @@ def channel_norm(
             threads_for(last.nbytes),
         )  # fmt: skip
         return unlift(y, pool.output), Saved(
-            last, statistics, coefficients, weight, call, True, None, gather, pool, chosen
+            last, statistics, coefficients, weight, call, True, None, gather, (pool, chosen)
         )  # fmt: skip
     y = normalise(op, last, call, statistics, weight, bias, coefficients, relu, addend)
     gate = None if addend is None else y

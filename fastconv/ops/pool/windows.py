@@ -131,8 +131,9 @@ class Plan:
             return False
         n, m, kernel = self.x_last[1:4], self.y_last[1:4], self.window.kernel
         seen = [size * count for size, count in zip(kernel, m, strict=True)]
+        whole = seen[:2] == list(n[:2]) and seen[2] <= n[2]
         steps = zip(self.window.stride, kernel, m, strict=True)
-        return all(step == size or count == 1 for step, size, count in steps) and seen[:2] == list(n[:2]) and seen[2] <= n[2]
+        return whole and all(step == size or count == 1 for step, size, count in steps)
 
     @cached_property
     def work(self) -> int:
