@@ -52,6 +52,15 @@ def test_few_rows(dtype):
             np.testing.assert_array_equal(y[0], a @ b + 1)
 
 
+def test_blocks_that_do_not_fit():
+    a, y = np.ones((8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
+    for blocks in ((0, 8, 8), (8, 0, 8), (8, 8, 0), (-1, 8, 8), (8, 8, -2)):
+        with pytest.raises(ValueError, match="matmul: got"):
+            blas.matmul(a, a, None, y, *blocks, 1)
+    blas.matmul(a, a, None, y, 2**63 - 1, 2**63 - 1, 2**63 - 1, 1)
+    np.testing.assert_array_equal(y, 8)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("m", "n", "k"), [(64, 10, 1700), (128, 128, 800), (2, 1, 600_000), (191, 3, 5000)])
 def test_long_sums_of_few_outputs(dtype, m, n, k):

@@ -198,6 +198,60 @@ def test_norm_relu_and_pool_in_one_give_their_bits(
     assert bool(calls) == (one and channels % 16 == 0)
 
 
+def kernel_arguments() -> dict[str, Any]:
+    """What one line of two windows of 1x2 takes."""
+
+    def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+        return np.ones(shape, dtype)
+
+    return {
+        "x": ones(2, 1, 2, 4, 16), "dx": ones(2, 1, 2, 4, 16), "y": ones(2, 1, 1, 2, 16), "dy": ones(2, 1, 1, 2, 16),
+        "chosen": ones(2, 1, 1, 2, 16, dtype=np.int8), "kernel": (1, 2, 2), "statistics": ones(3, 1, 16, dtype=float),
+        "eps": 1e-5, "weight": None, "bias": None, "num_threads": 1, "block_rows": 64,
+        "sums": ones(1, 1, 2, 16, dtype=float),
+    }  # fmt: skip
+
+
+WRONG = {
+    "kernel": [(1, 2, 3), (1, 1, 2), (2**32, 2**32, 1), (1, 2, 2**62 + 2**61), (1, 0, 2), (1, 2), (1, 2, 2, 1)],
+    "x": [np.ones(shape, np.float32) for shape in ((2, 1, 2, 4, 8), (2, 1, 3, 4, 16), (2, 1, 2, 3, 16))],
+    "chosen": [None, np.ones((2, 1, 1, 2, 8), np.int8)],
+    "coefficients": [None, np.ones((3, 1, 8), np.float32)],
+    "statistics": [np.ones((3, 1, 320_000)), np.ones((3, 2, 16)), np.ones((3, 1, 0))],
+    "block_rows": [0, -1],
+    "sums": [np.ones((1, 1, 2, 8))],
+}
+
+
+@pytest.mark.parametrize("name", ["normalise_windows", "windows_products", "windows_backward"])
+def test_kernels_refuse_what_does_not_fit(name: str) -> None:
+    function = getattr(kernels, name)
+    rows = 4 if name == "windows_backward" else 3
+    right = {**kernel_arguments(), "coefficients": np.ones((rows, 1, 16), np.float32)}
+    taken = {key: value for key, value in right.items() if key in ARGUMENTS[name]}
+    function(**taken)
+    for key, values in WRONG.items():
+        for value in values if key in taken else []:
+            with pytest.raises((ValueError, TypeError, OverflowError, AttributeError)):
+                function(**{**taken, key: value})
+
+
+ARGUMENTS = {
+    "normalise_windows": (
+        "x", "y", "chosen", "kernel", "statistics", "eps", "weight", "bias", "coefficients", "num_threads",
+    ),
+    "windows_products": ("dy", "chosen", "x", "kernel", "coefficients", "sums", "block_rows", "num_threads"),
+    "windows_backward": ("dy", "chosen", "x", "kernel", "coefficients", "dx", "num_threads"),
+}  # fmt: skip
+
+
+def test_an_empty_batch_goes_by_its_layers() -> None:
+    net = Sequential(Conv2d(3, 16, 1), BatchNorm2d(16), ReLU(), MaxPool2d(2), Flatten(), Linear(64, 2))
+    y, pullback = fastconv.vjp(net, np.zeros((0, 3, 4, 4), np.float32))
+    assert y.shape == (0, 2)
+    assert pullback(y)[0].shape == (0, 3, 4, 4)
+
+
 def watched(function: Any, calls: list[Any]) -> Any:
     def call(*arguments: Any) -> Any:
         calls.append(arguments)

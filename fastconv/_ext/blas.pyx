@@ -198,11 +198,17 @@ def matmul(a, b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block, Py_ss
     cdef Py_ssize_t itemsize = float_size(out)
     cdef Matrix left = matrix(a, itemsize), right = matrix(b, itemsize)
     cdef Py_ssize_t m = left.rows, n = right.columns, k = left.columns
+    if right.rows != k or min(row_block, column_block, inner_block) < 1:
+        raise ValueError(
+            f"matmul: got {a.shape} and {b.shape} for {out.shape}, in blocks of {row_block}, {column_block}, "
+            f"{inner_block}"
+        )
+    row_block = min(row_block, max(<Py_ssize_t> 1, m))
+    column_block = min(column_block, max(<Py_ssize_t> 1, n))
+    inner_block = min(inner_block, max(<Py_ssize_t> 1, k))
     cdef Py_ssize_t across = (n + column_block - 1) // column_block
     cdef Py_ssize_t blocks = (m + row_block - 1) // row_block * across
     cdef Py_ssize_t sums = max(<Py_ssize_t> 1, (k + inner_block - 1) // inner_block)
-    if right.rows != k:
-        raise ValueError(f"matmul: got {a.shape} and {b.shape} for {out.shape}")
     cdef Matmul c = Matmul(
         right.first, read_from(bias, n, itemsize), write_to(out, sums * m * n, itemsize), m, n, k, left.step,
         right.step, row_block, column_block, inner_block, across, blocks, left.transposed, right.transposed,

@@ -304,6 +304,7 @@ def normalise(
     cdef Py_ssize_t count = y.size, itemsize = float_size(y), block = block_rows * width
     if count == 0:
         return
+    need_room(statistics, coefficients)
     cdef Py_ssize_t size = count // images
     cdef void *out = write_to(y, count, itemsize)
     cdef void *room = write_to(coefficients, 3 * images * width, itemsize)
@@ -331,6 +332,14 @@ cdef int scale_shift(
 ) except -1:
     settle_coefficients(statistics, eps, weight, bias, coefficients, c.images, channels, c.width)
     run(<Task> scale_shift_task[floating], y, c, c.images * c.blocks, num_threads)
+    return 0
+
+
+cdef int need_room(statistics, coefficients) except -1:
+    """ValueError where statistics (3, images, channels) are for more channels than coefficients (3, images, width)."""
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2]
+    if coefficients.shape[1] != images or not 1 <= channels <= <Py_ssize_t> coefficients.shape[2]:
+        raise ValueError(f"coefficients of shape {coefficients.shape} for statistics of {statistics.shape}")
     return 0
 
 
@@ -369,6 +378,7 @@ def settle(statistics, double eps, weight, bias, coefficients):
     """`normalise`'s coefficients alone."""
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
     cdef Py_ssize_t itemsize = float_size(coefficients)
+    need_room(statistics, coefficients)
     cdef double *values = <double *> write_to(statistics, 3 * images * channels, sizeof(double))
     cdef void *room = write_to(coefficients, 3 * images * width, itemsize)
     cdef const void *w = read_from(weight, channels, itemsize)
@@ -462,13 +472,15 @@ cdef struct Pooled:
 cdef int place_windows(Pooled *c, x_shape, y_shape, kernel) except -1:
     cdef Windows *w = &c.windows
     cdef Py_ssize_t i, a, b, d
-    if len(x_shape) != 5 or len(y_shape) != 5 or len(kernel) != 3 or x_shape[0] != y_shape[0]:
-        raise ValueError(f"windows of {kernel} side by side: got {x_shape} for {y_shape}")
-    for i in range(3):
+    cdef bint fits = len(x_shape) == len(y_shape) == 5 and len(kernel) == 3 and x_shape[0] == y_shape[0]
+    for i in range(3 if fits else 0):
         w.inputs[i], w.kernel[i], w.outputs[i] = x_shape[1 + i], kernel[i], y_shape[1 + i]
+        fits = fits and 1 <= w.kernel[i] <= MOST_TAPS and w.outputs[i] <= w.inputs[i]
+    if not fits:
+        raise ValueError(f"windows of {kernel} side by side: got {x_shape} for {y_shape}")
     w.width, w.taps = x_shape[4], w.kernel[0] * w.kernel[1] * w.kernel[2]
     if (
-        min(w.kernel[0], w.kernel[1], w.kernel[2]) < 1 or w.taps > MOST_TAPS or w.width % WIDEST
+        w.taps > MOST_TAPS or w.width % WIDEST
         or y_shape[4] != w.width or w.outputs[0] * w.kernel[0] != w.inputs[0]
         or w.outputs[1] * w.kernel[1] != w.inputs[1] or w.outputs[2] * w.kernel[2] > w.inputs[2]
     ):
@@ -487,6 +499,13 @@ cdef int place_windows(Pooled *c, x_shape, y_shape, kernel) except -1:
     return 0
 
 
+cdef const void *given(array, Py_ssize_t size, Py_ssize_t itemsize) except NULL:
+    """`read_from` for an array that has to be there."""
+    if array is None:
+        raise ValueError(f"an array of {size} elements is missing")
+    return read_from(array, size, itemsize)
+
+
 cdef inline Py_ssize_t first_input(const Windows *w, Py_ssize_t line) noexcept nogil:
     """Where in x a line of windows begins."""
     cdef Py_ssize_t row = line % w.outputs[1], plane = line // w.outputs[1] % w.outputs[0]
@@ -503,8 +522,8 @@ def normalise_windows(x, y, chosen, kernel, statistics, double eps, weight, bias
     settle(statistics, eps, weight, bias, coefficients)
     if count == 0:
         return
-    c.x, c.chosen = read_from(x, x.size, itemsize), write_to(chosen, count, 1)
-    c.coefficients = read_from(coefficients, 3 * c.windows.width, itemsize)
+    c.x, c.chosen = given(x, x.size, itemsize), write_to(chosen, count, 1)
+    c.coefficients = given(coefficients, 3 * c.windows.width, itemsize)
     run(
         <Task> windows_task[float] if itemsize == sizeof(float) else <Task> windows_task[double],
         write_to(y, count, itemsize), &c, tasks(c.lines, c.lines_together), num_threads,
@@ -532,15 +551,15 @@ def windows_products(dy, chosen, x, kernel, coefficients, sums, Py_ssize_t block
     cdef Pooled c
     cdef Py_ssize_t itemsize = float_size(dy), count = dy.size
     place_windows(&c, x.shape, dy.shape, kernel)
-    cdef Py_ssize_t blocks = tasks(c.pixels, block_rows)
-    c.x, c.chosen = read_from(x, x.size, itemsize), <void *> read_from(chosen, count, 1)
-    c.coefficients = read_from(coefficients, 3 * c.windows.width, itemsize)
-    c.sums, c.block = <double *> write_to(sums, blocks * 2 * c.windows.width, sizeof(double)), block_rows
-    if count == 0:
-        raise ValueError(f"windows of {kernel} side by side: got {x.shape} for {dy.shape}")
+    if count == 0 or block_rows < 1:
+        raise ValueError(f"windows of {kernel} side by side: got {dy.shape} in blocks of {block_rows}")
+    cdef Py_ssize_t blocks = tasks(c.pixels, min(block_rows, c.pixels))
+    c.x, c.chosen = given(x, x.size, itemsize), <void *> given(chosen, count, 1)
+    c.coefficients = given(coefficients, 3 * c.windows.width, itemsize)
+    c.sums, c.block = <double *> write_to(sums, blocks * 2 * c.windows.width, sizeof(double)), min(block_rows, c.pixels)
     run(
         <Task> windows_products_task[float] if itemsize == sizeof(float) else <Task> windows_products_task[double],
-        read_from(dy, count, itemsize), &c, blocks, num_threads,
+        given(dy, count, itemsize), &c, blocks, num_threads,
     )
 
 
@@ -564,9 +583,9 @@ def windows_backward(dy, chosen, x, kernel, coefficients, dx, int num_threads):
     place_windows(&c, x.shape, dy.shape, kernel)
     if count == 0:
         return
-    c.x, c.dy = read_from(x, count, itemsize), read_from(dy, dy.size, itemsize)
-    c.chosen = <void *> read_from(chosen, dy.size, 1)
-    c.coefficients, c.far = read_from(coefficients, 4 * c.windows.width, itemsize), count * itemsize >= FAR
+    c.x, c.dy = given(x, count, itemsize), given(dy, dy.size, itemsize)
+    c.chosen = <void *> given(chosen, dy.size, 1)
+    c.coefficients, c.far = given(coefficients, 4 * c.windows.width, itemsize), count * itemsize >= FAR
     run(
         <Task> windows_backward_task[float] if itemsize == sizeof(float) else <Task> windows_backward_task[double],
         write_to(dx, count, itemsize), &c, tasks(c.lines, c.lines_together), num_threads,

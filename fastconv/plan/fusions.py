@@ -140,7 +140,12 @@ class NormReluPool(Fused):
 
     def fits(self, x: np.ndarray) -> bool:
         """Whether the kernel serves the windows on x."""
-        if x.ndim not in self.norm.ranks or x.ndim != int(self.pool.op[-2]) + 2 or x.shape[1] % kernels.widest:
+        if (
+            not x.size
+            or x.ndim not in self.norm.ranks
+            or x.ndim != int(self.pool.op[-2]) + 2
+            or x.shape[1] % kernels.widest
+        ):
             return False
         try:
             windows = self.pool.windows(x)
