@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fastconv import get_num_threads, get_workspace_limit, set_num_threads, set_workspace_limit
+from fastconv._ext import team
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -54,8 +55,11 @@ def away_from_the_sources(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def machine_settings():
-    """Threads and workspace limit as they were before the test."""
+    """Threads, what they have to do at least, and workspace limit as they were before the test."""
     threads, limit = get_num_threads(), get_workspace_limit()
+    least = team.set_bytes_per_thread(1)
+    team.set_bytes_per_thread(least)
     yield
+    team.set_bytes_per_thread(least)
     set_num_threads(threads)
     set_workspace_limit(limit)

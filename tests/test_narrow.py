@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import ShapeError, machine
+from fastconv import ShapeError
+from fastconv._ext import team
 from fastconv.engine import im2col, narrow, plan, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
@@ -174,8 +175,8 @@ def test_accuracy():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_threads_change_no_bit(shape, monkeypatch):
-    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
+def test_threads_change_no_bit(shape):
+    team.set_bytes_per_thread(1)
     x, w, bias, dy, window = case(shape, integers=False)
     before = fastconv.get_num_threads()
     found = []

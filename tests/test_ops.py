@@ -25,7 +25,8 @@ from support import (
 )
 
 import fastconv
-from fastconv import _ext, functional, machine, reference, vjp
+from fastconv import _ext, functional, reference, vjp
+from fastconv._ext import team
 from fastconv.ops import OPS
 
 each_op = pytest.mark.parametrize("op", own_ops())
@@ -622,9 +623,9 @@ def test_functional_reference_and_ops_have_the_same_names():
 
 @tried_op
 @each_dtype
-def test_threads_change_no_bit(op, dtype, monkeypatch):
+def test_threads_change_no_bit(op, dtype):
     """Every kernel runs in parallel, however small: 1, 2, 3 and 7 threads, and once more."""
-    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
+    team.set_bytes_per_thread(1)
     for case in cases_of(op):
         draw = Draw(20, dtype, "floats")
         arrays = case.arrays(draw)
@@ -670,8 +671,8 @@ def test_gradients_of_large_cases(case):
 
 
 @each_case
-def test_another_workspace_limit_gives_the_same(case, monkeypatch):
-    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
+def test_another_workspace_limit_gives_the_same(case):
+    team.set_bytes_per_thread(1)
     arrays = case.arrays(Draw(21, np.float32))
     expected = run(case, naive(case), arrays)
     fastconv.set_num_threads(2)

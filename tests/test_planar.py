@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import ShapeError, machine
+from fastconv import ShapeError
+from fastconv._ext import team
 from fastconv.engine import im2col, plan, planar, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
@@ -111,8 +112,8 @@ def test_random_shapes():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_threads_change_no_bit(shape, monkeypatch):
-    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
+def test_threads_change_no_bit(shape):
+    team.set_bytes_per_thread(1)
     x, w, _, dy, window = case(shape, integers=False)
     before = fastconv.get_num_threads()
     found = []

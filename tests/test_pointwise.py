@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import functional, machine
+from fastconv import functional
+from fastconv._ext import team
 from fastconv.engine import direct, im2col, tuning
 from fastconv.engine.phases import ONES
 from fastconv.machine import simd
@@ -105,8 +106,8 @@ def test_exact_however_it_is_cut(cut, pixels, far):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_threads_change_no_bit(shape, cut, monkeypatch):
-    monkeypatch.setattr(machine.threads, "BYTES_PER_THREAD", 1)
+def test_threads_change_no_bit(shape, cut):
+    team.set_bytes_per_thread(1)
     cut(NON_TEMPORAL_BYTES=0, CHUNK_PIXELS=16)
     before = fastconv.get_num_threads()
     found = []

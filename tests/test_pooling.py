@@ -5,6 +5,7 @@ import pytest
 
 import fastconv
 from fastconv import ShapeError, functional, reference, vjp
+from fastconv._ext import team
 
 both = pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
 NAN, INF = np.nan, np.inf
@@ -173,7 +174,8 @@ def test_the_cut_into_tasks_changes_nothing(name, channels, monkeypatch):
             patch.setattr(windows, "HALO", 1)
             windows.plan.cache_clear()
             fastconv.set_num_threads(2)
-            patch.setattr(fastconv.machine.threads, "BYTES_PER_THREAD", 1)
+            least = team.set_bytes_per_thread(1)
             again, pull = vjp(function, x, **options)
             np.testing.assert_array_equal(again, y)
             np.testing.assert_array_equal(pull(dy)[0], dx)
+            team.set_bytes_per_thread(least)

@@ -10,9 +10,7 @@ cdef extern from "team/team.h" nogil:
 cdef extern from "<pthread.h>":
     int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil)
 
-cdef enum:
-    BYTES_PER_THREAD = 1 << 17  # below this much memory traffic a second thread costs more than it brings
-
+cdef double bytes_per_thread = 1 << 17  # below this much memory traffic a second thread costs more than it brings
 cdef Py_ssize_t most_threads = 1  # that the team may have
 
 import threading
@@ -41,9 +39,18 @@ def resize(int size):
 
 def threads_for(double nbytes, Py_ssize_t most=1 << 62):
     """Threads for a kernel that moves `nbytes` bytes, or does as much work: one for small ones, at most `most`."""
-    if nbytes < 2 * BYTES_PER_THREAD:
+    if nbytes < 2 * bytes_per_thread:
         return 1
-    return max(<Py_ssize_t> 1, min(most_threads, <Py_ssize_t> (nbytes / BYTES_PER_THREAD), most))
+    cdef double allowed = min(most_threads, most)
+    return <Py_ssize_t> max(<double> 1, min(allowed, nbytes / bytes_per_thread))
+
+
+def set_bytes_per_thread(double nbytes):
+    """Have a thread for every `nbytes` of `threads_for`; returns what held before (tests do this)."""
+    global bytes_per_thread
+    before = bytes_per_thread
+    bytes_per_thread = nbytes
+    return before
 
 
 def helpers():
