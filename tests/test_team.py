@@ -297,7 +297,7 @@ def pure_python():
 
 def test_beside_a_thread_of_pure_python_it_is_kept_for_turns():
     with pure_python():
-        assert 1 <= released() < 100
+        assert 1 <= min(released() for _ in range(10)) < 100  # on a busy machine the other thread may not run at first
 
 
 def test_a_signal_ends_regions_that_keep_the_gil():
