@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ class Cut(NamedTuple):
     tasks: int
 
     @staticmethod
+    @lru_cache(maxsize=1024)
     def of(m: int, n: int, k: int) -> Cut:
         rows, columns = max(1, m), max(1, n)
         if (work := m * n * k) < SMALL:
@@ -65,19 +67,15 @@ def product(
         b = contiguous(op, b)
     if bias is not None and not bias.flags.c_contiguous:
         bias = np.ascontiguousarray(bias)
-    if m * n * k < SMALL:
-        with blas_held:
-            blas.matmul(a, b, bias, y, max(1, m), max(1, n), k, 1)
-        return y
-    cut, threads = Cut.of(m, n, k), threads_for(m * n * k // 4)
-    if cut.sums == 1:
-        with blas_held:
-            blas.matmul(a, b, bias, y, cut.rows, cut.columns, k, threads)
-        return y
-    partial = allocate(op, (cut.sums, m, n), a.dtype)
+    cut = Cut.of(m, n, k)
+    apart = cut.sums > 1
+    sums = allocate(op, (cut.sums, m, n), a.dtype) if apart else y
     with blas_held:
-        blas.matmul(a, b, None, partial, cut.rows, cut.columns, cut.terms, threads)
-    reduce.add_in_order(partial.reshape(cut.sums, m * n), y.reshape(m * n), threads_for(partial.nbytes))
-    if bias is not None:
-        add_bias(y, bias)
+        blas.matmul(
+            a, b, None if apart else bias, sums, cut.rows, cut.columns, cut.terms, threads_for(m * n * k // 4)
+        )  # fmt: skip
+    if apart:
+        reduce.add_in_order(sums.reshape(cut.sums, m * n), y.reshape(m * n), threads_for(sums.nbytes))
+        if bias is not None:
+            add_bias(y, bias)
     return y

@@ -226,9 +226,7 @@ class Optimizer:
         Raises, before anything is changed, TypeError where one of them is no dict, ValueError where the two do not fit,
         or where a group fits no parameter.
         """
-        if not (type(parameters) is type(gradients) is dict) and not (
-            isinstance(parameters, Mapping) and isinstance(gradients, Mapping)
-        ):
+        if not isinstance(parameters, Mapping) or not isinstance(gradients, Mapping):
             wrong = type(gradients if isinstance(parameters, Mapping) else parameters).__name__
             raise TypeError(
                 f"{self._name}.step takes two dicts of arrays, got a {wrong}: "

@@ -78,11 +78,8 @@ class Step:
 class LayerStep(Step):
     """A layer, or a container that is one piece."""
 
-    def call(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
-        try:
-            return self.layers[0].forward(values[0], context)
-        except (ShapeError, MemoryError) as error:
-            raise located(error, self.within) from None
+    def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
+        return self.layers[0].forward(values[0], context)
 
     def backward(self, dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> tuple[Parts, list[Gradients]]:
         dx, gradients = self.layers[0].backward(dy, saved, needs[0])

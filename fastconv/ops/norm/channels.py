@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,10 @@ from fastconv.ops.norm.common import (
 )
 from fastconv.ops.registry import Gradients, add
 from fastconv.ops.spatial import unlift
-from fastconv.window import Window, integers
+from fastconv.window import integers
+
+if TYPE_CHECKING:
+    from fastconv.ops.pool.windows import Plan as Pool
 
 BYTE = np.dtype(np.int8)
 SAMPLE = 32  # rows whose mean is the pivot
@@ -282,22 +285,6 @@ def call_of(
     channels = x.shape[1]
     cut = Rows.of(images, x.size // channels // max(1, images), channels)
     return Call(cut, groups, count, eps, from_x, weight is not None, bias is not None)
-
-
-class Pool(Protocol):
-    """Windows side by side (`ops.pool.windows.Plan`)."""
-
-    @property
-    def x_last(self) -> tuple[int, ...]: ...
-
-    @property
-    def y_last(self) -> tuple[int, ...]: ...
-
-    @property
-    def output(self) -> tuple[int, ...]: ...
-
-    @property
-    def window(self) -> Window: ...
 
 
 class Saved(NamedTuple):
