@@ -294,14 +294,16 @@ TARGET static void NAME(windows_products)(
             column += 8, window += ahead[tap + 8] / width, tap = taps[tap + 8];
             if (column == w->inputs[2])
                 line = line_of(w, line.line + 1), column = window = tap = 0;
-        } else for (ptrdiff_t i = 0; i < some; i++) {
-            const ptrdiff_t from = (line.window + LEAST(window, w->outputs[2] - 1)) * width;
-            at[i].dy = dy + from, at[i].chosen = chosen + from;
-            at[i].tap = window < w->outputs[2] ? line.tap + tap : UNSEEN;
-            if (++tap == w->kernel[2])
-                tap = 0, window++;
-            if (++column == w->inputs[2])
-                line = line_of(w, line.line + 1), column = window = tap = 0;
+        } else {
+            for (ptrdiff_t i = 0; i < some; i++) {
+                const ptrdiff_t from = (line.window + LEAST(window, w->outputs[2] - 1)) * width;
+                at[i].dy = dy + from, at[i].chosen = chosen + from;
+                at[i].tap = window < w->outputs[2] ? line.tap + tap : UNSEEN;
+                if (++tap == w->kernel[2])
+                    tap = 0, window++;
+                if (++column == w->inputs[2])
+                    line = line_of(w, line.line + 1), column = window = tap = 0;
+            }
         }
         for (ptrdiff_t j = 0; j < width; j += LANES) {
             Reals sum, product;
