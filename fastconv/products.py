@@ -10,7 +10,7 @@ import numpy as np
 from fastconv._ext import blas, reduce
 from fastconv.arrays import add_bias, contiguous
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import allocate
+from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
 
 __all__ = ["Cut", "product"]
@@ -23,7 +23,8 @@ SMALL = 1 << 20  # multiply-adds of a product that one BLAS call does best
 
 
 class Cut(NamedTuple):
-    """How a product (m, k) @ (k, n) is cut: into blocks of outputs or, where those are few, into sums of some terms."""
+    """How a product (m, k) @ (k, n) is cut: into blocks of outputs or, where those are few, into sums of some terms, as
+    many as the workspace limit has room for."""
 
     rows: int
     columns: int
@@ -33,13 +34,13 @@ class Cut(NamedTuple):
 
     @staticmethod
     @lru_cache(maxsize=1024)
-    def of(m: int, n: int, k: int) -> Cut:
+    def of(m: int, n: int, k: int, itemsize: int, limit: int) -> Cut:
         rows, columns = max(1, m), max(1, n)
         if (work := m * n * k) < SMALL:
             return Cut(rows, columns, max(1, k), 1, 1)
         most = max(TASKS, work // LONGEST)
         pieces = max(1, min(most, max(m, n) // NARROWEST))
-        if pieces == 1 and (sums := min(most, k // SHORTEST)) > 1:
+        if pieces == 1 and (sums := min(most, k // SHORTEST, limit // (m * n * itemsize))) > 1:
             terms = -(-k // sums)
             sums = -(-k // terms)
             return Cut(rows, columns, terms, sums, sums)
@@ -67,7 +68,7 @@ def product(
         b = contiguous(op, b)
     if bias is not None and not bias.flags.c_contiguous:
         bias = np.ascontiguousarray(bias)
-    cut = Cut.of(m, n, k)
+    cut = Cut.of(m, n, k, a.itemsize, get_workspace_limit())
     apart = cut.sums > 1
     sums = allocate(op, (cut.sums, m, n), a.dtype) if apart else y
     with blas_held:

@@ -7,7 +7,7 @@ import pytest
 
 from fastconv import functional, vjp
 from fastconv._ext import blas
-from fastconv.machine.memory import available_bytes
+from fastconv.machine.memory import available_bytes, get_workspace_limit
 from fastconv.products import Cut, product
 
 BEYOND = 2**31 + 16  # 32 bits
@@ -65,7 +65,10 @@ def test_blocks_that_do_not_fit():
 @pytest.mark.parametrize(("m", "n", "k"), [(64, 10, 1700), (128, 128, 800), (2, 1, 600_000), (191, 3, 5000)])
 def test_long_sums_of_few_outputs(dtype, m, n, k):
     """Terms of several sums, the last one short; integers are exact."""
-    assert Cut.of(m, n, k).sums > 1
+    itemsize = np.dtype(dtype).itemsize
+    assert Cut.of(m, n, k, itemsize, get_workspace_limit()).sums > 1
+    assert Cut.of(m, n, k, itemsize, 3 * m * n * itemsize).sums == min(3, k // 256)
+    assert Cut.of(m, n, k, itemsize, 1).scratch(itemsize) == 0
     rng = np.random.default_rng(0)
     a, b, bias = (rng.integers(-2, 3, shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
     expected = a.astype(np.int64) @ b.astype(np.int64)

@@ -124,8 +124,9 @@ def _product(direction: Direction, p: Problem) -> Plan:
     runs: dict[Direction, Callable[..., None]] = {
         "forward": forward, "gradient_input": gradient_input, "gradient_weights": gradient_weights,
     }  # fmt: skip
-    cut = Cut.of(m, n, k)
-    return Plan("im2col", runs[direction], p.multiply_adds // 4, cut.tasks, 0, cut.scratch(p.dtype.itemsize))
+    itemsize = p.dtype.itemsize
+    cut = Cut.of(m, n, k, itemsize, get_workspace_limit())
+    return Plan("im2col", runs[direction], p.multiply_adds // 4, cut.tasks, 0, cut.scratch(itemsize))
 
 
 def _plan(p: Problem, run: Callable[..., None], column: int, tasks: int, shared: int = 0) -> Plan:

@@ -35,7 +35,8 @@ def set_workspace_limit(nbytes: int) -> None:
     Default: 64 MiB. An operation takes at least what one output row and one copy of its weights' gradient need,
     whatever the limit. The limit is part of how work is cut: another limit may change the last bits of a gradient to
     the weights (one below some 100 kB also more of them: it leaves no room for the partial sums that keep long float32
-    sums exact), the number of threads never does. Raises ValueError for a limit below 1.
+    sums exact), one below 5 MB also those of a product with few outputs; the number of threads never does. Raises
+    ValueError for a limit below 1.
     """
     global _limit
     nbytes = integer("set_workspace_limit", "nbytes", nbytes)

@@ -3,7 +3,8 @@
 batch_norm, relu        one pass; backward, relu's mask is computed again from batch_norm's input
 batch_norm, add, relu   one pass; backward, the masked dy is also the gradient of what was added
 batch_norm, relu, max_pool  of windows side by side, in a training step: one pass, which keeps where the maxima come
-                        from in place of what they were chosen from; backward, the sums are over the maxima alone
+                        from in place of what they were chosen from; backward, dx takes the place of an x that nobody
+                        else has
 relu, max_pool          pooled first: relu sees the maxima only
 conv, relu              relu in the kernel's store; backward, its mask is the output itself
 linear, relu            in place; backward, likewise

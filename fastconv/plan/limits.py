@@ -776,10 +776,13 @@ def _of_layer(
         weight = layer.weight.nbytes
         rows, (filters, features) = math.prod(x.shape[:-1]), layer.weight.shape
         work += rows * layer.weight.size // OPERATIONS_A_BYTE
-        forward = ins * (not x.last) + block(Cut.of(rows, filters, features).scratch(x.itemsize))
-        gradients = Cut.of(rows, features, filters), Cut.of(filters, features, rows)
+        products = (rows, filters, features), (rows, features, filters), (filters, features, rows)
+        once, *gradients = (
+            block(Cut.of(*each, x.itemsize, get_workspace_limit()).scratch(x.itemsize)) for each in products
+        )
+        forward = ins * (not x.last) + once
         backward += block(y.nbytes) + block(weight) * (not layer.weight.flags.forc) + ins * (not x.last)
-        backward += block(max(cut.scratch(x.itemsize) for cut in gradients))
+        backward += max(gradients)
         return Need(keeps, 0, forward, backward, work, (), True, True)
     if op in ("batch_norm", "instance_norm", "group_norm"):
         channels = x.shape[1]
