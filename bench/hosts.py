@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fastconv.files import replace_text
+
 NETWORK = "10.77.0"
 BURST = 1 << 14  # bytes that tbf lets through at once after a pause
 RETRIES = 5  # of what nobody acknowledges, until a connection is given up: some 10 s, as 15 are a quarter of an hour
@@ -122,7 +124,7 @@ def hosts(mbit: float = 0, delay: float = 0) -> Iterator[Hosts]:
             run("ip", "netns", "exec", name, "sh", "-c", f"echo {RETRIES} > /proc/sys/net/ipv4/tcp_retries2")
             delays.append(shape(name, mbit, delay))
         agent = folder / "agent"
-        agent.write_text(AGENT, encoding="utf-8")
+        replace_text(agent, AGENT)
         agent.chmod(0o755)
         yield Hosts(names, agent, all(delays))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv._ext import activation, calls, layout, reduce
+from fastconv._ext.capture import Kernel
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import UNCHECKED, allocate, require_array
 from fastconv.machine.threads import threads_for
@@ -29,6 +30,7 @@ __all__ = [
     "channels_last",
     "contiguous",
     "copied",
+    "copy_into",
     "dense",
     "empty_like",
     "flat",
@@ -39,6 +41,7 @@ __all__ = [
     "need_array",
     "need_axes",
     "need_shape",
+    "picked",
     "rectify",
 ]
 
@@ -48,6 +51,8 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 LARGE = 1 << 14  # bytes from which the way of copying matters
 MOST_AXES = 64  # NumPy's
 CHANNELS_LAST = [(0, *range(2, n), 1)[:n] for n in range(MOST_AXES + 1)]  # the axes, by their number
+copy_into = Kernel(np.copyto)  # a[...] = b, in a captured pass too (fastconv.plan.capture)
+_take = Kernel(np.take)
 CHANNELS_FIRST = [(0, n - 1, *range(1, n - 1))[:n] for n in range(MOST_AXES + 1)]  # the other way
 
 
@@ -171,7 +176,7 @@ def channels_last(op: str, x: np.ndarray) -> np.ndarray:
         channels = x.shape[1]
         layout.swap_axes(x, last, channels, x.size // (x.shape[0] * channels), threads_for(2 * x.nbytes))
     else:
-        np.copyto(last, moved)
+        copy_into(last, moved)
     return last
 
 
@@ -190,8 +195,15 @@ def copied(op: str, x: np.ndarray) -> np.ndarray:
                 rows, columns = math.prod(x.shape[k:]), math.prod(x.shape[1:k])  # of what is moved
                 layout.swap_axes(moved, copy, rows, columns, threads_for(2 * x.nbytes))
                 return copy
-    np.copyto(copy, x)
+    copy_into(copy, x)
     return copy
+
+
+def picked(x: np.ndarray, index: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The entries of x along an axis that an index array says, C-contiguous."""
+    found = np.empty((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]), x.dtype)
+    _take(x, index, axis, found, "clip")  # no buffer: every index is one of x's
+    return found
 
 
 def logical(last: np.ndarray) -> np.ndarray:
@@ -223,7 +235,7 @@ def like(op: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.strides == y.strides or (x.flags.c_contiguous and y.flags.c_contiguous):
         return x
     out = empty_like(op, y)
-    np.copyto(out, x)
+    copy_into(out, x)
     return out
 
 
@@ -239,14 +251,14 @@ def dense(op: str, x: np.ndarray) -> np.ndarray:
     if x.flags.c_contiguous or x.transpose(_memory_order(x)).flags.c_contiguous:
         return x
     copy = allocate(op, x.shape, x.dtype)
-    np.copyto(copy, x)
+    copy_into(copy, x)
     return copy
 
 
 def add_bias(last: np.ndarray, bias: np.ndarray) -> None:
     """Add one number a channel to a C-contiguous array, channels last; the adjoint of `channel_sums`."""
     table = last.reshape(-1, last.shape[-1])
-    reduce.add_row(table, np.ascontiguousarray(bias), threads_for(2 * last.nbytes))
+    reduce.add_row(table, contiguous("bias", bias), threads_for(2 * last.nbytes))
 
 
 def rectify(y: np.ndarray) -> None:
@@ -260,5 +272,11 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     sums = np.empty((-(-table.shape[0] // SUM_ROWS), table.shape[1]))
     if table.size:
         reduce.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
-    total: np.ndarray = sums[0] if len(sums) == 1 else sums.sum(axis=0)
-    return total.astype(last.dtype)
+    total = np.empty(table.shape[1], last.dtype)
+    _add_up(sums, total)
+    return total
+
+
+@Kernel
+def _add_up(sums: np.ndarray, total: np.ndarray) -> None:
+    total[...] = sums[0] if len(sums) == 1 else sums.sum(axis=0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext import blas, reduce
-from fastconv.arrays import add_bias, contiguous
+from fastconv.arrays import add_bias, contiguous, copy_into
 from fastconv.machine.blas import blas_held
 from fastconv.machine.memory import allocate, get_workspace_limit
 from fastconv.machine.threads import threads_for
@@ -60,14 +60,14 @@ def product(
     if y is None:
         y = allocate(op, (m, n), a.dtype)
     if not k:
-        y[...] = 0 if bias is None else bias
+        copy_into(y, 0 if bias is None else bias)
         return y
     if not a.flags.forc:
         a = contiguous(op, a)
     if not b.flags.forc:
         b = contiguous(op, b)
     if bias is not None and not bias.flags.c_contiguous:
-        bias = np.ascontiguousarray(bias)
+        bias = contiguous(op, bias)
     cut = Cut.of(m, n, k, a.itemsize, get_workspace_limit())
     apart = cut.sums > 1
     sums = allocate(op, (cut.sums, m, n), a.dtype) if apart else y

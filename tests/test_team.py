@@ -465,7 +465,7 @@ def test_whatever_the_caller_does(code):
 
 
 def test_a_crash_in_a_helper_is_told(tmp_path):
-    """One page is missing, so that one thread crashes: the caller, or (a thread that Python has no name for) a helper."""
+    """One page is missing, so that one thread crashes: the caller or a helper, for which Python has no name."""
     for _ in range(30):
         done = subprocess.run(
             [sys.executable, "-c", CRASHED, str(tmp_path / "x")], capture_output=True, text=True, timeout=TIMEOUT,

@@ -9,6 +9,8 @@ from fastconv._ext.buffers cimport float_size, read_from, read_run, write_to
 from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "activation.h" nogil:
     enum:
         RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SIGMOID, TANH, SOFTPLUS, HARDSWISH
@@ -46,12 +48,14 @@ cdef struct Activation:
     double a, b
 
 
+@Kernel
 def activate(int kind, x, y, double a, double b, int num_threads):
     """y = f(x); kind: the function's place in activation.h, a and b its parameters. x, of y's type, fills a run of
     memory in some order of its axes, y that run in C order; relu's y may be x."""
     over_run(kind, None, x, y, a, b, num_threads)
 
 
+@Kernel
 def activate_backward(int kind, dy, x, dx, double a, double b, int num_threads):
     """dx = dy * f'(x); dy lies as dx, and may be relu's. Raises ValueError for arrays of several types or sizes."""
     over_run(kind, dy, x, dx, a, b, num_threads)
@@ -95,6 +99,7 @@ cdef struct Prelu:
     Py_ssize_t size, width, block
 
 
+@Kernel
 def prelu(
     const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] y, Py_ssize_t block_rows, int num_threads
 ):
@@ -117,6 +122,7 @@ cdef void prelu_task(floating *y, const Prelu *c, Py_ssize_t task, int slot) noe
         prelu_double(x, weight, y, count, c.width)
 
 
+@Kernel
 def prelu_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[::1] weight, floating[:, ::1] dx,
     double[:, :, :, ::1] sums, Py_ssize_t block_rows, int num_threads,

@@ -9,6 +9,8 @@ from fastconv._ext.team cimport Task, run
 
 from scipy.linalg import cython_blas
 
+from fastconv._ext.capture import Kernel
+
 ctypedef void (*Sgemm)(
     char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *, float *, int *
 ) noexcept nogil
@@ -191,6 +193,7 @@ cdef struct Matmul:
     bint transpose_a, transpose_b
 
 
+@Kernel
 def matmul(a, b, bias, out, Py_ssize_t row_block, Py_ssize_t column_block, Py_ssize_t inner_block, int num_threads):
     """out[i] = a @ b over the i-th `inner_block` of the sums' terms, cut into blocks of `row_block` x `column_block`
     outputs, one BLAS call each; bias, which may be None, is added to every row. a and b are matrices, C-contiguous or

@@ -5,6 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef enum:
     RUN = 16384  # elements of one task
 
@@ -24,6 +26,7 @@ cdef struct Dropout:
     double scale
 
 
+@Kernel
 def dropout(
     const floating[:, :, ::1] x, floating[:, :, ::1] y, uint64_t key, uint64_t threshold, double scale, int num_threads
 ):

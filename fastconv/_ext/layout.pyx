@@ -6,6 +6,8 @@ from cython cimport floating
 from fastconv._ext.buffers cimport float_size, read_from, write_to
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "layout.h" nogil:
     const Py_ssize_t FAR
     void fence()
@@ -28,6 +30,7 @@ cdef struct Swap:
     bint far
 
 
+@Kernel
 def swap_axes(x, out, Py_ssize_t rows, Py_ssize_t columns, int num_threads):
     """out[n, j, i] = x[n, i, j] for x (n, rows, columns) and out (n, columns, rows) in memory, elements of 4 or 8 bytes
     in C order, whatever their shapes; a task is some images, or a part of one, of the longer axis."""

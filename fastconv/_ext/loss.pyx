@@ -8,6 +8,8 @@ from cython cimport floating
 from fastconv._ext.rows cimport tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "loss.h" nogil:
     enum:
         SQUARED, ABSOLUTE, CROSS_ENTROPY
@@ -41,6 +43,7 @@ cdef struct Errors:
     Py_ssize_t size
 
 
+@Kernel
 def errors(int kind, const floating[::1] x, const floating[::1] target, floating[::1] y, int num_threads):
     """y = the loss of every element; kind: its place in loss.h."""
     cdef Errors c
@@ -57,6 +60,7 @@ cdef void errors_task(const floating *x, const Errors *c, Py_ssize_t task, int s
     )
 
 
+@Kernel
 def error_sums(int kind, const floating[::1] x, const floating[::1] target, double[::1] sums, int num_threads):
     """sums[run] = the sum of `errors` over a run of RUN elements."""
     cdef Errors c
@@ -102,6 +106,7 @@ cdef struct ErrorsBackward:
     double scale
 
 
+@Kernel
 def errors_backward(
     int kind, bint to_target, const floating[::1] dy, const floating[::1] x, const floating[::1] target,
     floating[::1] dx, double scale, int num_threads,

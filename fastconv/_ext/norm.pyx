@@ -11,6 +11,8 @@ from fastconv._ext.buffers cimport float_size, read_from, write_to
 from fastconv._ext.rows cimport row_dot, row_dot_3, row_mean, row_square, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "norm.h" nogil:
     const Py_ssize_t FAR
     void moments_float(
@@ -106,6 +108,7 @@ cdef struct Moments:
     Py_ssize_t images, channels, step
 
 
+@Kernel
 def moments(x, coefficients, sums, statistics, Py_ssize_t step, Py_ssize_t block_rows, int num_threads):
     """Mean and biased variance of every image's channels, the first and the last of statistics (3, images, channels),
     in one pass over x.
@@ -205,6 +208,7 @@ cdef struct Products:
     bint relu
 
 
+@Kernel
 def products(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients,
     double[:, :, :, ::1] sums, Py_ssize_t block_rows, int num_threads, bint relu=False, const floating[:, ::1] y=None,
@@ -255,6 +259,7 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
         products_double(dy, x, mean, sums, sums + width, count, width)
 
 
+@Kernel
 def update_running(running, statistics, int which, double factor, double momentum):
     """running (channels,) = (1 - momentum) * running + momentum * the mean over the images of one of the statistics
     (3, images, channels) * factor."""
@@ -291,6 +296,7 @@ cdef struct ScaleShift:
     bint relu
 
 
+@Kernel
 def normalise(
     x, y, statistics, double eps, weight, bias, coefficients, Py_ssize_t block_rows, int num_threads, bint relu=False,
     addend=None,
@@ -374,6 +380,7 @@ cdef void settle_coefficients(
             shift[j] = shift[j - channels]
 
 
+@Kernel
 def settle(statistics, double eps, weight, bias, coefficients):
     """`normalise`'s coefficients alone."""
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
@@ -408,6 +415,7 @@ cdef void scale_shift_task(floating *y, const ScaleShift *c, Py_ssize_t task, in
         scale_shift_double(x, mean, scale, shift, addend, c.relu, y, count, width, c.far)
 
 
+@Kernel
 def scale_shift_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[:, :, ::1] coefficients, floating[:, ::1] dx,
     Py_ssize_t block_rows, int num_threads, const floating[:, ::1] before=None,
@@ -514,6 +522,7 @@ cdef inline Py_ssize_t first_input(const Windows *w, Py_ssize_t line) noexcept n
     return (plane * w.inputs[1] + row * w.kernel[1]) * w.inputs[2] * w.width
 
 
+@Kernel
 def normalise_windows(x, y, chosen, kernel, statistics, double eps, weight, bias, coefficients, int num_threads):
     """y = the largest of every window of relu of what `normalise` gives, by its statistics and coefficients."""
     cdef Pooled c
@@ -546,6 +555,7 @@ cdef void windows_task(floating *y, const Pooled *c, Py_ssize_t task, int slot) 
             normalise_windows_double(x, w, mean, scale, shift, y + at, <signed char *> c.chosen + at)
 
 
+@Kernel
 def windows_products(dy, chosen, x, kernel, coefficients, sums, Py_ssize_t block_rows, int num_threads):
     """`products` for the gradient dy of what `normalise_windows` gave: sums (1, blocks, 2, C) in the same order."""
     cdef Pooled c
@@ -575,6 +585,7 @@ cdef void windows_products_task(const floating *dy, const Pooled *c, Py_ssize_t 
         windows_products_double(dy, <const signed char *> c.chosen, x, mean, w, sums, sums + w.width, first, count)
 
 
+@Kernel
 def windows_backward(dy, chosen, x, kernel, coefficients, dx, int num_threads):
     """dx, which may be x, as `scale_shift_backward` has it with coefficients (4, 1, C), for the gradient dy of what
     `normalise_windows` gave."""
@@ -622,6 +633,7 @@ cdef struct LayerNorm:
     Py_ssize_t rows, width, block
 
 
+@Kernel
 def layer_norm(
     const floating[:, ::1] x, const floating[::1] weight, const floating[::1] bias, floating[:, ::1] y,
     double[:, ::1] statistics, double eps, int num_threads,
@@ -669,6 +681,7 @@ cdef struct LayerNormBackward:
     Py_ssize_t rows, width, block
 
 
+@Kernel
 def layer_norm_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const floating[::1] weight, const double[:, ::1] statistics,
     floating[:, ::1] dx, double[:, :, ::1] sums, Py_ssize_t block_rows, int num_threads,

@@ -8,6 +8,8 @@ from cython cimport floating
 from fastconv._ext.rows cimport RUN, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "reduce.h" nogil:
     void column_sums_float(const float *x, double *sums, Py_ssize_t rows, Py_ssize_t width)
     void column_sums_double(const double *x, double *sums, Py_ssize_t rows, Py_ssize_t width)
@@ -26,6 +28,7 @@ cdef struct ColumnSums:
     Py_ssize_t rows, width, block
 
 
+@Kernel
 def column_sums(const floating[:, ::1] x, double[:, ::1] sums, Py_ssize_t block_rows, int num_threads):
     """sums[block] (c,) = the sum of every column over a block of rows."""
     cdef ColumnSums c = ColumnSums(&sums[0, 0], x.shape[0], x.shape[1], block_rows)
@@ -47,6 +50,7 @@ cdef struct AddInOrder:
     Py_ssize_t terms, size
 
 
+@Kernel
 def add_in_order(const floating[:, ::1] partial, floating[::1] out, int num_threads):
     """out = partial[0] + partial[1] + … , each element's terms in that order."""
     cdef AddInOrder c = AddInOrder(&partial[0, 0], partial.shape[0], out.shape[0])
@@ -68,6 +72,7 @@ cdef struct AddRow:
     Py_ssize_t rows, width, block
 
 
+@Kernel
 def add_row(floating[:, ::1] x, const floating[::1] row, int num_threads):
     """x[i] += row, for every row of x."""
     if x.shape[0] == 0:
@@ -92,6 +97,7 @@ cdef struct Add:
     Py_ssize_t size
 
 
+@Kernel
 def add(const floating[::1] a, const floating[::1] b, floating[::1] y, int num_threads):
     """y = a + b; b None: y += a. y shares no memory with the others."""
     if a.shape[0] == 0:

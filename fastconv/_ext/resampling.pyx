@@ -10,6 +10,8 @@ from libc.string cimport memcpy, memset
 
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "resampling.h" nogil:
     const Py_ssize_t FAR
     ctypedef struct Writer:
@@ -116,6 +118,7 @@ cdef inline Py_ssize_t in_wide(const Resampling *c, const Line *at) noexcept nog
     return (((at.image * c.wide[0] + i0) * c.wide[1] + i1) * c.wide[2] + c.phase[2]) * c.channels
 
 
+@Kernel
 def keep_every(
     const floating[:, :, :, :, ::1] wide, floating[:, :, :, :, ::1] narrow, tuple factor, tuple phase, int num_threads
 ):
@@ -164,6 +167,7 @@ cdef void keep_task(floating *narrow, const Resampling *c, Py_ssize_t task, int 
         writer_end(writer)
 
 
+@Kernel
 def place_every(
     const floating[:, :, :, :, ::1] narrow, floating[:, :, :, :, ::1] wide, tuple factor, tuple phase, int num_threads
 ):
@@ -199,6 +203,7 @@ cdef void place_task(floating *wide, const Resampling *c, Py_ssize_t task, int s
         fence()
 
 
+@Kernel
 def spread(
     const floating[:, :, :, :, ::1] narrow, floating[:, :, :, :, ::1] wide, tuple factor, tuple phase, int num_threads
 ):
@@ -258,6 +263,7 @@ cdef struct Picking:
     bint far, twice, repeats  # repeats: y has more lines than x
 
 
+@Kernel
 def pick(
     const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, const Py_ssize_t[::1] picked0,
     const Py_ssize_t[::1] picked1, const Py_ssize_t[::1] picked2, bint twice, int num_threads,
@@ -335,6 +341,7 @@ cdef struct Combination:
     bint far
 
 
+@Kernel
 def combine(
     const floating[:, :, ::1] x, floating[:, :, ::1] y, const Py_ssize_t[::1] begins, const Py_ssize_t[::1] columns,
     const double[::1] weights, Py_ssize_t pieces, int num_threads,

@@ -5,6 +5,8 @@ from cython cimport floating
 from fastconv._ext.rows cimport rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "simd/exponential.h" nogil:
     void powers_float(float *x, float exponent, Py_ssize_t count)
     void powers_double(double *x, double exponent, Py_ssize_t count)
@@ -41,6 +43,7 @@ cdef void responses(const floating *x, floating *level, floating *power, const L
     powers(power, <floating> -c.beta, width)
 
 
+@Kernel
 def local_response_norm(
     const floating[:, ::1] x, floating[:, ::1] y, Py_ssize_t before, Py_ssize_t after, double alpha, double beta,
     double k, floating[:, ::1] scratch,
@@ -69,6 +72,7 @@ cdef void local_response_task(floating *y, const LocalResponse *c, Py_ssize_t ta
         y += width
 
 
+@Kernel
 def local_response_norm_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, floating[:, ::1] dx, Py_ssize_t before, Py_ssize_t after,
     double alpha, double beta, double k, floating[:, ::1] scratch,

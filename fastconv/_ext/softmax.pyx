@@ -10,6 +10,8 @@ from libc.math cimport log
 from fastconv._ext.rows cimport row_dot, row_sum, row_top, rows_together, tasks
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "simd/exponential.h" nogil:
     void exponentials_float(float *x, Py_ssize_t count)
     void exponentials_double(double *x, Py_ssize_t count)
@@ -32,6 +34,7 @@ cdef struct Softmax:
     Py_ssize_t rows, width, block
 
 
+@Kernel
 def log_sums(const floating[:, ::1] x, double[:, ::1] sums, int num_threads):
     """sums[i] = the two numbers of row i."""
     if x.shape[0] == 0:
@@ -45,6 +48,7 @@ cdef void log_sums_task(const floating *x, const Softmax *c, Py_ssize_t task, in
     log_sums_block(x + first * c.width, c.sums + 2 * first, min(c.block, c.rows - first), c.width)
 
 
+@Kernel
 def cross_entropy(
     const floating[:, ::1] x, const long long[::1] target, double[:, ::1] sums, double[::1] losses, int num_threads
 ):
@@ -99,6 +103,7 @@ cdef double rest_of_sum(const floating *x, floating top, floating *part, Py_ssiz
     return total
 
 
+@Kernel
 def softmax(const floating[:, ::1] x, floating[:, ::1] y, double[:, ::1] sums, int num_threads):
     """y = p; sums as of `log_sums`."""
     cdef Softmax c = Softmax(&y[0, 0], &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
@@ -126,6 +131,7 @@ cdef void softmax_task(const floating *x, const Softmax *c, Py_ssize_t task, int
             y[i * width + j] *= top
 
 
+@Kernel
 def log_softmax(const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] y, int num_threads):
     """y = log p, for the rows' log_sums."""
     cdef Softmax c = Softmax(&y[0, 0], <double *> &sums[0, 0], x.shape[0], x.shape[1], rows_together(x.shape[1]))
@@ -157,6 +163,7 @@ cdef struct SoftmaxBackward:
     bint as_logarithm
 
 
+@Kernel
 def softmax_backward(
     const floating[:, ::1] dy, const floating[:, ::1] x, const double[:, ::1] sums, floating[:, ::1] dx,
     bint as_logarithm, int num_threads,
@@ -198,6 +205,7 @@ cdef struct CrossEntropy:
     Py_ssize_t rows, width, block, step  # step: of direct, 0 where all rows share one
 
 
+@Kernel
 def cross_entropy_backward(
     const floating[:, ::1] x, const double[:, ::1] sums, const long long[::1] target, const floating[::1] weight,
     const floating[::1] direct, const floating[::1] smooth, double weight_sum, floating[:, ::1] dx, int num_threads,

@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv._ext.capture import refuse
 from fastconv._ext.conv import lowering
-from fastconv.arrays import add_bias, channel_sums, channels_last, rectify
+from fastconv.arrays import add_bias, channel_sums, channels_last, copy_into, rectify
 from fastconv.engine import borders, depthwise, direct, grouped, im2col, narrow, planar, winograd
 from fastconv.engine.contract import NOTHING, RELU, Algorithm, Direction, Epilogue, Plan, Problem
 from fastconv.engine.precision import get_precision
@@ -131,7 +132,7 @@ class Convolution:
         """dx (N, i0, i1, i2, C); where that is an output, a bias (C,) is added."""
         dx = allocate(op, self.problem.x_shape, dy.dtype)
         if not dx.size or not dy.size:
-            dx[...] = 0 if bias is None else bias
+            copy_into(dx, 0 if bias is None else bias)
             return dx
         chosen = self._plans["gradient_input", get_workspace_limit()]
         if not w.flags.c_contiguous:
@@ -194,6 +195,7 @@ def _run_exactly(
 ) -> None:  # fmt: skip
     """Run the plan; or that of `exact`, which leaves the padding out, where a factor that the usual one multiplies by
     the padding's zeros is not finite. The smaller is asked first: the factor, or the result, which would have a nan."""
+    refuse()  # values decide
     if factor.size <= result.size:
         finite = _is_finite(factor)
         if finite:

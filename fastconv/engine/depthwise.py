@@ -21,7 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext import reduce
+from fastconv._ext.capture import Kernel
 from fastconv._ext.conv import depthwise
+from fastconv.arrays import contiguous, picked
 from fastconv.engine import grouped, tuning
 from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
 from fastconv.machine import simd
@@ -69,7 +71,7 @@ def _gradient_input(p: Problem) -> Plan:
     convolve = _Convolution(p, p.x_shape, _reach(p.window, p.outputs, p.inputs, True), lanes, p.filters // p.groups)
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
-        convolve(threads, dy, _exchange(w.reshape(p.filters, -1, w.shape[4]), p.groups), None, dx)
+        convolve(threads, dy, _exchange(op, w.reshape(p.filters, -1, w.shape[4]), p.groups), None, dx)
 
     return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS)
 
@@ -93,8 +95,12 @@ def _gradient_weights(p: Problem) -> Plan:
         )
         total = allocate(op, shape, x.dtype)
         reduce.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
+        unpack(total, dw)
+
+    @Kernel
+    def unpack(total: np.ndarray, dw: np.ndarray) -> None:
         found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
-        dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
+        dw[...] = (found if x_is_source else _exchange("depthwise", found, p.groups)).reshape(dw.shape)
 
     return Plan("depthwise", run, work, tuning.DEPTHWISE_TASKS, shared=(tasks + 1) * nbytes)
 
@@ -116,11 +122,13 @@ class _Convolution:
         epilogue: Epilogue = NOTHING,
     ) -> None:  # fmt: skip
         """w (filters, taps, channels of a group)."""
-        packed = np.ascontiguousarray(w[self.lanes.filters].transpose(0, 2, 3, 1))
+        filters = self.lanes.filters
+        packed = np.empty((len(filters), *w.shape[1:], filters.shape[1]), w.dtype)
+        _pack(w, filters, packed)
         if bias is not None:
-            bias = bias[self.lanes.filters]
+            bias = picked(bias, filters)
         if epilogue.norm is not None:
-            epilogue = epilogue._replace(norm=np.ascontiguousarray(epilogue.norm[:, self.lanes.filters]))
+            epilogue = epilogue._replace(norm=picked(epilogue.norm, filters, 1))
         far = self.far and y.ctypes.data % depthwise.STREAMED_BYTES == 0
         depthwise.forward(
             x, packed, bias, y, self.reach, self.lanes, self.length, self.tasks, self.prefetches, far, epilogue,
@@ -144,10 +152,15 @@ def _work(p: Problem, y_shape: Ints, multiply_adds: int) -> int:
     return _bytes(p) + math.prod(y_shape) * multiply_adds // 4
 
 
-def _exchange(w: np.ndarray, groups: int) -> np.ndarray:
+def _exchange(op: str, w: np.ndarray, groups: int) -> np.ndarray:
     """w (K, taps, C / groups) as (C, taps, K / groups), and back."""
     grouped = w.reshape(groups, -1, *w.shape[1:])  # (groups, K / groups, taps, C / groups)
-    return grouped.transpose(0, 3, 2, 1).reshape(-1, w.shape[1], grouped.shape[1])
+    return contiguous(op, grouped.transpose(0, 3, 2, 1)).reshape(-1, w.shape[1], grouped.shape[1])
+
+
+@Kernel
+def _pack(w: np.ndarray, filters: np.ndarray, packed: np.ndarray) -> None:
+    packed[...] = w[filters].transpose(0, 2, 3, 1)
 
 
 # --- which channels share a vector -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import math
 import numpy as np
 
 from fastconv._ext.conv import direct
+from fastconv.arrays import copy_into
 from fastconv.engine import planar, tuning
 from fastconv.engine.constants import made_of, place_of
 from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
@@ -118,7 +119,7 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
                 direct.pack(of_filters.reshape(p.groups, -1, 1, 1, 1, 1), row, vector, 1)
             epilogue = epilogue._replace(norm=norm)
         if not whole:
-            y[...] = 0 if bias is None else bias  # inputs that no window sees
+            copy_into(y, 0 if bias is None else bias)  # inputs that no window sees
         if tasks:
             kept = None if reversed else made_of(w)
             key = None if kept is None else (how, place_of(w))

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext.conv import grouped
+from fastconv.arrays import copy_into, picked
 from fastconv.engine import tuning
 from fastconv.engine.contract import Direction, Ints, Plan, Problem, fewest
 from fastconv.engine.phases import ONES, phases
@@ -144,7 +145,7 @@ def _gradient_input(p: Problem) -> Plan:
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
         turned = w.reshape(shape)[:, :, ::-1, ::-1, ::-1].transpose(0, 5, 2, 3, 4, 1)
         if not whole:
-            dx[...] = 0  # inputs that no window sees
+            copy_into(dx, 0)  # inputs that no window sees
         start = _start(None, lanes)
         for (_, (_, *taps), _), convolve in zip(parts, convolutions, strict=True):
             convolve(op, dy, _packed(turned[:, :, taps[0], taps[1], taps[2]], lanes), start, dx)
@@ -226,7 +227,7 @@ def _start(bias: np.ndarray | None, lanes: Lanes) -> np.ndarray:
     if bias is None:
         return np.zeros(lanes.begin.shape, np.float32)
     first = np.minimum(lanes.table[:, :1] + np.arange(lanes.begin.shape[1]), len(bias) - 1)
-    return np.ascontiguousarray(bias[first])
+    return picked(bias, first)
 
 
 def _cut(batch: int, out: Ints, inp: Ints, window: Window, lanes: Lanes, gradient: bool) -> Cut:

@@ -24,7 +24,7 @@ from fastconv.machine import memory
 from fastconv.machine.blas import blas_held
 from fastconv.machine.threads import get_num_threads, threads_for
 
-__all__ = ["Pass", "gemm_rate", "listening", "watched"]
+__all__ = ["Pass", "gemm_rate", "is_listening", "listening", "watched"]
 
 GEMM = 1024  # rows, columns and depth of the product that measures the machine
 GEMM_RUNS = 10
@@ -77,6 +77,11 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+def is_listening() -> bool:
+    """Whether anybody gets passes."""
+    return bool(_listeners)
 
 
 def watched(plan: Plan, direction: Direction, problem: Problem, op: str, *arrays: Any) -> None:

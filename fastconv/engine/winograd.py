@@ -35,7 +35,7 @@ import numpy as np
 
 from fastconv._ext import reduce
 from fastconv._ext.conv import winograd as kernels
-from fastconv.arrays import contiguous
+from fastconv.arrays import contiguous, copy_into
 from fastconv.engine import tuning
 from fastconv.engine.constants import made_of, place_of
 from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
@@ -178,7 +178,7 @@ def _gradient_input(p: Problem) -> Plan:
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: np.ndarray | None) -> None:
         if not whole:
-            dx[...] = 0 if bias is None else bias  # inputs that no window sees
+            copy_into(dx, 0 if bias is None else bias)  # inputs that no window sees
         for ((t0, t1, t2), *_), convolve in zip(parts, convolutions, strict=True):
             w_part = w if p.window.stride == ONES else contiguous(op, w[:, t0, t1, t2])
             convolve(op, dy, w_part, bias, dx)
@@ -476,9 +476,9 @@ def _split(op: str, w: np.ndarray, window: Window) -> np.ndarray:
     if kernel == window.kernel:
         return w
     split = allocate(op, (w.shape[0], *_phase_counts(window), w.shape[1], *kernel[1:], w.shape[4]), w.dtype)
-    split[...] = 0
+    copy_into(split, 0)
     for place, taps in _places(window):
-        split[place] = w[taps]
+        copy_into(split[place], w[taps])
     return split.reshape(w.shape[0], *kernel, w.shape[4])
 
 
@@ -486,4 +486,4 @@ def _join(split: np.ndarray, dw: np.ndarray, window: Window) -> None:
     """Fill dw: the adjoint of `_split`."""
     split = split.reshape(dw.shape[0], *_phase_counts(window), dw.shape[1], *_phased(window).kernel[1:], dw.shape[4])
     for place, taps in _places(window):
-        dw[taps] = split[place]
+        copy_into(dw[taps], split[place])

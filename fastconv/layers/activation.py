@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import functional
+from fastconv._ext.capture import Kernel
 from fastconv.arrays import empty_like
 from fastconv.errors import nearest
 from fastconv.layers.base import Context, Gradients, OpLayer
@@ -198,10 +199,19 @@ class Dropout2d(Dropout):
     def forward(self, x: np.ndarray, context: Context) -> tuple[np.ndarray, Any]:
         ones = np.ones(x.shape[:2] + (1,) * (x.ndim - 2), x.dtype)
         mask = OPS["dropout"].forward(ones, **self.options(context))[0]
-        return np.multiply(x, mask, out=empty_like("dropout", x)), mask
+        return _times(x, mask), mask
 
     def backward(self, dy: np.ndarray, saved: Any, need_dx: bool) -> tuple[np.ndarray | None, Gradients]:
-        return np.multiply(dy, saved, out=empty_like("dropout", dy)), {}
+        return _times(dy, saved), {}
+
+
+def _times(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    y = empty_like("dropout", x)
+    _multiply(x, mask, out=y)
+    return y
+
+
+_multiply = Kernel(np.multiply)
 
 
 class Function(OpLayer):

@@ -86,7 +86,6 @@ class Context:
         return self.rng or random.default_generator()
 
 
-_OWN = frozenset(("forward", "backward", "flow", "children", "options"))  # what a layer computes with
 CALL = Context(keep=False)  # net(x)
 
 
@@ -137,6 +136,7 @@ class Layer:
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
     _methods: ClassVar[tuple[Any, ...]]
+    _computes_with: ClassVar = frozenset(("forward", "backward", "flow", "children", "options"))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
@@ -182,7 +182,7 @@ class Layer:
 
     def has_own_methods(self) -> bool:
         """Whether this very layer was given methods."""
-        return not _OWN.isdisjoint(self.__dict__)
+        return not self._computes_with.isdisjoint(self.__dict__)
 
     def is_plain(self) -> bool:
         """Whether the layer computes as fastconv's class of its name does: with nobody's methods."""

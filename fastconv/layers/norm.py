@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastconv._ext.capture import Kernel, refuse
 from fastconv.arrays import empty_like
 from fastconv.errors import ShapeError
 from fastconv.layers.base import Context, Gradients, Layer, OpLayer
@@ -27,6 +28,9 @@ __all__ = [
     "LocalResponseNorm",
     "Normalize",
 ]
+
+
+_add = Kernel(np.add)
 
 
 class _BatchNorm(OpLayer):
@@ -75,7 +79,7 @@ class _BatchNorm(OpLayer):
         else:
             result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self) and not context.repeated:
-            self.num_batches_tracked += 1  # last: nothing is counted where the operation raises
+            _add(self.num_batches_tracked, 1, self.num_batches_tracked)  # last: not where the operation raises
         return result
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +121,7 @@ class _BatchNorm(OpLayer):
     def options(self, context: Context) -> Mapping[str, Any]:
         momentum, training = self.momentum, context.is_training(self)
         if momentum is None:  # torch: a cumulative average, with this batch
+            refuse()  # a value decides
             momentum = 0.0 if self.num_batches_tracked is None else 1 / float(self.num_batches_tracked + 1)
         return {"training": training or self.running_mean is None, "momentum": momentum, "eps": self.eps}
 

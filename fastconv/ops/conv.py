@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import engine
+from fastconv._ext.capture import refuse
 from fastconv.arrays import (
     CHANNELS_LAST,
     as_floats,
     channel_sums,
     channels_last,
     contiguous,
+    copied,
     logical,
     memoised,
     need_array,
@@ -266,9 +268,11 @@ def by_plan(
 ) -> tuple[np.ndarray, Saved]:
     if call.nbytes > UNCHECKED:
         require(op, call.nbytes)
+    if call.whole is None:
+        refuse()
     x_last = channels_last(op, x).reshape(call.x_shape)
     w_last = w.transpose(CHANNELS_LAST[w.ndim]).reshape(call.w_shape)
-    bias = b if b is None or b.flags.c_contiguous else np.ascontiguousarray(b)
+    bias = b if b is None or b.flags.c_contiguous else copied(op, b)
     if call.across is not None:
         y = call.across.gradient_input(op, x_last, exchanged(op, w_last, call.groups), bias)
     else:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import dropout as kernels
-from fastconv.arrays import as_floats, contiguous
+from fastconv._ext.capture import refuse
+from fastconv.arrays import as_floats, contiguous, copy_into
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
 from fastconv.ops.common import Order, number, restored
@@ -99,8 +100,9 @@ def multiply(x: np.ndarray, mask: Mask | None) -> np.ndarray:
     moved = contiguous("dropout", x if order is None else x.transpose(order))
     y = allocate("dropout", moved.shape, x.dtype)
     if mask is None:
-        np.copyto(y, moved)
+        copy_into(y, moved)
     elif y.size:
+        refuse()
         shape = (1, y.size, 1) if order is None else (x.shape[0], pixels, x.shape[1])
         kernels.dropout(moved.reshape(shape), y.reshape(shape), *mask, threads_for(4 * y.nbytes))
     return restored(y, order)

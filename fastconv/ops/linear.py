@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import as_floats, channel_sums, memoised, need_axes
+from fastconv.arrays import as_floats, channel_sums, contiguous, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
 from fastconv.ops.common import need_entries
@@ -106,7 +106,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     if needs[1]:
         dw = product("linear", dy_rows.T, x_rows)
     if has_bias and len(needs) > 2 and needs[2]:
-        db = channel_sums(np.ascontiguousarray(dy_rows))
+        db = channel_sums(contiguous("linear", dy_rows))
     return dx, dw, db
 
 

@@ -19,14 +19,29 @@ from __future__ import annotations
 import operator
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv.errors import ShapeError
 from fastconv.plan import limits
+from fastconv.plan.capture import Captures, Lease, captured_forward, key_of
 from fastconv.plan.fusions import fused
-from fastconv.plan.steps import Add, Array, Concat, Enter, Held, Item, LayerStep, Multiply, OperationStep, Step, located
+from fastconv.plan.steps import (
+    Add,
+    Array,
+    Concat,
+    Enter,
+    Held,
+    Item,
+    LayerStep,
+    Multiply,
+    OperationStep,
+    Step,
+    add,
+    located,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Context, Gradients, Layer
@@ -57,6 +72,7 @@ class Plan:
         self.aliases = aliases
         self._finals: list[list[str]] | None = None
         self._known: dict[tuple[str, str], str] = {}
+        self.captures = Captures()
         last: dict[int, int] = {}
         for index, step in enumerate(self.steps):
             last[step.output] = index  # where nobody reads it
@@ -130,7 +146,20 @@ def plan_of(net: Layer, fusing: bool = FUSING, keep: bool = True) -> Plan:
 
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     """The output of a container, and what the backward needs."""
+    key = key_of(x, context) if FUSING else None
+    if key is not None:
+        known = getattr(net, "_plans", {}).get((FUSING, context.keep))
+        lease = None if known is None else known.captures.begin(known, key)
+        if lease is not None:
+            return lease.captured.forward(x), lease if context.keep else None
     plan = plan_of(net, keep=context.keep)
+    if key is not None and not plan.several and plan.captures.want(key):
+        return captured_forward(plan, net, key, x, partial(_forward, plan, context=context))
+    return _forward(plan, x, context)
+
+
+def _forward(plan: Plan, x: Any, context: Context) -> tuple[Any, Any]:
+    """`forward`, step by step."""
     values: dict[int, Any] = {0: x} if len(plan.inputs) == 1 else dict(zip(plan.inputs, x, strict=True))
     del x
     final = context.final
@@ -160,6 +189,13 @@ def need_memory(net: Layer, x: np.ndarray, context: Context) -> None:
 def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
     """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
     dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
+    if isinstance(saved, Lease):
+        return saved.backward(partial(_backward, net, need_dx=need_dx), dy, need_dx)
+    return _backward(net, dy, saved, need_dx)
+
+
+def _backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
+    """`backward`, step by step."""
     plan, kept, once, repeats, final = saved
     needs = need_dx if isinstance(need_dx, tuple) else (need_dx,)
     needed = dict(zip(plan.inputs, needs, strict=True))  # whether anything before a value, or its own step, needs it
@@ -169,7 +205,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     own: set[int] = set()  # the values whose gradients nobody else has
     for value, part in zip(plan.outputs, dy if plan.several else (dy,), strict=True):
         if part is not None:
-            sent[value] = sent[value] + part if value in sent else part
+            sent[value] = add("gradient", [sent[value], part]) if value in sent else part
     gradients: Gradients = {}
     finals = None if final is None else plan.finals()
     for index in range(len(plan.steps) - 1, -1, -1):
@@ -211,7 +247,7 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
         for prefix, inside in zip(prefixes, found):  # noqa: B905
             for name, gradient in inside.items():
                 full = plan.known(prefix, name)
-                gradients[full] = gradients[full] + gradient if full in gradients else gradient
+                gradients[full] = add("gradient", [gradients[full], gradient]) if full in gradients else gradient
         del found
         if finals is not None:
             final(net, gradients, [name for name in finals[index] if name in gradients])

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import reduce
-from fastconv.arrays import FLOATS, empty_like, logical
+from fastconv._ext.capture import Kernel
+from fastconv.arrays import FLOATS, copy_into, empty_like, logical
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -275,10 +276,13 @@ def add_to(op: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """y, with x added to it in place."""
     moved, order = in_memory_order(op, y)
     if x.dtype != y.dtype or not np.may_share_memory(moved, y):
-        y += x
+        _sum(y, x, out=y)
     else:
         reduce.add(ordered(op, x, order).reshape(-1), None, moved.reshape(-1), threads_for(3 * y.nbytes))
     return y
+
+
+_sum = Kernel(np.add)
 
 
 def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
@@ -292,7 +296,7 @@ def concat(op: str, values: list[np.ndarray]) -> np.ndarray:
     joined = logical(last)
     at = 0
     for value in values:
-        joined[:, at : at + value.shape[1]] = value
+        copy_into(joined[:, at : at + value.shape[1]], value)
         at += value.shape[1]
     return joined
 

@@ -14,6 +14,8 @@ from libc.string cimport memset
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run as run_tasks
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/depthwise.h" nogil:
     ctypedef struct Run:
         Py_ssize_t count[2]
@@ -169,6 +171,7 @@ cdef struct Forward:
     Epilogue after
 
 
+@Kernel
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, ::1] w, const floating[:, ::1] bias,
     floating[:, :, :, :, ::1] y, object reach, object lanes, Py_ssize_t length, Py_ssize_t tasks, bint prefetches,
@@ -229,6 +232,7 @@ cdef struct GradientWeights:
     bint x_is_source
 
 
+@Kernel
 def gradient_weights(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, :, :, ::1] partial,
     object reach, object lanes, bint x_is_source, Py_ssize_t length, bint prefetches, int num_threads,

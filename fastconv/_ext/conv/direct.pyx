@@ -15,6 +15,8 @@ from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.geometry cimport Band, Geometry, band_at, banded, bands_of, copy_plane
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/direct.h" nogil:
     ctypedef struct Runs:
         const Py_ssize_t *at
@@ -127,6 +129,7 @@ cdef struct Packing:
     int widest
 
 
+@Kernel
 def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num_threads):
     """packed = w (groups, filters, r0, r1, r2, channels), any strides: group by group, panel by panel, tap by tap."""
     cdef Py_ssize_t lanes
@@ -138,6 +141,7 @@ def pack(const float[:, :, :, :, :, :] w, float[::1] packed, int widest, int num
     pack_taps(w, packed, &whole, 1, widest, num_threads)
 
 
+@Kernel
 def pack_parts(const float[:, :, :, :, :, :] w, float[::1] packed, Parts parts, int widest, int num_threads):
     """Each part's taps of w (groups, filters, r0, r1, r2, channels), any strides, as `pack` does."""
     pack_taps(w, packed, parts.parts, parts.count, widest, num_threads)
@@ -194,6 +198,7 @@ cdef struct Unpacking:
     int widest
 
 
+@Kernel
 def unpack(const float[:, ::1] partial, float[:, :, ::1] dw, int widest, int num_threads):
     """dw (groups, filters, taps) = the sum of the rows of `partial`, each packed as `pack` does, in order."""
     cdef Py_ssize_t lanes
@@ -358,6 +363,7 @@ cdef struct Forward:
     int widest
 
 
+@Kernel
 def forward(
     const float[:, :, :, :, ::1] x, const float[::1] packed, const float[::1] start, float[:, :, :, :, ::1] y,
     Parts parts, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, bint far, int widest, object after,
@@ -451,6 +457,7 @@ cdef struct Gradient:
     int widest
 
 
+@Kernel
 def gradient_weights(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, ::1] partial, object window,
     Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,

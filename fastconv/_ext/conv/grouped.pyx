@@ -15,6 +15,8 @@ from libc.string cimport memset
 from fastconv._ext.geometry cimport Band, Geometry, band_at, banded, bands_of, ceil_div, clip, first_pixel
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/grouped.h" nogil:
     ctypedef struct Picks:
         Py_ssize_t sources, each
@@ -86,6 +88,7 @@ cdef Plan geometry(
     return p
 
 
+@Kernel
 def pack(const float[:, :, :, :, :, :] w, float[:, :, :, ::1] packed, object lanes):
     """packed (blocks, taps, sources, vector) = w (groups, lanes of a group, r0, r1, r2, sources), any strides."""
     cdef const Py_ssize_t[:, ::1] table = lanes.table
@@ -107,6 +110,7 @@ def pack(const float[:, :, :, :, :, :] w, float[:, :, :, ::1] packed, object lan
                                 out += vector
 
 
+@Kernel
 def unpack(const float[:, :, :, :, ::1] partial, float[:, :, :, :] dw, object lanes):
     """dw (groups, lanes of a group, taps, sources), any strides = the sum over the chunks of `partial`, in order."""
     cdef const Py_ssize_t[:, ::1] table = lanes.table
@@ -217,6 +221,7 @@ cdef struct Forward:
     bint far
 
 
+@Kernel
 def forward(
     const float[:, :, :, :, ::1] x, const float[:, :, :, ::1] packed, const float[:, ::1] start,
     float[:, :, :, :, ::1] y, object window, object outputs, object lanes, tuple cut, Py_ssize_t splits,
@@ -299,6 +304,7 @@ cdef struct GradientWeights:
     Py_ssize_t chunks, splits
 
 
+@Kernel
 def gradient_weights(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] partial, object window,
     object lanes, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, bint prefetches, int bytes,

@@ -9,6 +9,8 @@ from cython cimport floating
 from fastconv._ext.blas cimport gemm
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 
 cdef struct Product:
     const void *a
@@ -44,6 +46,7 @@ cdef inline Py_ssize_t in_w(const Product *c, Py_ssize_t at, Py_ssize_t r, Py_ss
     return ((at * c.filters * c.rows + r) * c.columns + part) * c.channels
 
 
+@Kernel
 def forward(
     const floating[:, :, :, ::1] x, const floating[:, :, :, :, :, ::1] w, floating[:, :, :, ::1] y, tuple stride,
     tuple dilation, int num_threads,
@@ -68,6 +71,7 @@ cdef void forward_task(floating *y, const Product *c, Py_ssize_t task, int slot)
             )
 
 
+@Kernel
 def gradient_weights(
     const floating[:, :, :, ::1] dy, const floating[:, :, :, ::1] x, floating[:, :, :, :, :, ::1] dw, tuple stride,
     tuple dilation, int num_threads,
@@ -92,6 +96,7 @@ cdef void weights_task(floating *dw, const Product *c, Py_ssize_t task, int slot
             )
 
 
+@Kernel
 def gradient_input(
     const floating[:, :, :, ::1] dy, const floating[:, :, :, :, :, ::1] w, floating[:, :, :, ::1] dx, tuple stride,
     tuple dilation, int num_threads,

@@ -16,6 +16,8 @@ from fastconv._ext.blas cimport gemm
 from fastconv._ext.geometry cimport Geometry, geometry_of
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/lowering.h" nogil:
     const Py_ssize_t PIECES
     const float *zeros_float
@@ -239,6 +241,7 @@ cdef void col2im_rows(
         advance(&cursor, g, 1)
 
 
+@Kernel
 def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floating[:, ::1] col):
     """col (n * o0 * o1 * o2, r0 * r1 * r2 * c) = the windows of x; the whole batch at once (tests and readers)."""
     cdef Geometry g = geometry_of((<object> x).shape, y_shape, window, 1)
@@ -246,6 +249,7 @@ def im2col(const floating[:, :, :, :, ::1] x, tuple y_shape, object window, floa
         im2col_rows(&x[0, 0, 0, 0, 0], &col[0, 0], &g, 0, 0, g.batch * g.pixels)
 
 
+@Kernel
 def col2im(const floating[:, ::1] col, tuple y_shape, object window, floating[:, :, :, :, ::1] dx):
     """dx += the adjoint of `im2col`."""
     cdef Geometry g = geometry_of((<object> dx).shape, y_shape, window, 1)
@@ -321,6 +325,7 @@ cdef struct Forward:
     bint turned
 
 
+@Kernel
 def forward(
     const floating[:, :, :, :, ::1] x, const floating[:, ::1] w, const floating[::1] bias, floating[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch, bint turned,
@@ -376,6 +381,7 @@ cdef struct GradientWeights:
     Py_ssize_t column, tile, chunks
 
 
+@Kernel
 def gradient_weights(
     const floating[:, :, :, :, ::1] x, const floating[:, :, :, :, ::1] dy, floating[:, :, ::1] partial,
     object window, Py_ssize_t groups, Py_ssize_t tile, floating[:, ::1] scratch,
@@ -430,6 +436,7 @@ cdef struct GradientInput:
     int axis
 
 
+@Kernel
 def gradient_input(
     const floating[:, :, :, :, ::1] dy, const floating[:, ::1] w, floating[:, :, :, :, ::1] dx,
     object window, Py_ssize_t groups, Py_ssize_t tile, Py_ssize_t images, Py_ssize_t bands, int axis,

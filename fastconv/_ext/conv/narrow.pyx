@@ -16,6 +16,8 @@ from fastconv._ext.geometry cimport (
 )
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/narrow.h" nogil:
     Py_ssize_t most_taps(int bytes, int vectors)
     void row_outputs(
@@ -154,6 +156,7 @@ cdef struct Forward:
     int far
 
 
+@Kernel
 def forward(
     bytes geometry, at, x, w, bias, y, scratch, int threads, bint far,
 ):
@@ -241,6 +244,7 @@ cdef struct Gradient:
     Py_ssize_t room
 
 
+@Kernel
 def gradient_weights(
     bytes geometry, const Py_ssize_t[::1] at, const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy,
     float[:, :, :, :, ::1] dw, float[::1] db, float[::1] scratch, Py_ssize_t chunks, int threads,

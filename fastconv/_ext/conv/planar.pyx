@@ -16,6 +16,8 @@ from libc.string cimport memset
 from fastconv._ext.geometry cimport Geometry, ceil_div, geometry_of
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/planar.h" nogil:
     Py_ssize_t most_sums(int bytes)
     Py_ssize_t most_vectors(int bytes, Py_ssize_t sums)
@@ -170,6 +172,7 @@ cdef struct Transposed:
     Py_ssize_t size, room
 
 
+@Kernel
 def transposed(
     bytes geometry, const float[:, :, :, :, ::1] y, const float[::1] w, const float[::1] start,
     float[:, :, :, :, ::1] x, Py_ssize_t[::1] index, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables,

@@ -15,6 +15,8 @@ first, and a thread takes some filters through the rest.
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 cdef extern from "conv/winograd.h" nogil:
     ctypedef struct Layer:
         Py_ssize_t batch
@@ -138,6 +140,7 @@ cdef struct ForwardBlocks:
     bint reversed
 
 
+@Kernel
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
@@ -207,6 +210,7 @@ cdef struct GradientWeightsBlocks:
     int bytes
 
 
+@Kernel
 def gradient_weights_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, ::1] partial, object window,
     Py_ssize_t groups, object tiling, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t u_plane,
@@ -261,6 +265,7 @@ cdef struct ForwardPanels:
     bint reversed
 
 
+@Kernel
 def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, ::1] v,
@@ -328,6 +333,7 @@ cdef struct GradientWeightsPieces:
     int bytes
 
 
+@Kernel
 def gradient_weights_pieces(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] dw, object window,
     Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, :, ::1] u, Py_ssize_t row,

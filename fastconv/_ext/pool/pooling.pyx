@@ -18,6 +18,8 @@ from libc.string cimport memset
 from fastconv._ext.geometry cimport Geometry, ceil_div, geometry_of
 from fastconv._ext.team cimport Task, run
 
+from fastconv._ext.capture import Kernel
+
 ctypedef unsigned char uchar
 
 ctypedef fused tap_t:
@@ -252,6 +254,7 @@ cdef struct Pooling:
     Py_ssize_t total, tasks
 
 
+@Kernel
 def max_forward(
     const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, tap_t[:, :, :, :, ::1] taps, object window,
     bint adapts, Py_ssize_t tasks, int num_threads,
@@ -263,6 +266,7 @@ def max_forward(
     run(<Task> pool_task[floating], &y[0, 0, 0, 0, 0], &c, tasks, num_threads)
 
 
+@Kernel
 def sum_forward(
     const floating[:, :, :, :, ::1] x, floating[:, :, :, :, ::1] y, object window, bint adapts, bint transposed,
     Py_ssize_t divisor, Py_ssize_t tasks, int num_threads,
@@ -389,6 +393,7 @@ cdef struct MaxBackward:
     Py_ssize_t bands, x_size, y_size  # sizes of an image
 
 
+@Kernel
 def max_backward(
     const floating[:, :, :, :, ::1] dy, const tap_t[:, :, :, :, ::1] taps, floating[:, :, :, :, ::1] dx,
     const Py_ssize_t[::1] offsets, object window, bint adapts, bint apart, int axis, const Py_ssize_t[::1] cuts,
@@ -427,6 +432,7 @@ cdef struct Unpooling:
     Py_ssize_t pixels, plane, channels
 
 
+@Kernel
 def unpool(
     const floating[:, :, ::1] x, const long long[:, :, ::1] indices, floating[:, :, ::1] y, int num_threads
 ):
@@ -446,6 +452,7 @@ cdef void unpool_task(floating *y, const Unpooling *c, Py_ssize_t task, int slot
             y[indices[o * channels + j] * channels + j] = x[o * channels + j]
 
 
+@Kernel
 def unpool_backward(
     const floating[:, :, ::1] dy, const long long[:, :, ::1] indices, floating[:, :, ::1] dx, int num_threads
 ):

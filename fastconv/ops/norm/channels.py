@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import norm as kernels
-from fastconv.arrays import as_floats, channels_last, logical, memoised
+from fastconv._ext.capture import Kernel, refuse
+from fastconv.arrays import as_floats, channels_last, contiguous, copied, copy_into, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -64,6 +65,11 @@ def synchronised(gather: Gather | None) -> Iterator[None]:
     finally:
         _inside.pop()
         _gather.reset(token)
+
+
+def is_synchronised() -> bool:
+    """Whether batches' statistics are those of others, too, in this thread and for now."""
+    return bool(_inside) and _gather.get() is not None
 
 
 def together(statistics: np.ndarray, count: int, gather: Gather) -> int:
@@ -327,13 +333,10 @@ def normalise_backward(
     """Gradients to x, weight, bias and addend; in one pass for the sums of dy and dy * (x - mean), one for dx. over:
     what is written may take the place of dy, or of x where the maxima were taken, which is nobody else's."""
     last, statistics, before, own_weight, call, relu, y, gather, pooled = saved
-    cut, groups, from_x = call.cut, call.groups, call.from_x
-    mean, rstd, _ = statistics
-    weight = None if own_weight is None else own_weight.astype(np.float64)
+    cut, from_x = call.cut, call.from_x
     needs_x, needs_weight, needs_bias = needs[0], needs[1] and call.has_weight, needs[2] and call.has_bias
     dy_last = channels_last(op, dy)
-    rounded = mean.astype(last.dtype)
-    dx = dweight = dbias = gated = None
+    dx = dweight = dbias = gated = coefficients = None
     if (needs_x and from_x) or needs_weight or needs_bias or y is not None:
         sums, threads = cut.sums(op, 2), threads_for(2 * last.nbytes)
         if y is not None:
@@ -351,27 +354,18 @@ def normalise_backward(
             )  # fmt: skip
         if gated is not None:
             dy_last, relu, over = gated, False, False
-        total, product = cut.add_up(sums)
-        product = product + (rounded - mean) * total
-        dweight = (product * rstd).sum(axis=0).astype(dy.dtype) if needs_weight else None
-        dbias = total.sum(axis=0).astype(dy.dtype) if needs_bias else None
+        dweight = np.empty(cut.channels, dy.dtype) if needs_weight else None
+        dbias = np.empty(cut.channels, dy.dtype) if needs_bias else None
+        if needs_x and from_x:
+            width = cut.channels * (1 if pooled is not None else cut.join)
+            coefficients = np.empty((4, cut.images, width), last.dtype)
+        settle_backward(call, sums, statistics, last.dtype, own_weight, gather, dweight, dbias, coefficients)
     if needs_x and not from_x:
-        centred = statistics.copy()
-        centred[0] = 0
+        centred = copied(op, statistics)
+        copy_into(centred[0], 0)
         dx = logical(normalise(op, dy_last, call, centred, own_weight, None, cut.coefficients(3, last.dtype)))
     elif needs_x:
-        scale = rstd if weight is None else rstd * weight
-        if weight is not None:
-            total, product = total * weight, product * weight
-        pixels = cut.pixels
-        if gather is not None:
-            pixels = call.averaged
-            total, product = gather(np.concatenate([total[0], product[0]])).sum(axis=0).reshape(2, 1, -1)
-        level, along = (over_groups(s, groups) / pixels for s in (total, product))
-        slope = -along * rstd * rstd * rstd
-        coefficients = np.empty((4, *mean.shape), last.dtype)
-        coefficients[0], coefficients[1], coefficients[2] = rounded, scale, slope
-        coefficients[3] = slope * (rounded - mean) - level * rstd
+        assert coefficients is not None
         own = dy_last if pooled is None else last
         dx_last = own if over else allocate(op, last.shape, last.dtype)
         threads = threads_for(3 * dx_last.nbytes)
@@ -383,11 +377,45 @@ def normalise_backward(
             )  # fmt: skip
         else:
             kernels.scale_shift_backward(
-                cut.table(dy_last), cut.table(last), cut.widen(coefficients, last.dtype), cut.table(dx_last),
-                cut.block_rows, threads, before[2] if relu else None,
+                cut.table(dy_last), cut.table(last), coefficients, cut.table(dx_last), cut.block_rows,
+                threads, before[2] if relu else None,
             )  # fmt: skip
         dx = logical(dx_last)
     return dx, dweight, dbias, None if gated is None else logical(gated)
+
+
+@Kernel
+@np.errstate(all="ignore")
+def settle_backward(
+    call: Call, sums: np.ndarray, statistics: np.ndarray, dtype: np.dtype, weight: np.ndarray | None,
+    gather: Gather | None, dweight: np.ndarray | None, dbias: np.ndarray | None, coefficients: np.ndarray | None,
+) -> None:  # fmt: skip
+    """Fill, where they are wanted, dweight, dbias and the coefficients (4, I, width), by which
+    dx = dy * [1] + (x - [0]) * [2] + [3]; from the sums of dy and of dy * (x - mean), the mean in x's type."""
+    cut, groups = call.cut, call.groups
+    mean, rstd, _ = statistics
+    rounded = mean.astype(dtype)
+    total, product = cut.add_up(sums)
+    product = product + (rounded - mean) * total
+    if dweight is not None:
+        dweight[...] = (product * rstd).sum(axis=0)
+    if dbias is not None:
+        dbias[...] = total.sum(axis=0)
+    if coefficients is None:
+        return
+    scale = rstd
+    if weight is not None:
+        wide = weight.astype(np.float64)
+        scale, total, product = rstd * wide, total * wide, product * wide
+    pixels = cut.pixels
+    if gather is not None:
+        pixels = call.averaged
+        total, product = gather(np.concatenate([total[0], product[0]])).sum(axis=0).reshape(2, 1, -1)
+    level, along = (over_groups(each, groups) / pixels for each in (total, product))
+    slope = -along * rstd * rstd * rstd
+    joined = coefficients.shape[2] // cut.channels  # rows, which are alike
+    rows = coefficients.reshape(4, cut.images, joined, cut.channels).swapaxes(1, 2)
+    rows[0], rows[1], rows[2], rows[3] = rounded, scale, slope, slope * (rounded - mean) - level * rstd
 
 
 def channel_norm(
@@ -402,7 +430,8 @@ def channel_norm(
     statistics = np.zeros((3, cut.images, cut.channels))
     coefficients = cut.coefficients(3, last.dtype)
     if given is not None:
-        statistics[0], statistics[2] = given
+        for row, values in zip(statistics[::2], given, strict=True):
+            copy_into(row, values)
     elif last.size:
         kernels.moments(
             last, coefficients, cut.sums(op, 2), statistics, -(-cut.pixels // SAMPLE), cut.block_rows,
@@ -415,10 +444,11 @@ def channel_norm(
                 var[...] = over_groups(var + (mean - whole) ** 2, groups)
                 mean[...] = whole
     if gather is not None:
+        refuse()
         call = call._replace(averaged=together(statistics, call.averaged, gather))
         need_several(op, call.averaged, x)
-    weight = None if weight is None else weight.copy()
-    bias = bias if bias is None or bias.flags.c_contiguous else bias.copy()
+    weight = None if weight is None else copied(op, weight)
+    bias = bias if bias is None or bias.flags.c_contiguous else copied(op, bias)
     if addend is not None:
         addend = channels_last(op, addend)
     if pool is not None:
@@ -440,9 +470,10 @@ def coefficients(
 ) -> np.ndarray:
     """(3, C + LANES), by which batch_norm of this mean and var, arrays of one type, is (x - [0]) * [1] + [2]."""
     statistics = np.empty((3, 1, len(mean)))
-    statistics[0], statistics[2] = mean, var
+    copy_into(statistics[0], mean)
+    copy_into(statistics[2], var)
     found = np.empty((3, 1, len(mean) + LANES), mean.dtype)
-    own_weight, own_bias = (each if each is None else np.ascontiguousarray(each) for each in (weight, bias))
+    own_weight, own_bias = (each if each is None else contiguous("batch_norm", each) for each in (weight, bias))
     kernels.settle(statistics, eps, own_weight, own_bias, found)
     return found[:, 0]
 
@@ -458,6 +489,7 @@ def update(call: Call, dtype: np.dtype, statistics: np.ndarray, momentum: float,
         if array.dtype == dtype and array.flags.c_contiguous:
             kernels.update_running(array, statistics, which, factors[which], momentum)
         else:
+            refuse()
             own = array.astype(dtype, order="C")
             kernels.update_running(own, statistics, which, factors[which], momentum)
             array[...] = own
@@ -521,15 +553,13 @@ def group_forward(
 def backward(op: str, positions: tuple[int, ...], dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients:
     """positions: of x, weight and bias among the arguments."""
     wanted = [position < len(needs) and needs[position] for position in positions]
-    with np.errstate(all="ignore"):
-        found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))[:3]
+    found = normalise_backward(op, dy, saved, (wanted[0], wanted[1], wanted[2]))[:3]
     return in_places(positions, found, len(needs))
 
 
 def batch_relu_backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, bool, bool], over: bool = False) -> Gradients:
     """To x, weight, bias and addend; over: dy is overwritten, or x where the maxima were taken."""
-    with np.errstate(all="ignore"):
-        return normalise_backward("batch_norm", dy, saved, needs, over)
+    return normalise_backward("batch_norm", dy, saved, needs, over)
 
 
 _RUNNING, _SHAPED = (0, 3, 4), (0, 2, 3)  # where x, weight and bias stand

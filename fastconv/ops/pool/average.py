@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv._ext.capture import Kernel
 from fastconv._ext.pool import pooling
 from fastconv.arrays import channels_last
 from fastconv.machine.memory import allocate
@@ -67,6 +68,9 @@ def reference_backward(dy: np.ndarray, saved: Any) -> np.ndarray:
 # --- fast ------------------------------------------------------------------------------------------------------------
 
 
+_divide = Kernel(np.divide)
+
+
 def forward(
     op: str, x: Any, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True,
@@ -102,7 +106,8 @@ def spread_sums(op: str, dy_last: np.ndarray, plan: Plan) -> np.ndarray:
             divisor = plan.divisors.item()
         else:
             shares = allocate(op, plan.y_last, dy_last.dtype)
-            dy_last = np.divide(dy_last, plan.divisors, out=shares, dtype=dy_last.dtype)
+            _divide(dy_last, plan.divisors, out=shares, dtype=dy_last.dtype)
+            dy_last = shares
         tasks = cut_pixels(plan, dx_last.size // dx_last.shape[-1])
         threads = threads_for(plan.work * dx_last.itemsize)
         pooling.sum_forward(dy_last, dx_last, plan.window, plan.adapts, True, divisor, tasks, threads)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv._ext.capture import refuse
 from fastconv._ext.pool import pooling
 from fastconv.arrays import channels_last
 from fastconv.errors import ShapeError
@@ -94,6 +95,7 @@ def by_plan(op: str, x: np.ndarray, plan: Plan, return_indices: bool) -> tuple[A
 def indices_of(op: str, saved: Saved) -> np.ndarray:
     """(N, C, *output) int64: the winners' flat positions in the unpadded plane; -1 for a window without taps."""
     plan = saved.plan
+    refuse()
     require(op, saved.taps.size * 16)
     first = np.zeros((1, 1, 1, 1), np.int64)
     for axis in range(3):

@@ -1,0 +1,128 @@
+"""Kernel calls noted while a pass is computed, to be made again without what led to them; and whether that would lead
+to the same ones still."""
+
+from cpython.dict cimport PyDict_Next, PyDict_Size
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
+from numpy import ndarray
+
+cdef extern from *:
+    object PyObject_Call(object function, tuple args, PyObject *named)
+
+cdef Capture under_way = None  # in one thread at a time
+
+
+cdef class Kernel:
+    """A function that writes into arrays which it is given, and does nothing else: decorates the kernels, and what of
+    NumPy's or of Python's is to be done again with each of them. What it calls in turn is part of it."""
+
+    cdef readonly object __wrapped__
+    cdef readonly object __name__
+    cdef readonly object __doc__
+
+    def __init__(self, function):
+        self.__wrapped__, self.__name__, self.__doc__ = function, function.__name__, function.__doc__
+
+    def __call__(self, *args, **kwargs):
+        cdef Capture capture = under_way
+        if capture is None or capture.is_inside or capture.thread != PyThread_get_thread_ident():
+            return PyObject_Call(self.__wrapped__, args, <PyObject *> kwargs if kwargs else NULL)
+        capture.calls.append((self.__wrapped__, args, kwargs))
+        capture.is_inside = True
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            capture.is_inside = False
+
+
+cdef class Capture:
+    """`with capture:` notes the kernel calls that this thread makes; `replay` makes them again, with the same arrays,
+    whatever these hold by then. One at a time is `noting`, the others note nothing; `refused`: something was done that
+    no kernel call does again."""
+
+    cdef list calls
+    cdef unsigned long thread
+    cdef bint is_inside  # a kernel, of its thread
+    cdef readonly bint noting, refused
+
+    def __init__(self):
+        self.calls, self.noting, self.refused = [], False, False
+
+    def __enter__(self):
+        global under_way
+        self.thread = PyThread_get_thread_ident()
+        if under_way is None:
+            under_way = self
+            self.noting = True
+
+    def __exit__(self, *error):
+        global under_way
+        if under_way is self:
+            under_way = None
+
+    def replay(self):
+        cdef tuple call
+        cdef dict named
+        for call in self.calls:
+            named = <dict> call[2]
+            PyObject_Call(call[0], <tuple> call[1], <PyObject *> named if named else NULL)
+
+    def arrays(self):
+        """Those that the calls are given."""
+        return [each for _, args, named in self.calls for each in (*args, *named.values()) if isinstance(each, ndarray)]
+
+
+def refuse():
+    """What this thread does is more than kernel calls, or others for other elements: it cannot be captured."""
+    if under_way is not None and under_way.thread == PyThread_get_thread_ident():
+        under_way.refused = True
+
+
+cdef class Snapshot:
+    """What some dicts held, and some objects' attributes were; `holds` tells whether this is so still. A dict or a set
+    that a dict holds counts by what it holds itself, everything else by what it is."""
+
+    cdef list dicts  # (dict, keys, values)
+    cdef list sets  # (set, what it held)
+    cdef list attributes  # (object, name, value)
+
+    def __init__(self, dicts, attributes):
+        self.dicts, self.sets = [], []
+        self.attributes = [(owner, name, getattr(owner, name)) for owner, name in attributes]
+        for each in dicts:
+            self.add(each)
+
+    cdef int add(self, dict each) except -1:
+        self.dicts.append((each, tuple(each), tuple(each.values())))
+        for value in each.values():
+            if type(value) is dict:
+                self.add(value)
+            elif type(value) is set:
+                self.sets.append((value, frozenset(value)))
+        return 0
+
+    def holds(self):
+        cdef tuple entry, keys, values
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef Py_ssize_t at, place
+        for entry in self.dicts:
+            each, keys, values = entry
+            if PyDict_Size(each) != PyTuple_GET_SIZE(keys):
+                return False
+            at = place = 0
+            while PyDict_Next(each, &at, &key, &value):
+                if <PyObject *> PyTuple_GET_ITEM(keys, place) != key:
+                    return False
+                if <PyObject *> PyTuple_GET_ITEM(values, place) != value:
+                    return False
+                place += 1
+        for each, before in self.sets:
+            if each != before:
+                return False
+        for owner, name, before in self.attributes:
+            if getattr(owner, name, None) is not before:
+                return False
+        return True
