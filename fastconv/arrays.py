@@ -273,10 +273,13 @@ def channel_sums(last: np.ndarray) -> np.ndarray:
     if table.size:
         reduce.column_sums(table, sums, SUM_ROWS, threads_for(table.nbytes))
     total = np.empty(table.shape[1], last.dtype)
-    _add_up(sums, total)
+    if len(sums) == 1:
+        copy_into(total, sums[0])
+    else:
+        _add_up(sums, total)
     return total
 
 
 @Kernel
 def _add_up(sums: np.ndarray, total: np.ndarray) -> None:
-    total[...] = sums[0] if len(sums) == 1 else sums.sum(axis=0)
+    total[...] = sums.sum(axis=0)

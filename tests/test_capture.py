@@ -604,7 +604,7 @@ def test_what_writes_into_arrays_is_a_kernel():
 def test_a_capture_makes_the_calls_again_with_what_the_arrays_hold_then():
     double = Kernel(lambda x, *, out: np.multiply(x, 2, out=out))
     x, y = np.arange(3.0), np.empty(3)
-    capture = Capture()
+    capture = Capture(1 << 20)
     with capture:
         double(x, out=y)
     assert capture.noting
@@ -612,14 +612,37 @@ def test_a_capture_makes_the_calls_again_with_what_the_arrays_hold_then():
     x[...] = 5
     capture.replay()
     np.testing.assert_array_equal(y, 10)
-    assert {id(each) for each in capture.arrays()} == {id(x), id(y)}
+    assert capture.nbytes == x.nbytes + y.nbytes
+
+
+def test_a_capture_is_not_larger_than_it_may_be():
+    room = np.zeros(100)
+    fill = Kernel(np.copyto)
+    first = Capture(1000)
+    with first:
+        fill(room[:50], 1)
+        fill(room[50:], 2)
+    assert first.nbytes == room.nbytes
+    assert not first.refused
+    more = np.zeros(30)
+    for second in (Capture(1000, first), Capture(200)):
+        with second:
+            fill(room, 3)
+            fill(more, 4)
+            kept = weakref.ref(more)
+            more = np.zeros(30)
+        assert second.refused
+        assert kept() is None
+        room[...] = 0
+        second.replay()
+        assert not room.any()
 
 
 def test_a_kernel_within_a_kernel_is_not_called_twice():
     calls = []
     inner = Kernel(lambda: calls.append("inner"))
     outer = Kernel(lambda: (calls.append("outer"), inner()))
-    capture = Capture()
+    capture = Capture(1 << 20)
     with capture:
         outer()
         inner()
@@ -632,10 +655,10 @@ def test_a_kernel_that_raises_is_noted_no_further():
     def fail() -> None:
         raise ValueError("no")
 
-    capture = Capture()
+    capture = Capture(1 << 20)
     with pytest.raises(ValueError, match="no"), capture:
         Kernel(fail)()
-    with Capture() as _:
+    with Capture(1 << 20) as _:
         refuse()
     assert not capture.refused
 
@@ -643,7 +666,7 @@ def test_a_kernel_that_raises_is_noted_no_further():
 def test_one_capture_at_a_time_and_of_one_thread():
     calls = []
     note = Kernel(calls.append)
-    first, second = Capture(), Capture()
+    first, second = Capture(1 << 20), Capture(1 << 20)
     with first:
         with second:
             note(1)

@@ -29,7 +29,7 @@ cdef class Kernel:
         cdef Capture capture = under_way
         if capture is None or capture.is_inside or capture.thread != PyThread_get_thread_ident():
             return PyObject_Call(self.__wrapped__, args, <PyObject *> kwargs if kwargs else NULL)
-        capture.calls.append((self.__wrapped__, args, kwargs))
+        capture.note(self.__wrapped__, args, kwargs)
         capture.is_inside = True
         try:
             return self.__wrapped__(*args, **kwargs)
@@ -40,15 +40,20 @@ cdef class Kernel:
 cdef class Capture:
     """`with capture:` notes the kernel calls that this thread makes; `replay` makes them again, with the same arrays,
     whatever these hold by then. One at a time is `noting`, the others note nothing; `refused`: something was done that
-    no kernel call does again."""
+    no kernel call does again, or the arrays are larger than `most` bytes with those that a capture before it has."""
 
     cdef list calls
+    cdef dict roots  # the arrays that have the memory, by their addresses
+    cdef Py_ssize_t most
     cdef unsigned long thread
     cdef bint is_inside  # a kernel, of its thread
+    cdef readonly Py_ssize_t nbytes
     cdef readonly bint noting, refused
 
-    def __init__(self):
+    def __init__(self, Py_ssize_t most, Capture before=None):
         self.calls, self.noting, self.refused = [], False, False
+        self.roots = {} if before is None else dict(before.roots)
+        self.nbytes, self.most = 0 if before is None else before.nbytes, most
 
     def __enter__(self):
         global under_way
@@ -69,15 +74,32 @@ cdef class Capture:
             named = <dict> call[2]
             PyObject_Call(call[0], <tuple> call[1], <PyObject *> named if named else NULL)
 
-    def arrays(self):
-        """Those that the calls are given."""
-        return [each for _, args, named in self.calls for each in (*args, *named.values()) if isinstance(each, ndarray)]
+    cdef int note(self, object function, tuple args, dict named) except -1:
+        """A call, which keeps its arrays."""
+        if self.refused:
+            return 0
+        for each in (*args, *named.values()):
+            if isinstance(each, ndarray):
+                while isinstance(each.base, ndarray):
+                    each = each.base
+                if id(each) not in self.roots:
+                    self.roots[id(each)] = each
+                    self.nbytes += each.nbytes
+        self.calls.append((function, args, named))
+        if self.nbytes > self.most:
+            self.give_up()
+        return 0
+
+    cdef int give_up(self) except -1:
+        """Keep nothing, and note no more."""
+        self.refused, self.calls, self.roots = True, [], {}
+        return 0
 
 
 def refuse():
     """What this thread does is more than kernel calls, or others for other elements: it cannot be captured."""
     if under_way is not None and under_way.thread == PyThread_get_thread_ident():
-        under_way.refused = True
+        under_way.give_up()
 
 
 cdef class Snapshot:

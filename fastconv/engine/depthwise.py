@@ -23,7 +23,7 @@ import numpy as np
 from fastconv._ext import reduce
 from fastconv._ext.capture import Kernel
 from fastconv._ext.conv import depthwise
-from fastconv.arrays import contiguous, picked
+from fastconv.arrays import picked
 from fastconv.engine import grouped, tuning
 from fastconv.engine.contract import NOTHING, Direction, Epilogue, Ints, Plan, Problem
 from fastconv.machine import simd
@@ -68,10 +68,11 @@ def _forward(p: Problem) -> Plan:
 
 def _gradient_input(p: Problem) -> Plan:
     lanes = _lanes(p.filters, p.channels, p.groups, p.dtype.itemsize, WIDEST, False)
-    convolve = _Convolution(p, p.x_shape, _reach(p.window, p.outputs, p.inputs, True), lanes, p.filters // p.groups)
+    reach = _reach(p.window, p.outputs, p.inputs, True)
+    convolve = _Convolution(p, p.x_shape, reach, lanes, p.filters // p.groups, True)
 
     def run(op: str, threads: int, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, bias: None) -> None:
-        convolve(threads, dy, _exchange(op, w.reshape(p.filters, -1, w.shape[4]), p.groups), None, dx)
+        convolve(threads, dy, w.reshape(p.filters, -1, w.shape[4]), None, dx)
 
     return Plan("depthwise", run, convolve.work, tuning.DEPTHWISE_TASKS)
 
@@ -100,7 +101,7 @@ def _gradient_weights(p: Problem) -> Plan:
     @Kernel
     def unpack(total: np.ndarray, dw: np.ndarray) -> None:
         found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
-        dw[...] = (found if x_is_source else _exchange("depthwise", found, p.groups)).reshape(dw.shape)
+        dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
 
     return Plan("depthwise", run, work, tuning.DEPTHWISE_TASKS, shared=(tasks + 1) * nbytes)
 
@@ -108,7 +109,11 @@ def _gradient_weights(p: Problem) -> Plan:
 class _Convolution:
     """Fills y of x."""
 
-    def __init__(self, p: Problem, y_shape: Ints, reach: Reach, lanes: Lanes, sources: int) -> None:
+    def __init__(
+        self, p: Problem, y_shape: Ints, reach: Reach, lanes: Lanes, sources: int, exchanged: bool = False
+    ) -> None:  # fmt: skip
+        """exchanged: of dx, whose filters are the channels of w."""
+        self.sources, self.groups = sources, p.groups if exchanged else None
         self.reach, self.lanes = reach, lanes
         self.length = min(tuning.DEPTHWISE_SEGMENT_PIXELS, y_shape[3])
         self.tasks = min(tuning.DEPTHWISE_TASKS, math.prod(y_shape[:3]) * -(-y_shape[3] // self.length))
@@ -123,8 +128,8 @@ class _Convolution:
     ) -> None:  # fmt: skip
         """w (filters, taps, channels of a group)."""
         filters = self.lanes.filters
-        packed = np.empty((len(filters), *w.shape[1:], filters.shape[1]), w.dtype)
-        _pack(w, filters, packed)
+        packed = np.empty((len(filters), w.shape[1], self.sources, filters.shape[1]), w.dtype)
+        _pack(w, self.groups, filters, packed)
         if bias is not None:
             bias = picked(bias, filters)
         if epilogue.norm is not None:
@@ -152,15 +157,17 @@ def _work(p: Problem, y_shape: Ints, multiply_adds: int) -> int:
     return _bytes(p) + math.prod(y_shape) * multiply_adds // 4
 
 
-def _exchange(op: str, w: np.ndarray, groups: int) -> np.ndarray:
+def _exchange(w: np.ndarray, groups: int) -> np.ndarray:
     """w (K, taps, C / groups) as (C, taps, K / groups), and back."""
     grouped = w.reshape(groups, -1, *w.shape[1:])  # (groups, K / groups, taps, C / groups)
-    return contiguous(op, grouped.transpose(0, 3, 2, 1)).reshape(-1, w.shape[1], grouped.shape[1])
+    return grouped.transpose(0, 3, 2, 1).reshape(-1, w.shape[1], grouped.shape[1])
 
 
 @Kernel
-def _pack(w: np.ndarray, filters: np.ndarray, packed: np.ndarray) -> None:
-    packed[...] = w[filters].transpose(0, 2, 3, 1)
+def _pack(w: np.ndarray, groups: int | None, filters: np.ndarray, packed: np.ndarray) -> None:
+    """groups: of w, which is to be exchanged first."""
+    source = w if groups is None else _exchange(w, groups)
+    packed[...] = source[filters].transpose(0, 2, 3, 1)
 
 
 # --- which channels share a vector -----------------------------------------------------------------------------------

@@ -6,8 +6,8 @@
 A container (Sequential, Residual, Concat, Graph) says by `flow` where values go; `plan_of` follows it once and keeps
 the list of steps as long as the container's layers are the same ones. What a step does is the layers' own: options,
 modes and weights are read at every call. `steps` has the kinds of steps, `fusions` which neighbours become one,
-`limits` what is run again to stay below a memory limit;
-FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
+`limits` what is run again to stay below a memory limit, `capture` how small nets do without all of this from the third
+pass on; FASTCONV_PLAN=0 in the environment leaves every layer a step of its own.
 
 Values are numbered, the input is 0; a net of k inputs or outputs has tuples of them, and its steps' values begin at k.
 Forward drops each after the last step that reads it; backward goes through the steps in reverse, and adds what several

@@ -117,7 +117,7 @@ class Captured:
         self.key, self.passes = key, 0
         self._free = [True]
         self._x = x.copy(order="K")
-        self._forward, self._backward = Capture(), Capture()
+        self._forward = Capture(MOST_BYTES)
         self._form: Hashable = None  # of the gradient to y that the captured backward takes
 
     def lease(self, plan: Plan) -> Lease | None:
@@ -128,19 +128,13 @@ class Captured:
             return None
         return Lease(plan, self, self._free)
 
-    def is_whole(self) -> bool:
-        """Whether all of what was to be noted was, and is not too large."""
-        captures = self._forward, self._backward
-        roots = {id(root): root.nbytes for each in captures for root in map(_root, each.arrays())}
-        return not any(each.refused for each in captures) and sum(roots.values()) <= MOST_BYTES
-
-    def first_forward(self, forward: Forward) -> tuple[np.ndarray, Any, bool]:
-        """The output, what was saved, and whether this was captured."""
+    def first_forward(self, forward: Forward) -> tuple[np.ndarray, Any, Capture]:
+        """The output, what was saved, and how it was captured."""
         with self._forward:
             y, saved = forward(self._x)
         _, self._kept, *self._others = saved  # not the plan, which has the captured pass
         self._y = Result(y)
-        return y, saved, self._forward.noting
+        return y, saved, self._forward
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.passes += 1
@@ -157,15 +151,12 @@ class Captured:
         saved = plan, list(self._kept), *self._others
         form = dy.shape, dy.strides, dy.dtype, need_dx
         if self._form is None:
-            first, capture = dy.copy(order="K"), Capture()
+            first, capture = dy.copy(order="K"), Capture(MOST_BYTES, self._forward)
             with capture:
                 dx, gradients = backward(first, saved)
-            if not capture.noting:
-                return dx, gradients, True
-            self._backward = capture
-            if not self.is_whole():
-                return dx, gradients, False
-            self._form, self._dy = form, first
+            if capture.refused or not capture.noting:
+                return dx, gradients, not capture.refused
+            self._form, self._dy, self._backward = form, first, capture
             self._dx = None if dx is None else Result(dx)
             self._gradients = {name: Result(gradient) for name, gradient in gradients.items()}
         elif form == self._form:
@@ -230,11 +221,10 @@ def captured_forward(plan: Plan, net: Layer, key: Hashable, x: np.ndarray, forwa
         captures.refuse(key)
         return forward(x)
     made = Captured(net, key, x)
-    y, saved, noted = made.first_forward(forward)
-    if not noted:
-        return y, saved
-    if not made.is_whole():
+    y, saved, capture = made.first_forward(forward)
+    if capture.refused:
         captures.refuse(key)
+    if capture.refused or not capture.noting:
         return y, saved
     captures.captured = made
     return made.y(), made.lease(plan)
@@ -260,10 +250,3 @@ def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
 def _is_read_as_it_is(array: Any, dtype: np.dtype) -> bool:
     """Whether operations on x of a type make no other array of a layer's own first."""
     return array is None or (type(array) is np.ndarray and array.dtype == dtype and array.flags.aligned)
-
-
-def _root(array: Any) -> Any:
-    """The array that has the memory."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
