@@ -562,6 +562,31 @@ def test_shapes_that_come_and_go_do_not_pile_up():
     assert [each() is not None for each in seen] == [False, False, True]
 
 
+def test_a_large_one_makes_room_for_what_else_the_net_does(monkeypatch):
+    net = work(lenet())
+    x, t = images((2, 1, 28, 28), 0), labels(2, 0)
+    net(x)
+    fastconv.value_and_grad(net, "cross_entropy", x[:1], t[:1])
+    assert of(net) is not None
+    monkeypatch.setattr(capturing, "FEW_BYTES", 1 << 12)
+    kept = weakref.ref(of(net)._x)
+    net(x)
+    assert kept() is None
+    work(net)
+    fastconv.value_and_grad(net, "cross_entropy", x[:1], t[:1])
+    assert of(net) is None
+
+
+def test_one_that_would_keep_too_much_is_not_begun(monkeypatch):
+    net, x, t = lenet(), images((2, 1, 28, 28), 0), labels(2, 0)
+    monkeypatch.setattr(capturing, "MOST_BYTES", 200_000)
+    monkeypatch.setattr(capturing, "captured_forward", None)
+    monkeypatch.setattr(planning, "captured_forward", None)
+    for _ in range(ALIKE + 2):
+        fastconv.value_and_grad(net, "cross_entropy", x, t)
+    assert sum(planning.plan_of(net).captures.took) > 200_000
+
+
 def test_training_is_what_it_is_without(twins):
     both = twins(normed())
 

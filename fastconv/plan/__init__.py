@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.errors import ShapeError
+from fastconv.machine.memory import borrowed
 from fastconv.plan import limits
 from fastconv.plan.capture import Captures, Lease, captured_forward, key_of
 from fastconv.plan.fusions import fused
@@ -147,15 +148,20 @@ def plan_of(net: Layer, fusing: bool = FUSING, keep: bool = True) -> Plan:
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     """The output of a container, and what the backward needs."""
     key = key_of(x, context) if FUSING else None
-    if key is not None:
-        known = getattr(net, "_plans", {}).get((FUSING, context.keep))
-        lease = None if known is None else known.captures.begin(known, key)
+    plans = getattr(net, "_plans", {})
+    if key is not None and (known := plans.get((FUSING, context.keep))) is not None:
+        lease = known.captures.begin(known, key)
         if lease is not None:
             return lease.captured.forward(x), lease if context.keep else None
+    for each in tuple(plans.values()):
+        each.captures.make_room()
     plan = plan_of(net, keep=context.keep)
     if key is not None and not plan.several and plan.captures.want(key):
         return captured_forward(plan, net, key, x, partial(_forward, plan, context=context))
-    return _forward(plan, x, context)
+    before = borrowed()
+    found = _forward(plan, x, context)
+    plan.captures.took[0] = borrowed() - before
+    return found
 
 
 def _forward(plan: Plan, x: Any, context: Context) -> tuple[Any, Any]:
@@ -191,7 +197,10 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
     if isinstance(saved, Lease):
         return saved.backward(partial(_backward, net, need_dx=need_dx), dy, need_dx)
-    return _backward(net, dy, saved, need_dx)
+    before = borrowed()
+    found = _backward(net, dy, saved, need_dx)
+    saved[0].captures.took[1] = borrowed() - before
+    return found
 
 
 def _backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:

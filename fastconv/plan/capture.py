@@ -45,7 +45,8 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-MOST_BYTES = 1 << 24  # that a captured pass keeps, weights included
+MOST_BYTES = 1 << 26  # that a captured pass keeps, weights included
+FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
 
@@ -75,6 +76,7 @@ class Captures:
         self._last: Hashable = None  # pass's key
         self._refused: Hashable = None  # pass's key that cannot be captured
         self._alike = self._attempts = 0
+        self.took = [0, 0]  # bytes that forward and backward were handed, the last time that neither was captured
 
     def begin(self, plan: Plan, key: Hashable) -> Lease | None:
         """The captured pass, if it is this one, and nobody else's for now."""
@@ -92,9 +94,14 @@ class Captures:
         if key != self._last:
             self._last, self._alike = key, 0
         self._alike += 1
-        if self._alike < ALIKE or self._attempts >= ATTEMPTS or key == self._refused:
+        if self._alike < ALIKE or self._attempts >= ATTEMPTS or key == self._refused or sum(self.took) > MOST_BYTES:
             return False
         return self.captured is None or self.captured.key != key
+
+    def make_room(self) -> None:
+        """Drop a captured pass that keeps much: the net does something else."""
+        if self.captured is not None and self.captured.nbytes > FEW_BYTES:
+            self.drop()
 
     def drop(self) -> None:
         """Forget the captured pass, if there is one."""
@@ -119,6 +126,11 @@ class Captured:
         self._x = x.copy(order="K")
         self._forward = Capture(MOST_BYTES)
         self._form: Hashable = None  # of the gradient to y that the captured backward takes
+
+    @property
+    def nbytes(self) -> int:
+        """What it keeps."""
+        return (self._forward if self._form is None else self._backward).nbytes
 
     def lease(self, plan: Plan) -> Lease | None:
         """The right to one pass, where nobody has it."""
