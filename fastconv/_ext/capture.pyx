@@ -8,6 +8,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from numpy import ndarray
 
+from fastconv._ext.memory import Pool
+
 cdef extern from *:
     object PyObject_Call(object function, tuple args, PyObject *named)
 
@@ -43,17 +45,18 @@ cdef class Capture:
     no kernel call does again, or the arrays are larger than `most` bytes with those that a capture before it has."""
 
     cdef list calls
-    cdef dict roots  # the arrays that have the memory, by their addresses
-    cdef Py_ssize_t most
+    cdef dict roots  # the arrays that have the memory which is not the pool's, by their addresses
+    cdef object pool  # of the blocks that were asked for: calls do not hold them, so that one serves many arrays
+    cdef Py_ssize_t most, others  # bytes, and those of `roots`
     cdef unsigned long thread
     cdef bint is_inside  # a kernel, of its thread
-    cdef readonly Py_ssize_t nbytes
     cdef readonly bint noting, refused
 
     def __init__(self, Py_ssize_t most, Capture before=None):
-        self.calls, self.noting, self.refused = [], False, False
-        self.roots = {} if before is None else dict(before.roots)
-        self.nbytes, self.most = 0 if before is None else before.nbytes, most
+        self.calls, self.noting, self.refused, self.most = [], False, False, most
+        self.roots, self.others, self.pool = {}, 0, Pool()
+        if before is not None:
+            self.roots, self.others, self.pool = dict(before.roots), before.others, before.pool
 
     def __enter__(self):
         global under_way
@@ -61,11 +64,18 @@ cdef class Capture:
         if under_way is None:
             under_way = self
             self.noting = True
+            self.pool.__enter__()
 
     def __exit__(self, *error):
         global under_way
         if under_way is self:
             under_way = None
+            self.pool.__exit__()
+
+    @property
+    def nbytes(self):
+        """What it keeps, with what the capture before it does."""
+        return self.pool.nbytes + self.others
 
     def replay(self):
         cdef tuple call
@@ -78,21 +88,29 @@ cdef class Capture:
         """A call, which keeps its arrays."""
         if self.refused:
             return 0
-        for each in (*args, *named.values()):
-            if isinstance(each, ndarray):
-                while isinstance(each.base, ndarray):
-                    each = each.base
-                if id(each) not in self.roots:
-                    self.roots[id(each)] = each
-                    self.nbytes += each.nbytes
-        self.calls.append((function, args, named))
+        placed = tuple([self.placed(each) for each in args])
+        self.calls.append((function, placed, {name: self.placed(each) for name, each in named.items()}))
         if self.nbytes > self.most:
             self.give_up()
         return 0
 
+    cdef object placed(self, object array):
+        """What a call keeps of an argument."""
+        if not isinstance(array, ndarray):
+            return array
+        placed = self.pool.place(array)
+        if placed is array:
+            while isinstance(array.base, ndarray):
+                array = array.base
+            if id(array) not in self.roots:
+                self.roots[id(array)] = array
+                self.others += array.nbytes
+        return placed
+
     cdef int give_up(self) except -1:
         """Keep nothing, and note no more."""
         self.refused, self.calls, self.roots = True, [], {}
+        self.pool.close()
         return 0
 
 

@@ -7,11 +7,15 @@ calls (`call`) have not touched lately go, unless little more is held than the l
 
 Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena,
 whose free parts join.
+
+A pass that is to be made again in the same memory has a free list of its own, a Pool.
 """
 
 from bisect import bisect_left
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 
 from numpy import empty, ndarray
@@ -142,6 +146,91 @@ cdef class Arena:
 cdef Arena _arena = None  # the one that new blocks are cut from
 
 
+cdef int give_back(void *address, size_t capacity) except -1:
+    """A block that nobody uses any more, to the free list."""
+    global _cached, _held
+    _held -= capacity
+    if capacity > _limit:
+        pages_free(address, capacity)
+        return 0
+    if _cached + capacity > _limit:
+        trim()
+    (<size_t *> address)[0] = _calls
+    _free_lists.setdefault(capacity, []).append(<size_t> address)
+    _cached += capacity
+    return 0
+
+
+@cython.no_gc_clear
+cdef class Pool:
+    """The blocks that one thread asks for inside of `with pool:`. One that is free again serves the pool alone, until
+    the pool is closed, or is dropped as all its blocks are: so what the pass left in it can be found where it was."""
+
+    cdef dict addresses  # of free blocks, by their size classes
+    cdef readonly Py_ssize_t nbytes  # of its blocks, free ones too
+    cdef unsigned long thread
+    cdef bint is_closed
+
+    def __cinit__(self):
+        self.addresses, self.nbytes = {}, 0
+
+    def __enter__(self):
+        global _pool
+        self.thread = PyThread_get_thread_ident()
+        _pool = self
+
+    def __exit__(self, *error):
+        global _pool
+        if _pool is self:
+            _pool = None
+
+    def close(self):
+        """Make its blocks, and those that it will get back, everybody's."""
+        global _pool
+        if _pool is self:
+            _pool = None
+        self.is_closed = True
+        for capacity, addresses in self.addresses.items():
+            while addresses:
+                give_back(<void *> <size_t> addresses.pop(), capacity)
+        self.nbytes = 0
+
+    def __dealloc__(self):
+        self.close()
+
+    def place(self, array):
+        """An array of the pool's, again, but without holding its block: it is to be used no longer than the pool. Any
+        other array as it is."""
+        cdef Block block
+        root = array
+        while isinstance(root.base, ndarray):
+            root = root.base
+        if type(root.base) is not Block:
+            return array
+        block = root.base
+        if block.pool is not self:
+            return array
+        place = Place(<size_t> block.address, block.nbytes)
+        at = array.__array_interface__["data"][0] - <size_t> block.address
+        return ndarray(array.shape, array.dtype, place, at, array.strides)
+
+
+cdef Pool _pool = None  # of the pass that is under way in one thread
+
+
+cdef class Place:
+    """Memory that is somebody else's."""
+
+    cdef void *address
+    cdef Py_ssize_t nbytes
+
+    def __cinit__(self, size_t address, Py_ssize_t nbytes):
+        self.address, self.nbytes = <void *> address, nbytes
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.address, self.nbytes, 0, flags)
+
+
 cdef class Block:
     """Writable memory of at least `nbytes` bytes, aligned to a cache line, through the buffer protocol."""
 
@@ -149,11 +238,20 @@ cdef class Block:
     cdef size_t capacity
     cdef Py_ssize_t nbytes
     cdef Arena arena
+    cdef Pool pool
 
     def __cinit__(self, Py_ssize_t nbytes):
         global _cached, _held, _most, _touched
+        cdef list addresses
         self.nbytes = nbytes
         self.capacity = size_class(nbytes)
+        if _pool is not None and not _ceiling and _pool.thread == PyThread_get_thread_ident():
+            self.pool = _pool
+            addresses = self.pool.addresses.get(self.capacity)
+            if addresses:
+                self.address = <void *> <size_t> addresses.pop()
+                return
+            self.pool.nbytes += self.capacity
         if _ceiling:
             self.address = _arena.take(self.capacity)
             if self.address != NULL:
@@ -162,7 +260,7 @@ cdef class Block:
                 _held += self.capacity
                 _most = max(_most, _held)
                 return
-        cdef list addresses = _free_lists.get(self.capacity)
+        addresses = _free_lists.get(self.capacity)
         if addresses:
             self.address = <void *> <size_t> addresses.pop()
             if (<size_t *> self.address)[0] != _calls:
@@ -186,21 +284,16 @@ cdef class Block:
         _most = max(_most, _held)
 
     def __dealloc__(self):
-        global _cached, _held
+        global _held
         if self.address == NULL:
             return
-        _held -= self.capacity
         if self.arena is not None:
+            _held -= self.capacity
             self.arena.give(self.address, self.capacity)
-            return
-        if self.capacity > _limit:
-            pages_free(self.address, self.capacity)
-            return
-        if _cached + self.capacity > _limit:
-            trim()
-        (<size_t *> self.address)[0] = _calls
-        _free_lists.setdefault(self.capacity, []).append(<size_t> self.address)
-        _cached += self.capacity
+        elif self.pool is not None and not self.pool.is_closed:
+            self.pool.addresses.setdefault(self.capacity, []).append(<size_t> self.address)
+        else:
+            give_back(self.address, self.capacity)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.address, self.nbytes, 0, flags)

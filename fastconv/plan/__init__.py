@@ -19,13 +19,12 @@ from __future__ import annotations
 import operator
 import os
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv._ext.capture import refuse
 from fastconv.errors import ShapeError
-from fastconv.machine.memory import borrowed
 from fastconv.plan import limits
 from fastconv.plan.capture import Captures, Lease, captured_forward, key_of
 from fastconv.plan.fusions import fused
@@ -150,18 +149,15 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     key = key_of(x, context) if FUSING else None
     plans = getattr(net, "_plans", {})
     if key is not None and (known := plans.get((FUSING, context.keep))) is not None:
-        lease = known.captures.begin(known, key)
+        lease = known.captures.begin(known, key, context)
         if lease is not None:
             return lease.captured.forward(x), lease if context.keep else None
     for each in tuple(plans.values()):
         each.captures.make_room()
     plan = plan_of(net, keep=context.keep)
     if key is not None and not plan.several and plan.captures.want(key):
-        return captured_forward(plan, net, key, x, partial(_forward, plan, context=context))
-    before = borrowed()
-    found = _forward(plan, x, context)
-    plan.captures.took[0] = borrowed() - before
-    return found
+        return captured_forward(plan, net, key, x, context, _forward)
+    return _forward(plan, x, context)
 
 
 def _forward(plan: Plan, x: Any, context: Context) -> tuple[Any, Any]:
@@ -196,11 +192,8 @@ def backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) 
     """The gradient to a container's input, and to its trainable parameters by name. What was saved for one use is
     dropped step by step. Of several inputs the gradient is a tuple, None where none is needed or nothing came."""
     if isinstance(saved, Lease):
-        return saved.backward(partial(_backward, net, need_dx=need_dx), dy, need_dx)
-    before = borrowed()
-    found = _backward(net, dy, saved, need_dx)
-    saved[0].captures.took[1] = borrowed() - before
-    return found
+        return saved.backward(net, dy, need_dx, _forward, _backward)
+    return _backward(net, dy, saved, need_dx)
 
 
 def _backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...]) -> tuple[Any, Gradients]:
@@ -271,6 +264,7 @@ def _backward(net: Layer, dy: Any, saved: Any, need_dx: bool | tuple[bool, ...])
 
 def _fitting(step: Step, dy: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A gradient of the value's type; ShapeError for one of another shape."""
+    refuse()
     if np.shape(dy) != shape:
         raise located(
             ShapeError(f"the gradient to the output must have its shape {shape}, got {np.shape(dy)}"), step.within

@@ -1,10 +1,11 @@
-"""A small net's pass as the kernel calls that it comes down to.
+"""A net's pass as the kernel calls that it comes down to.
 
 Where a pass takes a tenth of a millisecond, the Python that leads to its kernels takes most of that, and leads to the
 same ones every time: what they are called with follows from layouts, options and modes. So the third pass in a row that
-is like the two before it is captured, as CUDA graphs are: its kernel calls are noted (`_ext.capture`). In later ones x
-is copied to where that one's lay, the calls are made again, and what comes out is copied to memory of its own. Weights
-and statistics are read and written where they are. Where a layer was changed in any way, or the pass is another one in
+is like the two before it is captured, as CUDA graphs are: its kernel calls are noted (`_ext.capture`), and its memory
+is kept (`_ext.memory.Pool`), where a block serves one array after the other as ever. In later passes x is copied to
+where that one's lay, the calls are made again, and what comes out is copied to memory of its own. Weights and
+statistics are read and written where they are. Where a layer was changed in any way, or the pass is another one in
 number of threads, precision, mode, it is computed as ever, and in time captured.
 
 What an operation does to elements other than by a kernel is a `Kernel` of its own; where elements decide what is done,
@@ -14,6 +15,8 @@ it asks to `refuse`. That holds for the layers in CAPTURED.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from fastconv.plan import Plan
 
 Forward = Callable[[np.ndarray], tuple[Any, Any]]  # of x: y and what was saved
-Backward = Callable[[np.ndarray, Any], tuple[Any, "Gradients"]]  # of dy and what was saved: dx and gradients
+Backward = Callable[[np.ndarray], tuple[Any, "Gradients"]]  # of dy: dx and gradients
 
 __all__ = ["Captures", "Lease", "captured_forward", "key_of"]
 
@@ -45,7 +48,7 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-MOST_BYTES = 1 << 26  # that a captured pass keeps, weights included
+MOST_BYTES = 1 << 28  # that a captured pass keeps, weights included
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
@@ -76,25 +79,25 @@ class Captures:
         self._last: Hashable = None  # pass's key
         self._refused: Hashable = None  # pass's key that cannot be captured
         self._alike = self._attempts = 0
-        self.took = [0, 0]  # bytes that forward and backward were handed, the last time that neither was captured
 
-    def begin(self, plan: Plan, key: Hashable) -> Lease | None:
+    def begin(self, plan: Plan, key: Hashable, context: Context) -> Lease | None:
         """The captured pass, if it is this one, and nobody else's for now."""
         captured = self.captured
-        if captured is None or captured.key != key:
+        if captured is None or captured.key != key or captured.is_taken():
             return None
-        if not captured.snapshot.holds():
+        lease = Lease(plan, captured, context)
+        if not captured.snapshot.holds() or (context.keep and not captured.has_backward()):
             self.drop()
             return None
         self._alike = 0
-        return captured.lease(plan)
+        return lease
 
     def want(self, key: Hashable) -> bool:
         """Whether this pass, which has not begun, is to be captured."""
         if key != self._last:
             self._last, self._alike = key, 0
         self._alike += 1
-        if self._alike < ALIKE or self._attempts >= ATTEMPTS or key == self._refused or sum(self.took) > MOST_BYTES:
+        if self._alike < ALIKE or self._attempts >= ATTEMPTS or key == self._refused:
             return False
         return self.captured is None or self.captured.key != key
 
@@ -122,35 +125,37 @@ class Captured:
         methods = [(cls, name) for cls in set(map(type, layers)) for name in net._computes_with if hasattr(cls, name)]
         self.snapshot = Snapshot(map(vars, layers), methods)
         self.key, self.passes = key, 0
-        self._free = [True]
-        self._x = x.copy(order="K")
+        self.free = [True]  # the right to its next pass, while nobody has it
+        self.x = x.copy(order="K")
         self._forward = Capture(MOST_BYTES)
-        self._form: Hashable = None  # of the gradient to y that the captured backward takes
+        self._backward: Capture | None = None
 
     @property
     def nbytes(self) -> int:
         """What it keeps."""
-        return (self._forward if self._form is None else self._backward).nbytes
+        return self._forward.nbytes if self._backward is None else self._backward.nbytes
 
-    def lease(self, plan: Plan) -> Lease | None:
-        """The right to one pass, where nobody has it."""
+    def is_taken(self) -> bool:
+        """Whether somebody has the right to its next pass; if not, the caller has it from now on."""
         try:
-            self._free.pop()
+            self.free.pop()
         except IndexError:
-            return None
-        return Lease(plan, self, self._free)
+            return True
+        return False
+
+    def has_backward(self) -> bool:
+        return self._backward is not None
 
     def first_forward(self, forward: Forward) -> tuple[np.ndarray, Any, Capture]:
         """The output, what was saved, and how it was captured."""
         with self._forward:
-            y, saved = forward(self._x)
-        _, self._kept, *self._others = saved  # not the plan, which has the captured pass
+            y, saved = forward(self.x)
         self._y = Result(y)
         return y, saved, self._forward
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.passes += 1
-        np.copyto(self._x, x)
+        np.copyto(self.x, x)
         with blas_held:
             self._forward.replay()
         return self._y.copy()
@@ -158,52 +163,77 @@ class Captured:
     def y(self) -> np.ndarray:
         return self._y.copy()
 
-    def backward(self, plan: Plan, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients, bool]:
-        """The gradients; False where they cannot be captured."""
-        saved = plan, list(self._kept), *self._others
-        form = dy.shape, dy.strides, dy.dtype, need_dx
-        if self._form is None:
-            first, capture = dy.copy(order="K"), Capture(MOST_BYTES, self._forward)
-            with capture:
-                dx, gradients = backward(first, saved)
-            if capture.refused or not capture.noting:
-                return dx, gradients, not capture.refused
-            self._form, self._dy, self._backward = form, first, capture
-            self._dx = None if dx is None else Result(dx)
-            self._gradients = {name: Result(gradient) for name, gradient in gradients.items()}
-        elif form == self._form:
-            np.copyto(self._dy, dy)
-            with blas_held:
-                self._backward.replay()
-        else:
-            return *backward(dy, saved), True
+    def first_backward(self, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients, Capture]:
+        """The gradients, and how they were captured."""
+        self._dy, self._needs_dx = dy.copy(order="K"), need_dx
+        capture = Capture(MOST_BYTES, self._forward)
+        with capture:
+            dx, gradients = backward(self._dy)
+        self._dx = None if dx is None else Result(dx)
+        self._gradients = {name: Result(gradient) for name, gradient in gradients.items()}
+        self._backward = capture
+        return dx, gradients, capture
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, Gradients]:
+        assert self._backward is not None
+        np.copyto(self._dy, dy)
+        with blas_held:
+            self._backward.replay()
+        return self.gradients()
+
+    def gradients(self) -> tuple[Any, Gradients]:
         dx = None if self._dx is None else self._dx.copy()
-        return dx, {name: gradient.copy() for name, gradient in self._gradients.items()}, True
+        return dx, {name: gradient.copy() for name, gradient in self._gradients.items()}
+
+    def takes(self, dy: np.ndarray, need_dx: Any) -> bool:
+        """Whether its backward is the one that is asked for."""
+        like = self._dy
+        return bool(need_dx == self._needs_dx and dy.shape == like.shape and dy.dtype == like.dtype)
 
 
 class Lease:
-    """A captured pass under way, until its backward is done or this is dropped."""
+    """A captured pass under way, until its backward is done or this is dropped. saved: what the forward saved, where
+    it was the captured one itself."""
 
-    def __init__(self, plan: Plan, captured: Captured, free: list[bool]) -> None:
+    _lasts = True
+
+    def __init__(self, plan: Plan, captured: Captured, context: Context, saved: Any = None) -> None:
         self.captured = captured
-        self._plan, self._free = plan, free
+        self._plan, self._context, self._saved = plan, context, saved
 
-    def backward(self, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients]:
+    def backward(
+        self, net: Layer, dy: np.ndarray, need_dx: Any, forward: Callable[..., Any], backward: Callable[..., Any]
+    ) -> tuple[Any, Gradients]:
+        """The gradients; otherwise than captured by forward(plan, x, context) and backward(net, dy, saved, need_dx)."""
         if not self._lasts:
             raise ValueError("a training step's gradients can be asked for once")
-        dx, gradients, lasts = self.captured.backward(self._plan, backward, dy, need_dx)
-        if not lasts:
-            self._plan.captures.refuse(self.captured.key)
+        captured, captures = self.captured, self._plan.captures
+        if self._saved is not None:
+            saved, self._saved = self._saved, None
+            way = partial(backward, net, saved=saved, need_dx=need_dx)
+            dx, gradients, capture = captured.first_backward(way, dy, need_dx)
+            found = dx, gradients
+            if capture.refused:
+                captures.refuse(captured.key)
+            elif not capture.noting:
+                captures.drop()
+            else:
+                found = captured.gradients()
+        elif captured.takes(dy, need_dx):
+            found = captured.backward(dy)
+        else:
+            captures.drop()
+            saved = forward(self._plan, captured.x, replace(self._context, repeated=True))[1]
+            found = backward(net, dy, saved, need_dx)
         self.end()
-        return dx, gradients
+        return found
 
     def end(self) -> None:
         """Leave the captured pass to others."""
         if self._lasts:
             self._lasts = False
-            self._free.append(True)
+            self.captured.free.append(True)
 
-    _lasts = True
     __del__ = end
 
 
@@ -225,21 +255,27 @@ class Result:
         return copy if self._back is None else copy.transpose(self._back)
 
 
-def captured_forward(plan: Plan, net: Layer, key: Hashable, x: np.ndarray, forward: Forward) -> tuple[np.ndarray, Any]:
-    """forward(x), which is captured, if it can be: then a lease is what it saved."""
+def captured_forward(
+    plan: Plan, net: Layer, key: Hashable, x: np.ndarray, context: Context, forward: Callable[..., Any]
+) -> tuple[np.ndarray, Any]:
+    """forward(plan, x, context), which is captured, if it can be: then a lease is what it saved."""
     captures = plan.captures
     captures.drop()
     if not _are_served(plan.steps, x.dtype):
         captures.refuse(key)
-        return forward(x)
+        computed: tuple[np.ndarray, Any] = forward(plan, x, context)
+        return computed
     made = Captured(net, key, x)
-    y, saved, capture = made.first_forward(forward)
+    y, saved, capture = made.first_forward(partial(forward, plan, context=context))
     if capture.refused:
         captures.refuse(key)
     if capture.refused or not capture.noting:
         return y, saved
     captures.captured = made
-    return made.y(), made.lease(plan)
+    if not context.keep:
+        return made.y(), None
+    made.is_taken()
+    return made.y(), Lease(plan, made, context, saved)
 
 
 def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
