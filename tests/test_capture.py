@@ -6,7 +6,10 @@ import copy
 import gc
 import importlib
 import inspect
+import os
 import pkgutil
+import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -65,6 +68,7 @@ from fastconv.layers import (
 from fastconv.layers.base import Context, Layer
 from fastconv.machine.memory import allocate
 from fastconv.ops.norm.channels import synchronised
+from fastconv.ops.pool import maximum
 from fastconv.plan import capture as capturing
 from fastconv.plan.capture import ALIKE, CAPTURED, Lease
 
@@ -258,6 +262,49 @@ def test_all_of_them_are_tried():
     assert {type(make()).__name__ for make in LAYERS} == CAPTURED
 
 
+def forgetful() -> Sequential:
+    return Sequential(
+        Conv2d(1, 8, 3), ReLU(), Dropout2d(0.3), MaxPool2d(2), Dropout(0.25), Flatten(), Linear(8 * 169, 16), ReLU(),
+        Dropout(0.5), Linear(16, 5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["a generator", "the default one"])
+def test_dropout_draws_what_it_would(twins, given):
+    both = twins(forgetful())
+
+    def step(net: Sequential) -> Any:
+        fastconv.manual_seed(seed)
+        rng = np.random.default_rng(seed) if given else None
+        found = bytes_of(fastconv.value_and_grad(net, "cross_entropy", x, labels(2, seed), rng=rng))
+        return found, (rng or fastconv.random.default_generator()).integers(1 << 30)
+
+    for seed in range(ALIKE + 4):
+        x = images((2, 1, 28, 28), seed)
+        both.agree(step)
+    assert of(both.net).passes == 4
+
+
+def test_dropout_draws_again_what_another_backward_needs():
+    net = forgetful()
+    twin = copy.deepcopy(net)
+    for seed in range(3 * ALIKE):
+        found = []
+        for each, final in ((net, None), (twin, lambda *_: None)):
+            context = replace(Context.of_step(each, np.random.default_rng(seed)), final=final)
+            y, saved = each.forward(images((2, 1, 28, 28), seed), context)
+            dx, gradients = each.backward(np.ones_like(y), saved, seed % 4 == 3)
+            found.append((y.tobytes(), None if dx is None else dx.tobytes(), bytes_of((0, gradients))))
+        assert found[0] == found[1]
+
+
+def test_what_is_no_generator():
+    net = work(forgetful())
+    x, t = images((2, 1, 28, 28), 0), labels(2, 0)
+    with pytest.raises(TypeError, match="rng must be a numpy"):
+        fastconv.value_and_grad(net, "cross_entropy", x, t, rng=5)  # type: ignore[call-overload]
+
+
 def work(net: Sequential, passes: int = ALIKE + 1) -> Sequential:
     """A net with a captured pass."""
     for seed in range(passes):
@@ -341,7 +388,6 @@ def test_other_passes_are_computed_as_ever(twins, what):
 
 
 REFUSED: dict[str, Callable[[], Sequential]] = {
-    "dropout": lambda: Sequential(Flatten(), Dropout(0.5), Linear(784, 5)),
     "a fractional stride": lambda: Sequential(
         Conv2d(1, 2, 3, stride=Fraction(1, 2)), Flatten(), Linear(2 * 53 * 53, 5)
     ),
@@ -614,6 +660,189 @@ def test_a_large_one_makes_room_for_what_else_the_net_does(monkeypatch):
     work(net)
     fastconv.value_and_grad(net, "cross_entropy", x[:1], t[:1])
     assert of(net) is None
+
+
+def test_nets_share_what_captured_passes_may_keep(monkeypatch):
+    first = work(lenet())
+    monkeypatch.setattr(capturing, "MOST_BYTES", 2 * of(first).nbytes + 1)
+    second, third = work(lenet()), work(lenet())
+    assert [of(net) is not None for net in (first, second, third)] == [False, True, True]
+    fastconv.value_and_grad(second, "cross_entropy", images((2, 1, 28, 28), 0), labels(2, 0))
+    fourth = work(lenet())
+    assert [of(net) is not None for net in (second, third, fourth)] == [True, False, True]
+    capturing._drop_all()
+    assert [of(net) is not None for net in (second, third, fourth)] == [False] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["after", "before", "between"])
+def test_linear_of_more_axes_behind_and_before_convolutions(twins, name, dtype):
+    nets = {
+        "after": lambda: Sequential(Conv1d(3, 4, 3), Linear(8, 6), Flatten(), Linear(24, 5)),
+        "before": lambda: Sequential(Linear(10, 6), Conv1d(3, 4, 3), Flatten(), Linear(16, 5)),
+        "between": lambda: Sequential(
+            Conv1d(3, 4, 3), BatchNorm1d(4), Linear(8, 6), BatchNorm1d(4), ReLU(), Flatten(), Linear(24, 5)
+        ),
+    }
+    both = twins(nets[name]().astype(dtype))
+    for seed in range(ALIKE + 3):
+        for net in both:
+            for parameter in net.parameters().values():
+                parameter *= 1.1
+        both.step(images((4, 3, 10), seed, dtype), seed)
+    assert of(both.net).passes == 3
+    for net in both:
+        net.eval()
+    for seed in range(ALIKE + 2):
+        both.answer(images((4, 3, 10), seed, dtype))
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum", "of a part", "of the transposed"])
+def test_gradients_to_y_that_lie_otherwise(twins, loss):
+    losses: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda y: y.mean(),
+        "sum": lambda y: (y.sum(axis=1) * 0.5).sum(),
+        "of a part": lambda y: (y[:, ::2] * y[:, ::2]).sum(),
+        "of the transposed": lambda y: (y.T * np.arange(33, dtype=np.float32)).sum(),
+    }
+    both = twins(Sequential(Linear(300, 200)))
+    x = images((33, 300), 0)
+    found = []
+    for _ in range(ALIKE + 3):
+        both.agree(lambda net: bytes_of(fastconv.value_and_grad(net, losses[loss], x)))
+        found.append(bytes_of(fastconv.value_and_grad(both.net, losses[loss], x)))
+    assert found == found[:1] * len(found)
+
+
+def test_an_empty_batch(twins):
+    make = Sequential(Conv2d(32, 128, 3, padding=1), AdaptiveAvgPool2d(1), Flatten(), Linear(128, 288))
+    make[3].weight = np.asfortranarray(make[3].weight)
+    make.freeze("3.weight")
+    both = twins(make)
+    dy = np.ones((0, 288), np.float32)
+
+    def step(net: Sequential) -> Any:
+        y, saved = net.forward(np.ones((0, 32, 6, 6), np.float32), Context.of_step(net))
+        return y.shape, bytes_of((0, net.backward(dy, saved, False)[1]))
+
+    for _ in range(ALIKE + 3):
+        both.agree(step)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "i4", ">f4", "?"])
+def test_a_net_without_parameters_is_given_other_types(twins, dtype):
+    both = twins(Sequential(MaxPool2d(2), Residual(ReLU()), Concat(ReLU(), Tanh())))
+
+    def step(net: Sequential) -> Any:
+        y, saved = net.forward(x, Context.of_step(net))
+        return y.tobytes(), net.backward(np.ones_like(y), saved, True)[0].tobytes()
+
+    for seed in range(ALIKE + 3):
+        x = (images((2, 3, 8, 8), seed) * 3).astype(dtype)
+        both.agree(step)
+
+
+def test_a_pass_that_threads_capture_at_once_is_each_ones_own():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(10):
+            net = Sequential(Conv2d(3, 16, 3), ReLU()).eval()
+            inputs = [images((4, 3, 24, 24), seed) for seed in range(5)]
+            expected = [copy.deepcopy(net)(x).tobytes() for x in inputs]
+            wrong: list[int] = []
+
+            def run(place: int, net: Any, x: np.ndarray, right: bytes, wrong: list[int]) -> None:
+                wrong += [place for _ in range(6) if net(x).tobytes() != right]
+
+            threads = [
+                threading.Thread(target=run, args=(place, net, x, right, wrong))
+                for place, (x, right) in enumerate(zip(inputs, expected, strict=True))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not wrong
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_what_a_signals_handler_computes_is_no_part_of_the_pass(monkeypatch):
+    """Nor what `__del__` does: Python runs both between two lines of the pass."""
+    net, other = lenet(), images((2, 3, 64, 64), 5)
+    kept: list[np.ndarray] = []
+    cut = maximum.cut_pixels
+
+    def interrupted(*given: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return cut(*given)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: kept.append(functional.silu(other)))
+    monkeypatch.setattr(maximum, "cut_pixels", interrupted)
+    try:
+        for seed in range(2 * ALIKE):
+            fastconv.value_and_grad(net, "cross_entropy", images((2, 1, 28, 28), seed), labels(2, seed))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(kept) >= 2 * ALIKE
+    assert all(each.tobytes() == kept[0].tobytes() for each in kept)
+    assert of(net) is None
+
+
+def test_options_that_can_be_written_to(twins):
+    both = twins(Sequential(Conv2d(1, 4, 3), BatchNorm2d(4, momentum=np.array(0.1)), Flatten(), Linear(2704, 5)))
+    for seed in range(ALIKE + 3):
+        if seed == ALIKE + 1:
+            for net in both:
+                net[1].momentum[...] = 0.9
+        both.step(images((2, 1, 28, 28), seed), seed)
+
+
+@pytest.mark.parametrize("when", [1, ALIKE + 1])
+@pytest.mark.parametrize("method", ["arrays", "wanted", "relu_forward"])
+def test_other_methods_that_are_put_in_place(twins, monkeypatch, method, when):
+    both = twins(Sequential(Conv2d(1, 4, 3), ReLU(), Flatten(), Linear(2704, 5)))
+    own = getattr(Conv2d, method)
+
+    def other(layer: Any, *given: Any) -> Any:
+        found = own(layer, *given)
+        if method == "arrays":
+            return found[0] * 2, found[1]
+        return [False, True] if method == "wanted" else (np.tanh(found[0]), found[1])
+
+    for seed in range(ALIKE + 4):
+        if seed == when:
+            monkeypatch.setattr(Conv2d, method, other)
+        both.step(images((2, 1, 28, 28), seed), seed)
+
+
+def test_a_layer_that_becomes_another():
+    net = work(lenet())
+    twin = copy.deepcopy(net)
+    x = images((2, 1, 28, 28), 0)
+    net(x), net(x), net(x), net(x)
+    for each in (net, twin):
+        each[1].__class__ = Tanh
+        each[1]._options = Tanh()._options
+    assert net(x).tobytes() == twin(x).tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_captures_passes_of_its_own():
+    capture = Capture(1 << 20)
+    note = Kernel(np.copyto)
+    y = np.zeros(3)
+    with capture:
+        note(y, 1)
+        pid = os.fork()
+        if not pid:
+            inside = Capture(1 << 20)
+            with inside:
+                note(y, 2)
+            os._exit(0 if inside.noting and not inside.refused and capture.refused else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not capture.refused
 
 
 def test_training_is_what_it_is_without(twins):

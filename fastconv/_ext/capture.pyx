@@ -114,6 +114,14 @@ cdef class Capture:
         return 0
 
 
+def forget():
+    """In a forked child: no pass is under way that other threads captured, and none of this one is whole."""
+    global under_way
+    if under_way is not None:
+        under_way.give_up()
+    under_way = None
+
+
 def refuse():
     """What this thread does is more than kernel calls, or others for other elements: it cannot be captured."""
     if under_way is not None and under_way.thread == PyThread_get_thread_ident():

@@ -28,16 +28,17 @@ cdef struct Dropout:
 
 @Kernel
 def dropout(
-    const floating[:, :, ::1] x, floating[:, :, ::1] y, uint64_t key, uint64_t threshold, double scale, int num_threads
+    const floating[:, :, ::1] x, floating[:, :, ::1] y, const uint64_t[::1] key, uint64_t threshold, double scale,
+    int num_threads
 ):
-    """y = x * scale where the element's 32 random bits are at least `threshold`, else x * 0.
+    """y = x * scale where the element's 32 random bits, by a key (1,), are at least `threshold`, else x * 0.
 
     x is (images, pixels, channels) in memory; element (n, p, c) has the index (n * channels + c) * pixels + p.
     """
     cdef Py_ssize_t pixels = x.shape[1], channels = x.shape[2]
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, RUN // channels)
     cdef Py_ssize_t blocks = (pixels + block - 1) // block
-    cdef Dropout c = Dropout(&x[0, 0, 0], pixels, channels, block, blocks, key, threshold, scale)
+    cdef Dropout c = Dropout(&x[0, 0, 0], pixels, channels, block, blocks, key[0], threshold, scale)
     run(<Task> dropout_task[floating], &y[0, 0, 0], &c, x.shape[0] * blocks, num_threads)
 
 

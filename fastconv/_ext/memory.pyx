@@ -43,6 +43,8 @@ cdef size_t _open = 0, _most_open = 1  # of them in all threads at a time
 cdef size_t _before = 0  # bytes of the blocks in use when the present one began
 cdef size_t _touched = 0  # of those that serve it
 cdef size_t _widest = 0  # the most that served one
+
+cdef object _last_resort = None  # what gives memory back that can be had again
 cdef size_t _ceiling = 0  # of blocks in use and free ones together, as far as freeing those can do it; 0: none
 
 
@@ -276,6 +278,8 @@ cdef class Block:
         _touched += self.capacity
         self.address = pages_allocate(self.capacity)
         if self.address == NULL:
+            if _last_resort is not None:
+                _last_resort()
             trim()
             self.address = pages_allocate(self.capacity)
         if self.address == NULL:
@@ -324,6 +328,12 @@ cdef class Allocator:
         if nbytes < self.pooled:
             return empty(shape, dtype)
         return ndarray(shape, dtype, Block(<Py_ssize_t> nbytes))
+
+
+def set_last_resort(function):
+    """Call this before an allocation fails."""
+    global _last_resort
+    _last_resort = function
 
 
 def trim():

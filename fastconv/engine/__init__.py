@@ -152,7 +152,7 @@ class Convolution:
         """dw (K, r0, r1, r2, C / groups); db (K,), which only may be given where the plan takes "sums", is filled."""
         dw = allocate(op, self.problem.w_shape, dy.dtype)
         if not x.size or not dy.size:
-            dw[...] = 0
+            copy_into(dw, 0)
             return dw
         chosen = self._plans["gradient_weights", get_workspace_limit()]
         if self.exact:

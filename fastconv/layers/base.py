@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastconv import random, tape
+from fastconv._ext.capture import refuse
 from fastconv.arrays import FLOATS, as_array, as_floats
 from fastconv.autograd import Pullback, as_gradient
 from fastconv.errors import ShapeError, integer, listing, nearest
@@ -135,8 +136,12 @@ class Layer:
     _frozen: set[str]  # parameters that are not trained
     _frozen_whole: bool = False  # and buffers that are kept
     _arguments: dict[str, Any]
+    _computing: ClassVar[Callable[[Any], tuple[Any, ...]]]  # the methods of a class or a layer that compute
     _methods: ClassVar[tuple[Any, ...]]
-    _computes_with: ClassVar = frozenset(("forward", "backward", "flow", "children", "options"))
+    _computes_with: ClassVar = (
+        "forward", "backward", "flow", "children", "options", "arrays", "wanted", "saved", "relu_forward",
+        "relu_backward", "normed_forward", "coefficients", "windows",
+    )  # fmt: skip
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments: they are the layer's configuration."""
@@ -169,20 +174,18 @@ class Layer:
         cls.__signature__ = constructor.replace(parameters=list(constructor.parameters.values())[1:])
         if cls.__module__.startswith("fastconv.") and cls.__module__ != __name__ and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
-            cls._methods = cls._computing()
-
-    @classmethod
-    def _computing(cls) -> tuple[Any, ...]:
-        return cls.forward, cls.backward, cls.flow, cls.children, getattr(cls, "options", None)
+            names = [name for name in cls._computes_with if hasattr(cls, name)]
+            cls._computing = staticmethod(operator.attrgetter(*names))
+            cls._methods = cls._computing(cls)
 
     @classmethod
     def is_plain_class(cls) -> bool:
         """Whether the class is fastconv's own, and computes as it was written."""
-        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing()
+        return LAYERS.get(cls.__name__) is cls and cls._methods == cls._computing(cls)
 
     def has_own_methods(self) -> bool:
         """Whether this very layer was given methods."""
-        return not self._computes_with.isdisjoint(self.__dict__)
+        return not self.__dict__.keys().isdisjoint(self._computes_with)
 
     def is_plain(self) -> bool:
         """Whether the layer computes as fastconv's class of its name does: with nobody's methods."""
@@ -229,6 +232,7 @@ class Layer:
 
         Inside of a loss (see `fastconv.value_and_grad`) it is recorded, in the mode of a training step.
         """
+        refuse()  # a pass that is being captured: a signal's handler, say, is none of it
         recording = tape.recording()
         if recording is not None or x.__class__ is tape.Value:
             value: np.ndarray = self._recorded(recording, (x,))

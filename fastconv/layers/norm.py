@@ -79,8 +79,16 @@ class _BatchNorm(OpLayer):
         else:
             result = super().forward(x, context)
         if self.num_batches_tracked is not None and context.is_training(self) and not context.repeated:
-            _add(self.num_batches_tracked, 1, self.num_batches_tracked)  # last: not where the operation raises
+            self._count()  # last: not where the operation raises
         return result
+
+    def _count(self) -> None:
+        tracked: Any = self.num_batches_tracked
+        if isinstance(tracked, np.ndarray):
+            _add(tracked, 1, tracked)
+        else:
+            refuse()
+            self.num_batches_tracked = tracked + 1
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """In inference y = x * factor + shift, one of each a channel, in float64."""

@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -50,11 +50,24 @@ def get_workspace_limit() -> int:
     return _limit
 
 
+_givers: list[Callable[[], None]] = []
+
+
+def on_shortage(give_back: Callable[[], None]) -> None:
+    """Have this called before memory is refused: it gives back what can be had again."""
+    _givers.append(give_back)
+    memory.set_last_resort(give_back)
+
+
 def require(op: str, nbytes: int) -> None:
     """Raise MemoryError when `nbytes` bytes are more than this process may still use; its cached blocks it may."""
     if nbytes <= max(UNCHECKED, memory.cached()):
         return
     available = available_bytes()
+    if nbytes > available:
+        for give_back in _givers:
+            give_back()
+        available = available_bytes()
     if nbytes > available:
         raise MemoryError(f"{op}: needs {nbytes:,} bytes of memory, this process may use {available:,}")
 

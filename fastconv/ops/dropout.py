@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import dropout as kernels
-from fastconv._ext.capture import refuse
+from fastconv._ext.capture import Kernel
 from fastconv.arrays import as_floats, contiguous, copy_into
 from fastconv.machine.memory import allocate
 from fastconv.machine.threads import threads_for
@@ -33,7 +33,7 @@ GAMMA = 0x9E3779B97F4A7C15
 class Mask(NamedTuple):
     """A mask as numbers: the key, the 32-bit threshold below which elements are zeroed, the factor of the others."""
 
-    key: int
+    key: np.ndarray  # (1,) uint64
     threshold: int
     scale: float
 
@@ -46,8 +46,14 @@ def prepare(x: Any, p: Any, training: Any, rng: Any) -> tuple[np.ndarray, Mask |
         return x, None
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"dropout: rng must be a numpy.random.Generator, got {type(rng).__name__}")
-    key = (int(rng.integers(0, 1 << 64, dtype=np.uint64)) + part_drawn(x.size) * GAMMA) % (1 << 64)
+    key = np.empty(1, np.uint64)
+    draw(rng, x.size, key)
     return x, Mask(key, round(p * (1 << 32)), 0.0 if p == 1 else 1 / (1 - p))
+
+
+@Kernel
+def draw(rng: np.random.Generator, elements: int, key: np.ndarray) -> None:
+    key[0] = (int(rng.integers(0, 1 << 64, dtype=np.uint64)) + part_drawn(elements) * GAMMA) % (1 << 64)
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -67,10 +73,10 @@ def reference_backward(dy: np.ndarray, saved: Any, needs: tuple[bool, ...]) -> t
 def naive_mask(mask: Mask | None, size: int) -> list[float]:
     if mask is None:
         return [1.0] * size
-    word = (1 << 64) - 1
+    key, word = int(mask.key[0]), (1 << 64) - 1
     factors = []
     for index in range(size):
-        z = (mask.key + index * GAMMA) & word
+        z = (key + index * GAMMA) & word
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
         bits = (z ^ (z >> 31)) >> 32
@@ -102,7 +108,6 @@ def multiply(x: np.ndarray, mask: Mask | None) -> np.ndarray:
     if mask is None:
         copy_into(y, moved)
     elif y.size:
-        refuse()
         shape = (1, y.size, 1) if order is None else (x.shape[0], pixels, x.shape[1])
         kernels.dropout(moved.reshape(shape), y.reshape(shape), *mask, threads_for(4 * y.nbytes))
     return restored(y, order)

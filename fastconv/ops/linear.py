@@ -81,8 +81,13 @@ shape_of_y = memoised("x", "w", "b")(rule)
 
 def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
     x, w, b, shape = shape_of_y("linear", x, w, b)
-    y = product("linear", x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w.T, b)
+    y = product("linear", rows(x), w.T, b)
     return y if x.ndim == 2 else y.reshape(shape), (x, w, b is not None)
+
+
+def rows(x: np.ndarray) -> np.ndarray:
+    """x (..., F) as a matrix."""
+    return x if x.ndim == 2 else contiguous("linear", x).reshape(-1, x.shape[-1])
 
 
 def saved(x: Any, w: Any, b: Any) -> Saved:
@@ -96,10 +101,7 @@ def backward(dy: np.ndarray, saved: Saved, needs: tuple[bool, ...]) -> Gradients
     dx: np.ndarray | None = None
     dw: np.ndarray | None = None
     db: np.ndarray | None = None
-    if x.ndim == 2:
-        dy_rows, x_rows = dy, x
-    else:
-        dy_rows, x_rows = dy.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
+    dy_rows, x_rows = rows(dy), rows(x)
     if needs[0]:
         dx = product("linear", dy_rows, w)  # y = x @ w.T
         dx = dx if x.ndim == 2 else dx.reshape(x.shape)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fastconv import tape
+from fastconv._ext.capture import refuse
 
 __all__ = ["FUNCTIONS", "OPS", "Backward", "Forward", "Gradients", "Op", "add", "bound", "face", "register", "reserve"]
 
@@ -80,6 +81,7 @@ def bound(declared: Function, forward: Forward, backward: Backward) -> Function:
 
     @functools.wraps(declared)
     def function(*arrays: Any, **options: Any) -> Any:
+        refuse()  # a pass that is being captured: a signal's handler, say, is none of it
         try:
             return forward(*arrays, **options)[0]
         except TypeError:

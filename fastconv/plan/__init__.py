@@ -146,12 +146,13 @@ def plan_of(net: Layer, fusing: bool = FUSING, keep: bool = True) -> Plan:
 
 def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     """The output of a container, and what the backward needs."""
+    refuse()  # of a pass that is being captured: this is none of its kernels
     key = key_of(x, context) if FUSING else None
     plans = getattr(net, "_plans", {})
     if key is not None and (known := plans.get((FUSING, context.keep))) is not None:
         lease = known.captures.begin(known, key, context)
         if lease is not None:
-            return lease.captured.forward(x), lease if context.keep else None
+            return lease.captured.forward(x, context), lease if context.keep else None
     for each in tuple(plans.values()):
         each.captures.make_room()
     plan = plan_of(net, keep=context.keep)

@@ -14,22 +14,28 @@ it asks to `refuse`. That holds for the layers in CAPTURED.
 
 from __future__ import annotations
 
+import itertools
+import os
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
-from fastconv._ext.capture import Capture, Snapshot
+from fastconv._ext.capture import Capture, Snapshot, forget
+from fastconv.arrays import FLOATS
 from fastconv.engine.precision import get_precision
 from fastconv.engine.trace import is_listening
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import POOLED, allocate, get_workspace_limit
+from fastconv.machine.memory import POOLED, allocate, get_workspace_limit, on_shortage
 from fastconv.machine.threads import get_num_threads
 from fastconv.ops.common import layout_of
 from fastconv.ops.norm.channels import is_synchronised
 from fastconv.ops.registry import FUNCTIONS
+from fastconv.plan.limits import Draws
 from fastconv.plan.steps import Add, Concat, Enter, LayerStep, Step
 
 if TYPE_CHECKING:
@@ -58,17 +64,33 @@ def key_of(x: Any, context: Context) -> Hashable:
     """What tells a pass from others, the net's layers apart; None for one that is not captured."""
     if (
         type(x) is not np.ndarray
+        or x.dtype not in FLOATS
+        or not x.flags.aligned
         or x.nbytes > MOST_BYTES
         or not (context.once or not context.keep)
         or context.snapshot
         or context.repeated
         or context.limit is not None
         or context.final is not None
+        or not (context.rng is None or isinstance(context.rng, np.random.Generator))
         or is_listening()
         or is_synchronised()
     ):
         return None
     return x.shape, x.strides, x.dtype, context.training, get_num_threads(), get_precision(), get_workspace_limit()
+
+
+_everywhere: weakref.WeakSet[Captures] = weakref.WeakSet()  # those that have had a captured pass
+_clock = itertools.count()
+
+
+def _drop_all() -> None:
+    for each in tuple(_everywhere):
+        each.drop()
+
+
+os.register_at_fork(after_in_child=forget)
+on_shortage(_drop_all)
 
 
 class Captures:
@@ -79,6 +101,7 @@ class Captures:
         self._last: Hashable = None  # pass's key
         self._refused: Hashable = None  # pass's key that cannot be captured
         self._alike = self._attempts = 0
+        self.used = next(_clock)
 
     def begin(self, plan: Plan, key: Hashable, context: Context) -> Lease | None:
         """The captured pass, if it is this one, and nobody else's for now."""
@@ -90,6 +113,7 @@ class Captures:
             self.drop()
             return None
         self._alike = 0
+        self.used = next(_clock)
         return lease
 
     def want(self, key: Hashable) -> bool:
@@ -101,9 +125,26 @@ class Captures:
             return False
         return self.captured is None or self.captured.key != key
 
+    def keep(self, captured: Captured) -> None:
+        """Have this one; of all in the process those go that were used longest ago, until they are not too large."""
+        self.captured = captured
+        _everywhere.add(self)
+        others = [each for each in tuple(_everywhere) if each is not self and each.captured is not None]
+        others.sort(key=lambda each: each.used)
+        total = captured.nbytes + sum(each.nbytes for each in others)
+        for each in others:
+            if total > MOST_BYTES:
+                total -= each.nbytes
+                each.drop()
+
+    @property
+    def nbytes(self) -> int:
+        """What the captured pass keeps."""
+        return 0 if self.captured is None else self.captured.nbytes
+
     def make_room(self) -> None:
         """Drop a captured pass that keeps much: the net does something else."""
-        if self.captured is not None and self.captured.nbytes > FEW_BYTES:
+        if self.nbytes > FEW_BYTES:
             self.drop()
 
     def drop(self) -> None:
@@ -121,12 +162,15 @@ class Captured:
     """A pass: its forward and, once there was one, its backward."""
 
     def __init__(self, net: Layer, key: Hashable, x: np.ndarray) -> None:
+        """x is kept."""
         layers = list({id(layer): layer for _, layer in net.walk()}.values())
         methods = [(cls, name) for cls in set(map(type, layers)) for name in net._computes_with if hasattr(cls, name)]
-        self.snapshot = Snapshot(map(vars, layers), methods)
+        classes = [(layer, "__class__") for layer in layers if layer is not net]  # which holds the plan that holds this
+        self.snapshot = Snapshot(map(vars, layers), methods + classes)
         self.key, self.passes = key, 0
-        self.free = [True]  # the right to its next pass, while nobody has it
-        self.x = x.copy(order="K")
+        self.free: list[bool] = []  # the right to its next pass, while nobody has it
+        self.x = x
+        self.draws = Draws(None)
         self._forward = Capture(MOST_BYTES)
         self._backward: Capture | None = None
 
@@ -153,9 +197,10 @@ class Captured:
         self._y = Result(y)
         return y, saved, self._forward
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def forward(self, x: np.ndarray, context: Context) -> np.ndarray:
         self.passes += 1
         np.copyto(self.x, x)
+        self.draws.begin(context)
         with blas_held:
             self._forward.replay()
         return self._y.copy()
@@ -164,8 +209,8 @@ class Captured:
         return self._y.copy()
 
     def first_backward(self, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients, Capture]:
-        """The gradients, and how they were captured."""
-        self._dy, self._needs_dx = dy.copy(order="K"), need_dx
+        """The gradients, and how they were captured; dy is kept."""
+        self._dy, self._needs_dx = dy, need_dx
         capture = Capture(MOST_BYTES, self._forward)
         with capture:
             dx, gradients = backward(self._dy)
@@ -188,7 +233,8 @@ class Captured:
     def takes(self, dy: np.ndarray, need_dx: Any) -> bool:
         """Whether its backward is the one that is asked for."""
         like = self._dy
-        return bool(need_dx == self._needs_dx and dy.shape == like.shape and dy.dtype == like.dtype)
+        same = dy.shape == like.shape and dy.strides == like.strides and dy.dtype == like.dtype
+        return bool(same and need_dx == self._needs_dx)
 
 
 class Lease:
@@ -207,11 +253,25 @@ class Lease:
         """The gradients; otherwise than captured by forward(plan, x, context) and backward(net, dy, saved, need_dx)."""
         if not self._lasts:
             raise ValueError("a training step's gradients can be asked for once")
+        try:
+            return self._backward(net, dy, need_dx, forward, backward)
+        finally:
+            self.end()
+
+    def _backward(
+        self, net: Layer, dy: np.ndarray, need_dx: Any, forward: Callable[..., Any], backward: Callable[..., Any]
+    ) -> tuple[Any, Gradients]:
         captured, captures = self.captured, self._plan.captures
         if self._saved is not None:
             saved, self._saved = self._saved, None
+            own = twin(dy)
+            found: tuple[Any, Gradients]
+            if own is None:
+                captures.refuse(captured.key)
+                found = backward(net, dy, saved, need_dx)
+                return found
             way = partial(backward, net, saved=saved, need_dx=need_dx)
-            dx, gradients, capture = captured.first_backward(way, dy, need_dx)
+            dx, gradients, capture = captured.first_backward(way, own, need_dx)
             found = dx, gradients
             if capture.refused:
                 captures.refuse(captured.key)
@@ -223,9 +283,9 @@ class Lease:
             found = captured.backward(dy)
         else:
             captures.drop()
-            saved = forward(self._plan, captured.x, replace(self._context, repeated=True))[1]
+            context = replace(self._context, repeated=True, rng=captured.draws.again())
+            saved = forward(self._plan, captured.x, context)[1]
             found = backward(net, dy, saved, need_dx)
-        self.end()
         return found
 
     def end(self) -> None:
@@ -235,6 +295,22 @@ class Lease:
             self.captured.free.append(True)
 
     __del__ = end
+
+
+def twin(array: np.ndarray) -> np.ndarray | None:
+    """An array that lies in memory of its own as another one does, with its gaps and repeats, and holds the same; None
+    where its gaps are too large, or there is no memory."""
+    begin, end = byte_bounds(array)
+    if end - begin > 4 * array.nbytes + POOLED:
+        return None
+    try:
+        room = np.empty(end - begin, np.uint8)
+    except MemoryError:
+        return None
+    at = array.__array_interface__["data"][0] - begin
+    same: np.ndarray = np.ndarray(array.shape, array.dtype, room, at, array.strides)
+    np.copyto(same, array)
+    return same
 
 
 class Result:
@@ -261,21 +337,23 @@ def captured_forward(
     """forward(plan, x, context), which is captured, if it can be: then a lease is what it saved."""
     captures = plan.captures
     captures.drop()
-    if not _are_served(plan.steps, x.dtype):
+    own = twin(x) if _are_served(plan.steps, x.dtype) else None
+    if own is None:
         captures.refuse(key)
         computed: tuple[np.ndarray, Any] = forward(plan, x, context)
         return computed
-    made = Captured(net, key, x)
-    y, saved, capture = made.first_forward(partial(forward, plan, context=context))
+    made = Captured(net, key, own)
+    made.draws.begin(context)
+    way = partial(forward, plan, context=replace(context, rng=made.draws))
+    y, saved, capture = made.first_forward(way)
     if capture.refused:
         captures.refuse(key)
     if capture.refused or not capture.noting:
         return y, saved
-    captures.captured = made
-    if not context.keep:
-        return made.y(), None
-    made.is_taken()
-    return made.y(), Lease(plan, made, context, saved)
+    lease = Lease(plan, made, context, saved)
+    y = made.y()
+    captures.keep(made)
+    return y, lease if context.keep else None
 
 
 def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
@@ -290,6 +368,9 @@ def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
                 return False
             if not all(_is_read_as_it_is(getattr(layer, name), dtype) for name in layer.positional):
                 return False
+            own = {*layer.positional, *layer.buffer_names}
+            if any(isinstance(value, np.ndarray) and name not in own for name, value in vars(layer).items()):
+                return False  # an option that can be written to
         elif not isinstance(step, Add | Concat | Enter):
             return False
     return True

@@ -128,6 +128,11 @@ class Draws(np.random.Generator):
         self.drawn.append(self.context.generator.integers(*args, **kwargs))
         return self.drawn[-1]
 
+    def begin(self, context: Context) -> None:
+        """Another pass."""
+        self.context = context
+        self.drawn.clear()
+
     def again(self) -> Draws:
         return Draws(None, self.drawn)
 
