@@ -667,11 +667,39 @@ def test_nets_share_what_captured_passes_may_keep(monkeypatch):
     monkeypatch.setattr(capturing, "MOST_BYTES", 2 * of(first).nbytes + 1)
     second, third = work(lenet()), work(lenet())
     assert [of(net) is not None for net in (first, second, third)] == [False, True, True]
-    fastconv.value_and_grad(second, "cross_entropy", images((2, 1, 28, 28), 0), labels(2, 0))
+    del third
     fourth = work(lenet())
-    assert [of(net) is not None for net in (second, third, fourth)] == [True, False, True]
-    capturing._drop_all()
-    assert [of(net) is not None for net in (second, third, fourth)] == [False] * 3
+    assert [of(net) is not None for net in (second, fourth)] == [True, True]
+    capturing._ledger.drop_all()
+    assert [of(net) is not None for net in (second, fourth)] == [False, False]
+    assert capturing._ledger._total == 0
+
+
+def test_nets_that_come_and_go_in_threads_and_handlers():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kept = []
+            for _ in range(40):
+                kept.append(Sequential(Linear(4, 3)))
+                for _ in range(4):
+                    kept[-1](np.ones((2, 4), np.float32))
+                capturing._ledger.drop_all()
+        except BaseException as error:
+            raised.append(error)
+
+    try:
+        threads = [threading.Thread(target=run) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not raised
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -815,6 +843,44 @@ def test_other_methods_that_are_put_in_place(twins, monkeypatch, method, when):
         if seed == when:
             monkeypatch.setattr(Conv2d, method, other)
         both.step(images((2, 1, 28, 28), seed), seed)
+
+
+def test_options_that_are_numbers_of_ones_own(twins):
+    class Number:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def __float__(self) -> float:
+            return self.value
+
+    slopes = []
+
+    def made() -> Sequential:
+        slopes.append(Number(0.1))
+        return Sequential(Linear(4, 5, rng=0), LeakyReLU(slopes[-1]))  # type: ignore[arg-type]
+
+    net, other = made(), made()
+    for seed in range(ALIKE + 3):
+        for slope in slopes:
+            slope.value = 0.1 + seed // 4
+        x = images((3, 4), seed)
+        assert net(x).tobytes() == copy.copy(other).forward(x, Context(snapshot=True))[0].tobytes()
+
+
+def test_a_net_that_becomes_another():
+    class Back(Sequential):
+        def flow(self, x: Any, apply: Any, join: Any) -> Any:
+            for name, layer in reversed(self._layers.items()):
+                x = apply(name, layer, x)
+            return x
+
+    net = Sequential(Linear(4, 4), Tanh(), Linear(4, 4))
+    x = images((3, 4), 0)
+    for _ in range(ALIKE + 1):
+        first = net(x)
+    net.__class__ = Back
+    assert net(x).tobytes() != first.tobytes()
+    assert net(x).tobytes() == net[0](net[1](net[2](x))).tobytes()
 
 
 def test_a_layer_that_becomes_another():

@@ -150,7 +150,7 @@ def forward(net: Layer, x: Any, context: Context) -> tuple[Any, Any]:
     key = key_of(x, context) if FUSING else None
     plans = getattr(net, "_plans", {})
     if key is not None and (known := plans.get((FUSING, context.keep))) is not None:
-        lease = known.captures.begin(known, key, context)
+        lease = known.captures.begin(net, known, key, context)
         if lease is not None:
             return lease.captured.forward(x, context), lease if context.keep else None
     for each in tuple(plans.values()):

@@ -14,11 +14,12 @@ it asks to `refuse`. That holds for the layers in CAPTURED.
 
 from __future__ import annotations
 
-import itertools
 import os
+import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +81,49 @@ def key_of(x: Any, context: Context) -> Hashable:
     return x.shape, x.strides, x.dtype, context.training, get_num_threads(), get_precision(), get_workspace_limit()
 
 
-_everywhere: weakref.WeakSet[Captures] = weakref.WeakSet()  # those that have had a captured pass
-_clock = itertools.count()
+class _Ledger:
+    """Who has a captured pass, and of how many bytes: too many in all, and those go that were captured first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal's handler may come in between
+        self._entries: dict[int, tuple[weakref.ref[Captures], int]] = {}
+        self._total = 0
+
+    def enter(self, captures: Captures, nbytes: int) -> None:
+        key = id(captures)
+        with self._lock:
+            self.leave(key)
+            self._entries[key] = weakref.ref(captures, lambda _: self.leave(key)), nbytes
+            self._total += nbytes
+            while self._total > MOST_BYTES and len(self._entries) > 1:
+                self._drop(next(iter(self._entries)))
+
+    def leave(self, key: int) -> None:
+        with self._lock:
+            _, nbytes = self._entries.pop(key, (None, 0))
+            self._total -= nbytes
+
+    def _drop(self, key: int) -> None:
+        captures = self._entries[key][0]()
+        self.leave(key)
+        if captures is not None:
+            captures.drop()
+
+    def drop_all(self) -> None:
+        for key in tuple(self._entries):
+            with self._lock:
+                if key in self._entries:
+                    self._drop(key)
+
+    def after_fork(self) -> None:
+        """In the child: nobody has the lock."""
+        self._lock = threading.RLock()
+        forget()
 
 
-def _drop_all() -> None:
-    for each in tuple(_everywhere):
-        each.drop()
-
-
-os.register_at_fork(after_in_child=forget)
-on_shortage(_drop_all)
+_ledger = _Ledger()
+os.register_at_fork(after_in_child=_ledger.after_fork)
+on_shortage(_ledger.drop_all)
 
 
 class Captures:
@@ -101,19 +134,21 @@ class Captures:
         self._last: Hashable = None  # pass's key
         self._refused: Hashable = None  # pass's key that cannot be captured
         self._alike = self._attempts = 0
-        self.used = next(_clock)
 
-    def begin(self, plan: Plan, key: Hashable, context: Context) -> Lease | None:
+    def begin(self, net: Layer, plan: Plan, key: Hashable, context: Context) -> Lease | None:
         """The captured pass, if it is this one, and nobody else's for now."""
         captured = self.captured
         if captured is None or captured.key != key or captured.is_taken():
             return None
         lease = Lease(plan, captured, context)
-        if not captured.snapshot.holds() or (context.keep and not captured.has_backward()):
+        if (
+            type(net) is not captured.of
+            or not captured.snapshot.holds()
+            or (context.keep and not captured.has_backward())
+        ):
             self.drop()
             return None
         self._alike = 0
-        self.used = next(_clock)
         return lease
 
     def want(self, key: Hashable) -> bool:
@@ -126,25 +161,13 @@ class Captures:
         return self.captured is None or self.captured.key != key
 
     def keep(self, captured: Captured) -> None:
-        """Have this one; of all in the process those go that were used longest ago, until they are not too large."""
+        """Have this one."""
         self.captured = captured
-        _everywhere.add(self)
-        others = [each for each in tuple(_everywhere) if each is not self and each.captured is not None]
-        others.sort(key=lambda each: each.used)
-        total = captured.nbytes + sum(each.nbytes for each in others)
-        for each in others:
-            if total > MOST_BYTES:
-                total -= each.nbytes
-                each.drop()
-
-    @property
-    def nbytes(self) -> int:
-        """What the captured pass keeps."""
-        return 0 if self.captured is None else self.captured.nbytes
+        _ledger.enter(self, captured.nbytes)
 
     def make_room(self) -> None:
         """Drop a captured pass that keeps much: the net does something else."""
-        if self.nbytes > FEW_BYTES:
+        if self.captured is not None and self.captured.nbytes > FEW_BYTES:
             self.drop()
 
     def drop(self) -> None:
@@ -152,10 +175,12 @@ class Captures:
         if self.captured is not None:
             self._attempts = self._attempts + 1 if self.captured.passes < LASTING else 0
         self.captured, self._alike = None, 0
+        _ledger.leave(id(self))
 
     def refuse(self, key: Hashable) -> None:
         """Do not try to capture this pass again."""
         self.captured, self._refused = None, key
+        _ledger.leave(id(self))
 
 
 class Captured:
@@ -166,7 +191,7 @@ class Captured:
         layers = list({id(layer): layer for _, layer in net.walk()}.values())
         methods = [(cls, name) for cls in set(map(type, layers)) for name in net._computes_with if hasattr(cls, name)]
         classes = [(layer, "__class__") for layer in layers if layer is not net]  # which holds the plan that holds this
-        self.snapshot = Snapshot(map(vars, layers), methods + classes)
+        self.snapshot, self.of = Snapshot(map(vars, layers), methods + classes), type(net)
         self.key, self.passes = key, 0
         self.free: list[bool] = []  # the right to its next pass, while nobody has it
         self.x = x
@@ -279,6 +304,8 @@ class Lease:
                 captures.drop()
             else:
                 found = captured.gradients()
+                if captures.captured is captured:
+                    captures.keep(captured)
         elif captured.takes(dy, need_dx):
             found = captured.backward(dy)
         else:
@@ -368,12 +395,21 @@ def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
                 return False
             if not all(_is_read_as_it_is(getattr(layer, name), dtype) for name in layer.positional):
                 return False
-            own = {*layer.positional, *layer.buffer_names}
-            if any(isinstance(value, np.ndarray) and name not in own for name, value in vars(layer).items()):
-                return False  # an option that can be written to
+            own = {*layer.positional, *layer.buffer_names, "_arguments", "_frozen"}
+            if not all(name in own or _is_plain(value) for name, value in vars(layer).items()):
+                return False
         elif not isinstance(step, Add | Concat | Enter):
             return False
     return True
+
+
+def _is_plain(option: Any) -> bool:
+    """Whether it cannot become another value while it is the same object."""
+    if isinstance(option, Mapping):
+        return all(map(_is_plain, option.values()))
+    if type(option) in (tuple, list):  # a list is the layer's own
+        return all(map(_is_plain, option))
+    return option is None or type(option) in (bool, int, float, str, Fraction)
 
 
 def _is_read_as_it_is(array: Any, dtype: np.dtype) -> bool:
