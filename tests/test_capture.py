@@ -663,15 +663,20 @@ def test_a_large_one_makes_room_for_what_else_the_net_does(monkeypatch):
 
 
 def test_nets_share_what_captured_passes_may_keep(monkeypatch):
+    """Those in use keep it, those that nobody uses give way."""
     first = work(lenet())
     monkeypatch.setattr(capturing, "MOST_BYTES", 2 * of(first).nbytes + 1)
-    second, third = work(lenet()), work(lenet())
+    second, third, x, t = work(lenet()), lenet(), images((2, 1, 28, 28), 0), labels(2, 0)
+    for _ in range(ALIKE):
+        fastconv.value_and_grad(third, "cross_entropy", x, t)
+    assert [of(net) is not None for net in (first, second, third)] == [True, True, False]
+    fastconv.value_and_grad(second, "cross_entropy", x, t)
+    expected = bytes_of(fastconv.value_and_grad(copy.deepcopy(third), "cross_entropy", x, t))
+    for _ in range(ALIKE + 1):
+        assert bytes_of(fastconv.value_and_grad(third, "cross_entropy", x, t)) == expected
     assert [of(net) is not None for net in (first, second, third)] == [False, True, True]
-    del third
-    fourth = work(lenet())
-    assert [of(net) is not None for net in (second, fourth)] == [True, True]
     capturing._ledger.drop_all()
-    assert [of(net) is not None for net in (second, fourth)] == [False, False]
+    assert [of(net) is not None for net in (first, second, third)] == [False] * 3
     assert capturing._ledger._total == 0
 
 

@@ -55,7 +55,7 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-MOST_BYTES = 1 << 28  # that a captured pass keeps, weights included
+MOST_BYTES = 1 << 26  # that all captured passes keep, weights included
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
@@ -82,26 +82,41 @@ def key_of(x: Any, context: Context) -> Hashable:
 
 
 class _Ledger:
-    """Who has a captured pass, and of how many bytes: too many in all, and those go that were captured first."""
+    """Who has a captured pass, of how many bytes, and how often it had been used when room was last looked for."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal's handler may come in between
-        self._entries: dict[int, tuple[weakref.ref[Captures], int]] = {}
+        self._entries: dict[int, tuple[weakref.ref[Captures], int, int]] = {}
         self._total = 0
 
-    def enter(self, captures: Captures, nbytes: int) -> None:
+    def enter(self, captures: Captures, nbytes: int) -> bool:
+        """Whether there is room: those that nobody used since it was last looked for give way."""
         key = id(captures)
         with self._lock:
             self.leave(key)
-            self._entries[key] = weakref.ref(captures, lambda _: self.leave(key)), nbytes
+            for other in tuple(self._entries):
+                if self._total + nbytes <= MOST_BYTES:
+                    break
+                self._drop_unused(other)
+            if self._total + nbytes > MOST_BYTES:
+                return False
+            self._entries[key] = weakref.ref(captures, lambda _: self.leave(key)), nbytes, 0
             self._total += nbytes
-            while self._total > MOST_BYTES and len(self._entries) > 1:
-                self._drop(next(iter(self._entries)))
+        return True
 
     def leave(self, key: int) -> None:
         with self._lock:
-            _, nbytes = self._entries.pop(key, (None, 0))
+            _, nbytes, _ = self._entries.pop(key, (None, 0, 0))
             self._total -= nbytes
+
+    def _drop_unused(self, key: int) -> None:
+        reference, nbytes, used = self._entries[key]
+        captures = reference()
+        passes = 0 if captures is None or captures.captured is None else captures.captured.passes
+        if captures is not None and passes != used:
+            self._entries[key] = reference, nbytes, passes
+        else:
+            self._drop(key)
 
     def _drop(self, key: int) -> None:
         captures = self._entries[key][0]()
@@ -161,9 +176,10 @@ class Captures:
         return self.captured is None or self.captured.key != key
 
     def keep(self, captured: Captured) -> None:
-        """Have this one."""
+        """Have this one, if there is room for it."""
         self.captured = captured
-        _ledger.enter(self, captured.nbytes)
+        if not _ledger.enter(self, captured.nbytes):
+            self.drop()
 
     def make_room(self) -> None:
         """Drop a captured pass that keeps much: the net does something else."""
@@ -289,10 +305,11 @@ class Lease:
         captured, captures = self.captured, self._plan.captures
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            own = twin(dy)
+            own = twin(dy) if captures.captured is captured else None  # else there was no room for it
             found: tuple[Any, Gradients]
             if own is None:
-                captures.refuse(captured.key)
+                if captures.captured is captured:
+                    captures.refuse(captured.key)
                 found = backward(net, dy, saved, need_dx)
                 return found
             way = partial(backward, net, saved=saved, need_dx=need_dx)
