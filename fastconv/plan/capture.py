@@ -110,6 +110,8 @@ class _Ledger:
             self._total -= nbytes
 
     def _drop_unused(self, key: int) -> None:
+        if key not in self._entries:  # the collector came in between
+            return
         reference, nbytes, used = self._entries[key]
         captures = reference()
         passes = 0 if captures is None or captures.captured is None else captures.captured.passes
@@ -119,7 +121,8 @@ class _Ledger:
             self._drop(key)
 
     def _drop(self, key: int) -> None:
-        captures = self._entries[key][0]()
+        entry = self._entries.get(key)
+        captures = None if entry is None else entry[0]()
         self.leave(key)
         if captures is not None:
             captures.drop()
@@ -127,8 +130,7 @@ class _Ledger:
     def drop_all(self) -> None:
         for key in tuple(self._entries):
             with self._lock:
-                if key in self._entries:
-                    self._drop(key)
+                self._drop(key)
 
     def after_fork(self) -> None:
         """In the child: nobody has the lock."""
