@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.arrays import as_floats, channel_sums, contiguous, memoised, need_axes
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import require
-from fastconv.ops.common import need_entries
+from fastconv.ops.common import as_rows, need_entries
 from fastconv.ops.registry import Gradients, add
 from fastconv.products import product
 
@@ -87,7 +87,7 @@ def forward(x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, Saved]:
 
 def rows(x: np.ndarray) -> np.ndarray:
     """x (..., F) as a matrix."""
-    return x if x.ndim == 2 else contiguous("linear", x).reshape(-1, x.shape[-1])
+    return x if x.ndim == 2 else as_rows("linear", x, x.ndim - 1)
 
 
 def saved(x: Any, w: Any, b: Any) -> Saved:

@@ -27,13 +27,12 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastconv._ext.capture import Capture, Snapshot, forget
-from fastconv.arrays import FLOATS
+from fastconv.arrays import FLOATS, empty_like
 from fastconv.engine.precision import get_precision
 from fastconv.engine.trace import is_listening
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import POOLED, allocate, get_workspace_limit, on_shortage
+from fastconv.machine.memory import POOLED, get_workspace_limit, on_shortage
 from fastconv.machine.threads import get_num_threads
-from fastconv.ops.common import layout_of
 from fastconv.ops.norm.channels import is_synchronised
 from fastconv.ops.registry import FUNCTIONS
 from fastconv.plan.limits import Draws
@@ -237,7 +236,7 @@ class Captured:
         """The output, what was saved, and how it was captured."""
         with self._forward:
             y, saved = forward(self.x)
-        self._y = Result(y)
+        self._y = y
         return y, saved, self._forward
 
     def forward(self, x: np.ndarray, context: Context) -> np.ndarray:
@@ -246,10 +245,10 @@ class Captured:
         self.draws.begin(context)
         with blas_held:
             self._forward.replay()
-        return self._y.copy()
+        return handed_out(self._y)
 
     def y(self) -> np.ndarray:
-        return self._y.copy()
+        return handed_out(self._y)
 
     def first_backward(self, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients, Capture]:
         """The gradients, and how they were captured; dy is kept."""
@@ -257,9 +256,7 @@ class Captured:
         capture = Capture(MOST_BYTES, self._forward)
         with capture:
             dx, gradients = backward(self._dy)
-        self._dx = None if dx is None else Result(dx)
-        self._gradients = {name: Result(gradient) for name, gradient in gradients.items()}
-        self._backward = capture
+        self._dx, self._gradients, self._backward = dx, gradients, capture
         return dx, gradients, capture
 
     def backward(self, dy: np.ndarray) -> tuple[Any, Gradients]:
@@ -270,8 +267,8 @@ class Captured:
         return self.gradients()
 
     def gradients(self) -> tuple[Any, Gradients]:
-        dx = None if self._dx is None else self._dx.copy()
-        return dx, {name: gradient.copy() for name, gradient in self._gradients.items()}
+        dx = None if self._dx is None else handed_out(self._dx)
+        return dx, {name: handed_out(gradient) for name, gradient in self._gradients.items()}
 
     def takes(self, dy: np.ndarray, need_dx: Any) -> bool:
         """Whether its backward is the one that is asked for."""
@@ -359,22 +356,13 @@ def twin(array: np.ndarray) -> np.ndarray | None:
     return same
 
 
-class Result:
-    """An array that a captured pass fills, of which everybody gets a copy that lies alike."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        _, lies = layout_of("copy", array)
-        self._array, self._back = array, lies.back
-        self._moved: np.ndarray | None = None  # what is larger comes from the free list
-        if array.nbytes >= POOLED and lies.is_dense:
-            self._moved = array if lies.order is None else array.transpose(lies.order)
-
-    def copy(self) -> np.ndarray:
-        if self._moved is None:
-            return self._array.copy(order="K")
-        copy = allocate("copy", self._moved.shape, self._moved.dtype)
-        np.copyto(copy, self._moved)
-        return copy if self._back is None else copy.transpose(self._back)
+def handed_out(array: np.ndarray) -> np.ndarray:
+    """A copy that lies alike."""
+    if array.nbytes < POOLED:
+        return array.copy(order="K")
+    copy = empty_like("copy", array)
+    np.copyto(copy, array)
+    return copy
 
 
 def captured_forward(
