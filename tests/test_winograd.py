@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import engine, functional
+from fastconv import engine, functional, machine
 from fastconv._ext.conv import winograd as kernels
 from fastconv.engine import Problem, im2col, tuning, winograd
 from fastconv.machine import simd
@@ -109,16 +109,20 @@ def check(shape, seed=0):
             assert abs(ours - right).max() <= TOLERANCE * max(abs(right).max(), 1e-30), name
 
 
-@pytest.fixture(params=["as planned", "by panels", "by blocks"])
+@pytest.fixture(params=["as planned", "by panels", "by panels, apart", "by blocks"])
 def cut(request, monkeypatch):
     """Every way in which a layer may be cut."""
-    if request.param == "by panels":
+    if request.param.startswith("by panels"):
         monkeypatch.setattr(tuning, "WINOGRAD_SHARED_BYTES", 0)
         monkeypatch.setattr(tuning, "WINOGRAD_OWN_BYTES", 0)
         monkeypatch.setattr(tuning, "WINOGRAD_PANEL_TILES", 20)
         monkeypatch.setattr(tuning, "WINOGRAD_PANEL_STEPS", 24)
         monkeypatch.setattr(tuning, "WINOGRAD_PIECE_FILTERS", 20)
         monkeypatch.setattr(tuning, "WINOGRAD_PIECE_CHANNELS", 32)
+    if request.param == "by panels, apart":
+        monkeypatch.setattr(tuning, "WINOGRAD_ALONE_TILES", 7)
+        monkeypatch.setattr(tuning, "WINOGRAD_SUM_TILES", 2)
+        monkeypatch.setattr(tuning, "WINOGRAD_SUMMED_BYTES", 1 << 16)
     if request.param == "by blocks":
         monkeypatch.setattr(tuning, "WINOGRAD_CHUNK_TILES", 1)
         monkeypatch.setattr(tuning, "TASKS", 3)
@@ -204,12 +208,28 @@ def test_gradients_are_adjoint():
 )
 def test_same_bits_at_any_number_of_threads(shape, cut, monkeypatch):
     monkeypatch.setattr(tuning, "WINOGRAD_PRODUCTS_PER_BYTE", 1)
+    monkeypatch.setattr(machine.threads, "usable_cpus", lambda: 16)
     operands = arrays(shape)
     results = []
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 7, 16):
         fastconv.set_num_threads(threads)
         results.append([a.tobytes() for a in passes(*operands, shape[7])])
-    assert results[0] == results[1] == results[2]
+    assert all(result == results[0] for result in results)
+
+
+def test_threads_take_runs_of_tiles_where_these_keep_them_busy():
+    """What one core writes no other one reads."""
+    x, w, _, dy, window = arrays((16, (1, 16, 16), 128, 256, (1, 3, 3), SAME, ONES, 1))
+    problem = alone.problem_of(x.shape, dy.shape, window, 1, np.float32)
+    layout = winograd._layout(problem.x_shape, problem.y_shape, window, 1)
+    forward = winograd._cut_forward(layout[1], 16, fastconv.get_workspace_limit())
+    weights = winograd._cut_weights(layout[1], w.size, fastconv.get_workspace_limit())
+    for together, apart in (forward, weights):
+        assert not together.by_blocks
+        assert apart.runs == 2
+        assert winograd._fitting(1, together, apart) is together
+        assert winograd._fitting(2, together, apart) is apart
+        assert winograd._fitting(3, together, apart) is together
 
 
 @pytest.mark.parametrize("limit", [1 << 21, 1 << 23, 1 << 26])
@@ -218,12 +238,14 @@ def test_same_bits_at_any_number_of_threads(shape, cut, monkeypatch):
     [
         (4, (1, 40, 40), 48, 64, (1, 3, 3), SAME, ONES, 1),
         (4, (1, 40, 40), 40, 48, (1, 4, 4), SAME, ONES, 1, (1, 2, 2)),
+        (16, (1, 16, 16), 128, 256, (1, 3, 3), SAME, ONES, 1),
         SHAPES[6],
         SHAPES[7],
     ],
     ids=str,
 )
-def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
+@pytest.mark.parametrize("threads", [2, 3])
+def test_scratch_stays_under_the_workspace_limit(shape, limit, threads, monkeypatch):
     *operands, window = arrays(shape)
     borrowed = []
 
@@ -233,7 +255,8 @@ def test_scratch_stays_under_the_workspace_limit(shape, limit, monkeypatch):
 
     monkeypatch.setattr(winograd, "allocate", allocate)
     monkeypatch.setattr(tuning, "WINOGRAD_PRODUCTS_PER_BYTE", 1)
-    fastconv.set_num_threads(3)
+    monkeypatch.setattr(machine.threads, "usable_cpus", lambda: 16)
+    fastconv.set_num_threads(threads)
     fastconv.set_workspace_limit(limit)
     x, w, bias, dy = operands
     calls = (

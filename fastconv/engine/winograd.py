@@ -190,7 +190,7 @@ def _plan(p: Problem, run: Callable[..., None], convolutions: list[_Convolution]
     return Plan(
         "winograd", run, max((each.work for each in convolutions), default=0),
         max((each.cut.most for each in convolutions), default=1),
-        max((4 * each.cut.own for each in convolutions), default=0),
+        max((4 * max(each.cut.own, each.apart.own) for each in convolutions), default=0),
         max((4 * each.cut.shared for each in convolutions), default=0) + _copied(p), frozenset({"bias", *takes}),
         taps_last=p.window.stride == ONES,
     )  # fmt: skip
@@ -203,7 +203,7 @@ class _Convolution:
         self.tiling, sizes = layout
         self.window, self.groups, self.reversed = window, p.groups, reversed
         self.work, self.vector = sizes.work, WIDEST
-        self.cut = _cut_forward(sizes, WIDEST // 4, _limit(p))
+        self.cut, self.apart = _cut_forward(sizes, WIDEST // 4, _limit(p))
         self.row = max(sizes.v_row, sizes.m_row) if self.cut.by_blocks else sizes.v_row
 
     def __call__(
@@ -211,10 +211,11 @@ class _Convolution:
         epilogue: Epilogue = NOTHING,
     ) -> None:  # fmt: skip
         """w may lie taps last in memory."""
-        cut, taps_last = self.cut, not w.flags.c_contiguous
+        taps_last = not w.flags.c_contiguous
         if taps_last:
             w = w.transpose(0, 4, 1, 2, 3)
-        threads = threads_for(self.work, cut.most)
+        threads = threads_for(self.work, self.cut.most)
+        cut = _fitting(threads, self.cut, self.apart)
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch
@@ -238,36 +239,38 @@ class _Convolution:
 
 
 def _gradient_weights(p: Problem) -> Plan:
-    """Chunks of tiles are summed apart, and the chunks' sums added in order."""
+    """Runs of tiles are summed apart, and the sums added in order."""
     phased, vector = _phased(p.window), WIDEST
     tiling, sizes = _layout(p.x_shape, p.y_shape, p.window, p.groups)
     split_shape = (p.filters, *phased.kernel, p.w_shape[4])
-    cut = _cut_weights(sizes, math.prod(split_shape), _limit(p))
+    size = math.prod(split_shape)
+    cut, apart = _cut_weights(sizes, size, _limit(p))
     row = max(sizes.v_row, sizes.m_row)
     planes = _plane(cut.tiles, row), _plane(sizes.filters, row)
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
         split = dw if phased.kernel == p.window.kernel else allocate(op, split_shape, dy.dtype)
-        scratch = cut.scratch(op, threads, dw.dtype)
+        sums = split[None] if cut.runs == 1 else allocate(op, (cut.runs, *split_shape), dy.dtype)
+        scratch = _fitting(threads, cut, apart).scratch(op, threads, dy.dtype)
         if cut.by_blocks:
-            *partials, buffers = scratch
-            partial = partials[0] if partials else split.reshape(1, p.groups, -1)
+            [buffers] = scratch
             kernels.gradient_weights_blocks(
-                x, dy, partial, phased, p.groups, tiling, buffers, row, *planes, cut.tiles, vector, threads
-            )
-            if len(partial) > 1:
-                flat = partial.reshape(len(partial), -1)
-                reduce.add_in_order(flat, split.reshape(-1), threads_for(partial.nbytes))
+                x, dy, sums.reshape(cut.runs, p.groups, -1), phased, p.groups, tiling, buffers, row, *planes,
+                cut.tiles, vector, threads,
+            )  # fmt: skip
         else:
             v, m, u = scratch
             kernels.gradient_weights_pieces(
-                x, dy, split, phased, p.groups, tiling, v, m, u, sizes.v_row, sizes.m_row, cut.tiles, *cut.part,
+                x, dy, sums, phased, p.groups, tiling, v, m, u, sizes.v_row, sizes.m_row, cut.tiles, *cut.part,
                 tuning.WINOGRAD_PIECE_TILES, vector, threads,
             )  # fmt: skip
+        if cut.runs > 1:
+            reduce.add_in_order(sums.reshape(cut.runs, -1), split.reshape(-1), threads_for(sums.nbytes))
         if split is not dw:
             _join(split, dw, p.window)
 
-    return Plan("winograd", run, sizes.work, cut.most, 4 * cut.own, 4 * cut.shared + _copied(p))
+    shared = cut.shared + (cut.runs * size if cut.runs > 1 else 0)
+    return Plan("winograd", run, sizes.work, cut.most, 4 * max(cut.own, apart.own), 4 * shared + _copied(p))
 
 
 # --- how a layer is cut ----------------------------------------------------------------------------------------------
@@ -280,6 +283,7 @@ class Cut(NamedTuple):
     together: tuple[Ints, ...]  # the shapes of what all threads share, and
     each: tuple[Ints, ...]  # of what each has for itself
     most: int  # threads that fit the workspace limit
+    runs: int = 1  # of tiles that are summed, or may be transformed, apart
 
     @property
     def shared(self) -> int:
@@ -294,9 +298,22 @@ class Cut(NamedTuple):
         """What all share, then what each thread has."""
         return [allocate(op, shape, dtype) for shape in (*self.together, *((threads, *one) for one in self.each))]
 
+    def apart(self, limit: int) -> Cut:
+        """The same with nothing shared, where each thread takes runs of tiles from end to end; limit: in floats."""
+        alone = self._replace(together=(), each=tuple(one[1:] for one in self.together) + self.each)
+        return alone._replace(most=limit // alone.own)
 
-def _cut_forward(s: Sizes, lanes: int, limit: int) -> Cut:
-    """Scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M."""
+
+def _fitting(threads: int, together: Cut, apart: Cut) -> Cut:
+    """Whether all threads work on the same tiles, or each on runs of its own, if these keep them busy: what another
+    core has written may lie in another cache, from where it takes long to come. The results are the same."""
+    rounds = -(-apart.runs // threads)
+    is_full = apart.runs >= tuning.WINOGRAD_FULL_ROUNDS * rounds * threads
+    return apart if 1 < threads <= apart.most and is_full else together
+
+
+def _cut_forward(s: Sizes, lanes: int, limit: int) -> tuple[Cut, Cut]:
+    """Scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M. Together, and apart."""
     limit //= 4  # floats
     f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
@@ -312,20 +329,30 @@ def _cut_forward(s: Sizes, lanes: int, limit: int) -> Cut:
         )
         buffer = (f + 1) * _plane(tiles, row)
         most = max(1, (limit - s.groups * u) // buffer)
-        return Cut(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f),), ((buffer,),), most)
-    tiles = _evenly(s.tiles, max(1, min(tuning.WINOGRAD_PANEL_TILES, limit // 2 // (f * (s.v_row + pair)))))
+        cut = Cut(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f),), ((buffer,),), most)
+        return cut, cut
+    together = _cut_panels(s, pair, tuning.WINOGRAD_PANEL_TILES, limit)
+    runs = -(-s.tiles // tuning.WINOGRAD_ALONE_TILES)
+    runs = runs if runs < 3 else -(-runs // 4) * 4  # that two or four threads have as many each
+    apart = _cut_panels(s, pair, -(-s.tiles // runs), limit).apart(limit)
+    return together, apart._replace(runs=s.groups * -(-s.tiles // apart.tiles))
+
+
+def _cut_panels(s: Sizes, pair: int, most_tiles: int, limit: int) -> Cut:
+    """What `_cut_forward` says of V and panels; limit: in floats."""
+    f = s.frequencies
+    tiles = _evenly(s.tiles, max(1, min(most_tiles, limit // 2 // (f * (s.v_row + pair)))))
     v = _plane(tiles, s.v_row)
     room = (limit - f * v) // f
     wide = _evenly(-(-s.filters // pair), max(1, min(tuning.WINOGRAD_PANEL_FILTERS, room // 2 // tiles) // pair)) * pair
     steps = _evenly(s.steps, max(1, min(tuning.WINOGRAD_PANEL_STEPS, room // 2 // wide)))
     own_u, own_m = _plane(steps, wide), _plane(tiles, wide)
     most = max(1, room // (own_u + own_m))
-    return Cut(False, tiles, (steps, wide), ((f, v),), ((f, own_u), (f, own_m)), most)
+    return Cut(False, tiles, (steps, wide), ((1, f, v),), ((f, own_u), (f, own_m)), most)
 
 
-def _cut_weights(s: Sizes, weights: int, limit: int) -> Cut:
-    """Scratch: the chunks' gradients where there are several, and the threads' blocks (V, dM, dU); or V, dM and the
-    threads' pieces of dU."""
+def _cut_weights(s: Sizes, weights: int, limit: int) -> tuple[Cut, Cut]:
+    """Scratch: the threads' blocks (V, dM, dU); or V, dM and the threads' pieces of dU. Together, and apart."""
     limit //= 4  # floats
     f, row = s.frequencies, max(s.v_row, s.m_row)
     own = f * _plane(s.filters, row)
@@ -344,19 +371,28 @@ def _cut_weights(s: Sizes, weights: int, limit: int) -> Cut:
         chunks = max(
             1, min(wanted, s.tiles // tuning.WINOGRAD_CHUNK_TILES, -(-s.tiles // tiles), limit // 4 // weights)
         )
-        partial = ((chunks, s.groups, weights // s.groups),) if chunks > 1 else ()
         buffer = own + 2 * f * _plane(tiles, row)
-        most = max(1, (limit - len(partial) * chunks * weights) // buffer)
-        return Cut(True, tiles, (s.filters, s.channels), partial, ((buffer,),), most)
-    both = f * (s.v_row + s.m_row)
+        most = max(1, (limit - (chunks > 1) * chunks * weights) // buffer)
+        cut = Cut(True, tiles, (s.filters, s.channels), (), ((buffer,),), most, chunks)
+        return cut, cut
+    sums, most_sums = 1, min(tuning.TASKS, math.isqrt(s.tiles // tuning.WINOGRAD_SUM_TILES), limit // 4 // weights)
+    while 2 * sums <= most_sums:
+        sums *= 2
+    both, each = f * (s.v_row + s.m_row), -(-s.tiles // sums)
     best = max(s.filters * s.steps // (s.filters + s.steps), tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
-    tiles = _evenly(s.tiles, max(1, min(s.tiles if s.tiles <= 2 * best else best, limit // 2 // both)))
+    if sums > 1:
+        best = max(best * 3 // 4, tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
+    elif each <= 2 * best:
+        best = each
+    tiles = _evenly(each, max(1, min(best, limit // 2 // both)))
     v, m = _plane(tiles, s.v_row), _plane(tiles, s.m_row)
     width = min(tuning.WINOGRAD_PIECE_CHANNELS, -(-s.channels // ALIGNED) * ALIGNED)
     height = _evenly(s.filters, max(1, min(tuning.WINOGRAD_PIECE_FILTERS, limit // 4 // (f * width))))
     own = _plane(height, width)
-    most = max(1, (limit - f * (v + m)) // (f * own))
-    return Cut(False, tiles, (height, width), ((f, v), (f, m)), ((f, own),), most)
+    left = limit - (sums > 1) * sums * weights
+    most = max(1, (left - f * (v + m)) // (f * own))
+    cut = Cut(False, tiles, (height, width), ((1, f, v), (1, f, m)), ((f, own),), most, sums)
+    return cut, cut.apart(left)
 
 
 def _evenly(total: int, most: int) -> int:

@@ -66,7 +66,7 @@ def gradient_weights_blocks(
 def gradient_weights_pieces(
     x: ndarray,
     dy: ndarray,
-    dw: ndarray,
+    sums: ndarray,
     window: Window,
     groups: int,
     tiling: Tiling,

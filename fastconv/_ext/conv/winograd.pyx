@@ -259,8 +259,9 @@ cdef struct ForwardPanels:
     float *v
     float *u
     float *m
+    const float *w
     Py_ssize_t group, start, stop  # what tiles there is V of
-    Py_ssize_t frequencies, group_weights, row, plane, u_plane, m_plane, depth, wide
+    Py_ssize_t frequencies, group_weights, row, plane, u_plane, m_plane, chunk, depth, wide
     int bytes
     bint reversed
 
@@ -268,27 +269,44 @@ cdef struct ForwardPanels:
 @Kernel
 def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
-    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, ::1] v,
+    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] v,
     float[:, :, ::1] u, float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide,
     int bytes, object after, int num_threads,
 ):
-    """Fill y as `forward_blocks` does; v (frequencies, chunk * row), for a thread u (frequencies, depth * wide) and
-    m (frequencies, chunk * wide): `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time."""
+    """Fill y as `forward_blocks` does; for a thread u (frequencies, depth * wide) and m (frequencies, chunk * wide):
+    `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time. v (1, frequencies, chunk * row):
+    all threads make a chunk's and take panels then; v (threads, …): each takes chunks of its own from end to end.
+    """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t tiles = tile_count(&g), chunks = parts(tiles, chunk), turn
     cdef const float *b = <const float *> NULL if bias is None else &bias[0]
     cdef ForwardPanels c = ForwardPanels(
-        g=&g, bias=b, y=&y[0, 0, 0, 0, 0], v=&v[0, 0], u=&u[0, 0, 0], m=&m[0, 0, 0], group=0, start=0, stop=0,
-        frequencies=v.shape[0], group_weights=w.size // groups, row=row, plane=v.shape[1], u_plane=u.shape[2],
-        m_plane=m.shape[2], depth=depth, wide=wide, bytes=bytes, reversed=reversed,
+        g=&g, bias=b, y=&y[0, 0, 0, 0, 0], v=&v[0, 0, 0], u=&u[0, 0, 0], m=&m[0, 0, 0], w=&w[0, 0, 0, 0, 0], group=0,
+        start=0, stop=0, frequencies=v.shape[1], group_weights=w.size // groups, row=row, plane=v.shape[2],
+        u_plane=u.shape[2], m_plane=m.shape[2], chunk=chunk, depth=depth, wide=wide, bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
+    if v.shape[0] > 1:
+        run(<Task> run_task, &x[0, 0, 0, 0, 0], &c, groups * chunks, num_threads)
+        return
     for turn in range(groups * chunks):
         c.group, c.start = turn // chunks, turn % chunks * chunk
         c.stop = min(c.start + chunk, tiles)
         run(<Task> inputs_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
         run(<Task> panel_task, &w[0, 0, 0, 0, 0], &c, parts(g.filters, wide), num_threads)
+
+
+cdef void run_task(const float *x, const ForwardPanels *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A chunk from end to end."""
+    cdef ForwardPanels own = c[0]
+    cdef Py_ssize_t tiles = tile_count(c.g), chunks = parts(tiles, c.chunk), panel
+    own.group, own.start = task // chunks, task % chunks * c.chunk
+    own.stop = min(own.start + c.chunk, tiles)
+    own.v += slot * c.frequencies * c.plane
+    transform_inputs(c.bytes, x + own.group * c.g.channels, own.v, c.row, c.plane, c.g, own.start, own.stop)
+    for panel in range(parts(c.g.filters, c.wide)):
+        panel_task(c.w, &own, panel, slot)
 
 
 cdef void inputs_task(const float *x, const ForwardPanels *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -324,43 +342,79 @@ cdef void panel_task(const float *w, const ForwardPanels *c, Py_ssize_t task, in
 
 cdef struct GradientWeightsPieces:
     const Layer *g
+    const float *x
     const float *dy
     float *v
     float *m
     float *u
     Py_ssize_t group, start, stop  # what tiles there are V and dM of
+    bint add  # to the gradients of a chunk before
     Py_ssize_t frequencies, filter_weights, row, m_row, plane, m_plane, u_plane, height, width, depth
+    Py_ssize_t chunk, sums, size, pieces
     int bytes
 
 
 @Kernel
 def gradient_weights_pieces(
-    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, ::1] dw, object window,
-    Py_ssize_t groups, object tiling, float[:, ::1] v, float[:, ::1] m, float[:, :, ::1] u, Py_ssize_t row,
+    const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, :, :, :, :, ::1] sums, object window,
+    Py_ssize_t groups, object tiling, float[:, :, ::1] v, float[:, :, ::1] m, float[:, :, ::1] u, Py_ssize_t row,
     Py_ssize_t m_row, Py_ssize_t chunk, Py_ssize_t height, Py_ssize_t width, Py_ssize_t depth, int bytes,
     int num_threads,
 ):
-    """Fill dw; v (frequencies, chunk * row), m (frequencies, chunk * m_row), for a thread u (frequencies, height *
-    width): a thread sums the gradients of `height` filters and `width` channels over all tiles, `depth` at a time."""
+    """sums (runs, *w's shape): the gradients of `height` filters and `width` channels are summed over each run of
+    tiles, chunk by chunk, `depth` tiles at a time; for a thread u (frequencies, height * width).
+
+    v (1, frequencies, chunk * row) and m (1, frequencies, chunk * m_row): all threads make V and dM of a chunk and take
+    its pieces then. v and m (threads, …): each takes runs of its own from end to end.
+    """
     cdef Layer g = layer((<object> x).shape, (<object> dy).shape, window, groups, tiling)
-    cdef Py_ssize_t tiles = tile_count(&g), chunks = parts(tiles, chunk), turn
-    cdef Py_ssize_t pieces = parts(g.filters, height) * g.kernel[0] * parts(g.channels, width)
+    cdef Py_ssize_t tiles = tile_count(&g), turn, end
+    cdef float *dw = &sums[0, 0, 0, 0, 0, 0]
     cdef GradientWeightsPieces c = GradientWeightsPieces(
-        g=&g, dy=&dy[0, 0, 0, 0, 0], v=&v[0, 0], m=&m[0, 0], u=&u[0, 0, 0], group=0, start=0, stop=0,
-        frequencies=v.shape[0], filter_weights=dw.size // dy.shape[4], row=row, m_row=m_row, plane=v.shape[1],
-        m_plane=m.shape[1], u_plane=u.shape[2], height=height, width=width, depth=depth, bytes=bytes,
+        g=&g, x=&x[0, 0, 0, 0, 0], dy=&dy[0, 0, 0, 0, 0], v=&v[0, 0, 0], m=&m[0, 0, 0], u=&u[0, 0, 0], group=0, start=0,
+        stop=0, add=False, frequencies=v.shape[1], filter_weights=sums.size // sums.shape[0] // dy.shape[4], row=row,
+        m_row=m_row, plane=v.shape[2], m_plane=m.shape[2], u_plane=u.shape[2], height=height, width=width, depth=depth,
+        chunk=chunk, sums=sums.shape[0], size=sums.size // sums.shape[0],
+        pieces=parts(g.filters, height) * g.kernel[0] * parts(g.channels, width), bytes=bytes,
     )
-    for turn in range(groups * chunks):
-        c.group, c.start = turn // chunks, turn % chunks * chunk
-        c.stop = min(c.start + chunk, tiles)
-        run(<Task> transforms_task, &x[0, 0, 0, 0, 0], &c, parts(c.stop - c.start, PIECE), num_threads)
-        run(<Task> piece_task, &dw[0, 0, 0, 0, 0], &c, pieces, num_threads)
+    if v.shape[0] > 1:
+        run(<Task> sum_task, dw, &c, groups * c.sums, num_threads)
+        return
+    for turn in range(groups * c.sums):
+        c.group, c.start = turn // c.sums, turn % c.sums * tiles // c.sums
+        c.add, end = False, (turn % c.sums + 1) * tiles // c.sums
+        while c.start < end:
+            c.stop = min(c.start + chunk, end)
+            run(<Task> transforms_task, dw, &c, parts(c.stop - c.start, PIECE), num_threads)
+            run(<Task> piece_task, dw + turn % c.sums * c.size, &c, c.pieces, num_threads)
+            c.start, c.add = c.stop, True
 
 
-cdef void transforms_task(const float *x, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:
+cdef void sum_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:
+    """A run of tiles from end to end."""
+    cdef GradientWeightsPieces own = c[0]
+    cdef Py_ssize_t number = task % c.sums, tiles = tile_count(c.g), end = (number + 1) * tiles // c.sums, piece
+    own.group, own.start = task // c.sums, number * tiles // c.sums
+    own.v += slot * c.frequencies * c.plane
+    own.m += slot * c.frequencies * c.m_plane
+    while own.start < end:
+        own.stop = min(own.start + c.chunk, end)
+        transform_both(&own, own.start, own.stop)
+        for piece in range(c.pieces):
+            piece_task(dw + number * c.size, &own, piece, slot)
+        own.start, own.add = own.stop, True
+
+
+cdef void transforms_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = c.start + task * PIECE
+    transform_both(c, first, min(first + PIECE, c.stop))
+
+
+cdef void transform_both(const GradientWeightsPieces *c, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """V and dM of some tiles of the chunk."""
     cdef const Layer *g = c.g
-    cdef Py_ssize_t at = task * PIECE, first = c.start + at, last = min(first + PIECE, c.stop)
-    transform_inputs(c.bytes, x + c.group * g.channels, c.v + at * c.row, c.row, c.plane, g, first, last)
+    cdef Py_ssize_t at = first - c.start
+    transform_inputs(c.bytes, c.x + c.group * g.channels, c.v + at * c.row, c.row, c.plane, g, first, last)
     transform_gradients(c.bytes, c.dy + c.group * g.filters, c.m + at * c.m_row, c.m_row, c.m_plane, g, first, last)
 
 
@@ -383,5 +437,5 @@ cdef void piece_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task,
     filters_from(
         c.bytes, u, c.width, c.u_plane,
         dw + (c.group * g.filters + filter) * c.filter_weights + tap * tap_weights + channel, c.filter_weights,
-        c.start > 0, g, filters, channels,
+        c.add, g, filters, channels,
     )
