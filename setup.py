@@ -93,6 +93,10 @@ def extensions() -> list[Extension]:
 class BuildExtensions(build_ext):
     """As many extensions at a time as there are CPUs; a line when one begins and when it is done."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or len(os.sched_getaffinity(0))
+
     def build_extensions(self) -> None:
         for ext in self.extensions:
             ext.extra_link_args = [*THREADS, *(SANITIZE if SANITIZED else [])]
@@ -121,8 +125,4 @@ class BuildExtensions(build_ext):
             self.announce(f"fastconv: {name} took {took}, {self.done} of {len(self.extensions)} done", logging.INFO)
 
 
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build_ext": BuildExtensions},
-    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
-)
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
