@@ -82,6 +82,7 @@ WINOGRAD_LONGEST_SUM_TILES = 1 << 10  # tiles: longer sums lose digits
 WINOGRAD_CHUNK_TILES = 32  # tiles: fewer of them are not worth a gradient of their own
 WINOGRAD_BLOCK_BYTES = 1 << 19  # bytes of a block of transformed tiles: half of a core's L2
 WINOGRAD_SHARED_BYTES = 1 << 22  # bytes of transformed filters that all blocks read
+WINOGRAD_OWN_FILTERS_BYTES = 640 << 10  # bytes of transformed filters that each thread makes for itself
 WINOGRAD_OWN_BYTES = 1 << 21  # bytes of the transformed gradients that a thread adds up
 WINOGRAD_SUMMED_BYTES = 4 << 20  # bytes of the transformed tiles whose products are added up at a time
 WINOGRAD_SUM_TILES = 64  # tiles: the square of the sums that are added up apart, times so many

@@ -215,11 +215,11 @@ class _Convolution:
         if taps_last:
             w = w.transpose(0, 4, 1, 2, 3)
         threads = threads_for(self.work, self.cut.most)
-        cut = _fitting(threads, self.cut, self.apart)
+        kept = made_of(w) if self.cut.by_blocks and not self.reversed else None
+        cut = self.cut if kept is not None else _fitting(threads, self.cut, self.apart)
         scratch = cut.scratch(op, threads, y.dtype)
         if cut.by_blocks:
             u, buffers = scratch
-            kept = None if self.reversed else made_of(w)
             key = None if kept is None else ("winograd", u.shape, taps_last, place_of(w))
             ready = kept is not None and key in kept
             if kept is not None:
@@ -313,7 +313,8 @@ def _fitting(threads: int, together: Cut, apart: Cut) -> Cut:
 
 
 def _cut_forward(s: Sizes, lanes: int, limit: int) -> tuple[Cut, Cut]:
-    """Scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M. Together, and apart."""
+    """Scratch: U and the threads' blocks (V, M); or V, the threads' panels of U and of M. Together; and apart, where
+    each thread has a small U of its own, or its own V."""
     limit //= 4  # floats
     f, pair = s.frequencies, 2 * lanes
     u = f * (s.steps * -(-s.filters // lanes) * lanes + ALIGNED)
@@ -329,8 +330,10 @@ def _cut_forward(s: Sizes, lanes: int, limit: int) -> tuple[Cut, Cut]:
         )
         buffer = (f + 1) * _plane(tiles, row)
         most = max(1, (limit - s.groups * u) // buffer)
-        cut = Cut(True, tiles, (s.steps, s.filters), ((s.groups, f, u // f),), ((buffer,),), most)
-        return cut, cut
+        cut = Cut(True, tiles, (s.steps, s.filters), ((1, s.groups, f, u // f),), ((buffer,),), most)
+        if s.groups * u * 4 > tuning.WINOGRAD_OWN_FILTERS_BYTES:
+            return cut, cut
+        return cut, cut.apart(limit)._replace(runs=s.groups * -(-s.tiles // tiles))
     together = _cut_panels(s, pair, tuning.WINOGRAD_PANEL_TILES, limit)
     runs = -(-s.tiles // tuning.WINOGRAD_ALONE_TILES)
     runs = runs if runs < 3 else -(-runs // 4) * 4  # that two or four threads have as many each

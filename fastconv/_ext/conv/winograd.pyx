@@ -12,6 +12,8 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
+from libc.string cimport memset
+
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run
 
@@ -60,6 +62,7 @@ cdef extern from "conv/winograd.h" nogil:
         Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
 
 cdef enum:
+    MOST_SLOTS = 1024  # threads of the team, at most
     FILTER_STEPS = 64  # of one task that transforms filters
     PIECE = 7  # tiles of one task that transforms nothing but them
 
@@ -131,11 +134,14 @@ def axis_transforms():
 
 cdef struct ForwardBlocks:
     const Layer *g
+    const float *w
     const float *bias  # may be NULL
     float *y
     float *u
     float *buffers
-    Py_ssize_t frequencies, u_plane, group_weights, row, plane, buffer, block
+    char *made  # by slot, whether it has its U; NULL where there is one for all
+    Py_ssize_t copy  # floats to the next slot's U
+    Py_ssize_t filter_tasks, frequencies, u_plane, group_weights, row, plane, buffer, block
     int bytes
     bint reversed
 
@@ -143,12 +149,12 @@ cdef struct ForwardBlocks:
 @Kernel
 def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
-    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] u,
+    object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, :, ::1] u,
     bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, object after,
     int num_threads,
 ):
-    """Fill y; u (groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1) planes.
-    ready: u holds the transformed weights.
+    """Fill y; u (1, groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1)
+    planes. u (threads, …): each makes its own. ready: u holds the transformed weights.
 
     reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels; after: an
     Epilogue, of the outputs with their bias.
@@ -156,18 +162,20 @@ def forward_blocks(
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
     cdef const float *b = <const float *> NULL if bias is None else &bias[0]
+    cdef char made[MOST_SLOTS]
     cdef ForwardBlocks c = ForwardBlocks(
-        g=&g, bias=b, y=&y[0, 0, 0, 0, 0], u=&u[0, 0, 0], buffers=&buffers[0, 0], frequencies=u.shape[1],
-        u_plane=u.shape[2], group_weights=w.size // groups, row=row, plane=plane, buffer=buffers.shape[1], block=block,
+        g=&g, w=&w[0, 0, 0, 0, 0], bias=b, y=&y[0, 0, 0, 0, 0], u=&u[0, 0, 0, 0], buffers=&buffers[0, 0], made=NULL,
+        copy=0, filter_tasks=groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), frequencies=u.shape[2],
+        u_plane=u.shape[3], group_weights=w.size // groups, row=row, plane=plane, buffer=buffers.shape[1], block=block,
         bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
-    if not ready:
-        run(
-            <Task> filters_task, &w[0, 0, 0, 0, 0], &c,
-            groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), num_threads,
-        )
+    if u.shape[0] > 1:
+        memset(made, 0, MOST_SLOTS)
+        c.made, c.copy = made, u.size // u.shape[0]
+    elif not ready:
+        run(<Task> filters_task, <float *> c.w, &c, c.filter_tasks, num_threads)
     run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
 
 
@@ -181,8 +189,8 @@ cdef void filters_task(const float *w, const ForwardBlocks *c, Py_ssize_t task, 
     cdef Py_ssize_t width = panel if g.filters - lane > lanes else lanes
     transform_filters(
         c.bytes, w + group * c.group_weights, c.reversed,
-        c.u + group * c.frequencies * c.u_plane + lane * steps + first * width, c.u_plane, width, g, lane, first,
-        min(first + FILTER_STEPS, steps),
+        c.u + slot * c.copy + group * c.frequencies * c.u_plane + lane * steps + first * width, c.u_plane, width, g,
+        lane, first, min(first + FILTER_STEPS, steps),
     )
 
 
@@ -192,11 +200,16 @@ cdef void block_task(const float *x, const ForwardBlocks *c, Py_ssize_t task, in
     cdef Py_ssize_t group = task // blocks, first = task % blocks * c.block, last = min(first + c.block, tiles), f
     cdef float *m = c.buffers + slot * c.buffer
     cdef float *v = m + c.plane
+    cdef const float *u = c.u + slot * c.copy + group * c.frequencies * c.u_plane
+    if c.made != NULL and not c.made[slot]:
+        for f in range(c.filter_tasks):
+            filters_task(c.w, c, f, slot)
+        c.made[slot] = True
     transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
     for f in range(c.frequencies):
         product(
-            c.bytes, g, f, v + f * c.plane, c.row, c.u + (group * c.frequencies + f) * c.u_plane, m + f * c.plane,
-            c.row, last - first, g.filters, 0, g.kernel[0] * g.channels,
+            c.bytes, g, f, v + f * c.plane, c.row, u + f * c.u_plane, m + f * c.plane, c.row, last - first, g.filters,
+            0, g.kernel[0] * g.channels,
         )
     outputs_from(c.bytes, m, c.row, c.plane, c.bias, c.y, group * g.filters, g.filters, g, first, last)
 
