@@ -15,7 +15,7 @@ import numpy as np
 from fastconv._ext import activation, calls, layout, reduce
 from fastconv._ext.capture import Kernel
 from fastconv.errors import ShapeError
-from fastconv.machine.memory import UNCHECKED, allocate, require_array
+from fastconv.machine.memory import UNCHECKED, allocate, allocate_lasting, require_array
 from fastconv.machine.threads import threads_for
 from fastconv.window import AXES
 
@@ -221,12 +221,13 @@ def _memory_order(x: np.ndarray) -> tuple[int, ...]:
     return tuple(sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis)))
 
 
-def empty_like(op: str, x: np.ndarray) -> np.ndarray:
-    """An uninitialised array of x's shape and type in x's memory order, dense."""
+def empty_like(op: str, x: np.ndarray, lasts: bool = False) -> np.ndarray:
+    """An uninitialised array of x's shape and type in x's memory order, dense; lasts: it stays from step to step."""
+    make = allocate_lasting if lasts else allocate
     if x.flags.c_contiguous:
-        return allocate(op, x.shape, x.dtype)
+        return make(op, x.shape, x.dtype)
     order = _memory_order(x)
-    dense = allocate(op, [x.shape[axis] for axis in order], x.dtype)
+    dense = make(op, [x.shape[axis] for axis in order], x.dtype)
     return dense.transpose(np.argsort(order))
 
 

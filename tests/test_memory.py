@@ -102,10 +102,13 @@ def test_the_limit_bounds_what_is_kept(empty_pool):
     arrays = [block(300_000) for _ in range(10)]
     del arrays
     assert 0 < memory.cached() <= 1 << 20
-    large = block(2 << 20)
-    kept = memory.cached()
+    memory.trim()
+    large, apart = block(2 << 20), memory.Block(2 << 20, True)
     del large
-    assert memory.cached() == kept  # larger than the limit: given back at once
+    assert memory.cached() <= 1 << 20  # the rest of its pages was given back at once
+    kept = memory.cached()
+    del apart
+    assert memory.cached() == kept  # all of it
     memory.set_limit(0)
     assert memory.cached() == 0
     array = block(10_000)
@@ -128,8 +131,8 @@ def touch(*sizes):
     del blocks
 
 
-def test_blocks_of_other_shapes_go_when_new_ones_are_made(empty_pool):
-    step = 1 << 20
+@pytest.mark.parametrize("step", [1 << 13, 1 << 20], ids=["listed", "cut from the arena"])
+def test_blocks_of_other_shapes_go_when_new_ones_are_made(empty_pool, step):
     largest = 64 * step
     for size in (64, 2, 3, 5, 7, 9, 11, 13, 18, 22, 26, 30, 36, 44, 52, 60):
         touch(size * step)
@@ -143,9 +146,10 @@ def test_blocks_of_other_shapes_go_when_new_ones_are_made(empty_pool):
     assert memory.cached() == before
 
 
-def test_what_the_same_calls_need_again_stays(empty_pool):
+@pytest.mark.parametrize(("unit", "needed"), [(1 << 14, sum), (1 << 20, max)], ids=["listed", "cut from the arena"])
+def test_what_the_same_calls_need_again_stays(empty_pool, unit, needed):
     """Whatever a call's sizes, and calls inside of calls; also without any."""
-    sizes = [(1 << 20) * n for n in (1, 2, 3, 5, 9, 17, 33)]
+    sizes = [unit * n for n in (1, 2, 3, 5, 9, 17, 33)]
 
     def inside():
         with memory.call:
@@ -154,13 +158,47 @@ def test_what_the_same_calls_need_again_stays(empty_pool):
 
     inside()
     kept = memory.cached()
-    assert kept >= sum(sizes)
+    assert kept >= needed(sizes)
     for _ in range(5):
         inside()
     assert memory.cached() == kept
     for nbytes in sizes:
         block(nbytes * 3)
     assert memory.cached() >= kept
+
+
+def test_free_parts_of_the_arena_join(empty_pool):
+    """What is free serves blocks of other sizes, whatever was freed first."""
+    blocks = [block(nbytes << 20) for nbytes in (3, 5, 2, 7, 1)]
+    for index in (1, 3, 0, 4, 2):
+        blocks[index] = None
+    kept = memory.cached()
+    assert kept == 18 << 20
+    for nbytes in (18, 11, 4):
+        array = block(nbytes << 20)
+        assert memory.cached() == kept - array.nbytes
+        del array
+
+
+def test_what_lasts_stands_between_no_parts_of_the_arena(empty_pool):
+    """An optimiser's slots, made after the first gradients."""
+    array = block(8 << 20)
+    lasting = memory.Block(8 << 20, True)
+    del array
+    array = block(12 << 20)
+    assert memory.cached() <= 4 << 20  # 8 of the 12 are those of the first
+    del array, lasting
+
+
+def test_without_addresses_to_spare_large_blocks_are_apart():
+    """ulimit -v counts addresses, not pages."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); import numpy as np\n"
+        "from fastconv.machine.memory import allocate; from pathlib import Path\n"
+        "arrays = [allocate('test', (1 << 20,), np.dtype(np.float32)) for _ in range(3)]\n"
+        "print(int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize())"
+    )
+    assert printed(code) < 4 << 30
 
 
 def test_training_on_many_shapes_holds_little_more_than_the_largest(empty_pool):

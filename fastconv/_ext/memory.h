@@ -72,6 +72,19 @@ static void range_release(void *range, size_t bytes)
 #endif
 }
 
+/* For those that lie in a range whole. */
+static void ask_for_huge_pages(void *begin, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    size_t before = -(size_t)begin % FASTCONV_HUGE_PAGE;
+    if (bytes >= before + FASTCONV_HUGE_PAGE)
+        madvise((char *)begin + before, (bytes - before) / FASTCONV_HUGE_PAGE * FASTCONV_HUGE_PAGE, MADV_HUGEPAGE);
+#else
+    (void)begin;
+    (void)bytes;
+#endif
+}
+
 /* Give the pages back, not the addresses. */
 static void range_drop(void *begin, size_t bytes)
 {

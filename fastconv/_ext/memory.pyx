@@ -5,8 +5,9 @@ block is kept for the next request of its size class. A block belongs to whoever
 it. Shapes that come and go would leave blocks of all their sizes behind: before a new block is made, those that whole
 calls (`call`) have not touched lately go, unless little more is held than the largest call touches.
 
-Below a ceiling, blocks that wait for a request of their size would be too many: there they are cut from one arena,
-whose free parts join.
+Large blocks that wait for a request of their size would be too many: they are cut from one arena, whose free parts
+join, and which gives pages back before it touches new ones where it would have a sixteenth more than was ever in use.
+Below a ceiling all blocks are.
 
 A pass that is to be made again in the same memory has a free list of its own, a Pool.
 """
@@ -32,16 +33,18 @@ cdef extern from "memory.h" nogil:
     void *range_reserve(size_t bytes)
     void range_release(void *range, size_t bytes)
     void range_drop(void *begin, size_t bytes)
+    void ask_for_huge_pages(void *begin, size_t bytes)
 
 cdef dict _free_lists = {}  # size class in bytes -> list of addresses, the last freed last
 cdef size_t _held = 0  # bytes of the blocks in use
+cdef size_t _listed = 0  # of those that go to a free list
 cdef size_t _most = 0  # of them since `most_held` was asked
 cdef size_t _cached = 0
 cdef size_t _limit = 0
 cdef size_t _calls = 0  # that have begun; a free block begins with the number of the last one that it served
 cdef size_t _open = 0, _most_open = 1  # of them in all threads at a time
-cdef size_t _before = 0  # bytes of the blocks in use when the present one began
-cdef size_t _touched = 0  # of those that serve it
+cdef size_t _before = 0  # bytes of the blocks in use that go to a free list, when the present one began
+cdef size_t _touched = 0  # of those of them that serve it
 cdef size_t _widest = 0  # the most that served one
 
 cdef object _last_resort = None  # what gives memory back that can be had again
@@ -58,6 +61,7 @@ cdef size_t size_class(size_t nbytes) noexcept:
 
 cdef enum:
     PAGE = 4096
+    LARGE = 1 << 20  # bytes of a block that is cut from the arena
 
 
 cdef class Arena:
@@ -66,6 +70,7 @@ cdef class Arena:
     cdef char *base
     cdef size_t pages  # of the range
     cdef size_t in_use  # pages of blocks
+    cdef size_t most  # of them so far
     cdef size_t resident  # pages that were touched and not given back since
     cdef unsigned char *is_resident
     cdef list starts, sizes  # of the free parts, by address, in pages
@@ -102,6 +107,7 @@ cdef class Arena:
             self.resident += not self.is_resident[page]
             self.is_resident[page] = 1
         self.in_use += pages
+        self.most = max(self.most, self.in_use)
         return self.base + start * PAGE
 
     cdef int give(self, void *block, size_t nbytes) except -1:
@@ -146,12 +152,24 @@ cdef class Arena:
 
 
 cdef Arena _arena = None  # the one that new blocks are cut from
+cdef size_t _span = 0  # bytes of its addresses where there is no ceiling; 0: large blocks are apart
 
 
-cdef int give_back(void *address, size_t capacity) except -1:
-    """A block that nobody uses any more, to the free list."""
-    global _cached, _held
+cdef void hold(size_t capacity, size_t listed) noexcept:
+    global _held, _listed, _most
+    _held += capacity
+    _listed += listed
+    _most = max(_most, _held)
+
+
+cdef int give_back(void *address, size_t capacity, Arena arena) except -1:
+    """A block that nobody uses any more, to its arena or to the free list."""
+    global _cached, _held, _listed
     _held -= capacity
+    if arena is not None:
+        arena.give(address, capacity)
+        return keep_within_limit()
+    _listed -= capacity
     if capacity > _limit:
         pages_free(address, capacity)
         return 0
@@ -168,13 +186,14 @@ cdef class Pool:
     """The blocks that one thread asks for inside of `with pool:`. One that is free again serves the pool alone, until
     the pool is closed, or is dropped as all its blocks are: so what the pass left in it can be found where it was."""
 
-    cdef dict addresses  # of free blocks, by their size classes
+    cdef dict addresses  # of free blocks, by their capacities
+    cdef dict arenas  # that blocks were cut from, by their addresses
     cdef readonly Py_ssize_t nbytes  # of its blocks, free ones too
     cdef unsigned long thread
     cdef bint is_closed
 
     def __cinit__(self):
-        self.addresses, self.nbytes = {}, 0
+        self.addresses, self.arenas, self.nbytes = {}, {}, 0
 
     def __enter__(self):
         global _pool
@@ -194,7 +213,8 @@ cdef class Pool:
         self.is_closed = True
         for capacity, addresses in self.addresses.items():
             while addresses:
-                give_back(<void *> <size_t> addresses.pop(), capacity)
+                address = addresses.pop()
+                give_back(<void *> <size_t> address, capacity, self.arenas.pop(address, None))
         self.nbytes = 0
 
     def __dealloc__(self):
@@ -234,7 +254,10 @@ cdef class Place:
 
 
 cdef class Block:
-    """Writable memory of at least `nbytes` bytes, aligned to a cache line, through the buffer protocol."""
+    """Writable memory of at least `nbytes` bytes, aligned to a cache line, through the buffer protocol.
+
+    lasts: it stays for long, and would stand between the arena's free parts
+    """
 
     cdef void *address
     cdef size_t capacity
@@ -242,34 +265,32 @@ cdef class Block:
     cdef Arena arena
     cdef Pool pool
 
-    def __cinit__(self, Py_ssize_t nbytes):
-        global _cached, _held, _most, _touched
+    def __cinit__(self, Py_ssize_t nbytes, bint lasts=False):
+        global _cached, _touched
         cdef list addresses
+        cdef bint is_cut = (_ceiling or nbytes >= LARGE) and not lasts and has_arena()
         self.nbytes = nbytes
-        self.capacity = size_class(nbytes)
+        self.capacity = (nbytes + PAGE - 1) // PAGE * PAGE if is_cut else size_class(nbytes)
         if _pool is not None and not _ceiling and _pool.thread == PyThread_get_thread_ident():
             self.pool = _pool
             addresses = self.pool.addresses.get(self.capacity)
             if addresses:
                 self.address = <void *> <size_t> addresses.pop()
+                self.arena = self.pool.arenas.get(<size_t> self.address)
                 return
             self.pool.nbytes += self.capacity
-        if _ceiling:
-            self.address = _arena.take(self.capacity)
-            if self.address != NULL:
-                self.arena = _arena
-                shed(self.capacity)
-                _held += self.capacity
-                _most = max(_most, _held)
-                return
+        if is_cut and self.cut():
+            hold(self.capacity, 0)
+            if self.pool is not None:
+                self.pool.arenas[<size_t> self.address] = self.arena
+            return
         addresses = _free_lists.get(self.capacity)
         if addresses:
             self.address = <void *> <size_t> addresses.pop()
             if (<size_t *> self.address)[0] != _calls:
                 _touched += self.capacity
             _cached -= self.capacity
-            _held += self.capacity
-            _most = max(_most, _held)
+            hold(self.capacity, self.capacity)
             return
         if _ceiling:
             shed(self.capacity)
@@ -284,20 +305,31 @@ cdef class Block:
             self.address = pages_allocate(self.capacity)
         if self.address == NULL:
             raise MemoryError(f"could not allocate {nbytes:,} bytes")
-        _held += self.capacity
-        _most = max(_most, _held)
+        hold(self.capacity, self.capacity)
+
+    cdef bint cut(self) except -1:
+        """Take a part of the arena; whether there was one."""
+        cdef size_t resident = _arena.resident, allowed
+        self.address = _arena.take(self.capacity)
+        if self.address == NULL:
+            return False
+        self.arena = _arena
+        if _ceiling:
+            shed(self.capacity)
+        elif _arena.resident > resident:  # it has fresh pages; of what was free before, some goes
+            ask_for_huge_pages(self.address, self.capacity)
+            allowed = _arena.most + _arena.most // 16
+            if _arena.resident > allowed:
+                _arena.drop((_arena.resident - allowed) * PAGE)
+        return True
 
     def __dealloc__(self):
-        global _held
         if self.address == NULL:
             return
-        if self.arena is not None:
-            _held -= self.capacity
-            self.arena.give(self.address, self.capacity)
-        elif self.pool is not None and not self.pool.is_closed:
+        if self.pool is not None and not self.pool.is_closed:
             self.pool.addresses.setdefault(self.capacity, []).append(<size_t> self.address)
         else:
-            give_back(self.address, self.capacity)
+            give_back(self.address, self.capacity, self.arena)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.address, self.nbytes, 0, flags)
@@ -307,15 +339,17 @@ cdef class Allocator:
     """allocate(op, shape, dtype): an uninitialised C-contiguous array, on a block from `pooled` bytes on.
 
     `require(op, shape, itemsize)` is asked first where the array has more than `unchecked` bytes, or none; `borrowed`
-    counts the bytes that were handed out.
+    counts the bytes that were handed out. lasts: see `Block`.
     """
 
     cdef object require
     cdef public double unchecked, pooled
     cdef readonly Py_ssize_t borrowed
+    cdef bint lasts
 
-    def __init__(self, require, double unchecked, double pooled):
+    def __init__(self, require, double unchecked, double pooled, bint lasts=False):
         self.require, self.unchecked, self.pooled, self.borrowed = require, unchecked, pooled, 0
+        self.lasts = lasts
 
     def __call__(self, op, shape, dtype):
         cdef Py_ssize_t itemsize = dtype.itemsize
@@ -327,7 +361,7 @@ cdef class Allocator:
         self.borrowed += <Py_ssize_t> nbytes
         if nbytes < self.pooled:
             return empty(shape, dtype)
-        return ndarray(shape, dtype, Block(<Py_ssize_t> nbytes))
+        return ndarray(shape, dtype, Block(<Py_ssize_t> nbytes, self.lasts))
 
 
 def set_last_resort(function):
@@ -348,12 +382,26 @@ def trim():
     _cached = 0
     if _arena is not None:
         _arena.drop(_arena.waiting())
+        _arena.most = _arena.in_use
+
+
+cdef int keep_within_limit() except -1:
+    if _arena is not None and _arena.waiting() > _limit:
+        _arena.drop(_arena.waiting() - _limit)
+    return 0
+
+
+cdef bint has_arena() except -1:
+    global _arena
+    if _arena is None and _span:
+        _arena = Arena(_span)
+    return _arena is not None
 
 
 cdef int drop_stale(size_t coming) except -1:
-    """Give blocks back before another one is made, the largest first, until what is in use, free and coming is little
-    more than the largest call touched: a quarter more by those that neither this call nor the one before it touched (of
-    several under way: the last few), two fifths by all that this one did not."""
+    """Give blocks of the free lists back before another one is made, the largest first, until what is in use, free and
+    coming is little more than the largest call touched: a quarter more by those that neither this call nor the one
+    before it touched (of several under way: the last few), two fifths by all that this one did not."""
     cdef size_t touched = max(_widest, _touched + coming)
     drop_idle(4 * _most_open - 2, coming, _before + touched + touched // 4)
     drop_idle(1, coming, _before + touched + touched // 5 * 2)
@@ -361,19 +409,19 @@ cdef int drop_stale(size_t coming) except -1:
 
 
 cdef int drop_idle(size_t calls, size_t coming, size_t allowed) except -1:
-    """Give blocks back that the last `calls` calls did not touch, the largest first, until no more than what is allowed
-    is in use, free and coming."""
+    """Give blocks of the free lists back that the last `calls` calls did not touch, the largest first, until no more
+    than what is allowed is in use, free and coming."""
     global _cached
     cdef list addresses
     cdef size_t capacity
-    if _held + _cached + coming <= allowed:
+    if _listed + _cached + coming <= allowed:
         return 0
     for key in sorted(_free_lists, reverse=True):
         capacity, addresses = key, _free_lists[key]
         while addresses and _calls - (<size_t *> <size_t> addresses[0])[0] >= calls:
             pages_free(<void *> <size_t> addresses.pop(0), capacity)
             _cached -= capacity
-            if _held + _cached + coming <= allowed:
+            if _listed + _cached + coming <= allowed:
                 return 0
     return 0
 
@@ -425,11 +473,18 @@ def most_held():
 
 
 def set_limit(size_t nbytes):
-    """Keep at most `nbytes` bytes on the free list."""
+    """Keep at most `nbytes` bytes on the free lists, and as many free in the arena."""
     global _limit
     _limit = nbytes
     if _cached > _limit:
         trim()
+    keep_within_limit()
+
+
+def set_span(size_t nbytes):
+    """Cut large blocks from an arena of so many bytes of addresses; 0: from none, unless there is a ceiling."""
+    global _span
+    _span = nbytes
 
 
 def cached():
@@ -444,7 +499,7 @@ cdef class Call:
         global depth, _calls, _open, _most_open, _before, _touched, _widest
         depth += 1
         if depth == 1:
-            _widest, _touched, _before = max(_widest, _touched), 0, _held
+            _widest, _touched, _before = max(_widest, _touched), 0, _listed
             _calls += 1
             _open += 1
             _most_open = max(_most_open, _open)

@@ -17,8 +17,8 @@ from fastconv.errors import integer
 from fastconv.machine import cgroup
 
 __all__ = [
-    "UNCHECKED", "Ceiling", "allocate", "at_most", "available_bytes", "borrowed", "get_workspace_limit", "require",
-    "require_array", "set_workspace_limit", "whole_call",
+    "UNCHECKED", "Ceiling", "allocate", "allocate_lasting", "at_most", "available_bytes", "borrowed",
+    "get_workspace_limit", "require", "require_array", "set_workspace_limit", "whole_call",
 ]  # fmt: skip
 
 DEFAULT_WORKSPACE_LIMIT = 64 << 20
@@ -80,6 +80,9 @@ def require_array(op: str, shape: Sequence[int], itemsize: int) -> None:
 # An uninitialised C-contiguous array (op, shape, dtype) on a block of the free list; it belongs to the caller. Raises
 # MemoryError, before anything is allocated, when it is larger than what this process may still use.
 allocate = memory.Allocator(require_array, UNCHECKED, POOLED)
+
+# The same for what stays from step to step.
+allocate_lasting = memory.Allocator(require_array, UNCHECKED, POOLED, True)
 
 
 # `with whole_call:` around all that a training step or an answer computes: how long blocks wait is counted in these.
@@ -166,4 +169,7 @@ def _pages_in_use(field: int) -> int:
         return 0
 
 
-memory.set_limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+_physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+memory.set_limit(_physical // 4)
+if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:  # else addresses are not free of charge
+    memory.set_span(_physical)

@@ -321,7 +321,7 @@ class Optimizer:
             if kept is not None and kept.shape != p.shape:
                 raise ValueError(f"{owner}: {name} has shape {p.shape}, its {slot} {kept.shape}")
             if kept is None or kept.dtype != p.dtype or kept.strides != dense.strides:
-                memory[slot] = arrays.empty_like(owner, dense)
+                memory[slot] = arrays.empty_like(owner, dense, lasts=True)
                 memory[slot][...] = 0 if kept is None else kept
         flats = {slot: arrays.flat(array) for slot, array in memory.items()}
         return _Plan(p, dense, dense.strides, arrays.flat(dense), flats, options)
