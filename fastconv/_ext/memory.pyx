@@ -395,7 +395,7 @@ cdef bint has_arena() except -1:
     global _arena
     if _arena is None and _span:
         _arena = Arena(_span)
-    return _arena is not None
+    return _arena is not None and _arena.base != NULL
 
 
 cdef int drop_stale(size_t coming) except -1:
