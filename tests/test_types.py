@@ -203,7 +203,7 @@ def test_a_wrong_stub_is_caught():
     for right, wrong, complaint in (
         ("def trim()", "def prune()", ["prune is not in the module", "trim is not in the stub"]),
         ("nbytes: int) -> None: ...\ndef cached", "size: int) -> None: ...\ndef cached", ["set_limit(size) is "]),
-        ("def __init__(self, nbytes: int)", "def __init__(self, size: int)", ["Block(size) takes ['nbytes']"]),
+        ("self, nbytes: int, lasts", "self, size: int, lasts", ["Block(size, lasts) takes ['nbytes', 'lasts']"]),
     ):
         assert right in stub
         found = differences(stub.replace(right, wrong), memory, source)
