@@ -1,12 +1,13 @@
 """Memory: results are the caller's for good, freed blocks are reused, and what does not fit is refused beforehand."""
 
 import concurrent.futures
+import gc
 import os
 import tracemalloc
 
 import numpy as np
 import pytest
-from test_runtime import printed
+from test_runtime import printed, python
 
 import fastconv
 from fastconv import functional, reference, vjp
@@ -199,6 +200,48 @@ def test_without_addresses_to_spare_large_blocks_are_apart():
         "print(int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize())"
     )
     assert printed(code) < 4 << 30
+
+
+def test_addresses_that_become_scarce_are_given_back():
+    code = (
+        "import resource; import numpy as np; from fastconv.machine.memory import allocate\n"
+        "first = allocate('test', (1 << 22,), np.dtype(np.float32)); first[...] = 1\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "print(int(allocate('test', (1 << 23,), np.dtype(np.float32)).size + first.sum()))"
+    )
+    assert printed(code) == (1 << 23) + (1 << 22)
+
+
+def test_what_is_garbage_gives_its_blocks_back_first(empty_pool):
+    """The collector would clear what they are to be given back to."""
+
+    class Knot:
+        pass
+
+    before = memory.held()
+    pool = memory.Pool()
+    with pool:
+        inside = block(2 << 20)
+    knot = Knot()
+    knot.itself, knot.held = knot, (pool, memory.Block(2 << 20), memory.Block(1 << 18))
+    del inside, pool, knot
+    gc.collect()
+    assert memory.held() == before
+    memory.trim()
+    array = block(2 << 20)
+    array[...] = 1
+
+
+def test_nothing_is_said_when_the_interpreter_ends():
+    code = (
+        "import numpy as np, fastconv\n"
+        "from fastconv import Conv2d, Flatten, Linear, ReLU\n"
+        "net = fastconv.Sequential(Conv2d(3, 32, 3), ReLU(), Flatten(), Linear(28800, 2))\n"
+        "x = np.ones((32, 3, 32, 32), np.float32)\n"
+        "for _ in range(5): kept = fastconv.value_and_grad(net, 'cross_entropy', x, np.zeros(32, int))"
+    )
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_training_on_many_shapes_holds_little_more_than_the_largest(empty_pool):

@@ -2,6 +2,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+class Parts:
+    def __init__(self) -> None: ...
+
 class Arena:
     def __init__(self, span: int) -> None: ...
 

@@ -12,13 +12,9 @@ Below a ceiling all blocks are.
 A pass that is to be made again in the same memory has a free list of its own, a Pool.
 """
 
-from bisect import bisect_left
-
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdlib cimport calloc, free
-
 from numpy import empty, ndarray
 
 cdef extern from *:
@@ -62,59 +58,44 @@ cdef size_t size_class(size_t nbytes) noexcept:
 cdef enum:
     PAGE = 4096
     LARGE = 1 << 20  # bytes of a block that is cut from the arena
+    MOST_BYTES = 1 << 46  # that a process can have
 
 
-cdef class Arena:
-    """A range of addresses from which blocks are cut, best fit first; it knows which of its pages were touched."""
+@cython.no_gc  # it clears what it takes for garbage before blocks on it are given back; none of these is in a cycle
+cdef class Parts:
+    """Free parts of an arena, in pages; neighbours are one."""
 
-    cdef char *base
-    cdef size_t pages  # of the range
-    cdef size_t in_use  # pages of blocks
-    cdef size_t most  # of them so far
-    cdef size_t resident  # pages that were touched and not given back since
-    cdef unsigned char *is_resident
-    cdef list starts, sizes  # of the free parts, by address, in pages
+    cdef list starts, sizes  # by address
 
-    def __cinit__(self, size_t span):
-        self.pages = span // PAGE
-        self.starts, self.sizes = [0], [self.pages]
-        self.is_resident = <unsigned char *> calloc(self.pages, 1)
-        self.base = <char *> range_reserve(self.pages * PAGE)
-        if self.base == NULL or self.is_resident == NULL:
-            self.starts, self.sizes = [], []  # serves nothing
+    def __cinit__(self):
+        self.starts, self.sizes = [], []
 
-    def __dealloc__(self):
-        free(self.is_resident)
-        if self.base != NULL:
-            range_release(self.base, self.pages * PAGE)
-
-    cdef void *take(self, size_t nbytes) except? NULL:
-        """A block; NULL where no part is large enough."""
-        cdef size_t pages = (nbytes + PAGE - 1) // PAGE, size, least = self.pages + 1, start, page
+    cdef Py_ssize_t take(self, size_t pages) except -2:
+        """Where so many pages begin, of the smallest part that has them; -1 where none has."""
+        cdef size_t size, least = 0, start
         cdef Py_ssize_t index, found = -1
         for index in range(len(self.sizes)):
             size = self.sizes[index]
-            if pages <= size < least:
+            if pages <= size and (found < 0 or size < least):
                 found, least = index, size
         if found < 0:
-            return NULL
+            return -1
         start = self.starts[found]
         if least == pages:
             del self.starts[found], self.sizes[found]
         else:
             self.starts[found], self.sizes[found] = start + pages, least - pages
-        for page in range(start, start + pages):
-            self.resident += not self.is_resident[page]
-            self.is_resident[page] = 1
-        self.in_use += pages
-        self.most = max(self.most, self.in_use)
-        return self.base + start * PAGE
+        return start
 
-    cdef int give(self, void *block, size_t nbytes) except -1:
-        """Take a block back; neighbouring free parts are one."""
-        cdef size_t pages = (nbytes + PAGE - 1) // PAGE, start = (<char *> block - self.base) // PAGE
-        cdef Py_ssize_t index = bisect_left(self.starts, start)
-        self.in_use -= pages
+    cdef int give(self, size_t start, size_t pages) except -1:
+        """Take pages back."""
+        cdef Py_ssize_t index = 0, end = len(self.starts), middle
+        while index < end:  # no Python function: at the interpreter's end there are none
+            middle = (index + end) // 2
+            if <size_t> self.starts[middle] < start:
+                index = middle + 1
+            else:
+                end = middle
         if index < len(self.starts) and <size_t> self.starts[index] == start + pages:
             pages += <size_t> self.sizes[index]
             del self.starts[index], self.sizes[index]
@@ -125,6 +106,83 @@ cdef class Arena:
             self.sizes.insert(index, pages)
         return 0
 
+
+@cython.no_gc
+cdef class Arena:
+    """A range of addresses from which blocks are cut; it knows which of its pages were touched."""
+
+    cdef char *base
+    cdef size_t pages  # of the range
+    cdef size_t in_use  # pages of blocks
+    cdef size_t most  # of them so far
+    cdef size_t resident  # pages that were touched and not given back since
+    cdef unsigned char *is_resident  # of each page that there is, or was
+    cdef size_t known
+    cdef Parts parts
+
+    def __cinit__(self, size_t span):
+        self.pages = span // PAGE
+        self.parts = Parts()
+        self.known = self.pages
+        self.is_resident = <unsigned char *> range_reserve(self.known)  # zeros, of which few are touched
+        self.base = <char *> range_reserve(self.pages * PAGE)
+        if self.base == NULL or self.is_resident == NULL:  # it serves nothing
+            self.release()
+        else:
+            self.parts.give(0, self.pages)
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        if self.base != NULL:
+            range_release(self.base, self.pages * PAGE)
+        if self.is_resident != NULL:
+            range_release(self.is_resident, self.known)
+        self.base, self.is_resident = NULL, NULL
+
+    cdef void *take(self, size_t pages) except? NULL:
+        """A block; NULL where no part is large enough."""
+        cdef Py_ssize_t start = self.parts.take(pages)
+        cdef size_t page
+        if start < 0:
+            return NULL
+        for page in range(start, start + pages):
+            self.resident += not self.is_resident[page]
+            self.is_resident[page] = 1
+        self.in_use += pages
+        self.most = max(self.most, self.in_use)
+        return self.base + start * PAGE
+
+    cdef int give(self, void *block, size_t pages) except -1:
+        """Take a block back."""
+        self.in_use -= pages
+        return self.parts.give(self.page_of(block), pages)
+
+    cdef int shrink(self) except -1:
+        """Give the addresses back that lie behind all blocks."""
+        cdef size_t start, page
+        cdef Py_ssize_t last = len(self.parts.starts) - 1
+        if self.base == NULL or last < 0:
+            return 0
+        start = self.parts.starts[last]
+        if start + <size_t> self.parts.sizes[last] < self.pages:
+            return 0
+        self.parts.starts.pop()
+        self.parts.sizes.pop()
+        for page in range(start, self.pages):
+            self.resident -= self.is_resident[page]
+        if start == 0:
+            self.release()
+            self.pages = 0
+            return 0
+        range_release(self.base + start * PAGE, (self.pages - start) * PAGE)
+        self.pages = start
+        return 0
+
+    cdef inline size_t page_of(self, void *address) noexcept:
+        return (<char *> address - self.base) // PAGE
+
     cdef size_t waiting(self):
         """Bytes of pages that were touched and are free."""
         return (self.resident - self.in_use) * PAGE
@@ -132,9 +190,9 @@ cdef class Arena:
     cdef int drop(self, size_t nbytes) except -1:
         """Give free pages back, those with the highest addresses first, until so many bytes are gone."""
         cdef size_t wanted = (nbytes + PAGE - 1) // PAGE, first, page, end
-        for index in range(len(self.starts) - 1, -1, -1):
-            first = self.starts[index]
-            page = first + <size_t> self.sizes[index]
+        for index in range(len(self.parts.starts) - 1, -1, -1):
+            first = self.parts.starts[index]
+            page = first + <size_t> self.parts.sizes[index]
             while page > first and wanted:
                 end = page
                 while page > first and wanted and self.is_resident[page - 1]:
@@ -167,7 +225,9 @@ cdef int give_back(void *address, size_t capacity, Arena arena) except -1:
     global _cached, _held, _listed
     _held -= capacity
     if arena is not None:
-        arena.give(address, capacity)
+        arena.give(address, capacity // PAGE)
+        if arena is not _arena:  # nobody will cut from it any more
+            return arena.drop(arena.waiting())
         return keep_within_limit()
     _listed -= capacity
     if capacity > _limit:
@@ -181,19 +241,20 @@ cdef int give_back(void *address, size_t capacity, Arena arena) except -1:
     return 0
 
 
-@cython.no_gc_clear
+@cython.no_gc
 cdef class Pool:
     """The blocks that one thread asks for inside of `with pool:`. One that is free again serves the pool alone, until
     the pool is closed, or is dropped as all its blocks are: so what the pass left in it can be found where it was."""
 
-    cdef dict addresses  # of free blocks, by their capacities
-    cdef dict arenas  # that blocks were cut from, by their addresses
+    cdef dict addresses  # of free blocks, by their size classes
+    cdef Arena arena  # that its large blocks are cut from
+    cdef Parts parts  # of it that are free and the pool's
     cdef readonly Py_ssize_t nbytes  # of its blocks, free ones too
     cdef unsigned long thread
     cdef bint is_closed
 
     def __cinit__(self):
-        self.addresses, self.arenas, self.nbytes = {}, {}, 0
+        self.addresses, self.parts, self.nbytes = {}, Parts(), 0
 
     def __enter__(self):
         global _pool
@@ -213,9 +274,27 @@ cdef class Pool:
         self.is_closed = True
         for capacity, addresses in self.addresses.items():
             while addresses:
-                address = addresses.pop()
-                give_back(<void *> <size_t> address, capacity, self.arenas.pop(address, None))
+                give_back(<void *> <size_t> addresses.pop(), capacity, None)
+        while self.parts.starts:
+            start, pages = self.parts.starts.pop(), self.parts.sizes.pop()
+            give_back(self.arena.base + <size_t> start * PAGE, <size_t> pages * PAGE, self.arena)
         self.nbytes = 0
+
+    cdef void *take(self, size_t capacity, bint is_cut) except? NULL:
+        """A free block of the pool's; NULL where it has none."""
+        cdef Py_ssize_t start
+        cdef list addresses
+        if is_cut:
+            start = self.parts.take(capacity // PAGE)
+            return NULL if start < 0 else self.arena.base + start * PAGE
+        addresses = self.addresses.get(capacity)
+        return <void *> <size_t> addresses.pop() if addresses else NULL
+
+    cdef int give(self, void *address, size_t capacity, bint is_cut) except -1:
+        if is_cut:
+            return self.parts.give(self.arena.page_of(address), capacity // PAGE)
+        self.addresses.setdefault(capacity, []).append(<size_t> address)
+        return 0
 
     def __dealloc__(self):
         self.close()
@@ -253,6 +332,7 @@ cdef class Place:
         PyBuffer_FillInfo(buffer, self, self.address, self.nbytes, 0, flags)
 
 
+@cython.no_gc
 cdef class Block:
     """Writable memory of at least `nbytes` bytes, aligned to a cache line, through the buffer protocol.
 
@@ -268,21 +348,22 @@ cdef class Block:
     def __cinit__(self, Py_ssize_t nbytes, bint lasts=False):
         global _cached, _touched
         cdef list addresses
-        cdef bint is_cut = (_ceiling or nbytes >= LARGE) and not lasts and has_arena()
+        cdef bint is_cut = (_ceiling or (_span and nbytes >= LARGE)) and not lasts and has_arena()
         self.nbytes = nbytes
         self.capacity = (nbytes + PAGE - 1) // PAGE * PAGE if is_cut else size_class(nbytes)
-        if _pool is not None and not _ceiling and _pool.thread == PyThread_get_thread_ident():
+        if (
+            _pool is not None and not _ceiling and _pool.thread == PyThread_get_thread_ident()
+            and not (is_cut and _pool.arena is not None and _pool.arena is not _arena)
+        ):
             self.pool = _pool
-            addresses = self.pool.addresses.get(self.capacity)
-            if addresses:
-                self.address = <void *> <size_t> addresses.pop()
-                self.arena = self.pool.arenas.get(<size_t> self.address)
+            self.address = self.pool.take(self.capacity, is_cut)
+            if self.address != NULL:
+                self.arena = self.pool.arena if is_cut else None
                 return
             self.pool.nbytes += self.capacity
         if is_cut and self.cut():
-            hold(self.capacity, 0)
             if self.pool is not None:
-                self.pool.arenas[<size_t> self.address] = self.arena
+                self.pool.arena = _arena
             return
         addresses = _free_lists.get(self.capacity)
         if addresses:
@@ -310,12 +391,14 @@ cdef class Block:
     cdef bint cut(self) except -1:
         """Take a part of the arena; whether there was one."""
         cdef size_t resident = _arena.resident, allowed
-        self.address = _arena.take(self.capacity)
+        self.address = _arena.take(self.capacity // PAGE)
         if self.address == NULL:
+            self.capacity = size_class(self.nbytes)
             return False
         self.arena = _arena
+        hold(self.capacity, 0)
         if _ceiling:
-            shed(self.capacity)
+            shed(0)
         elif _arena.resident > resident:  # it has fresh pages; of what was free before, some goes
             ask_for_huge_pages(self.address, self.capacity)
             allowed = _arena.most + _arena.most // 16
@@ -327,7 +410,7 @@ cdef class Block:
         if self.address == NULL:
             return
         if self.pool is not None and not self.pool.is_closed:
-            self.pool.addresses.setdefault(self.capacity, []).append(<size_t> self.address)
+            self.pool.give(self.address, self.capacity, self.arena is not None)
         else:
             give_back(self.address, self.capacity, self.arena)
 
@@ -453,9 +536,10 @@ def set_ceiling(size_t nbytes):
     _ceiling = nbytes
     if not _ceiling:
         return
-    if _arena is None or _arena.pages * PAGE < 2 * _ceiling:
-        _arena = None  # what was cut from it holds it
-        _arena = Arena(3 * _ceiling)
+    if not _span and (_arena is None or _arena.pages * PAGE < 2 * _ceiling):
+        if _arena is not None:
+            _arena.drop(_arena.waiting())
+        _arena = Arena(3 * min(_ceiling, MOST_BYTES))  # what was cut from the one before holds it
     shed(0)
 
 
@@ -482,9 +566,12 @@ def set_limit(size_t nbytes):
 
 
 def set_span(size_t nbytes):
-    """Cut large blocks from an arena of so many bytes of addresses; 0: from none, unless there is a ceiling."""
+    """Cut large blocks from an arena of so many bytes of addresses; 0: from none, unless there is a ceiling, and the
+    addresses behind all blocks of the one that there is are given back."""
     global _span
     _span = nbytes
+    if not _span and _arena is not None:
+        _arena.shrink()
 
 
 def cached():

@@ -67,6 +67,7 @@ def require(op: str, nbytes: int) -> None:
     if nbytes > available:
         for give_back in _givers:
             give_back()
+        _take_addresses()
         available = available_bytes()
     if nbytes > available:
         raise MemoryError(f"{op}: needs {nbytes:,} bytes of memory, this process may use {available:,}")
@@ -169,7 +170,12 @@ def _pages_in_use(field: int) -> int:
         return 0
 
 
-_physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-memory.set_limit(_physical // 4)
-if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:  # else addresses are not free of charge
-    memory.set_span(_physical)
+def _take_addresses() -> None:
+    """Let large blocks have a range as large as the system's memory, if addresses are free of charge."""
+    is_free = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    memory.set_span(_PHYSICAL if is_free else 0)
+
+
+_PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+memory.set_limit(_PHYSICAL // 4)
+_take_addresses()

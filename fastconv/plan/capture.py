@@ -54,7 +54,7 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-MOST_BYTES = 1 << 26  # that all captured passes keep, weights included
+MOST_BYTES = 1 << 28  # that all captured passes keep, weights included
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
