@@ -427,7 +427,7 @@ def test_nor_what_is_large_or_watched_or_shared(monkeypatch):
         fastconv.value_and_grad(net, "cross_entropy", x, t, memory_limit=1 << 30)
         fastconv.vjp(net, x)
     assert of(net) is None
-    monkeypatch.setattr(capturing, "MOST_BYTES", 1 << 17)
+    monkeypatch.setattr(capturing, "PASS_BYTES", 1 << 17)
     for _ in range(ALIKE + 1):
         fastconv.value_and_grad(net, "cross_entropy", x, t)
     assert of(net) is None

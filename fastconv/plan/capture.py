@@ -54,7 +54,8 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-MOST_BYTES = 1 << 28  # that all captured passes keep, weights included
+PASS_BYTES = 1 << 28  # that a captured pass keeps at most, weights included, and
+MOST_BYTES = 3 << 27  # all of them together
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
@@ -66,7 +67,7 @@ def key_of(x: Any, context: Context) -> Hashable:
         type(x) is not np.ndarray
         or x.dtype not in FLOATS
         or not x.flags.aligned
-        or x.nbytes > MOST_BYTES
+        or x.nbytes > PASS_BYTES
         or not (context.once or not context.keep)
         or context.snapshot
         or context.repeated
@@ -213,7 +214,7 @@ class Captured:
         self.free: list[bool] = []  # the right to its next pass, while nobody has it
         self.x = x
         self.draws = Draws(None)
-        self._forward = Capture(MOST_BYTES)
+        self._forward = Capture(PASS_BYTES)
         self._backward: Capture | None = None
 
     @property
@@ -253,7 +254,7 @@ class Captured:
     def first_backward(self, backward: Backward, dy: np.ndarray, need_dx: Any) -> tuple[Any, Gradients, Capture]:
         """The gradients, and how they were captured; dy is kept."""
         self._dy, self._needs_dx = dy, need_dx
-        capture = Capture(MOST_BYTES, self._forward)
+        capture = Capture(PASS_BYTES, self._forward)
         with capture:
             dx, gradients = backward(self._dy)
         self._dx, self._gradients, self._backward = dx, gradients, capture
