@@ -63,32 +63,60 @@ cdef enum:
 
 @cython.no_gc  # it clears what it takes for garbage before blocks on it are given back; none of these is in a cycle
 cdef class Parts:
-    """Free parts of an arena, in pages; neighbours are one."""
+    """Free parts of an arena, in pages. What was freed waits for a request of its size, whose halves lie in the caches of
+    the same cores, and is joined with its neighbours when there is none left but in the last part, which may be new."""
 
-    cdef list starts, sizes  # by address
+    cdef list starts, sizes  # by address, no two of them neighbours
+    cdef dict waiting  # pages -> where parts of so many begin that are not among those, the last freed last
 
     def __cinit__(self):
-        self.starts, self.sizes = [], []
+        self.starts, self.sizes, self.waiting = [], [], {}
 
     cdef Py_ssize_t take(self, size_t pages) except -2:
-        """Where so many pages begin, of the smallest part that has them; -1 where none has."""
-        cdef size_t size, least = 0, start
+        """Where so many pages begin: those freed last, or in the smallest part that has them; -1 where none has."""
+        cdef list alike = self.waiting.get(pages)
+        cdef size_t size, start
+        cdef Py_ssize_t found
+        if alike:
+            return alike.pop()
+        found = self.smallest(pages)
+        if self.waiting and (found < 0 or found == len(self.sizes) - 1):
+            self.join()
+            found = self.smallest(pages)
+        if found < 0:
+            return -1
+        start, size = self.starts[found], self.sizes[found]
+        if size == pages:
+            del self.starts[found], self.sizes[found]
+        else:
+            self.starts[found], self.sizes[found] = start + pages, size - pages
+        return start
+
+    cdef Py_ssize_t smallest(self, size_t pages) except -2:
+        """The smallest part that has so many pages; -1 where none has."""
+        cdef size_t size, least = 0
         cdef Py_ssize_t index, found = -1
         for index in range(len(self.sizes)):
             size = self.sizes[index]
             if pages <= size and (found < 0 or size < least):
                 found, least = index, size
-        if found < 0:
-            return -1
-        start = self.starts[found]
-        if least == pages:
-            del self.starts[found], self.sizes[found]
-        else:
-            self.starts[found], self.sizes[found] = start + pages, least - pages
-        return start
+        return found
 
     cdef int give(self, size_t start, size_t pages) except -1:
         """Take pages back."""
+        self.waiting.setdefault(pages, []).append(start)
+        return 0
+
+    cdef int join(self) except -1:
+        """Put what waits among the parts."""
+        cdef list alike
+        for pages, alike in self.waiting.items():
+            while alike:
+                self.put(alike.pop(), pages)
+        self.waiting.clear()
+        return 0
+
+    cdef int put(self, size_t start, size_t pages) except -1:
         cdef Py_ssize_t index = 0, end = len(self.starts), middle
         while index < end:  # no Python function: at the interpreter's end there are none
             middle = (index + end) // 2
@@ -129,7 +157,7 @@ cdef class Arena:
         if self.base == NULL or self.is_resident == NULL:  # it serves nothing
             self.release()
         else:
-            self.parts.give(0, self.pages)
+            self.parts.put(0, self.pages)
 
     def __dealloc__(self):
         self.release()
@@ -162,7 +190,9 @@ cdef class Arena:
     cdef int shrink(self) except -1:
         """Give the addresses back that lie behind all blocks."""
         cdef size_t start, page
-        cdef Py_ssize_t last = len(self.parts.starts) - 1
+        cdef Py_ssize_t last
+        self.parts.join()
+        last = len(self.parts.starts) - 1
         if self.base == NULL or last < 0:
             return 0
         start = self.parts.starts[last]
@@ -190,6 +220,7 @@ cdef class Arena:
     cdef int drop(self, size_t nbytes) except -1:
         """Give free pages back, those with the highest addresses first, until so many bytes are gone."""
         cdef size_t wanted = (nbytes + PAGE - 1) // PAGE, first, page, end
+        self.parts.join()
         for index in range(len(self.parts.starts) - 1, -1, -1):
             first = self.parts.starts[index]
             page = first + <size_t> self.parts.sizes[index]
@@ -275,6 +306,7 @@ cdef class Pool:
         for capacity, addresses in self.addresses.items():
             while addresses:
                 give_back(<void *> <size_t> addresses.pop(), capacity, None)
+        self.parts.join()
         while self.parts.starts:
             start, pages = self.parts.starts.pop(), self.parts.sizes.pop()
             give_back(self.arena.base + <size_t> start * PAGE, <size_t> pages * PAGE, self.arena)

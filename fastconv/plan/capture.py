@@ -54,7 +54,7 @@ CAPTURED = frozenset((
     "AdaptiveMaxPool3d", "ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Hardswish",
 ))  # fmt: skip
 ALIKE = 3  # passes in a row, of which the last is captured
-PASS_BYTES = 1 << 28  # that a captured pass keeps at most, weights included, and
+PASS_BYTES = 15 << 24  # that a captured pass keeps at most, weights included, and
 MOST_BYTES = 3 << 27  # all of them together
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
