@@ -63,8 +63,9 @@ cdef enum:
 
 @cython.no_gc  # it clears what it takes for garbage before blocks on it are given back; none of these is in a cycle
 cdef class Parts:
-    """Free parts of an arena, in pages. What was freed waits for a request of its size, whose halves lie in the caches of
-    the same cores, and is joined with its neighbours when there is none left but in the last part, which may be new."""
+    """Free parts of an arena, in pages. What was freed waits for a request of its size, whose halves lie in the caches
+    of the same cores, and is joined with its neighbours when there is none left but in the last part, which may be new.
+    """
 
     cdef list starts, sizes  # by address, no two of them neighbours
     cdef dict waiting  # pages -> where parts of so many begin that are not among those, the last freed last
