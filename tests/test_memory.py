@@ -212,6 +212,18 @@ def test_addresses_that_become_scarce_are_given_back():
     assert printed(code) == (1 << 23) + (1 << 22)
 
 
+def test_a_ceiling_has_an_arena_where_addresses_are_scarce():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); import numpy as np\n"
+        "from fastconv._ext import memory; from fastconv.machine.memory import at_most\n"
+        "with at_most(64 << 20):\n"
+        "    blocks = [np.frombuffer(memory.Block(n << 20), np.uint8) for n in (3, 5)]\n"
+        "    places = [block.__array_interface__['data'][0] for block in blocks]\n"
+        "print(places[1] - places[0] == 3 << 20)"
+    )
+    assert printed(code.replace("print(", "print(int(") + ")") == 1
+
+
 def test_what_is_garbage_gives_its_blocks_back_first(empty_pool):
     """The collector would clear what they are to be given back to."""
 

@@ -58,7 +58,6 @@ cdef size_t size_class(size_t nbytes) noexcept:
 cdef enum:
     PAGE = 4096
     LARGE = 1 << 20  # bytes of a block that is cut from the arena
-    MOST_BYTES = 1 << 46  # that a process can have
 
 
 @cython.no_gc  # it clears what it takes for garbage before blocks on it are given back; none of these is in a cycle
@@ -241,6 +240,7 @@ cdef class Arena:
         return 0
 
 
+cdef size_t MOST_BYTES = <size_t> 1 << 46  # that a process can have
 cdef Arena _arena = None  # the one that new blocks are cut from
 cdef size_t _span = 0  # bytes of its addresses where there is no ceiling; 0: large blocks are apart
 
