@@ -31,7 +31,7 @@ from fastconv import _ext
 from fastconv.machine import memory
 from fastconv._ext.conv import lowering
 assert lowering.__file__.startswith({library!r}), lowering.__file__
-memory.allocate.pooled = 1 << 62
+memory.allocate.pooled = memory.allocate_lasting.pooled = 1 << 62
 sys.exit(pytest.main(sys.argv[1:]))
 """
 
