@@ -664,6 +664,7 @@ def test_a_large_one_makes_room_for_what_else_the_net_does(monkeypatch):
 
 def test_nets_share_what_captured_passes_may_keep(monkeypatch):
     """Those in use keep it, those that nobody uses give way."""
+    capturing._ledger.drop_all()  # of other tests' nets
     first = work(lenet())
     monkeypatch.setattr(capturing, "MOST_BYTES", 2 * of(first).nbytes + 1)
     second, third, x, t = work(lenet()), lenet(), images((2, 1, 28, 28), 0), labels(2, 0)

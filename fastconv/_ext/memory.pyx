@@ -9,12 +9,13 @@ Large blocks that wait for a request of their size would be too many: they are c
 join, and which gives pages back before it touches new ones where it would have a sixteenth more than was ever in use.
 Below a ceiling all blocks are.
 
-A pass that is to be made again in the same memory has a free list of its own, a Pool.
+A pass that is to be made again in the same memory has free lists and parts of its own, a Pool.
 """
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pythread cimport PyThread_get_thread_ident
+
 from numpy import empty, ndarray
 
 cdef extern from *:

@@ -85,6 +85,7 @@ WINOGRAD_SHARED_BYTES = 1 << 22  # bytes of transformed filters that all blocks 
 WINOGRAD_OWN_FILTERS_BYTES = 640 << 10  # bytes of transformed filters that each thread makes for itself
 WINOGRAD_OWN_BYTES = 1 << 21  # bytes of the transformed gradients that a thread adds up
 WINOGRAD_SUMMED_BYTES = 4 << 20  # bytes of the transformed tiles whose products are added up at a time
+WINOGRAD_SUMMED_SHARE = 0.75  # of those are taken at a time where each thread has its own
 WINOGRAD_SUM_TILES = 64  # tiles: the square of the sums that are added up apart, times so many
 WINOGRAD_FULL_ROUNDS = 0.75  # of the threads have a run of tiles of their own, or all work on the same tiles
 WINOGRAD_ALONE_TILES = 128  # tiles that a thread transforms alone before their products are taken

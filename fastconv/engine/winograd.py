@@ -280,7 +280,7 @@ class Cut(NamedTuple):
     by_blocks: bool
     tiles: int  # of a block, or of what is transformed before the products
     part: tuple[int, int]  # steps and filters, or filters and channels, that are taken at a time
-    together: tuple[Ints, ...]  # the shapes of what all threads share, and
+    together: tuple[Ints, ...]  # the shapes of what all threads share, (1, …), and
     each: tuple[Ints, ...]  # of what each has for itself
     most: int  # threads that fit the workspace limit
     runs: int = 1  # of tiles that are summed, or may be transformed, apart
@@ -384,7 +384,7 @@ def _cut_weights(s: Sizes, weights: int, limit: int) -> tuple[Cut, Cut]:
     both, each = f * (s.v_row + s.m_row), -(-s.tiles // sums)
     best = max(s.filters * s.steps // (s.filters + s.steps), tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
     if sums > 1:
-        best = max(best * 3 // 4, tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
+        best = max(int(best * tuning.WINOGRAD_SUMMED_SHARE), tuning.WINOGRAD_SUMMED_BYTES // 4 // both)
     elif each <= 2 * best:
         best = each
     tiles = _evenly(each, max(1, min(best, limit // 2 // both)))

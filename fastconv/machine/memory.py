@@ -56,7 +56,13 @@ _givers: list[Callable[[], None]] = []
 def on_shortage(give_back: Callable[[], None]) -> None:
     """Have this called before memory is refused: it gives back what can be had again."""
     _givers.append(give_back)
-    memory.set_last_resort(give_back)
+
+
+def _give_back() -> None:
+    """All that can be had again, and addresses that have become scarce."""
+    for give_back in _givers:
+        give_back()
+    _take_addresses()
 
 
 def require(op: str, nbytes: int) -> None:
@@ -65,9 +71,7 @@ def require(op: str, nbytes: int) -> None:
         return
     available = available_bytes()
     if nbytes > available:
-        for give_back in _givers:
-            give_back()
-        _take_addresses()
+        _give_back()
         available = available_bytes()
     if nbytes > available:
         raise MemoryError(f"{op}: needs {nbytes:,} bytes of memory, this process may use {available:,}")
@@ -178,4 +182,5 @@ def _take_addresses() -> None:
 
 _PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 memory.set_limit(_PHYSICAL // 4)
+memory.set_last_resort(_give_back)
 _take_addresses()

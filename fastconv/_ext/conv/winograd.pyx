@@ -12,8 +12,6 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
-from libc.string cimport memset
-
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run
 
@@ -62,7 +60,6 @@ cdef extern from "conv/winograd.h" nogil:
         Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
 
 cdef enum:
-    MOST_SLOTS = 1024  # threads of the team, at most
     FILTER_STEPS = 64  # of one task that transforms filters
     PIECE = 7  # tiles of one task that transforms nothing but them
 
@@ -139,8 +136,7 @@ cdef struct ForwardBlocks:
     float *y
     float *u
     float *buffers
-    char *made  # by slot, whether it has its U; NULL where there is one for all
-    Py_ssize_t copy  # floats to the next slot's U
+    Py_ssize_t copy  # floats to the next slot's U, the last of which says whether it is made; 0: all have one
     Py_ssize_t filter_tasks, frequencies, u_plane, group_weights, row, plane, buffer, block
     int bytes
     bint reversed
@@ -162,18 +158,19 @@ def forward_blocks(
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
     cdef const float *b = <const float *> NULL if bias is None else &bias[0]
-    cdef char made[MOST_SLOTS]
+    cdef Py_ssize_t slot
     cdef ForwardBlocks c = ForwardBlocks(
-        g=&g, w=&w[0, 0, 0, 0, 0], bias=b, y=&y[0, 0, 0, 0, 0], u=&u[0, 0, 0, 0], buffers=&buffers[0, 0], made=NULL,
-        copy=0, filter_tasks=groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), frequencies=u.shape[2],
+        g=&g, w=&w[0, 0, 0, 0, 0], bias=b, y=&y[0, 0, 0, 0, 0], u=&u[0, 0, 0, 0], buffers=&buffers[0, 0], copy=0,
+        filter_tasks=groups * parts(g.filters, panel) * parts(steps, FILTER_STEPS), frequencies=u.shape[2],
         u_plane=u.shape[3], group_weights=w.size // groups, row=row, plane=plane, buffer=buffers.shape[1], block=block,
         bytes=bytes, reversed=reversed,
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
     if u.shape[0] > 1:
-        memset(made, 0, MOST_SLOTS)
-        c.made, c.copy = made, u.size // u.shape[0]
+        c.copy = u.size // u.shape[0]
+        for slot in range(u.shape[0]):
+            c.u[(slot + 1) * c.copy - 1] = 0
     elif not ready:
         run(<Task> filters_task, <float *> c.w, &c, c.filter_tasks, num_threads)
     run(<Task> block_task, &x[0, 0, 0, 0, 0], &c, groups * parts(tile_count(&g), block), num_threads)
@@ -201,10 +198,10 @@ cdef void block_task(const float *x, const ForwardBlocks *c, Py_ssize_t task, in
     cdef float *m = c.buffers + slot * c.buffer
     cdef float *v = m + c.plane
     cdef const float *u = c.u + slot * c.copy + group * c.frequencies * c.u_plane
-    if c.made != NULL and not c.made[slot]:
+    if c.copy and not c.u[(slot + 1) * c.copy - 1]:
         for f in range(c.filter_tasks):
             filters_task(c.w, c, f, slot)
-        c.made[slot] = True
+        c.u[(slot + 1) * c.copy - 1] = 1
     transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
     for f in range(c.frequencies):
         product(
