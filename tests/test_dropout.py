@@ -6,6 +6,7 @@ import pytest
 import fastconv
 from fastconv import functional as F
 from fastconv import vjp
+from fastconv.ops.registry import OPS
 
 
 def mask(*shape, p=0.5, seed=0, dtype=np.float64):
@@ -48,6 +49,24 @@ def test_depends_on_generator_and_shape_alone(threads):
         np.testing.assert_array_equal(F.dropout(same, 0.3, training=True, rng=np.random.default_rng(2)), expected)
         narrow = F.dropout(same.astype(np.float32), 0.3, training=True, rng=np.random.default_rng(2))
         np.testing.assert_array_equal(narrow == 0, expected == 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [*range(1, 36), 16384, 16385])
+def test_any_number_of_elements(size, dtype):
+    """Whole vectors and what is left of one, exactly."""
+    x = np.arange(1, size + 1, dtype=dtype)
+    y = F.dropout(x, 0.5, training=True, rng=np.random.default_rng(6))
+    expected, _ = OPS["dropout"].reference(x, 0.5, training=True, rng=np.random.default_rng(6))
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_what_is_not_finite_stays_so():
+    x = np.full((2, 3, 5, 7), np.inf, np.float32)
+    y = F.dropout(x, 0.5, training=True, rng=np.random.default_rng(7))
+    assert set(np.unique(y[~np.isnan(y)])) == {np.inf}
+    assert np.isnan(y).any()
+    assert np.isnan(F.dropout(x * np.nan, 0.5, training=True, rng=np.random.default_rng(7))).all()
 
 
 def test_takes_one_number_from_the_generator():

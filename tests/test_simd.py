@@ -13,7 +13,7 @@ from fastconv.machine import simd
 
 TESTS = Path(__file__).parent
 # of test_ops.py: what looks at values, of the operations that have kernels of their own for a level
-SUITE = "(equals_reference or random_cases or change_no_bit) and (conv or norm or resize or sample or prelu)"
+SUITE = "(equals_reference or random_cases or change_no_bit) and (conv or dropout or norm or resize or sample or prelu)"
 
 if not hasattr(simd, "simd_levels"):
     pytest.skip("the kernels are built for one level", allow_module_level=True)

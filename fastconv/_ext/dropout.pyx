@@ -1,7 +1,7 @@
 """Dropout: an element's own random bits decide whether it stays."""
 
 from cython cimport floating
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from fastconv._ext.team cimport Task, run
 
@@ -10,13 +10,14 @@ from fastconv._ext.capture import Kernel
 cdef enum:
     RUN = 16384  # elements of one task
 
+cdef uint64_t GAMMA = 0x9E3779B97F4A7C15  # from the state of an element to the next one's
 
-cdef inline uint32_t random_bits(uint64_t key, uint64_t index) noexcept nogil:
-    """32 bits that depend on (key, index) only: SplitMix64's output function (Steele, Lea, Flood 2014), upper half."""
-    cdef uint64_t z = key + index * <uint64_t> 0x9E3779B97F4A7C15
-    z = (z ^ (z >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t> 0x94D049BB133111EB
-    return <uint32_t> ((z ^ (z >> 31)) >> 32)
+
+cdef extern from "dropout.h" nogil:
+    void dropout_float(
+        const float *, float *, uint64_t state, uint64_t step, uint64_t threshold, float scale, Py_ssize_t count)
+    void dropout_double(
+        const double *, double *, uint64_t state, uint64_t step, uint64_t threshold, double scale, Py_ssize_t count)
 
 
 cdef struct Dropout:
@@ -45,15 +46,21 @@ def dropout(
 cdef void dropout_task(floating *y, const Dropout *c, Py_ssize_t task, int slot) noexcept nogil:
     cdef Py_ssize_t pixels = c.pixels, channels = c.channels, image = task // c.blocks
     cdef Py_ssize_t begin = task % c.blocks * c.block, count = min(c.block, pixels - begin)
-    cdef Py_ssize_t first = image * channels * pixels + begin, p, j
-    cdef uint64_t key = c.key, threshold = c.threshold
+    cdef Py_ssize_t first = image * channels * pixels + begin, p
+    cdef uint64_t state = c.key + <uint64_t> first * GAMMA
     cdef const floating *x = <const floating *> c.x + (image * pixels + begin) * channels
-    cdef floating factor[2]
-    factor[0] = 0
-    factor[1] = <floating> c.scale
     y += (image * pixels + begin) * channels
+    if channels == 1:
+        draw(x, y, c, state, GAMMA, count)
+        return
     for p in range(count):
-        for j in range(channels):
-            y[j] = x[j] * factor[random_bits(key, first + p + j * pixels) >= threshold]
-        x += channels
-        y += channels
+        draw(x + p * channels, y + p * channels, c, state + <uint64_t> p * GAMMA, <uint64_t> pixels * GAMMA, channels)
+
+
+cdef inline void draw(
+    const floating *x, floating *y, const Dropout *c, uint64_t state, uint64_t step, Py_ssize_t count,
+) noexcept nogil:
+    if floating is float:
+        dropout_float(x, y, state, step, c.threshold, <float> c.scale, count)
+    else:
+        dropout_double(x, y, state, step, c.threshold, c.scale, count)
