@@ -33,7 +33,7 @@ TARGET static void NAME(moments)(
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = squares[j] = 0;
     for (; count >= 8 * width; count -= 8 * width, x += 8 * width) {
-        FETCH(x, 8 * width * sizeof(REAL));
+        TOUCH(x, 8 * width * sizeof(REAL));
         for (ptrdiff_t j = 0; j < width; j++) {
             const REAL a = CENTRED(0) + CENTRED(1), a2 = SQUARE(0) + SQUARE(1);
             const REAL b = CENTRED(2) + CENTRED(3), b2 = SQUARE(2) + SQUARE(3);
@@ -52,6 +52,7 @@ TARGET static void NAME(moments)(
 
 /* The sums of dy and dy * (x - mean), with dy as GRADIENT has it. */
 #define EIGHT_PRODUCTS                                                                                                 \
+    TOUCH(x, 8 * width * sizeof(REAL));                                                                                \
     for (ptrdiff_t j = 0; j < width; j++) {                                                                            \
         const REAL a = GRADIENT(0) + GRADIENT(1), ax = PRODUCT(0) + PRODUCT(1);                                        \
         const REAL b = GRADIENT(2) + GRADIENT(3), bx = PRODUCT(2) + PRODUCT(3);                                        \
@@ -72,8 +73,10 @@ TARGET static void NAME(products)(
 {
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = products[j] = 0;
-    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width) {
+        TOUCH(dy, 8 * width * sizeof(REAL));
         EIGHT_PRODUCTS
+    }
     for (; count > 0; count -= width, dy += width, x += width)
         ONE_PRODUCT
 }
@@ -87,8 +90,10 @@ TARGET static void NAME(relu_products)(
 {
     for (ptrdiff_t j = 0; j < width; j++)
         sums[j] = products[j] = 0;
-    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width)
+    for (; count >= 8 * width; count -= 8 * width, dy += 8 * width, x += 8 * width) {
+        TOUCH(dy, 8 * width * sizeof(REAL));
         EIGHT_PRODUCTS
+    }
     for (; count > 0; count -= width, dy += width, x += width)
         ONE_PRODUCT
 }
