@@ -138,6 +138,10 @@ cdef inline Py_ssize_t set_lines(Run *run, const Geometry *g, Py_ssize_t line, P
         if added > 0:
             run.ahead = ((row[2] - 1) * g.dilation[1] + 1) * size
             run.ahead_pixel = added * run.x_pixel
+    elif g.prefetches and g.out[1] > 1 and g.inp[0] == g.out[0] == 1:  # those of the next image's first one
+        added = (g.rows[2] - 1) * g.dilation[1] + 1
+        run.ahead = (g.inp[1] - row[0] + g.rows[0]) * size
+        run.ahead_pixel = added * run.x_pixel
     elif g.prefetches and g.out[1] == 1:
         run.ahead, run.y_ahead = SOON * run.x_pixel, SOON * run.y_pixel
     tap[0] = (plane[1] * g.kernel[1] + row[1]) * g.kernel[2]

@@ -44,7 +44,7 @@ cdef enum:
     REREAD = 64  # taps up to which dy is read where it lies
     PAGE = 1024  # floats
     CACHED = 1 << 16  # floats of weights
-    LINE = 16  # floats that lie between the rows of a copy of dy, at least
+    LINE = 16  # floats of a cache line, which lie between the rows of a copy of dy, at least
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -230,6 +230,11 @@ cdef void unpack_task(float *dw, const Unpacking *c, Py_ssize_t task, int slot) 
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
+
+
+cdef inline bint is_flat(const Geometry *g) noexcept nogil:
+    """Whether an output sees one pixel, its neighbour the next one."""
+    return g.taps == g.channels and g.stride[0] * g.stride[1] * g.stride[2] == 1
 
 
 cdef struct View:           # how a band's windows are read
@@ -486,6 +491,7 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
     cdef Py_ssize_t count = per_group * g.groups, split = task % c.splits, chunk = task // c.splits
     cdef Py_ssize_t first_panel = split * count // c.splits, last_panel = (split + 1) * count // c.splits
     cdef Py_ssize_t bands = bands_of(g), first_band = chunk * bands // c.chunks
+    cdef Py_ssize_t last = (chunk + 1) * bands // c.chunks - 1
     cdef float *scratch = c.scratch + slot * c.size
     cdef Py_ssize_t *at = c.tables + slot * c.room
     cdef Py_ssize_t *to = at + c.room // 4
@@ -497,12 +503,18 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
     cdef float *values
     cdef const float *source
     cdef const float *soon
+    cdef const float *ahead
+    cdef const Py_ssize_t *ahead_at
+    cdef Py_ssize_t line  # of a pixel of the next band
     cdef Panel panel
     cdef View view
     partial += chunk * c.elements
-    for number in range(first_band, (chunk + 1) * bands // c.chunks):
+    for number in range(first_band, last + 1):
         open_band(c.x, g, number, scratch, at, to, runs, &view, widest)
         values = scratch + c.size - view.pixels * MOST
+        line = g.channels
+        if number < last and is_flat(g) and view.x != scratch:
+            line = 0
         for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
@@ -527,10 +539,15 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
                 for row in range(rows):
                     tap = first + row
                     taps[row] = group * depth + view.runs.at[tap // view.runs.length] + tap % view.runs.length
-                # fetched: a line of each pixel of the next panel, or of the next band's first one; the next tile's taps
+                # fetched: a line of each pixel of the next panel, or of the next band's first one; then of the next
+                # band's x where that follows this one's, else the next tile's taps
+                ahead, ahead_at = soon + tile * LINE, to
+                if tile >= panel.vectors + unaligned:
+                    ahead, ahead_at = view.x + taps[rows - 1] + LINE, at
+                    if line < g.channels:
+                        ahead = view.x + view.pixels * g.channels + line
+                        line += LINE
                 tile_weights(
-                    panel.bytes, panel.vectors, rows, view.x, at, view.pixels, taps, source, dy_at,
-                    soon + tile * 16 if tile <= panel.vectors else view.x + taps[rows - 1] + 16,
-                    to if tile <= panel.vectors else at,
+                    panel.bytes, panel.vectors, rows, view.x, at, view.pixels, taps, source, dy_at, ahead, ahead_at,
                     partial + before * g.taps + first * panel.lanes,
                 )

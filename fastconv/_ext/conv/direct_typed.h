@@ -57,9 +57,8 @@ TARGET INLINE void NAME(outputs)(
             }
         for (; tap < last; tap++) {
             Vector weights[2];
-            if (taps.count == 1 && tap % LINE == 0) /* x is read once: fetch the next tile's pixels */
-                UNROLL for (int p = 0; p < rows; p++)
-                    __builtin_prefetch(x + at[p + rows] + tap);
+            if (taps.count == 1 && tap % LINE < rows) /* x is read once: fetch the next tile's pixels */
+                __builtin_prefetch(x + at[tap % LINE + rows] + tap / LINE * LINE);
             UNROLL for (int v = 0; v < vectors; v++)
                 weights[v] = LOAD(w + v * LANES);
             w += vectors * LANES;
