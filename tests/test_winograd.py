@@ -158,6 +158,46 @@ def test_weights_as_they_lie_in_a_net(shape, width, monkeypatch):
             assert abs(ours - same).max() <= 2e-6 * abs(same).max()
 
 
+@pytest.mark.parametrize("offset", [0, 4])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, (1, 13, 18), 32, 48, (1, 3, 3), SAME, ONES, 1),
+        (3, (1, 13, 18), 48, 32, (1, 5, 5), ((0, 0), (2, 2), (2, 1)), ONES, 1),
+        (2, (1, 14, 11), 64, 96, (1, 3, 3), SAME, ONES, 2),
+        (2, (1, 14, 11), 32, 40, (1, 3, 3), SAME, ONES, 1),
+        (2, (1, 14, 11), 32, 48, (1, 4, 4), SAME, ONES, 1, (1, 2, 2)),
+        (2, (4, 9, 10), 16, 16, (3, 3, 3), ((1, 1),) * 3, ONES, 1),
+    ],
+    ids=str,
+)
+def test_what_goes_past_the_caches(shape, offset, cut, monkeypatch):
+    """Into memory that lines begin at, and other; the same numbers."""
+    operands = arrays(shape)
+    groups = shape[7]
+
+    def found():
+        x, w, bias, dy, window = operands
+        y, dx = (aligned(like.shape, offset) for like in (dy, x))
+        y[...] = dx[...] = np.nan
+        problem = alone.problem_of(x.shape, dy.shape, window, groups, np.float32)
+        engine.plan("forward", problem, engine.Policy.now("winograd")).run("conv2d", 1, x, w, bias, y)
+        engine.plan("gradient_input", problem, engine.Policy.now("winograd")).run("conv2d", 1, dy, w, dx, None)
+        return y.copy(), dx.copy()
+
+    expected = found()
+    monkeypatch.setattr(tuning, "NON_TEMPORAL_BYTES", 0)
+    for ours, same in zip(found(), expected, strict=True):
+        np.testing.assert_array_equal(ours, same)
+
+
+def aligned(shape, offset):
+    """An array that begins so many floats behind the beginning of a cache line."""
+    room = np.empty(np.prod(shape) + 32, np.float32)
+    first = -(room.ctypes.data // 4) % 16 + offset
+    return room[first : first + np.prod(shape)].reshape(shape)
+
+
 @pytest.mark.parametrize("channels", range(1, 71, 3))
 def test_any_number_of_channels(channels):
     for filters in (1, 71 - channels):

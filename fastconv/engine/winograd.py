@@ -217,7 +217,7 @@ class _Convolution:
         threads = threads_for(self.work, self.cut.most)
         kept = made_of(w) if self.cut.by_blocks and not self.reversed else None
         cut = self.cut if kept is not None else _fitting(threads, self.cut, self.apart)
-        scratch = cut.scratch(op, threads, y.dtype)
+        scratch, far = cut.scratch(op, threads, y.dtype), y.nbytes >= tuning.NON_TEMPORAL_BYTES
         if cut.by_blocks:
             u, buffers = scratch
             key = None if kept is None else ("winograd", u.shape, taps_last, place_of(w))
@@ -226,7 +226,7 @@ class _Convolution:
                 u = kept.get(key, u)
             kernels.forward_blocks(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, u, ready, buffers,
-                self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, epilogue, threads,
+                self.row, _plane(cut.tiles, self.row), cut.tiles, self.vector, epilogue, far, threads,
             )  # fmt: skip
             if kept is not None:
                 kept[key] = u
@@ -234,7 +234,7 @@ class _Convolution:
             v, u, m = scratch
             kernels.forward_panels(
                 x, w, bias, y, self.window, self.groups, self.reversed, taps_last, self.tiling, v, u, m, self.row,
-                cut.tiles, *cut.part, self.vector, epilogue, threads,
+                cut.tiles, *cut.part, self.vector, epilogue, far, threads,
             )  # fmt: skip
 
 

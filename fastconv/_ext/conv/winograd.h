@@ -36,6 +36,7 @@ typedef struct {
     ptrdiff_t tiles[2];          /* of an image */
     const ptrdiff_t *at[2];      /* the first output row, and column, of each */
     Epilogue after;
+    int far;                     /* y is too large for the caches: its vectors, whole lines, go past them */
     const float *zeros;          /* as many as channels, and as filters, in whole vectors */
 } Layer;
 
@@ -48,7 +49,8 @@ typedef struct {
 #define AHEAD 8  /* steps */
 #define CLOSE 48 /* floats */
 
-/* By the taps along an axis: outputs of a tile, points, and the number of the first of them: of 2 taps it is point 1. */
+/* By the taps along an axis: outputs of a tile, points, and the number of the first of them: of 2 taps it is point 1. A
+   loop ends at a constant that has their value: GCC does not unroll one whose end is a condition. */
 #define OUTPUTS(taps) ((taps) == 1 ? 1 : (taps) == 2 ? 4 : 7 - (taps))
 #define POINTS(taps) ((taps) == 1 ? 1 : (taps) == 2 ? 5 : 6)
 #define FIRST(taps) ((taps) == 2 ? 1 : 0)
@@ -162,6 +164,74 @@ INLINE void gradient_tile(
     find_elements(tile, first, g->step + 1, g->out[1], g->out[2], g->zeros, rows, columns);
 }
 
+/* What later tiles read, fetched a few lines with each register tile of the products: many at once are dropped. */
+typedef struct {
+    const float *at, *end;
+    const float *then, *then_end; /* what follows that */
+    ptrdiff_t lines;
+} Ahead;
+
+/* The next lines of it, if there is any. */
+static inline void fetch(Ahead *ahead)
+{
+    if (!ahead)
+        return;
+    if (ahead->at >= ahead->end) {
+        ahead->at = ahead->then;
+        ahead->end = ahead->then_end;
+        ahead->then = ahead->then_end;
+    }
+    for (ptrdiff_t line = 0; line < ahead->lines && ahead->at < ahead->end; line++, ahead->at += LINE)
+        __builtin_prefetch(ahead->at);
+}
+
+/* On to one of equal parts of it. */
+static inline void skip(Ahead *ahead, ptrdiff_t part, ptrdiff_t parts)
+{
+    const ptrdiff_t size = ahead->end - ahead->at, then = ahead->then_end - ahead->then;
+    ptrdiff_t from = (size + then) / LINE * part / parts * LINE;
+    const ptrdiff_t of_first = from < size ? from : size;
+    ahead->at += of_first;
+    ahead->then += from - of_first;
+}
+
+/* How far tiles up to `tile` read x, and dy, in floats. */
+static inline ptrdiff_t read_until(const Layer *g, ptrdiff_t tile)
+{
+    const Place p = place(g, tile);
+    const ptrdiff_t depth = p.depth * g->stride[0] + g->kernel[0] / (g->phases[0] * g->phases[1]) - 1 - g->before[0];
+    const ptrdiff_t row = (g->at[0][p.tile[0]] + OUTPUTS(g->kernel[1])) * g->stride[1] + 1;
+    const ptrdiff_t plane = p.image * g->in[0] + (depth < 0 ? 0 : LEAST(depth, g->in[0] - 1));
+    return (plane * g->in[1] + LEAST(row, g->in[1])) * g->in[2] * g->x_pixel;
+}
+
+static inline ptrdiff_t read_until_of_gradients(const Layer *g, ptrdiff_t tile)
+{
+    const Place p = place(g, tile);
+    const ptrdiff_t row = g->at[0][p.tile[0]] + OUTPUTS(g->kernel[1]);
+    return p.image * g->y_image + p.depth * g->y_plane + LEAST(row, g->out[1]) * g->y_row;
+}
+
+/* What tiles first .. last - 1 are the first to read of x and, where there is one, of dy, for products of `tiles`
+   register tiles; of groups, whose lines are not their own, nothing. */
+static inline Ahead ahead_of(
+    const Layer *g, const float *x, const float *dy, ptrdiff_t first, ptrdiff_t last, ptrdiff_t tiles)
+{
+    Ahead ahead = {x, x, x, x, 0};
+    if (first >= last || g->x_pixel != g->channels)
+        return ahead;
+    ahead.at = x + read_until(g, first - 1);
+    ahead.end = x + read_until(g, last - 1);
+    if (dy) {
+        ahead.then = dy + read_until_of_gradients(g, first - 1);
+        ahead.then_end = dy + read_until_of_gradients(g, last - 1);
+    }
+    if (ahead.end < ahead.at || ahead.then_end < ahead.then) /* classes of a dilated layer's tiles follow each other */
+        return (Ahead){x, x, x, x, 0};
+    ahead.lines = (ahead.end - ahead.at + ahead.then_end - ahead.then) / LINE / tiles + 1;
+    return ahead;
+}
+
 #include "simd/every_width.h"
 #undef TYPED
 
@@ -241,7 +311,7 @@ static inline int needed_steps(const Layer *g, ptrdiff_t f, ptrdiff_t run, ptrdi
 /* The product for frequency f and steps first .. last - 1, with which a and b begin. */
 static inline void product(
     int bytes, const Layer *g, ptrdiff_t f, const float *a, ptrdiff_t a_row, const float *b, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t first, ptrdiff_t last)
+    ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t first, ptrdiff_t last, Ahead *ahead)
 {
     ptrdiff_t from, to;
     int add = first > 0;
@@ -250,7 +320,7 @@ static inline void product(
         to = to < last ? to : last;
         if (from >= to)
             continue;
-        CHOOSE(product, bytes, a, a_row, b, y, y_row, rows, lanes, last - first, from - first, to - from, add);
+        CHOOSE(product, bytes, a, a_row, b, y, y_row, rows, lanes, last - first, from - first, to - from, add, ahead);
         add = 1;
     }
 }
@@ -259,7 +329,7 @@ static inline void product(
    undefined: it is no tap's gradient. */
 static inline void product_transposed(
     int bytes, const Layer *g, ptrdiff_t f, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step,
-    float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t steps, int add)
+    float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t steps, int add, Ahead *ahead)
 {
     ptrdiff_t from, to;
     for (ptrdiff_t run = 0; needed_steps(g, f, run, &from, &to); run++) {
@@ -267,7 +337,7 @@ static inline void product_transposed(
             from = 0;
             to = g->kernel[0] * g->channels;
         }
-        CHOOSE(product_transposed, bytes, a, a_step, b + from, b_step, y + from, y_row, rows, to - from, steps, add);
+        CHOOSE(product_transposed, bytes, a, a_step, b + from, b_step, y + from, y_row, rows, to - from, steps, add, ahead);
         if (to == g->kernel[0] * g->channels)
             break;
     }
@@ -276,10 +346,10 @@ static inline void product_transposed(
 /* The same for a piece of one tap of the first axis, or phase. */
 static inline void product_transposed_of(
     int bytes, const Layer *g, ptrdiff_t f, ptrdiff_t tap, const float *a, ptrdiff_t a_step, const float *b,
-    ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t steps, int add)
+    ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t lanes, ptrdiff_t steps, int add, Ahead *ahead)
 {
     ptrdiff_t from, to;
     for (ptrdiff_t run = 0; needed_steps(g, f, run, &from, &to); run++)
         if (tap * g->channels >= from && tap * g->channels < to)
-            CHOOSE(product_transposed, bytes, a, a_step, b, b_step, y, y_row, rows, lanes, steps, add);
+            CHOOSE(product_transposed, bytes, a, a_step, b, b_step, y, y_row, rows, lanes, steps, add, ahead);
 }

@@ -25,6 +25,7 @@ def forward_blocks(
     block: int,
     bytes: int,
     after: Epilogue,
+    far: bool,
     num_threads: int,
 ) -> None: ...
 def forward_panels(
@@ -46,6 +47,7 @@ def forward_panels(
     wide: int,
     bytes: int,
     after: Epilogue,
+    far: bool,
     num_threads: int,
 ) -> None: ...
 def gradient_weights_blocks(

@@ -12,6 +12,8 @@ through all three stages in its own scratch, where M[f] takes the place of V[f -
 first, and a thread takes some filters through the rest.
 """
 
+from libc.stdint cimport uintptr_t
+
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.team cimport Task, run
 
@@ -33,8 +35,17 @@ cdef extern from "conv/winograd.h" nogil:
         Py_ssize_t tiles[2]
         const Py_ssize_t *at[2]
         Epilogue after
+        int far
         const float *zeros
 
+    ctypedef struct Ahead:
+        pass
+
+    int CACHE_LINE
+    void fence()
+    Py_ssize_t most_rows(int bytes, int vectors)
+    void skip(Ahead *, Py_ssize_t part, Py_ssize_t parts)
+    Ahead ahead_of(const Layer *, const float *x, const float *dy, Py_ssize_t first, Py_ssize_t last, Py_ssize_t tiles)
     int OUTPUTS(int taps)
     int POINTS(int taps)
     void axis_matrices(float *interpolate, float *evaluate, float *scaled, float *five)
@@ -51,13 +62,13 @@ cdef extern from "conv/winograd.h" nogil:
         int, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t, int, const Layer *, Py_ssize_t, Py_ssize_t)
     void product(
         int, const Layer *, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t)
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Ahead *)
     void product_transposed(
         int, const Layer *, Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, int)
+        Py_ssize_t, Py_ssize_t, int, Ahead *)
     void product_transposed_of(
         int, const Layer *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, float *,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, Ahead *)
 
 cdef enum:
     FILTER_STEPS = 64  # of one task that transforms filters
@@ -90,7 +101,7 @@ cdef Layer layer(
         g.kernel[axis] = window.kernel[axis]
         g.step[axis] = window.dilation[axis]
         g.stride[axis] = window.stride[axis]
-    g.taps_last = False
+    g.taps_last = g.far = False
     g.y_column = apart[2] * y_shape[4]
     g.y_row = apart[1] * y_shape[3] * y_shape[4]
     g.y_plane = apart[0] * y_shape[2] * y_shape[3] * y_shape[4]
@@ -102,6 +113,11 @@ cdef Layer layer(
         g.tiles[axis] = at.shape[0]
         g.at[axis] = &at[0]
     return g
+
+
+cdef inline bint whole_lines(const Layer *g, const float *y) noexcept nogil:
+    """Whether the filters of a pixel of y are cache lines."""
+    return <uintptr_t> y % CACHE_LINE == 0 and g.filters * <int> sizeof(float) % CACHE_LINE == 0
 
 
 cdef inline Py_ssize_t tile_count(const Layer *g) noexcept nogil:
@@ -129,6 +145,11 @@ def axis_transforms():
     )
 
 
+cdef inline Py_ssize_t register_tiles(int bytes, Py_ssize_t rows, Py_ssize_t lanes) noexcept nogil:
+    """Of a product."""
+    return parts(rows, most_rows(bytes, 2)) * parts(lanes, 2 * bytes // <int> sizeof(float))
+
+
 cdef struct ForwardBlocks:
     const Layer *g
     const float *w
@@ -147,13 +168,13 @@ def forward_blocks(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, :, ::1] u,
     bint ready, float[:, ::1] buffers, Py_ssize_t row, Py_ssize_t plane, Py_ssize_t block, int bytes, object after,
-    int num_threads,
+    bint far, int num_threads,
 ):
     """Fill y; u (1, groups, frequencies, steps * whole vectors of filters or more), for a thread (frequencies + 1)
     planes. u (threads, …): each makes its own. ready: u holds the transformed weights.
 
     reversed: y is the gradient to the input, x that to the output, and w's filters are x's channels; after: an
-    Epilogue, of the outputs with their bias.
+    Epilogue, of the outputs with their bias; far: y is to be written past the caches, where its vectors are lines.
     """
     cdef Layer g = layer((<object> x).shape, (<object> y).shape, window, groups, tiling)
     cdef Py_ssize_t steps = g.kernel[0] * g.channels, panel = 2 * (bytes // sizeof(float))
@@ -167,6 +188,7 @@ def forward_blocks(
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
+    g.far = far and bytes == CACHE_LINE and whole_lines(&g, &y[0, 0, 0, 0, 0])
     if u.shape[0] > 1:
         c.copy = u.size // u.shape[0]
         for slot in range(u.shape[0]):
@@ -203,12 +225,17 @@ cdef void block_task(const float *x, const ForwardBlocks *c, Py_ssize_t task, in
             filters_task(c.w, c, f, slot)
         c.u[(slot + 1) * c.copy - 1] = 1
     transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
+    cdef Ahead ahead = ahead_of(  # the next task is most often this thread's, too
+        g, x, NULL, last, min(last + c.block, tiles), c.frequencies * register_tiles(c.bytes, last - first, g.filters),
+    )
     for f in range(c.frequencies):
         product(
             c.bytes, g, f, v + f * c.plane, c.row, u + f * c.u_plane, m + f * c.plane, c.row, last - first, g.filters,
-            0, g.kernel[0] * g.channels,
+            0, g.kernel[0] * g.channels, &ahead,
         )
     outputs_from(c.bytes, m, c.row, c.plane, c.bias, c.y, group * g.filters, g.filters, g, first, last)
+    if g.far:
+        fence()
 
 
 cdef struct GradientWeightsBlocks:
@@ -245,15 +272,20 @@ cdef void chunk_task(const float *x, const GradientWeightsBlocks *c, Py_ssize_t 
     cdef float *v = c.buffers + slot * c.buffer
     cdef float *m = v + c.frequencies * c.plane
     cdef float *u = m + c.frequencies * c.plane
+    cdef Ahead ahead
     for index in range(begin, (chunk + 1) * blocks // c.chunks):
         first = index * c.block
         last = min(first + c.block, tiles)
+        ahead = ahead_of(
+            g, x, c.dy, last, min(last + c.block, tiles),
+            c.frequencies * register_tiles(c.bytes, g.filters, g.kernel[0] * g.channels),
+        )
         transform_inputs(c.bytes, x + group * g.channels, v, c.row, c.plane, g, first, last)
         transform_gradients(c.bytes, c.dy + group * g.filters, m, c.row, c.plane, g, first, last)
         for f in range(c.frequencies):
             product_transposed(
                 c.bytes, g, f, m + f * c.plane, c.row, v + f * c.plane, c.row, u + f * c.u_plane, c.row, g.filters,
-                last - first, index > begin,
+                last - first, index > begin, &ahead,
             )
     for tap in range(g.kernel[0]):
         filters_from(
@@ -281,7 +313,7 @@ def forward_panels(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] w, const float[::1] bias, float[:, :, :, :, ::1] y,
     object window, Py_ssize_t groups, bint reversed, bint taps_last, object tiling, float[:, :, ::1] v,
     float[:, :, ::1] u, float[:, :, ::1] m, Py_ssize_t row, Py_ssize_t chunk, Py_ssize_t depth, Py_ssize_t wide,
-    int bytes, object after, int num_threads,
+    int bytes, object after, bint far, int num_threads,
 ):
     """Fill y as `forward_blocks` does; for a thread u (frequencies, depth * wide) and m (frequencies, chunk * wide):
     `wide` filters (whole pairs of vectors) and `depth` steps of U are made at a time. v (1, frequencies, chunk * row):
@@ -297,6 +329,7 @@ def forward_panels(
     )
     g.taps_last = taps_last
     g.after = epilogue(after, &y[0, 0, 0, 0, 0], y.size, sizeof(float))
+    g.far = far and bytes == CACHE_LINE and whole_lines(&g, &y[0, 0, 0, 0, 0])
     if v.shape[0] > 1:
         run(<Task> run_task, &x[0, 0, 0, 0, 0], &c, groups * chunks, num_threads)
         return
@@ -343,11 +376,13 @@ cdef void panel_task(const float *w, const ForwardPanels *c, Py_ssize_t task, in
         for f in range(c.frequencies):
             product(
                 c.bytes, g, f, c.v + f * c.plane + step, c.row, u + f * c.u_plane, m + f * c.m_plane, c.wide,
-                c.stop - c.start, filters, step, last,
+                c.stop - c.start, filters, step, last, NULL,
             )
     outputs_from(
         c.bytes, m, c.wide, c.m_plane, c.bias, c.y, c.group * g.filters + lane, filters, g, c.start, c.stop,
     )
+    if g.far:
+        fence()
 
 
 cdef struct GradientWeightsPieces:
@@ -358,6 +393,7 @@ cdef struct GradientWeightsPieces:
     float *m
     float *u
     Py_ssize_t group, start, stop  # what tiles there are V and dM of
+    Py_ssize_t next  # the end of the next ones, if this thread makes them, too
     bint add  # to the gradients of a chunk before
     Py_ssize_t frequencies, filter_weights, row, m_row, plane, m_plane, u_plane, height, width, depth
     Py_ssize_t chunk, sums, size, pieces
@@ -382,9 +418,9 @@ def gradient_weights_pieces(
     cdef float *dw = &sums[0, 0, 0, 0, 0, 0]
     cdef GradientWeightsPieces c = GradientWeightsPieces(
         g=&g, x=&x[0, 0, 0, 0, 0], dy=&dy[0, 0, 0, 0, 0], v=&v[0, 0, 0], m=&m[0, 0, 0], u=&u[0, 0, 0], group=0, start=0,
-        stop=0, add=False, frequencies=v.shape[1], filter_weights=sums.size // sums.shape[0] // dy.shape[4], row=row,
-        m_row=m_row, plane=v.shape[2], m_plane=m.shape[2], u_plane=u.shape[2], height=height, width=width, depth=depth,
-        chunk=chunk, sums=sums.shape[0], size=sums.size // sums.shape[0],
+        stop=0, next=0, add=False, frequencies=v.shape[1], filter_weights=sums.size // sums.shape[0] // dy.shape[4],
+        row=row, m_row=m_row, plane=v.shape[2], m_plane=m.shape[2], u_plane=u.shape[2], height=height, width=width,
+        depth=depth, chunk=chunk, sums=sums.shape[0], size=sums.size // sums.shape[0],
         pieces=parts(g.filters, height) * g.kernel[0] * parts(g.channels, width), bytes=bytes,
     )
     if v.shape[0] > 1:
@@ -395,6 +431,7 @@ def gradient_weights_pieces(
         c.add, end = False, (turn % c.sums + 1) * tiles // c.sums
         while c.start < end:
             c.stop = min(c.start + chunk, end)
+            c.next = min(c.stop + chunk, end) if num_threads == 1 else c.stop
             run(<Task> transforms_task, dw, &c, parts(c.stop - c.start, PIECE), num_threads)
             run(<Task> piece_task, dw + turn % c.sums * c.size, &c, c.pieces, num_threads)
             c.start, c.add = c.stop, True
@@ -409,6 +446,7 @@ cdef void sum_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task, i
     own.m += slot * c.frequencies * c.m_plane
     while own.start < end:
         own.stop = min(own.start + c.chunk, end)
+        own.next = min(own.stop + c.chunk, end)
         transform_both(&own, own.start, own.stop)
         for piece in range(c.pieces):
             piece_task(dw + number * c.size, &own, piece, slot)
@@ -436,13 +474,18 @@ cdef void piece_task(float *dw, const GradientWeightsPieces *c, Py_ssize_t task,
     cdef Py_ssize_t filter = task // across // g.kernel[0] * c.height, filters = min(c.height, g.filters - filter)
     cdef Py_ssize_t tiles = c.stop - c.start, index, first, f
     cdef float *u = c.u + slot * c.frequencies * c.u_plane
+    cdef Ahead ahead = ahead_of(
+        g, c.x, c.dy, c.stop, c.next,
+        c.pieces * c.frequencies * parts(tiles, c.depth) * register_tiles(c.bytes, filters, channels),
+    )
+    skip(&ahead, task, c.pieces)
     for f in range(c.frequencies):
         for index in range(parts(tiles, c.depth)):
             first = index * c.depth
             product_transposed_of(
                 c.bytes, g, f, tap, c.m + f * c.m_plane + first * c.m_row + filter, c.m_row,
                 c.v + f * c.plane + first * c.row + tap * g.channels + channel, c.row, u + f * c.u_plane, c.width,
-                filters, channels, min(c.depth, tiles - first), first > 0,
+                filters, channels, min(c.depth, tiles - first), first > 0, &ahead,
             )
     filters_from(
         c.bytes, u, c.width, c.u_plane,

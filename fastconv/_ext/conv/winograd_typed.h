@@ -116,21 +116,27 @@ TARGET INLINE void NAME(evaluate_scaled)(const Vector *c, Vector *v, const int c
     v[5] = c[count - 1];
 }
 
-/* The transpose of `evaluate_scaled`, likewise: G' u */
+/* The transpose of `evaluate_scaled`, likewise, by sums and differences of what pairs of points have: number j of G' u. */
+TARGET INLINE Vector NAME(sum_of_pairs)(
+    Vector zero, Vector even_a, Vector odd_a, Vector even_b, Vector odd_b, Vector infinite, const int j, const int count)
+{
+    Vector c = j == 0 ? SCALE_A * even_a + SCALE_B * even_b
+             : j == 1 ? (SCALE_A * POINT_A) * odd_a + (SCALE_B * POINT_B) * odd_b
+             : j == 2 ? (SCALE_A * 0.5f) * even_a + (SCALE_B * 2.0f) * even_b
+             : j == 3 ? (SCALE_A * 0.5f * POINT_A) * odd_a + (SCALE_B * 2.0f * POINT_B) * odd_b
+                      : (SCALE_A * 0.25f) * even_a + (SCALE_B * 4.0f) * even_b;
+    if (j == 0 && !FIRST(count))
+        c += zero;
+    if (j == count - 1)
+        c += infinite;
+    return c;
+}
+
 TARGET INLINE void NAME(sum_scaled)(const Vector *m, Vector *c, const int count, const int first)
 {
     const Vector even_a = m[1] + m[2], even_b = m[3] + m[4], odd_a = m[1] - m[2], odd_b = m[3] - m[4];
-    c[0] = SCALE_A * even_a + SCALE_B * even_b;
-    if (!first)
-        c[0] += m[0];
-    c[1] = (SCALE_A * POINT_A) * odd_a + (SCALE_B * POINT_B) * odd_b;
-    if (count > 2)
-        c[2] = (SCALE_A * 0.5f) * even_a + (SCALE_B * 2.0f) * even_b;
-    if (count > 3)
-        c[3] = (SCALE_A * 0.5f * POINT_A) * odd_a + (SCALE_B * 2.0f * POINT_B) * odd_b;
-    if (count > 4)
-        c[4] = (SCALE_A * 0.25f) * even_a + (SCALE_B * 4.0f) * even_b;
-    c[count - 1] += m[5];
+    UNROLL for (int j = 0; j < count; j++)
+        c[j] = NAME(sum_of_pairs)(first ? even_a : m[0], even_a, odd_a, even_b, odd_b, m[5], j, count);
 }
 
 /* --- two axes ----------------------------------------------------------------------------------------------------- */
@@ -152,7 +158,8 @@ TARGET INLINE void NAME(put_row)(const Vector *line, float *v, ptrdiff_t plane, 
 }
 
 /* One vector of channels, `at` its offset: a tile's elements to the planes of v. A row of frequencies, or two that differ
-   in a sign, at a time: what they need fits the registers, and elements are read again instead. */
+   in a sign, at a time: what they need fits the registers. Of the even lines all that they give is kept, the odd ones are
+   read again. */
 TARGET INLINE void NAME(input_vector)(
     const Tile *tile, const float *next, ptrdiff_t at, float *v, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
     const int r0, const int r1)
@@ -160,8 +167,14 @@ TARGET INLINE void NAME(input_vector)(
     const int n0 = POINTS(r0), n1 = POINTS(r1);
     const float *x = tile->x;
     const ptrdiff_t down = tile->down, right = tile->right;
-    Vector line[6], even[6], odd[6];
-#define X(i, j) NAME(load)((whole ? x + (i) * down + (j) * right : tile->at[i][j]) + at, lanes)
+    Vector line[6], even_a[6], even_b[6], odd[6];
+    const float *rows[6];
+    UNROLL for (int i = 0; i < n0; i++) {
+        rows[i] = x + i * down + at;
+        OPAQUE(rows[i]);
+    }
+    OPAQUE(tile);
+#define X(i, j) NAME(load)(whole ? rows[i] + (j) * right : tile->at[i][j] + at, lanes)
     UNROLL for (int i = n0 - OUTPUTS(r0); i < n0; i++)
         UNROLL for (int j = n1 - OUTPUTS(r1); j < n1; j++)
             __builtin_prefetch(next + i * down + j * right + at);
@@ -171,30 +184,36 @@ TARGET INLINE void NAME(input_vector)(
         NAME(put_row)(line, v, plane, n1);
         return;
     }
+    UNROLL for (int j = 0; j < n1; j++) {
+        const Vector x0 = X(0, j), x2 = X(2, j);
+        if (n0 == 6) {
+            const Vector x4 = X(4, j);
+            line[j] = (x0 + x4) - 2.5f * x2;
+            even_a[j] = x4 - 2.0f * x2;
+            even_b[j] = x4 - 0.5f * x2;
+        } else {
+            even_a[j] = 0.5f * x2 - x0;
+            even_b[j] = 2.0f * x2 - x0;
+        }
+    }
     if (n0 == 6) {
-        UNROLL for (int j = 0; j < n1; j++)
-            line[j] = (X(0, j) + X(4, j)) - 2.5f * X(2, j);
         NAME(put_row)(line, v, plane, n1);
         v += n1 * plane;
     }
     UNROLL for (int j = 0; j < n1; j++) {
-        even[j] = n0 == 6 ? X(4, j) - 2.0f * X(2, j) : 0.5f * X(2, j) - X(0, j);
         odd[j] = POINT_A * X(3, j) - (2.0f * POINT_A) * X(1, j);
-        line[j] = even[j] + odd[j];
+        line[j] = even_a[j] + odd[j];
+        even_a[j] = even_a[j] - odd[j];
     }
     NAME(put_row)(line, v, plane, n1);
-    UNROLL for (int j = 0; j < n1; j++)
-        line[j] = even[j] - odd[j];
-    NAME(put_row)(line, v + n1 * plane, plane, n1);
+    NAME(put_row)(even_a, v + n1 * plane, plane, n1);
     UNROLL for (int j = 0; j < n1; j++) {
-        even[j] = n0 == 6 ? X(4, j) - 0.5f * X(2, j) : 2.0f * X(2, j) - X(0, j);
         odd[j] = POINT_B * X(3, j) - (0.5f * POINT_B) * X(1, j);
-        line[j] = even[j] + odd[j];
+        line[j] = even_b[j] + odd[j];
+        even_b[j] = even_b[j] - odd[j];
     }
     NAME(put_row)(line, v + 2 * n1 * plane, plane, n1);
-    UNROLL for (int j = 0; j < n1; j++)
-        line[j] = even[j] - odd[j];
-    NAME(put_row)(line, v + 3 * n1 * plane, plane, n1);
+    NAME(put_row)(even_b, v + 3 * n1 * plane, plane, n1);
     UNROLL for (int j = 0; j < n1; j++)
         line[j] = n0 == 6 ? (X(1, j) + X(5, j)) - 2.5f * X(3, j) : (X(0, j) + X(4, j)) - 2.5f * X(2, j);
     NAME(put_row)(line, v + 4 * n1 * plane, plane, n1);
@@ -235,47 +254,84 @@ TARGET INLINE void NAME(inputs)(
     }
 }
 
-/* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. */
+/* A row of frequencies, transformed along the columns. */
+TARGET INLINE void NAME(get_row)(const float *m, ptrdiff_t plane, Vector *c, const int r1)
+{
+    const int n1 = POINTS(r1);
+    Vector line[6];
+    OPAQUE(m);
+    UNROLL for (int j = 0; j < n1; j++)
+        line[j + FIRST(r1)] = *(const Vector *)(m + j * plane);
+    if (n1 > 1)
+        NAME(sum_powers)(line, c, OUTPUTS(r1), FIRST(r1));
+    else
+        c[0] = line[0];
+}
+
+/* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. Rows of
+   frequencies that differ in a sign are summed as they come: what is kept fits the registers. */
 TARGET INLINE void NAME(output_vector)(
     const float *m, ptrdiff_t plane, Vector bias, const float *norm, const Epilogue *after, float *y, ptrdiff_t down,
-    ptrdiff_t right, const ptrdiff_t *count, ptrdiff_t lanes, const int whole, const int r0, const int r1)
+    ptrdiff_t right, const ptrdiff_t *count, ptrdiff_t lanes, int far, const int plain, const int whole, const int r0,
+    const int r1)
 {
-    const int n0 = POINTS(r0), n1 = POINTS(r1);
+    const int n0 = POINTS(r0), o0 = OUTPUTS(r0), o1 = OUTPUTS(r1);
+    const ptrdiff_t row = POINTS(r1) * plane;
     const Vector least = (float)after->least - (Vector){0};
-    Vector t[4][6], line[6], values[6];
-    UNROLL for (int i = 0; i < n0; i++) {
-        UNROLL for (int j = 0; j < n1; j++)
-            line[j + FIRST(r1)] = *(const Vector *)(m + j * plane);
-        if (n1 > 1)
-            NAME(sum_powers)(line, values, OUTPUTS(r1), FIRST(r1));
-        else
-            values[0] = line[0];
-        UNROLL for (int j = 0; j < OUTPUTS(r1); j++)
-            t[j][i + FIRST(r0)] = values[j];
-        m += n1 * plane;
-        OPAQUE(m);
+    Vector even_a[4], odd_a[4], even_b[4], odd_b[4], c[4], t[4];
+    if (n0 > 1) {
+        const float *from = m + (1 - FIRST(r0)) * row;
+        NAME(get_row)(from, plane, c, r1);
+        NAME(get_row)(from + row, plane, t, r1);
+        UNROLL for (int j = 0; j < o1; j++) {
+            even_a[j] = c[j] + t[j];
+            odd_a[j] = POINT_A * (c[j] - t[j]);
+        }
+        NAME(get_row)(from + 2 * row, plane, c, r1);
+        NAME(get_row)(from + 3 * row, plane, t, r1);
+        UNROLL for (int j = 0; j < o1; j++) {
+            even_b[j] = c[j] + t[j];
+            odd_b[j] = POINT_B * (c[j] - t[j]);
+        }
     }
-    UNROLL for (int j = 0; j < OUTPUTS(r1); j++) {
-        if (!whole && j >= count[1])
+    UNROLL for (int i = 0; i < o0; i++) {
+        float *to = y + i * down;
+        if (!whole && i >= count[0])
             break;
-        if (n0 > 1)
-            NAME(sum_powers)(t[j], values, OUTPUTS(r0), FIRST(r0));
-        else
-            values[0] = t[j][0];
-        UNROLL for (int i = 0; i < OUTPUTS(r0); i++)
-            if (whole || i < count[0]) {
-                Vector v = values[i] + bias;
-                if (norm) {
-                    v = (v - *(const Vector *)norm) * *(const Vector *)(norm + after->apart);
-                    ROUNDED(v);
-                    v += *(const Vector *)(norm + 2 * after->apart);
-                }
-                if (after->addend)
-                    v += NAME(load)(y + i * down + after->addend, lanes);
-                NAME(store)(AT_LEAST(v, least), y + i * down, lanes);
+        if (i == 0 && !FIRST(r0))
+            NAME(get_row)(m, plane, c, r1);
+        if (n0 > 1 && i == o0 - 1)
+            NAME(get_row)(m + (n0 - 1) * row, plane, t, r1);
+        UNROLL for (int j = 0; j < o1; j++) {
+            if (n0 > 1) {
+                if (i == 0)
+                    c[j] = FIRST(r0) ? even_a[j] + even_b[j] : c[j] + (even_a[j] + even_b[j]);
+                if (i == 1)
+                    c[j] = odd_a[j] + odd_b[j];
+                if (i == 2)
+                    c[j] = 0.5f * even_a[j] + 2.0f * even_b[j];
+                if (i == 3)
+                    c[j] = 0.5f * odd_a[j] + 2.0f * odd_b[j];
+                if (i == o0 - 1)
+                    c[j] += t[j];
             }
-        y += right;
-        OPAQUE(y);
+            if (!whole && j >= count[1])
+                break;
+            Vector v = c[j] + bias;
+            if (!plain && norm) {
+                v = (v - *(const Vector *)norm) * *(const Vector *)(norm + after->apart);
+                ROUNDED(v);
+                v += *(const Vector *)(norm + 2 * after->apart);
+            }
+            if (!plain && after->addend)
+                v += NAME(load)(to + after->addend, lanes);
+            if (far)
+                STREAM(to, AT_LEAST(v, least));
+            else
+                NAME(store)(AT_LEAST(v, least), to, lanes);
+            to += right;
+            OPAQUE(to);
+        }
     }
 }
 
@@ -283,14 +339,16 @@ TARGET INLINE void NAME(outputs)(
     const float *m, ptrdiff_t row, ptrdiff_t plane, const float *bias, float *y, ptrdiff_t filter, ptrdiff_t lanes,
     const Layer *g, ptrdiff_t first, ptrdiff_t last, const int r0, const int r1)
 {
+    const int o0 = OUTPUTS(r0), o1 = OUTPUTS(r1);
     const ptrdiff_t right = g->step[2] * g->y_column, down = g->step[1] * g->y_row;
     const Epilogue *after = &g->after;
+    const int plain = !after->norm && !after->addend;
     Place p = place(g, first);
     bias += bias ? filter : 0;
     y += filter;
     for (ptrdiff_t tile = first; tile < last; tile++, m += row) {
-        const ptrdiff_t count[2] = {rows_left(g, &p, 0, OUTPUTS(r0)), rows_left(g, &p, 1, OUTPUTS(r1))};
-        const int whole = count[0] == OUTPUTS(r0) && count[1] == OUTPUTS(r1);
+        const ptrdiff_t count[2] = {rows_left(g, &p, 0, o0), rows_left(g, &p, 1, o1)};
+        const int whole = count[0] == o0 && count[1] == o1;
         float *to = y + output_offset(g, &p);
         const float *next;
         ptrdiff_t j = 0;
@@ -299,19 +357,37 @@ TARGET INLINE void NAME(outputs)(
         for (; j + LANES <= lanes; j += LANES) {
             const Vector b = bias ? *(const Vector *)(bias + j) : (Vector){0};
             const float *norm = after->norm ? (const float *)after->norm + filter + j : NULL;
-            UNROLL for (int i = 0; i < OUTPUTS(r0) * OUTPUTS(r1); i++)
-                __builtin_prefetch(next + i / OUTPUTS(r1) * down + i % OUTPUTS(r1) * right + j, 1);
-            if (whole)
-                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 1, r0, r1);
+            if (!g->far) {
+                UNROLL for (int i = 0; i < o0 * o1; i++)
+                    __builtin_prefetch(next + i / o1 * down + i % o1 * right + j, 1);
+            }
+            if (whole && plain && BYTES == 64 && g->far)
+                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 1, 1, 1, r0, r1);
+            else if (whole && plain && !g->far)
+                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 0, 1, 1, r0, r1);
             else
-                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, 0, r0, r1);
+                NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, LANES, g->far, 0, 0, r0, r1);
         }
         if (j < lanes) {
             const Vector b = bias ? NAME(load)(bias + j, lanes - j) : (Vector){0};
             const float *norm = after->norm ? (const float *)after->norm + filter + j : NULL;
-            NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, lanes - j, 0, r0, r1);
+            NAME(output_vector)(m + j, plane, b, norm, after, to + j, down, right, count, lanes - j, 0, 0, 0, r0, r1);
         }
     }
+}
+
+/* A row of a tile of gradients, already transformed along the columns, to its frequencies' planes. */
+TARGET INLINE void NAME(put_gradients)(const Vector *line, float *m, ptrdiff_t plane, const int r1)
+{
+    const int n1 = POINTS(r1);
+    Vector values[6];
+    OPAQUE(m);
+    if (n1 > 1)
+        NAME(evaluate)(line, values, OUTPUTS(r1));
+    else
+        values[0] = line[0];
+    UNROLL for (int j = 0; j < n1; j++)
+        *(Vector *)(m + j * plane) = values[j + FIRST(r1)];
 }
 
 /* One vector of filters: the gradients of a tile's outputs to the planes of m, the adjoint of `output_vector`. */
@@ -319,32 +395,48 @@ TARGET INLINE void NAME(gradient_vector)(
     const Tile *tile, const float *next, ptrdiff_t at, float *m, ptrdiff_t plane, ptrdiff_t lanes, const int whole,
     const int r0, const int r1)
 {
-    const int n0 = POINTS(r0), n1 = POINTS(r1);
+    const int n0 = POINTS(r0), o0 = OUTPUTS(r0), o1 = OUTPUTS(r1);
     const float *x = tile->x;
-    const ptrdiff_t down = tile->down, right = tile->right;
-    Vector t[4][6], line[6], values[6];
-    UNROLL for (int j = 0; j < OUTPUTS(r1); j++) {
-        UNROLL for (int i = 0; i < OUTPUTS(r0); i++) {
+    const ptrdiff_t down = tile->down, right = tile->right, row = POINTS(r1) * plane;
+    Vector line[4], even[4], odd[4];
+    const float *rows[4];
+    UNROLL for (int i = 0; i < o0; i++) {
+        rows[i] = x + i * down + at;
+        OPAQUE(rows[i]);
+        UNROLL for (int j = 0; j < o1; j++)
             __builtin_prefetch(next + i * down + j * right + at);
-            line[i] = NAME(load)((whole ? x + i * down + j * right : tile->at[i][j]) + at, lanes);
+    }
+    OPAQUE(tile);
+#define X(i, j) NAME(load)(whole ? rows[i] + (j) * right : tile->at[i][j] + at, lanes)
+    if (!FIRST(r0)) {
+        UNROLL for (int j = 0; j < o1; j++)
+            line[j] = X(0, j);
+        NAME(put_gradients)(line, m, plane, r1);
+        m += row;
+    }
+    if (n0 == 1)
+        return;
+    UNROLL for (int pair = 0; pair < 2; pair++) {
+        const float point = pair ? POINT_B : POINT_A, square = pair ? 2.0f : 0.5f;
+        UNROLL for (int j = 0; j < o1; j++) {
+            even[j] = X(0, j);
+            odd[j] = point * X(1, j);
+            if (o0 > 2)
+                even[j] += square * X(2, j);
+            if (o0 > 3)
+                odd[j] += (square * point) * X(3, j);
+            line[j] = even[j] + odd[j];
         }
-        if (n0 > 1)
-            NAME(evaluate)(line, t[j], OUTPUTS(r0));
-        else
-            t[j][0] = line[0];
+        NAME(put_gradients)(line, m, plane, r1);
+        UNROLL for (int j = 0; j < o1; j++)
+            line[j] = even[j] - odd[j];
+        NAME(put_gradients)(line, m + row, plane, r1);
+        m += 2 * row;
     }
-    UNROLL for (int i = 0; i < n0; i++) {
-        UNROLL for (int j = 0; j < OUTPUTS(r1); j++)
-            line[j] = t[j][i + FIRST(r0)];
-        if (n1 > 1)
-            NAME(evaluate)(line, values, OUTPUTS(r1));
-        else
-            values[0] = line[0];
-        UNROLL for (int j = 0; j < n1; j++)
-            *(Vector *)(m + j * plane) = values[j + FIRST(r1)];
-        m += n1 * plane;
-        OPAQUE(m);
-    }
+    UNROLL for (int j = 0; j < o1; j++)
+        line[j] = X(o0 - 1, j);
+    NAME(put_gradients)(line, m, plane, r1);
+#undef X
 }
 
 TARGET INLINE void NAME(gradients)(
@@ -501,34 +593,56 @@ TARGET INLINE void NAME(filters)(
 #undef ACROSS
 }
 
-/* One vector of channels: the planes of u to dw[(i * r1 + j) * apart]. */
+/* A column of the planes of u, transformed along the rows. */
+TARGET INLINE void NAME(get_column)(const float *u, ptrdiff_t plane, Vector *c, const int r0, const int n1)
+{
+    const int n0 = POINTS(r0);
+    Vector line[6];
+    OPAQUE(u);
+    UNROLL for (int i = 0; i < n0; i++) {
+        __builtin_prefetch(u + LANES);
+        line[i + FIRST(r0)] = *(const Vector *)u;
+        u += n1 * plane;
+    }
+    if (n0 > 1)
+        NAME(sum_scaled)(line, c, r0, FIRST(r0));
+    else
+        c[0] = line[0];
+}
+
+/* One vector of channels: the planes of u to dw[(i * r1 + j) * apart]; the next one is fetched. Columns that differ in a
+   sign are summed as they come. */
 TARGET INLINE void NAME(taps_vector)(
     const float *u, ptrdiff_t plane, float *dw, ptrdiff_t apart, ptrdiff_t lanes, int add, const int r0, const int r1)
 {
-    const int n0 = POINTS(r0), n1 = POINTS(r1);
-    Vector t[6][5], line[6], values[6];
-    UNROLL for (int j = 0; j < n1; j++) {
-        UNROLL for (int i = 0; i < n0; i++)
-            line[i + FIRST(r0)] = *(const Vector *)(u + (i * n1 + j) * plane);
-        if (n0 > 1)
-            NAME(sum_scaled)(line, t[j], r0, FIRST(r0));
-        else
-            t[j][0] = line[0];
+    const int n1 = POINTS(r1);
+    Vector even_a[5], odd_a[5], even_b[5], odd_b[5], first[5], last[5];
+    if (n1 > 1) {
+        const float *from = u + (1 - FIRST(r1)) * plane;
+        NAME(get_column)(from, plane, first, r0, n1);
+        NAME(get_column)(from + plane, plane, last, r0, n1);
+        UNROLL for (int i = 0; i < r0; i++) {
+            even_a[i] = first[i] + last[i];
+            odd_a[i] = first[i] - last[i];
+        }
+        NAME(get_column)(from + 2 * plane, plane, first, r0, n1);
+        NAME(get_column)(from + 3 * plane, plane, last, r0, n1);
+        UNROLL for (int i = 0; i < r0; i++) {
+            even_b[i] = first[i] + last[i];
+            odd_b[i] = first[i] - last[i];
+        }
+        NAME(get_column)(u + (n1 - 1) * plane, plane, last, r0, n1);
     }
-    UNROLL for (int i = 0; i < r0; i++) {
-        UNROLL for (int j = 0; j < n1; j++)
-            line[j + FIRST(r1)] = t[j][i];
-        if (n1 > 1)
-            NAME(sum_scaled)(line, values, r1, FIRST(r1));
-        else
-            values[0] = line[0];
+    if (!FIRST(r1))
+        NAME(get_column)(u, plane, first, r0, n1);
+    UNROLL for (int i = 0; i < r0; i++)
         UNROLL for (int j = 0; j < r1; j++) {
             float *to = dw + (i * r1 + j) * apart;
+            Vector value = n1 > 1 ? NAME(sum_of_pairs)(first[i], even_a[i], odd_a[i], even_b[i], odd_b[i], last[i], j, r1) : first[i];
             if (add)
-                values[j] += NAME(load)(to, lanes);
-            NAME(store)(values[j], to, lanes);
+                value += NAME(load)(to, lanes);
+            NAME(store)(value, to, lanes);
         }
-    }
 }
 
 /* `lanes` channels of `count` filters: dw[k * dw_row + tap * c] = or += the gradients whose transforms are the rows of
@@ -659,10 +773,11 @@ TARGET INLINE void NAME(register_tile)(
 /* `rows` rows in register tiles of nearly equal heights. */
 TARGET INLINE void NAME(rows_of)(
     const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row,
-    ptrdiff_t rows, ptrdiff_t steps, int add, const int across, const int vectors, const int half)
+    ptrdiff_t rows, ptrdiff_t steps, int add, Ahead *ahead, const int across, const int vectors, const int half)
 {
     for (ptrdiff_t left = (rows + ROWS - 1) / ROWS; left > 0; left--) {
         const ptrdiff_t height = (rows + left - 1) / left;
+        fetch(ahead);
         switch (height) {
             EACH_TILE
         }
@@ -676,15 +791,15 @@ TARGET INLINE void NAME(rows_of)(
 #define ROWS_OF(vectors, half)                                                                                         \
     TARGET NOINLINE void NAME(rows_of_##vectors##_##half)(                                                             \
         const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows,  \
-        ptrdiff_t steps, int add)                                                                                      \
+        ptrdiff_t steps, int add, Ahead *ahead)                                                                        \
     {                                                                                                                  \
-        NAME(rows_of)(a, a_row, 1, b, b_step, y, y_row, rows, steps, add, 1, vectors, half);                           \
+        NAME(rows_of)(a, a_row, 1, b, b_step, y, y_row, rows, steps, add, ahead, 1, vectors, half);                    \
     }                                                                                                                  \
     TARGET NOINLINE void NAME(rows_of_transposed_##vectors##_##half)(                                                  \
         const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows, \
-        ptrdiff_t steps, int add)                                                                                      \
+        ptrdiff_t steps, int add, Ahead *ahead)                                                                        \
     {                                                                                                                  \
-        NAME(rows_of)(a, 1, a_step, b, b_step, y, y_row, rows, steps, add, 0, vectors, half);                          \
+        NAME(rows_of)(a, 1, a_step, b, b_step, y, y_row, rows, steps, add, ahead, 0, vectors, half);                   \
     }
 ROWS_OF(2, 0)
 ROWS_OF(1, 0)
@@ -712,11 +827,11 @@ ROWS_OF(0, 1)
    Of a's and b's steps `count` are taken, from `first` on. */
 TARGET static void NAME(product)(
     const float *a, ptrdiff_t a_row, const float *b, float *y, ptrdiff_t y_row, ptrdiff_t rows, ptrdiff_t lanes,
-    ptrdiff_t steps, ptrdiff_t first, ptrdiff_t count, int add)
+    ptrdiff_t steps, ptrdiff_t first, ptrdiff_t count, int add, Ahead *ahead)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES) {
         const ptrdiff_t width = lanes - j > LANES ? 2 * LANES : LANES;
-        BY_WIDTH(rows_of, lanes - j, a + first, a_row, b + first * width, width, y + j, y_row, rows, count, add)
+        BY_WIDTH(rows_of, lanes - j, a + first, a_row, b + first * width, width, y + j, y_row, rows, count, add, ahead)
         b += 2 * LANES * steps;
     }
 }
@@ -724,10 +839,10 @@ TARGET static void NAME(product)(
 /* y (rows, lanes) = or += a (steps, rows)' @ b (steps, lanes) */
 TARGET static void NAME(product_transposed)(
     const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step, float *y, ptrdiff_t y_row, ptrdiff_t rows,
-    ptrdiff_t lanes, ptrdiff_t steps, int add)
+    ptrdiff_t lanes, ptrdiff_t steps, int add, Ahead *ahead)
 {
     for (ptrdiff_t j = 0; j < lanes; j += 2 * LANES)
-        BY_WIDTH(rows_of_transposed, lanes - j, a, a_step, b + j, b_step, y + j, y_row, rows, steps, add)
+        BY_WIDTH(rows_of_transposed, lanes - j, a, a_step, b + j, b_step, y + j, y_row, rows, steps, add, ahead)
 }
 
 #undef ROWS
