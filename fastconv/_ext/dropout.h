@@ -20,9 +20,9 @@
 
 #define OF_REAL(real)                                                                                                  \
     static inline void dropout_##real(                                                                                 \
-        const real *x, real *y, uint64_t state, uint64_t step, uint64_t threshold, real scale, ptrdiff_t count)        \
+        const real *x, real *y, const uint64_t *states, uint64_t threshold, real scale, ptrdiff_t count)               \
     {                                                                                                                  \
-        CHOOSE(dropout_##real, simd_bytes(), x, y, state, step, threshold, scale, count);                              \
+        CHOOSE(dropout_##real, simd_bytes(), x, y, states, threshold, scale, count);                                   \
     }
 
 OF_REAL(float)

@@ -9,15 +9,15 @@ from fastconv._ext.capture import Kernel
 
 cdef enum:
     RUN = 16384  # elements of one task
+    PIECE = 512  # of them, whose states are worked out before their bits
 
 cdef uint64_t GAMMA = 0x9E3779B97F4A7C15  # from the state of an element to the next one's
 
-
 cdef extern from "dropout.h" nogil:
     void dropout_float(
-        const float *, float *, uint64_t state, uint64_t step, uint64_t threshold, float scale, Py_ssize_t count)
+        const float *, float *, const uint64_t *states, uint64_t threshold, float scale, Py_ssize_t count)
     void dropout_double(
-        const double *, double *, uint64_t state, uint64_t step, uint64_t threshold, double scale, Py_ssize_t count)
+        const double *, double *, const uint64_t *states, uint64_t threshold, double scale, Py_ssize_t count)
 
 
 cdef struct Dropout:
@@ -47,20 +47,24 @@ cdef void dropout_task(floating *y, const Dropout *c, Py_ssize_t task, int slot)
     cdef Py_ssize_t pixels = c.pixels, channels = c.channels, image = task // c.blocks
     cdef Py_ssize_t begin = task % c.blocks * c.block, count = min(c.block, pixels - begin)
     cdef Py_ssize_t first = image * channels * pixels + begin, p
-    cdef uint64_t state = c.key + <uint64_t> first * GAMMA
-    cdef const floating *x = <const floating *> c.x + (image * pixels + begin) * channels
-    y += (image * pixels + begin) * channels
-    if channels == 1:
-        draw(x, y, c, state, GAMMA, count)
-        return
-    for p in range(count):
-        draw(x + p * channels, y + p * channels, c, state + <uint64_t> p * GAMMA, <uint64_t> pixels * GAMMA, channels)
-
-
-cdef inline void draw(
-    const floating *x, floating *y, const Dropout *c, uint64_t state, uint64_t step, Py_ssize_t count,
-) noexcept nogil:
-    if floating is float:
-        dropout_float(x, y, state, step, c.threshold, <float> c.scale, count)
-    else:
-        dropout_double(x, y, state, step, c.threshold, c.scale, count)
+    cdef uint64_t state = c.key + <uint64_t> first * GAMMA, step = <uint64_t> pixels * GAMMA
+    cdef uint64_t states[PIECE]
+    cdef Py_ssize_t at = (image * pixels + begin) * channels, end = at + count * channels, channel = 0, length
+    while at < end:
+        length = min(<Py_ssize_t> PIECE, end - at)
+        if channels == 1:
+            for p in range(length):
+                states[p] = state + <uint64_t> p * GAMMA
+            state += <uint64_t> length * GAMMA
+        else:
+            for p in range(length):
+                states[p] = state + <uint64_t> channel * step
+                channel += 1
+                if channel == channels:
+                    channel = 0
+                    state += GAMMA
+        if floating is float:
+            dropout_float(<const float *> c.x + at, y + at, states, c.threshold, <float> c.scale, length)
+        else:
+            dropout_double(<const double *> c.x + at, y + at, states, c.threshold, c.scale, length)
+        at += length

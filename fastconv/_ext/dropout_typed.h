@@ -1,13 +1,13 @@
 /* The loop of dropout.h for elements of type REAL and vectors of BYTES bytes. */
 
 /* y = x * scale, or x * 0 where an element's 32 random bits are below `threshold`: the upper half of SplitMix64's output
-   (Steele, Lea, Flood 2014) for the states `state`, state + step, … */
+   (Steele, Lea, Flood 2014) for its state. */
 TARGET static void NAME(dropout)(
-    const REAL *x, REAL *y, uint64_t state, uint64_t step, uint64_t threshold, REAL scale, ptrdiff_t count)
+    const REAL *x, REAL *y, const uint64_t *states, uint64_t threshold, REAL scale, ptrdiff_t count)
 {
     const REAL factor[2] = {0, scale};
     for (ptrdiff_t j = 0; j < count; j++) {
-        uint64_t z = state + (uint64_t)j * step;
+        uint64_t z = states[j];
 #if BYTES == 16 /* one by one: SSE2 neither multiplies nor compares numbers of 64 bits */
         __asm__("" : "+r"(z));
 #endif
