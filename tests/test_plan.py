@@ -632,7 +632,7 @@ def test_a_norm_in_the_store_gives_the_bits_of_one_behind_it(
     """By every algorithm, nan and infinity and both zeros among them, filters that fill no vector too."""
     rng = np.random.default_rng(0)
     groups, channels, filters = (8, 8, 24) if algorithm in ("depthwise", "grouped") else (1, 21, 21)
-    for kernel in (3, 1):
+    for kernel in (3, 1, 5):
         conv = Conv2d(channels, filters, kernel, groups=groups, algorithm=algorithm, rng=rng, **options)
         if norm == "norm, add, relu":
             shortcut = Conv2d(channels, filters, kernel, groups=groups, rng=rng, **options)

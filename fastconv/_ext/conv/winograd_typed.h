@@ -266,6 +266,8 @@ TARGET INLINE void NAME(get_row)(const float *m, ptrdiff_t plane, Vector *c, con
         NAME(sum_powers)(line, c, OUTPUTS(r1), FIRST(r1));
     else
         c[0] = line[0];
+    if (OUTPUTS(r1) == 2)
+        ROUNDED(c[1]); /* as below */
 }
 
 /* One vector of filters: the planes of m to the outputs of a tile, of which the first count[0] x count[1] exist. Rows of
@@ -292,6 +294,10 @@ TARGET INLINE void NAME(output_vector)(
         UNROLL for (int j = 0; j < o1; j++) {
             even_b[j] = c[j] + t[j];
             odd_b[j] = POINT_B * (c[j] - t[j]);
+            if (o0 == 2) { /* products that are used once: summed here GCC fuses the same ones for every epilogue */
+                odd_a[j] += odd_b[j];
+                ROUNDED(odd_a[j]);
+            }
         }
     }
     UNROLL for (int i = 0; i < o0; i++) {
@@ -307,7 +313,9 @@ TARGET INLINE void NAME(output_vector)(
                 if (i == 0)
                     c[j] = FIRST(r0) ? even_a[j] + even_b[j] : c[j] + (even_a[j] + even_b[j]);
                 if (i == 1)
-                    c[j] = odd_a[j] + odd_b[j];
+                    c[j] = odd_a[j];
+                if (i == 1 && o0 > 2)
+                    c[j] += odd_b[j];
                 if (i == 2)
                     c[j] = 0.5f * even_a[j] + 2.0f * even_b[j];
                 if (i == 3)
