@@ -37,6 +37,24 @@ def products(
     y: ndarray | None = None,
     gated: ndarray | None = None,
 ) -> None: ...
+def settle_products(
+    sums: ndarray,
+    statistics: ndarray,
+    coefficients: ndarray,
+    weight: ndarray | None,
+    totals: ndarray,
+    dweight: ndarray | None,
+    dbias: ndarray | None,
+) -> None: ...
+def settle_backward(
+    totals: ndarray,
+    statistics: ndarray,
+    before: ndarray,
+    weight: ndarray | None,
+    groups: int,
+    pixels: int,
+    coefficients: ndarray,
+) -> None: ...
 def scale_shift_backward(
     dy: ndarray,
     x: ndarray,

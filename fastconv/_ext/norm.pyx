@@ -170,20 +170,25 @@ cdef void settle_moments(
     double *sums, const floating *pivot, double *mean, double *var, Py_ssize_t blocks, Py_ssize_t width,
     Py_ssize_t channels, Py_ssize_t pixels,
 ) noexcept nogil:
-    """The blocks' sums are added in order, then those of joined rows: both into the first."""
-    cdef Py_ssize_t block, j
+    cdef Py_ssize_t j
     cdef double shift, variance
-    for block in range(1, blocks):
-        for j in range(2 * width):
-            sums[j] += sums[block * 2 * width + j]
-    for j in range(channels, width):
-        sums[j % channels] += sums[j]
-        sums[width + j % channels] += sums[width + j]
+    add_blocks(sums, blocks, width, channels)
     for j in range(channels):
         shift = sums[j] / pixels
         variance = sums[width + j] / pixels - shift * shift
         mean[j] = pivot[j] + shift
         var[j] = 0 if variance < 0 else variance
+
+
+cdef void add_blocks(double *sums, Py_ssize_t blocks, Py_ssize_t width, Py_ssize_t channels) noexcept nogil:
+    """Add up sums (blocks, 2, width), in order, then those of joined rows: both into the first."""
+    cdef Py_ssize_t block, j
+    for block in range(1, blocks):
+        for j in range(2 * width):
+            sums[j] += sums[block * 2 * width + j]
+    for j in range(channels, width if blocks > 0 else 0):
+        sums[j % channels] += sums[j]
+        sums[width + j % channels] += sums[width + j]
 
 
 cdef void moments_task(const floating *x, const Moments *c, Py_ssize_t task, int slot) noexcept nogil:
@@ -257,6 +262,120 @@ cdef void products_task(const floating *dy, const Products *c, Py_ssize_t task, 
         products_float(dy, x, mean, sums, sums + width, count, width)
     else:
         products_double(dy, x, mean, sums, sums + width, count, width)
+
+
+@Kernel
+def settle_products(sums, statistics, coefficients, weight, totals, dweight, dbias):
+    """totals (2, images, channels) from the sums of `products`: those of dy and of dy * (x - mean), times the weight.
+
+    The blocks' sums are added in order, then those of joined rows: into the first. statistics (3, images, channels) and
+    coefficients (3, images, width) are those of `normalise`; dweight and dbias (channels,) are written; they and the
+    weight may be None.
+    """
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
+    cdef Py_ssize_t blocks = sums.shape[1], itemsize = float_size(coefficients)
+    need_room(statistics, coefficients)
+    cdef double *found = <double *> write_to(sums, images * blocks * 2 * width, sizeof(double))
+    cdef double *total = <double *> write_to(totals, 2 * images * channels, sizeof(double))
+    cdef const double *exact = <const double *> read_from(statistics, 3 * images * channels, sizeof(double))
+    cdef const void *mean = read_from(coefficients, 3 * images * width, itemsize)
+    cdef const void *w = read_from(weight, channels, itemsize)
+    cdef void *dw = NULL if dweight is None else write_to(dweight, channels, itemsize)
+    cdef void *db = NULL if dbias is None else write_to(dbias, channels, itemsize)
+    cdef Py_ssize_t image
+    for image in range(images):
+        add_blocks(found + 2 * image * blocks * width, blocks, width, channels)
+    if itemsize == sizeof(float):
+        total_products[float](
+            found, exact, <const float *> mean, <const float *> w, total, <float *> dw, <float *> db, images, blocks,
+            width, channels,
+        )
+    else:
+        total_products[double](
+            found, exact, <const double *> mean, <const double *> w, total, <double *> dw, <double *> db, images,
+            blocks, width, channels,
+        )
+
+
+cdef void total_products(
+    const double *sums, const double *statistics, const floating *mean, const floating *weight, double *totals,
+    floating *dweight, floating *dbias, Py_ssize_t images, Py_ssize_t blocks, Py_ssize_t width, Py_ssize_t channels,
+) noexcept nogil:
+    cdef Py_ssize_t image, j, all = images * channels, at
+    cdef double total, product, of_weight, of_bias
+    for j in range(channels):
+        of_weight = of_bias = 0
+        for image in range(images):
+            at = image * channels + j
+            total = sums[2 * image * blocks * width + j] if blocks > 0 else 0
+            product = sums[(2 * image * blocks + 1) * width + j] if blocks > 0 else 0
+            product += (mean[image * width + j] - statistics[at]) * total  # `products` took the rounded mean
+            of_weight = product * statistics[all + at] if image == 0 else of_weight + product * statistics[all + at]
+            of_bias = total if image == 0 else of_bias + total
+            totals[at], totals[all + at] = total, product
+            if weight != NULL:
+                totals[at] *= weight[j]
+                totals[all + at] *= weight[j]
+        if dweight != NULL:
+            dweight[j] = <floating> of_weight
+        if dbias != NULL:
+            dbias[j] = <floating> of_bias
+
+
+@Kernel
+def settle_backward(totals, statistics, before, weight, Py_ssize_t groups, Py_ssize_t pixels, coefficients):
+    """`scale_shift_backward`'s coefficients (4, images, width), from the totals (2, images, channels), each of `pixels`
+    elements; the neighbouring channels of a group share a mean. before (3, images, …): those of `normalise`."""
+    cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
+    cdef Py_ssize_t itemsize = float_size(coefficients), room = before.shape[2]
+    need_room(statistics, coefficients)
+    need_room(statistics, before)
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{groups} groups of {channels} channels")
+    cdef const double *sums = <const double *> read_from(totals, 2 * images * channels, sizeof(double))
+    cdef const double *exact = <const double *> read_from(statistics, 3 * images * channels, sizeof(double))
+    cdef const void *mean = read_from(before, 3 * images * room, itemsize)
+    cdef const void *w = read_from(weight, channels, itemsize)
+    cdef void *out = write_to(coefficients, 4 * images * width, itemsize)
+    if itemsize == sizeof(float):
+        backward_coefficients[float](
+            sums, exact, <const float *> mean, <const float *> w, <float *> out, images, channels, groups, pixels,
+            room, width,
+        )
+    else:
+        backward_coefficients[double](
+            sums, exact, <const double *> mean, <const double *> w, <double *> out, images, channels, groups, pixels,
+            room, width,
+        )
+
+
+cdef void backward_coefficients(
+    const double *totals, const double *statistics, const floating *mean, const floating *weight, floating *out,
+    Py_ssize_t images, Py_ssize_t channels, Py_ssize_t groups, Py_ssize_t pixels, Py_ssize_t room, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t image, j, k, all = images * channels, at, each = channels // groups, first
+    cdef double total = 0, product = 0, rstd, slope
+    cdef floating *row
+    for image in range(images):
+        for j in range(channels):
+            at = image * channels + j
+            row = out + image * width + j
+            if j % each == 0:
+                total, product = totals[at], totals[all + at]
+                for k in range(at + 1, at + each):
+                    total += totals[k]
+                    product += totals[all + k]
+                total, product = total / each / pixels, product / each / pixels
+            rstd = statistics[all + at]
+            slope = -product * rstd * rstd * rstd
+            row[0] = mean[image * room + j]
+            row[images * width] = <floating> (rstd * weight[j] if weight != NULL else rstd)
+            row[2 * images * width] = <floating> slope
+            row[3 * images * width] = <floating> (slope * (row[0] - statistics[at]) - total * rstd)
+        for k in range(4):
+            row = out + (k * images + image) * width
+            for j in range(channels, width):
+                row[j] = row[j - channels]
 
 
 @Kernel

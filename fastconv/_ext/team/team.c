@@ -197,6 +197,17 @@ static uint32_t back_of(uint64_t claim) { return (uint32_t)(claim >> UNIT_BITS) 
 
 static uint64_t number_of(uint64_t claim) { return claim >> 2 * UNIT_BITS; }
 
+/* The caller's n-th unit, in order from the first one on, or a helper's, from the middle on; `share`: how many may follow it.
+Who comes to the end of a half goes on with the other one, from its end. */
+static uint32_t place_of(int is_caller, uint32_t n, uint32_t units, uint32_t *share) {
+    uint32_t middle = units / 2, own = is_caller ? middle : units - middle;
+    if (n < own) {
+        if (*share > own - n) *share = own - n;
+        return is_caller ? n : middle + n;
+    }
+    return (is_caller ? units : middle) - (n - own) - *share;
+}
+
 static uint64_t closed(void) { return team.number << 2 * UNIT_BITS | CLOSED; }
 
 /* A thread's longest share of a region. */
@@ -217,6 +228,7 @@ static uint32_t do_some(int slot, struct pace *pace) {
         uint32_t share = (units - front - back) / (uint32_t)(SHARES * threads);
         if (share > pace->most) share = pace->most;
         if (share == 0) share = 1;
+        uint32_t place = place_of(slot == 0, slot == 0 ? front : back, units, &share);
         team_task function = load(&team.function, relaxed);
         void *data = load(&team.data, relaxed);
         const void *context = load(&team.context, relaxed);
@@ -228,7 +240,7 @@ static uint32_t do_some(int slot, struct pace *pace) {
             ))
             continue;
         if (slot != 0 && rounding != get_rounding()) set_rounding(rounding);
-        ptrdiff_t first = unit * (ptrdiff_t)(slot == 0 ? front : units - back - share);
+        ptrdiff_t first = unit * (ptrdiff_t)place;
         ptrdiff_t last = first + unit * (ptrdiff_t)share;
         int64_t began = now();
         for (ptrdiff_t task = first; task < last && task < count; task++) function(data, context, task, slot);

@@ -356,10 +356,16 @@ def normalise_backward(
             dy_last, relu, over = gated, False, False
         dweight = np.empty(cut.channels, dy.dtype) if needs_weight else None
         dbias = np.empty(cut.channels, dy.dtype) if needs_bias else None
+        totals = np.empty((2, cut.images, cut.channels))
+        kernels.settle_products(sums, statistics, before, own_weight, totals, dweight, dbias)
         if needs_x and from_x:
+            pixels = cut.pixels
+            if gather is not None:
+                pixels = call.averaged
+                totals = gather(totals.reshape(-1)).sum(axis=0).reshape(totals.shape)
             width = cut.channels * (1 if pooled is not None else cut.join)
             coefficients = np.empty((4, cut.images, width), last.dtype)
-        settle_backward(call, sums, statistics, last.dtype, own_weight, gather, dweight, dbias, coefficients)
+            kernels.settle_backward(totals, statistics, before, own_weight, call.groups, pixels, coefficients)
     if needs_x and not from_x:
         centred = copied(op, statistics)
         copy_into(centred[0], 0)
@@ -382,40 +388,6 @@ def normalise_backward(
             )  # fmt: skip
         dx = logical(dx_last)
     return dx, dweight, dbias, None if gated is None else logical(gated)
-
-
-@Kernel
-@np.errstate(all="ignore")
-def settle_backward(
-    call: Call, sums: np.ndarray, statistics: np.ndarray, dtype: np.dtype, weight: np.ndarray | None,
-    gather: Gather | None, dweight: np.ndarray | None, dbias: np.ndarray | None, coefficients: np.ndarray | None,
-) -> None:  # fmt: skip
-    """Fill, where they are wanted, dweight, dbias and the coefficients (4, I, width), by which
-    dx = dy * [1] + (x - [0]) * [2] + [3]; from the sums of dy and of dy * (x - mean), the mean in x's type."""
-    cut, groups = call.cut, call.groups
-    mean, rstd, _ = statistics
-    rounded = mean.astype(dtype)
-    total, product = cut.add_up(sums)
-    product = product + (rounded - mean) * total
-    if dweight is not None:
-        dweight[...] = (product * rstd).sum(axis=0)
-    if dbias is not None:
-        dbias[...] = total.sum(axis=0)
-    if coefficients is None:
-        return
-    scale = rstd
-    if weight is not None:
-        wide = weight.astype(np.float64)
-        scale, total, product = rstd * wide, total * wide, product * wide
-    pixels = cut.pixels
-    if gather is not None:
-        pixels = call.averaged
-        total, product = gather(np.concatenate([total[0], product[0]])).sum(axis=0).reshape(2, 1, -1)
-    level, along = (over_groups(each, groups) / pixels for each in (total, product))
-    slope = -along * rstd * rstd * rstd
-    joined = coefficients.shape[2] // cut.channels  # rows, which are alike
-    rows = coefficients.reshape(4, cut.images, joined, cut.channels).swapaxes(1, 2)
-    rows[0], rows[1], rows[2], rows[3] = rounded, scale, slope, slope * (rounded - mean) - level * rstd
 
 
 def channel_norm(
