@@ -30,6 +30,7 @@ __all__ = [
     "channels_last",
     "contiguous",
     "copied",
+    "copied_alike",
     "copy_into",
     "dense",
     "empty_like",
@@ -187,8 +188,10 @@ def contiguous(op: str, x: np.ndarray) -> np.ndarray:
 
 def copied(op: str, x: np.ndarray) -> np.ndarray:
     """A copy of x in C order, by the fast change of layout where its axes lie in memory as 0, k, …, 1, …, k - 1."""
+    if x.flags.c_contiguous:
+        return copied_alike(op, x)
     copy = allocate(op, x.shape, x.dtype)
-    if x.nbytes >= LARGE and x.itemsize in (4, 8) and not x.flags.c_contiguous:
+    if x.nbytes >= LARGE and x.itemsize in (4, 8):
         for k in range(2, x.ndim):
             moved = x.transpose(0, *range(k, x.ndim), *range(1, k))
             if moved.flags.c_contiguous:
@@ -229,6 +232,16 @@ def empty_like(op: str, x: np.ndarray, lasts: bool = False) -> np.ndarray:
     order = _memory_order(x)
     dense = make(op, [x.shape[axis] for axis in order], x.dtype)
     return dense.transpose(np.argsort(order))
+
+
+def copied_alike(op: str, x: np.ndarray) -> np.ndarray:
+    """A copy of x in x's memory order, dense."""
+    copy = empty_like(op, x)
+    if x.nbytes >= LARGE and x.strides == copy.strides:
+        layout.copy(flat(x), flat(copy), threads_for(2 * x.nbytes))
+    else:
+        copy_into(copy, x)
+    return copy
 
 
 def like(op: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,7 +1,10 @@
 # distutils: extra_compile_args = -ffp-contract=off
-"""Change of physical layout: (n, rows, columns) to (n, columns, rows), in tiles (layout.h)."""
+"""Copies: as they lie, and with a change of physical layout, (n, rows, columns) to (n, columns, rows), in tiles
+(layout.h)."""
 
 from cython cimport floating
+
+from libc.string cimport memcpy
 
 from fastconv._ext.buffers cimport float_size, read_from, write_to
 from fastconv._ext.team cimport Task, run
@@ -11,6 +14,7 @@ from fastconv._ext.capture import Kernel
 cdef extern from "layout.h" nogil:
     const Py_ssize_t FAR
     void fence()
+    void stream(const void *x, void *y, size_t bytes)
     void transpose_float(
         const float *x, Py_ssize_t x_step, float *y, Py_ssize_t y_step, Py_ssize_t rows, Py_ssize_t columns, bint far)
     void transpose_double(
@@ -88,3 +92,28 @@ cdef void swap_task(floating *out, const Swap *c, Py_ssize_t task, int slot) noe
             )
     if c.far:
         fence()
+
+
+cdef struct Copy:
+    const char *x
+    Py_ssize_t bytes
+    bint far
+
+
+@Kernel
+def copy(x, out, int num_threads):
+    """out = x, of one type and size and in C order."""
+    cdef Copy c
+    c.x = <const char *> read_from(x, x.size, x.itemsize)
+    c.bytes = x.size * x.itemsize
+    c.far = c.bytes >= FAR
+    run(<Task> copy_task, <char *> write_to(out, x.size, x.itemsize), &c, (c.bytes + TASK - 1) // TASK, num_threads)
+
+
+cdef void copy_task(char *out, const Copy *c, Py_ssize_t task, int slot) noexcept nogil:
+    cdef Py_ssize_t first = task * TASK
+    if c.far:
+        stream(c.x + first, out + first, min(<Py_ssize_t> TASK, c.bytes - first))
+        fence()
+    else:
+        memcpy(out + first, c.x + first, min(<Py_ssize_t> TASK, c.bytes - first))

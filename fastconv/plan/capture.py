@@ -27,7 +27,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastconv._ext.capture import Capture, Snapshot, forget
-from fastconv.arrays import FLOATS, empty_like
+from fastconv.arrays import FLOATS, copied_alike
 from fastconv.engine.precision import get_precision
 from fastconv.engine.trace import is_listening
 from fastconv.machine.blas import blas_held
@@ -359,11 +359,7 @@ def twin(array: np.ndarray) -> np.ndarray | None:
 
 def handed_out(array: np.ndarray) -> np.ndarray:
     """A copy that lies alike."""
-    if array.nbytes < POOLED:
-        return array.copy(order="K")
-    copy = empty_like("copy", array)
-    np.copyto(copy, array)
-    return copy
+    return array.copy(order="K") if array.nbytes < POOLED else copied_alike("copy", array)
 
 
 def captured_forward(
