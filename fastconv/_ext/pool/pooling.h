@@ -50,48 +50,55 @@ static inline int vector_bytes(ptrdiff_t lanes, ptrdiff_t size, int widest)
     return bytes < 16 ? 0 : bytes;
 }
 
+/* Vectors of twice so many bytes, where lanes fill more than one of `bytes` and pixels follow each other: 0 for none. A
+   pixel then takes one vector; the last one of a run none, for nothing follows it. */
+static inline int wider(int bytes, ptrdiff_t lanes, ptrdiff_t size, ptrdiff_t pixels)
+{
+    return pixels > 1 && bytes >= 16 && lanes * size > bytes && 2 * bytes <= simd_bytes() ? 2 * bytes : 0;
+}
+
 /* bytes: vector_bytes(…) for these lanes */
-static inline void max_float(
-    int bytes, const float *x, ptrdiff_t across, float *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
-    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(max_float, 4, bytes, x, across, y, taps, wide, apart, box, lanes, pixels, right);
-}
+#define OF_REAL(real, one)                                                                                             \
+    static inline void max_##real(                                                                                     \
+        int bytes, const real *x, ptrdiff_t across, real *y, void *taps, int wide, ptrdiff_t apart, const Box *box,    \
+        ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)                                                            \
+    {                                                                                                                  \
+        const int over = across == 1 && apart == 1 ? wider(bytes, lanes, sizeof(real), pixels) : 0;                    \
+        if (over) {                                                                                                    \
+            CHOOSE(max_over_##real, over, x, y, taps, wide, box, lanes, pixels - 1, right);                            \
+            x += (pixels - 1) * right, y += (pixels - 1) * lanes;                                                      \
+            taps = (char *)taps + (pixels - 1) * lanes * (wide ? (ptrdiff_t)sizeof(int) : 1), pixels = 1;              \
+        }                                                                                                              \
+        CHOOSE_OR_ONE(max_##real, one, bytes, x, across, y, taps, wide, apart, box, lanes, pixels, right);             \
+    }                                                                                                                  \
+                                                                                                                       \
+    static inline void put_##real(                                                                                     \
+        int bytes, const real *y, const unsigned char *taps, real *x, const Box *box, int apart, ptrdiff_t lanes,      \
+        ptrdiff_t pixels, ptrdiff_t right)                                                                             \
+    {                                                                                                                  \
+        const int whole = apart && box->step[2] == lanes && right == box->count[2] * lanes;                            \
+        const int over = whole ? wider(bytes, lanes, sizeof(real), pixels) : 0;                                        \
+        if (over) {                                                                                                    \
+            CHOOSE(put_over_##real, over, y, taps, x, box, lanes, pixels - 1, right);                                  \
+            x += (pixels - 1) * right, y += (pixels - 1) * lanes, taps += (pixels - 1) * lanes, pixels = 1;            \
+        }                                                                                                              \
+        CHOOSE_OR_ONE(put_##real, one, bytes, y, taps, x, box, apart, lanes, pixels, right);                           \
+    }                                                                                                                  \
+                                                                                                                       \
+    static inline void sum_##real(                                                                                     \
+        int bytes, const real *x, ptrdiff_t across, real *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,       \
+        ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)                                                            \
+    {                                                                                                                  \
+        const int over = across == 1 && apart == 1 ? wider(bytes, lanes, sizeof(real), pixels) : 0;                    \
+        if (over) {                                                                                                    \
+            CHOOSE(sum_over_##real, over, x, y, box, divisor, lanes, pixels - 1, right);                               \
+            x += (pixels - 1) * right, y += (pixels - 1) * lanes, pixels = 1;                                          \
+        }                                                                                                              \
+        CHOOSE_OR_ONE(sum_##real, one, bytes, x, across, y, apart, box, divisor, lanes, pixels, right);                \
+    }
 
-static inline void max_double(
-    int bytes, const double *x, ptrdiff_t across, double *y, void *taps, int wide, ptrdiff_t apart, const Box *box,
-    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(max_double, 8, bytes, x, across, y, taps, wide, apart, box, lanes, pixels, right);
-}
-
-static inline void put_float(
-    int bytes, const float *y, const unsigned char *taps, float *x, const Box *box, int apart, ptrdiff_t lanes,
-    ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(put_float, 4, bytes, y, taps, x, box, apart, lanes, pixels, right);
-}
-
-static inline void put_double(
-    int bytes, const double *y, const unsigned char *taps, double *x, const Box *box, int apart, ptrdiff_t lanes,
-    ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(put_double, 8, bytes, y, taps, x, box, apart, lanes, pixels, right);
-}
-
-static inline void sum_float(
-    int bytes, const float *x, ptrdiff_t across, float *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
-    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(sum_float, 4, bytes, x, across, y, apart, box, divisor, lanes, pixels, right);
-}
-
-static inline void sum_double(
-    int bytes, const double *x, ptrdiff_t across, double *y, ptrdiff_t apart, const Box *box, ptrdiff_t divisor,
-    ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
-{
-    CHOOSE_OR_ONE(sum_double, 8, bytes, x, across, y, apart, box, divisor, lanes, pixels, right);
-}
+OF_REAL(float, 4)
+OF_REAL(double, 8)
 
 /* x at the taps that `taps` names += y, tap by its offset: for windows of many taps, and for those of which only the
    offsets begin .. end - 1 are to be written. */

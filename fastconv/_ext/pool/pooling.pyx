@@ -329,9 +329,13 @@ cdef void scatter_band(
     cdef Py_ssize_t highs[3]
     cdef int index, bytes = vector_bytes(c, sizeof(floating), WIDEST)
     cdef bint compares = tap_t is uchar and bytes > 0 and p.taps <= PUT
+    cdef bint covers = compares and apart and not p.adapts
     cdef Span s[3]
     cdef Box box
     set_steps(&box, p)
+    for index in range(3):
+        if p.g.before[index] or p.g.dilation[index] > 1 or p.g.kernel[index] * p.g.out[index] != p.g.inp[index]:
+            covers = False
     if axis < 2:  # the columns inside are taken together
         last = p.g.out[2]
         inner_columns(p, &first, &last)
@@ -356,6 +360,8 @@ cdef void scatter_band(
                     pixel += c
                     continue
                 needed = s[axis].at + (s[axis].count - 1) * p.g.dilation[axis] + 1
+                if needed > zeroed and covers:  # every element is written
+                    zeroed = needed
                 if needed > zeroed:
                     memset(dx + zeroed * line_size, 0, (needed - zeroed) * line_size * sizeof(floating))
                     zeroed = needed

@@ -117,6 +117,19 @@ TARGET static void NAME(max)(
     }
 }
 
+/* Of lanes that fill less than a vector: what it writes beyond them is the next pixel's, and that pixel's turn comes. */
+TARGET static void NAME(max_over)(
+    const REAL *x, REAL *y, void *taps, int wide, const Box *box, ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
+{
+    if (!wide && IS_TWO(box)) {
+        for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
+            NAME(max_step)(x + pixel * right, 1, y, taps, 0, pixel * lanes, 1, box, 1, 1);
+        return;
+    }
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
+        NAME(max_step)(x + pixel * right, 1, y, taps, wide, pixel * lanes, 1, box, 1, 0);
+}
+
 /* x at the tap that `taps` names += y: the gradient of a maximum. `apart`: no window overlaps another, and what stands in
    x need not be read. The first `done` lanes are left as they are. */
 TARGET INLINE void NAME(put_step)(
@@ -173,6 +186,20 @@ TARGET static void NAME(put)(
             NAME(put_pixel)(y, taps, x, box, 1, lanes, 0);
         else
             NAME(put_pixel)(y, taps, x, box, 0, lanes, 0);
+}
+
+/* As `max_over`, where the windows' columns are all of x's, which are written one after the other. */
+TARGET static void NAME(put_over)(
+    const REAL *y, const unsigned char *taps, REAL *x, const Box *box, ptrdiff_t lanes, ptrdiff_t pixels,
+    ptrdiff_t right)
+{
+    if (IS_TWO(box)) {
+        for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes, taps += lanes)
+            NAME(put_step)(y, taps, x, box, 0, 1, 1, 1);
+        return;
+    }
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++, x += right, y += lanes, taps += lanes)
+        NAME(put_step)(y, taps, x, box, 0, 1, 1, 0);
 }
 
 /* --- sum ---------------------------------------------------------------------------------------------------------- */
@@ -246,6 +273,19 @@ TARGET INLINE void NAME(sum_pixel)(
         else
             NAME(sum_step)(x + at * across, across, y + at * apart, apart, box, divisor, 1, 0);
     }
+}
+
+/* As `max_over`. */
+TARGET static void NAME(sum_over)(
+    const REAL *x, REAL *y, const Box *box, ptrdiff_t divisor, ptrdiff_t lanes, ptrdiff_t pixels, ptrdiff_t right)
+{
+    if (box->count[0] * box->count[1] * box->count[2] > SHORT) {
+        for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
+            NAME(sum_step)(x + pixel * right, 1, y + pixel * lanes, 1, box, divisor, 1, 1);
+        return;
+    }
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
+        NAME(sum_step)(x + pixel * right, 1, y + pixel * lanes, 1, box, divisor, 1, 0);
 }
 
 TARGET static void NAME(sum)(
