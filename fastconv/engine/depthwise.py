@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._ext import reduce
-from fastconv._ext.capture import Kernel
 from fastconv._ext.conv import depthwise
 from fastconv.arrays import picked
 from fastconv.engine import grouped, tuning
@@ -96,12 +95,7 @@ def _gradient_weights(p: Problem) -> Plan:
         )
         total = allocate(op, shape, x.dtype)
         reduce.add_in_order(partial.reshape(tasks, -1), total.reshape(-1), threads)
-        unpack(total, dw)
-
-    @Kernel
-    def unpack(total: np.ndarray, dw: np.ndarray) -> None:
-        found = total.transpose(0, 3, 1, 2)[lanes.at]  # (lanes' side, taps, sources)
-        dw[...] = (found if x_is_source else _exchange(found, p.groups)).reshape(dw.shape)
+        depthwise.unpack(total, p.groups, not x_is_source, *lanes.at, dw.reshape(p.filters, taps, -1))
 
     return Plan("depthwise", run, work, tuning.DEPTHWISE_TASKS, shared=(tasks + 1) * nbytes)
 
@@ -113,7 +107,7 @@ class _Convolution:
         self, p: Problem, y_shape: Ints, reach: Reach, lanes: Lanes, sources: int, exchanged: bool = False
     ) -> None:  # fmt: skip
         """exchanged: of dx, whose filters are the channels of w."""
-        self.sources, self.groups = sources, p.groups if exchanged else None
+        self.sources, self.groups, self.exchanged = sources, p.groups, exchanged
         self.reach, self.lanes = reach, lanes
         self.length = min(tuning.DEPTHWISE_SEGMENT_PIXELS, y_shape[3])
         self.tasks = min(tuning.DEPTHWISE_TASKS, math.prod(y_shape[:3]) * -(-y_shape[3] // self.length))
@@ -129,7 +123,7 @@ class _Convolution:
         """w (filters, taps, channels of a group)."""
         filters = self.lanes.filters
         packed = np.empty((len(filters), w.shape[1], self.sources, filters.shape[1]), w.dtype)
-        _pack(w, self.groups, filters, packed)
+        depthwise.pack(w, self.groups, self.exchanged, filters, packed)
         if bias is not None:
             bias = picked(bias, filters)
         if epilogue.norm is not None:
@@ -155,19 +149,6 @@ def _bytes(p: Problem) -> int:
 
 def _work(p: Problem, y_shape: Ints, multiply_adds: int) -> int:
     return _bytes(p) + math.prod(y_shape) * multiply_adds // 4
-
-
-def _exchange(w: np.ndarray, groups: int) -> np.ndarray:
-    """w (K, taps, C / groups) as (C, taps, K / groups), and back."""
-    grouped = w.reshape(groups, -1, *w.shape[1:])  # (groups, K / groups, taps, C / groups)
-    return grouped.transpose(0, 3, 2, 1).reshape(-1, w.shape[1], grouped.shape[1])
-
-
-@Kernel
-def _pack(w: np.ndarray, groups: int | None, filters: np.ndarray, packed: np.ndarray) -> None:
-    """groups: of w, which is to be exchanged first."""
-    source = w if groups is None else _exchange(w, groups)
-    packed[...] = source[filters].transpose(0, 2, 3, 1)
 
 
 # --- which channels share a vector -----------------------------------------------------------------------------------

@@ -61,6 +61,65 @@ KINDS = {"plain": PLAIN, "permuted": PERMUTED, "broadcast": BROADCAST}  # of Lan
 STREAMED_BYTES = STREAMED  # which aligns, too
 
 
+cdef struct Places:  # of a lane's weights in w (k, taps, c / groups)
+    Py_ssize_t filters, channels  # of a group
+    bint exchanged  # a lane is a channel, its sources are the group's filters; else a filter, and these are channels
+
+
+cdef inline Py_ssize_t first_weight(const Places *p, Py_ssize_t lane, Py_ssize_t taps) noexcept nogil:
+    """Of source 0 and tap 0; the next source's is `next_source` further, the next tap's p.channels."""
+    if p.exchanged:
+        return lane // p.channels * p.filters * taps * p.channels + lane % p.channels
+    return lane * taps * p.channels
+
+
+cdef inline Py_ssize_t next_source(const Places *p, Py_ssize_t taps) noexcept nogil:
+    return taps * p.channels if p.exchanged else 1
+
+
+cdef Places places(Py_ssize_t filters, Py_ssize_t channels, Py_ssize_t groups, bint exchanged, Py_ssize_t sources):
+    cdef Places p = Places(filters // groups, channels, exchanged)
+    if sources != (p.filters if exchanged else p.channels):
+        raise ValueError(f"{sources} sources of {filters} filters, {channels} channels, {groups} groups")
+    return p
+
+
+@Kernel
+def pack(
+    const floating[:, :, ::1] w, Py_ssize_t groups, bint exchanged, const Py_ssize_t[:, ::1] lanes,
+    floating[:, :, :, ::1] packed,
+):
+    """packed (blocks, taps, sources, vector) of w (k, taps, c / groups), by the filter of each lane (blocks, vector);
+    exchanged: by its channel, with the taps as they are."""
+    cdef Places p = places(w.shape[0], w.shape[2], groups, exchanged, packed.shape[2])
+    cdef Py_ssize_t taps = w.shape[1], step = next_source(&p, taps), block, lane, tap, source, first
+    cdef const floating *weights = &w[0, 0, 0]
+    for block in range(packed.shape[0]):
+        for lane in range(packed.shape[3]):
+            first = first_weight(&p, lanes[block, lane], taps)
+            for tap in range(taps):
+                for source in range(packed.shape[2]):
+                    packed[block, tap, source, lane] = weights[first + source * step]
+                first += p.channels
+
+
+@Kernel
+def unpack(
+    const floating[:, :, :, ::1] packed, Py_ssize_t groups, bint exchanged, const Py_ssize_t[::1] blocks,
+    const Py_ssize_t[::1] lanes, floating[:, :, ::1] w,
+):
+    """w from packed: what lane `lanes[f]` of block `blocks[f]` has is filter f's, or channel f's."""
+    cdef Places p = places(w.shape[0], w.shape[2], groups, exchanged, packed.shape[2])
+    cdef Py_ssize_t taps = w.shape[1], step = next_source(&p, taps), f, tap, source, first
+    cdef floating *weights = &w[0, 0, 0]
+    for f in range(blocks.shape[0]):
+        first = first_weight(&p, f, taps)
+        for tap in range(taps):
+            for source in range(packed.shape[2]):
+                weights[first + source * step] = packed[blocks[f], tap, source, lanes[f]]
+            first += p.channels
+
+
 cdef struct Geometry:
     Py_ssize_t channels, filters
     Py_ssize_t inp[3]
@@ -105,7 +164,7 @@ cdef Geometry geometry(
     return g
 
 
-cdef Lanes unpack(object lanes, Py_ssize_t block_size):
+cdef Lanes lanes_of(object lanes, Py_ssize_t block_size):
     """Valid as long as `lanes` is."""
     cdef Lanes result
     cdef const Py_ssize_t[:, ::1] block = lanes.block
@@ -189,7 +248,7 @@ def forward(
     """
     cdef Py_ssize_t tap_size = w.shape[2] * w.shape[3]
     cdef Geometry g = geometry((<object> x).shape, (<object> y).shape, reach, tap_size, length, prefetches, far)
-    cdef Lanes c_lanes = unpack(lanes, w.shape[1] * tap_size)
+    cdef Lanes c_lanes = lanes_of(lanes, w.shape[1] * tap_size)
     cdef const floating *c_bias = NULL if bias is None else &bias[0, 0]
     cdef Forward c = Forward(
         &g, &c_lanes, &w[0, 0, 0, 0], c_bias, &y[0, 0, 0, 0, 0], y.shape[0] * g.out[0] * g.out[1] * g.segments, tasks,
@@ -245,7 +304,7 @@ def gradient_weights(
     cdef Py_ssize_t tap_size = partial.shape[3] * partial.shape[4]
     cdef Py_ssize_t block_size = partial.shape[2] * tap_size
     cdef Geometry g = geometry((<object> x).shape, (<object> dy).shape, reach, tap_size, length, prefetches, False)
-    cdef Lanes c_lanes = unpack(lanes, block_size)
+    cdef Lanes c_lanes = lanes_of(lanes, block_size)
     cdef GradientWeights c = GradientWeights(
         &g, &c_lanes, &dy[0, 0, 0, 0, 0], &partial[0, 0, 0, 0, 0], partial.shape[1] * block_size,
         dy.shape[0] * g.out[0] * g.out[1] * g.segments, partial.shape[0], lanes.nbytes, x_is_source,
