@@ -4,9 +4,10 @@ A region is `count` tasks. Its caller begins with them at once, and helpers that
 task does it. The caller returns when every claimed task is done, and so waits for no helper that never came. Who
 computes what is left to chance; tasks are therefore cut by shape, and sums are added up in an order of their own.
 
-    claim     the region's number, and how many units (some tasks) have been claimed from the front, by the caller, and
-              from the back, by helpers, so that each goes through its own part of memory: one word, so that a late
-              helper that still looks at a region that has ended cannot claim from the next one. CLOSED: nothing is left
+    claim     the region's number, and how many units (some tasks) have been claimed by the caller, and by helpers: he
+              begins with the first one, they with the one in the middle, so that each goes through its own part of
+              memory, in order. One word, so that a late helper that still looks at a region that has ended cannot claim
+              from the next one. CLOSED: nothing is left
     region    what the tasks are. It changes only while `claim` is closed: a helper whose claim succeeds has read the
               region that it claimed from
     done      units that helpers have done; the caller may sleep on it
@@ -36,11 +37,11 @@ Acquire and release order everything; there are no fences, which ThreadSanitizer
 #ifdef __linux__
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #if !defined(TEAM_WITHOUT_FUTEX) /* to test what other systems do */
 #define FUTEX
 #include <linux/futex.h>
-#include <sys/syscall.h>
 #endif
 #endif
 
@@ -49,9 +50,9 @@ enum { MOST = 1024, SHARES = 8, LONGEST_STRIDE = 32, REGIONS_UNTIL_RETRY = 1000,
 /* ns; bench/NOTES.md */
 static const int64_t SPIN = 500 * 1000;            /* that a helper looks for another region before it sleeps */
 static const int64_t SPIN_CROWDED = 20 * 1000;     /* the same where others want its core */
-static const int64_t CROWDED = 1000 * 1000 * 1000; /* that this is taken to last */
-static const int64_t LOOK = 100 * 1000 * 1000;     /* between two looks how often the caller lost its core: */
-static const int64_t OFTEN = 20 * 1000 * 1000;     /* others want it that lost it every so often */
+static const int64_t LOOK = 50 * 1000 * 1000;      /* between two looks how often a thread lost its core: */
+static const int64_t ENOUGH = 120 * 1000 * 1000;   /* that it had one, to tell; */
+static const int64_t OFTEN = 12 * 1000 * 1000;     /* others want it that lost it every so often */
 static const int64_t PATIENCE = 500 * 1000;        /* that a caller looks for the last result before it sleeps */
 static const int64_t ASK_AGAIN = 50 * 1000 * 1000; /* between two questions whether to stop */
 static const int64_t SHORT = 500 * 1000;           /* shares that take less grow, those that take twice as long shrink */
@@ -63,7 +64,9 @@ enum { EMPTY, CALLED, LEAVE, PARKED };
 
 struct helper {
     _Alignas(64) _Atomic uint32_t state;
-    int slot;
+    atomic_int crowded;            /* others want its core */
+    atomic_int thread;             /* the system's number of it; 0: not known yet */
+    int slot, avoids;              /* avoids: a core that it may not run on; -1: none. Only who holds `busy` */
 };
 
 static struct {
@@ -80,7 +83,7 @@ static struct {
     _Atomic ptrdiff_t count, unit; /* tasks of the region, and of one unit */
     _Atomic uint32_t units, rounding;
     atomic_int threads;
-    _Atomic int64_t crowded_until; /* as a caller saw it */
+    atomic_int crowded; /* others want the caller's core */
     /* only who holds `busy` */
     struct helper *helpers[MOST];
     int helper_count, regions_until_retry;
@@ -191,14 +194,14 @@ static void set_rounding(uint32_t mode) {
 #endif
 }
 
-static uint32_t front_of(uint64_t claim) { return (uint32_t)claim & CLOSED; }
+static uint32_t by_caller(uint64_t claim) { return (uint32_t)claim & CLOSED; }
 
-static uint32_t back_of(uint64_t claim) { return (uint32_t)(claim >> UNIT_BITS) & CLOSED; }
+static uint32_t by_helpers(uint64_t claim) { return (uint32_t)(claim >> UNIT_BITS) & CLOSED; }
 
 static uint64_t number_of(uint64_t claim) { return claim >> 2 * UNIT_BITS; }
 
-/* The caller's n-th unit, in order from the first one on, or a helper's, from the middle on; `share`: how many may follow it.
-Who comes to the end of a half goes on with the other one, from its end. */
+/* The first of the units that are the caller's, or the helpers', from the n-th on: their own half in order, then the
+other one from its end. `share`: so many are asked for, and there. */
 static uint32_t place_of(int is_caller, uint32_t n, uint32_t units, uint32_t *share) {
     uint32_t middle = units / 2, own = is_caller ? middle : units - middle;
     if (n < own) {
@@ -221,14 +224,14 @@ static uint32_t do_some(int slot, struct pace *pace) {
     uint64_t claim = load(&team.claim, acquire);
     for (;;) {
         uint32_t units = load(&team.units, relaxed);
-        uint32_t front = front_of(claim), back = back_of(claim);
+        uint32_t callers = by_caller(claim), helpers = by_helpers(claim);
         int threads = load(&team.threads, relaxed);
-        if (front == CLOSED || front + back >= units || slot >= threads) return 0;
+        if (callers == CLOSED || callers + helpers >= units || slot >= threads) return 0;
         if (pace->number != number_of(claim)) *pace = (struct pace){number_of(claim), 1};
-        uint32_t share = (units - front - back) / (uint32_t)(SHARES * threads);
+        uint32_t share = (units - callers - helpers) / (uint32_t)(SHARES * threads);
         if (share > pace->most) share = pace->most;
         if (share == 0) share = 1;
-        uint32_t place = place_of(slot == 0, slot == 0 ? front : back, units, &share);
+        uint32_t place = place_of(slot == 0, slot == 0 ? callers : helpers, units, &share);
         team_task function = load(&team.function, relaxed);
         void *data = load(&team.data, relaxed);
         const void *context = load(&team.context, relaxed);
@@ -267,13 +270,41 @@ static void take_after_process(int slot) {
 #endif
 }
 
-/* How often the system took this thread's core away; 0 where it does not say. */
-static long involuntary_switches(void) {
+/* Sets `crowded`, from time to time: whether others want this thread's core, which was taken away OFTEN while it had it. */
+static void look_around(atomic_int *crowded, int64_t time) {
 #ifdef __linux__
+    static _Thread_local int64_t looked, used; /* when it last looked, and the time that it had had a core */
+    static _Thread_local long taken;           /* and how often that was taken away */
     struct rusage usage;
-    if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
+    if (time - looked < LOOK || getrusage(RUSAGE_THREAD, &usage)) return;
+    looked = time;
+    int64_t had = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * (int64_t)1000000000 +
+                  (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * (int64_t)1000 - used;
+    if (had < ENOUGH) return;
+    store(crowded, (usage.ru_nivcsw - taken) * OFTEN >= had, relaxed);
+    used += had;
+    taken = usage.ru_nivcsw;
+#else
+    (void)crowded, (void)time;
 #endif
-    return 0;
+}
+
+/* Whether others want this helper's core or the caller's. */
+static int is_crowded(struct helper *helper) { return load(&helper->crowded, relaxed) || load(&team.crowded, relaxed); }
+
+/* Where others want the cores, a helper that is woken is kept away from its caller's: the system tends to put it there,
+   where it takes the place of the one whom it is to help. */
+static void steer(struct helper *helper) {
+#ifdef __linux__
+    int thread = load(&helper->thread, relaxed), core = is_crowded(helper) ? sched_getcpu() : -1;
+    if (core == helper->avoids || thread == 0) return;
+    cpu_set_t cores;
+    if (sched_getaffinity(getpid(), sizeof cores, &cores)) return;
+    if (core >= 0) CPU_CLR(core, &cores);
+    if (CPU_COUNT(&cores) && sched_setaffinity(thread, sizeof cores, &cores) == 0) helper->avoids = core;
+#else
+    (void)helper;
+#endif
 }
 
 static void *help(void *argument) {
@@ -281,9 +312,10 @@ static void *help(void *argument) {
     struct pace pace = {0, 1};
     inside = 1;
     take_after_process(self->slot);
+#ifdef __linux__
+    store(&self->thread, (int)syscall(SYS_gettid), relaxed);
+#endif
     uint32_t told = EMPTY;
-    int64_t crowded_until = 0, last_taken = 0; /* others want this core; when it was last taken away */
-    long times_taken = involuntary_switches();
     while (told != LEAVE) {
         int64_t since = now();
         while ((told = load(&self->state, acquire)) != LEAVE) {
@@ -296,17 +328,10 @@ static void *help(void *argument) {
             for (int i = 0; i < 16; i++) relax();
             int64_t time = now();
             if (since == 0) since = time;
-            int crowded = time < crowded_until || time < load(&team.crowded_until, relaxed);
-            if (time - since > (crowded ? SPIN_CROWDED : SPIN)) break;
+            look_around(&self->crowded, time);
+            if (time - since > (is_crowded(self) ? SPIN_CROWDED : SPIN)) break;
         }
         if (told == LEAVE) break;
-        long before = times_taken;
-        times_taken = involuntary_switches();
-        if (times_taken != before) {
-            int64_t time = now();
-            if (time - last_taken < 2 * CROWDED) crowded_until = time + CROWDED;
-            last_taken = time;
-        }
         told = park(self);
     }
     free(self);
@@ -319,7 +344,10 @@ static int hire(void) {
     struct helper *helper = NULL;
     if (posix_memalign((void **)&helper, 64, sizeof *helper)) return 0;
     atomic_init(&helper->state, EMPTY);
+    atomic_init(&helper->crowded, 0);
+    atomic_init(&helper->thread, 0);
     helper->slot = team.helper_count + 1;
+    helper->avoids = -1;
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes)) {
         free(helper);
@@ -450,27 +478,16 @@ static void wait_for(uint32_t count) {
     }
 }
 
-static _Thread_local int64_t looked; /* when this thread last looked how often it had lost its core, */
-static _Thread_local long taken;     /* and how often that was */
-
-static void look_around(int64_t time) {
-    if (time - looked < LOOK) return;
-    long times_taken = involuntary_switches();
-    if ((times_taken - taken) * OFTEN >= time - looked) store(&team.crowded_until, time + 2 * CROWDED, relaxed);
-    looked = time;
-    taken = times_taken;
-}
-
-static void open_claims(uint32_t front, uint32_t back) {
+static void open_claims(uint32_t callers, uint32_t helpers) {
     store(&team.done, 0, relaxed);
     team.number++;
-    store(&team.claim, team.number << 2 * UNIT_BITS | (uint64_t)back << UNIT_BITS | front, release);
+    store(&team.claim, team.number << 2 * UNIT_BITS | (uint64_t)helpers << UNIT_BITS | callers, release);
 }
 
-/* The last claim; `before` units were claimed from the back when claims were opened: what was since is done now. */
+/* The last claim; `before` units were the helpers' when claims were opened: what was claimed since is done now. */
 static uint64_t close_claims(uint32_t before) {
     uint64_t claim = atomic_exchange_explicit(&team.claim, closed(), memory_order_acq_rel);
-    wait_for(back_of(claim) - before);
+    wait_for(by_helpers(claim) - before);
     return claim;
 }
 
@@ -488,7 +505,7 @@ static int together(
     store(&team.units, units, relaxed);
     store(&team.rounding, get_rounding(), relaxed);
     store(&team.threads, helpers + 1, relaxed);
-    look_around(now());
+    look_around(&team.crowded, now());
     open_claims(0, 0);
 
     struct pace pace = {0, 1};
@@ -496,21 +513,27 @@ static int together(
     uint32_t before = 0;
     do {
         uint64_t claim = load(&team.claim, relaxed);
-        uint32_t left = units - front_of(claim) - back_of(claim);
-        for (int i = 0; i < calls && called < helpers && (uint32_t)called + 1 < left; i++)
-            tell(team.helpers[called++], CALLED);
+        uint32_t left = units - by_caller(claim) - by_helpers(claim);
+        for (int i = 0; i < calls && called < helpers && (uint32_t)called + 1 < left; i++) {
+            struct helper *helper = team.helpers[called++];
+            if (load(&helper->state, relaxed) == PARKED) steer(helper);
+            tell(helper, CALLED);
+        }
         calls *= 2;
         if (is_time_to_ask(interrupted, now())) {
             claim = close_claims(before);
             int stop = ask(interrupted);
             if (stop) return stop;
-            if (team.forks != forks) /* a child: what was claimed is done, and there are no helpers */
-                return alone(
-                    function, data, context, unit * (ptrdiff_t)front_of(claim),
-                    back_of(claim) ? unit * (ptrdiff_t)(units - back_of(claim)) : count, interrupted
-                );
-            before = back_of(claim);
-            open_claims(front_of(claim), before);
+            if (team.forks != forks) { /* a child: what was claimed is done, and there are no helpers */
+                for (uint32_t n = by_caller(claim); !stop && n + by_helpers(claim) < units; n++) {
+                    uint32_t one = 1;
+                    ptrdiff_t first = unit * (ptrdiff_t)place_of(1, n, units, &one);
+                    stop = alone(function, data, context, first, first + unit < count ? first + unit : count, interrupted);
+                }
+                return stop;
+            }
+            before = by_helpers(claim);
+            open_claims(by_caller(claim), before);
         }
     } while (do_some(0, &pace));
     close_claims(before);
