@@ -353,7 +353,7 @@ cdef void backward_coefficients(
     const double *totals, const double *statistics, const floating *mean, const floating *weight, floating *out,
     Py_ssize_t images, Py_ssize_t channels, Py_ssize_t groups, Py_ssize_t pixels, Py_ssize_t room, Py_ssize_t width,
 ) noexcept nogil:
-    cdef Py_ssize_t image, j, k, all = images * channels, at, each = channels // groups, first
+    cdef Py_ssize_t image, j, k, all = images * channels, at, each = channels // groups
     cdef double total = 0, product = 0, rstd, slope
     cdef floating *row
     for image in range(images):

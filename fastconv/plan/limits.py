@@ -795,7 +795,7 @@ def _of_layer(
         cut = Rows.of(images, max(1, elements // channels // max(1, images)), channels)
         sums = block(8 * 2 * images * cut.blocks * cut.join * channels)
         tables = 16 * block(8 * images * cut.join * channels)  # statistics and coefficients
-        own, forward, backward = own + tables, forward + sums + tables, backward + 2 * sums + 2 * tables
+        own, forward, backward = own + tables, forward + sums + tables, backward + sums + tables
     elif op == "layer_norm":
         size = math.prod(layer.normalized_shape)
         rows = elements // size
