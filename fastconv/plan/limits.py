@@ -794,8 +794,10 @@ def _of_layer(
         images = 1 if op == "batch_norm" else x.shape[0]
         cut = Rows.of(images, max(1, elements // channels // max(1, images)), channels)
         sums = block(8 * 2 * images * cut.blocks * cut.join * channels)
-        tables = 16 * block(8 * images * cut.join * channels)  # statistics and coefficients
-        own, forward, backward = own + tables, forward + sums + tables, backward + sums + tables
+        statistic, coefficient = block(8 * images * channels), block(x.itemsize * images * cut.join * channels)
+        own += 4 * statistic + 3 * coefficient
+        forward += sums + 8 * statistic
+        backward += sums + 6 * statistic + 4 * coefficient
     elif op == "layer_norm":
         size = math.prod(layer.normalized_shape)
         rows = elements // size

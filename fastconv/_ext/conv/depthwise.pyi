@@ -7,9 +7,7 @@ KINDS: dict[str, int]
 STREAMED_BYTES: int
 
 def pack(w: ndarray, groups: int, exchanged: bool, lanes: ndarray, packed: ndarray) -> None: ...
-def unpack(
-    packed: ndarray, groups: int, exchanged: bool, blocks: ndarray, lanes: ndarray, w: ndarray
-) -> None: ...
+def unpack(packed: ndarray, groups: int, exchanged: bool, blocks: ndarray, lanes: ndarray, w: ndarray) -> None: ...
 def forward(
     x: ndarray,
     w: ndarray,

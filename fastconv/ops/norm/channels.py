@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastconv._ext import norm as kernels
-from fastconv._ext.capture import Kernel, refuse
+from fastconv._ext.capture import refuse
 from fastconv.arrays import as_floats, channels_last, contiguous, copied, copy_into, logical, memoised
 from fastconv.errors import ShapeError
 from fastconv.machine.memory import allocate
