@@ -292,8 +292,8 @@ static void look_around(atomic_int *crowded, int64_t time) {
 /* Whether others want this helper's core or the caller's. */
 static int is_crowded(struct helper *helper) { return load(&helper->crowded, relaxed) || load(&team.crowded, relaxed); }
 
-/* Where others want the cores, a helper that is woken is kept away from its caller's: the system tends to put it there,
-   where it takes the place of the one whom it is to help. */
+/* Where others want the cores, a helper is kept away from its caller's, wherever he is now: the system tends to wake it
+   there, where it takes the place of the one whom it is to help. Elsewhere it may run on all of the process's. */
 static void steer(struct helper *helper) {
 #ifdef __linux__
     int thread = load(&helper->thread, relaxed), core = is_crowded(helper) ? sched_getcpu() : -1;
@@ -516,7 +516,7 @@ static int together(
         uint32_t left = units - by_caller(claim) - by_helpers(claim);
         for (int i = 0; i < calls && called < helpers && (uint32_t)called + 1 < left; i++) {
             struct helper *helper = team.helpers[called++];
-            if (load(&helper->state, relaxed) == PARKED) steer(helper);
+            steer(helper);
             tell(helper, CALLED);
         }
         calls *= 2;
