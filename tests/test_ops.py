@@ -26,7 +26,7 @@ from support import (
 
 import fastconv
 from fastconv import _ext, functional, reference, vjp
-from fastconv._ext import team
+from fastconv._ext import norm, team
 from fastconv.ops import OPS
 
 each_op = pytest.mark.parametrize("op", own_ops())
@@ -540,6 +540,19 @@ def test_more_elements_than_memory_holds(op, dtype):
         with pytest.raises(MemoryError) as error:
             case.call(function, (x, *arrays[1:]))
         assert_one_line(op, error)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_batch_norm_of_nothing_has_gradients_of_zero(dtype, weighed):
+    """Whatever was in the memory of its coefficients, of which there are none."""
+    statistics, totals = np.zeros((3, 1, 5)), np.full((2, 1, 5), np.nan)
+    coefficients = np.full((3, 1, 10), np.nan, dtype)
+    dweight, dbias = np.full((2, 5), np.nan, dtype)
+    weight = np.ones(5, dtype) if weighed else None
+    norm.settle_products(np.empty((1, 0, 2, 10)), statistics, coefficients, weight, totals, dweight, dbias)
+    for array in (totals, dweight, dbias):
+        np.testing.assert_array_equal(array, 0)
 
 
 @tried_op

@@ -6,9 +6,28 @@ import pytest
 import fastconv
 from fastconv import ShapeError, functional, reference, vjp
 from fastconv._ext import team
+from fastconv.machine.memory import allocate
 
 both = pytest.mark.parametrize("module", [functional, reference], ids=["fast", "naive"])
 NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [4, 6, 16, 21])
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "stride"), [(4, 2, 3), (6, 3, 4), (9, 3, 4), (4, 2, 2), (6, 2, 3), (6, 3, 2), (5, 5, 7)]
+)
+def test_gradients_of_maxima_are_zero_between_windows(dtype, channels, inputs, kernel, stride):
+    """Whatever was in the memory that they get."""
+    batch = 1 + (1 << 17) // (channels * inputs * inputs * dtype(0).itemsize)
+    x = np.random.default_rng(0).integers(-3, 4, (batch, inputs, inputs, channels)).astype(dtype).transpose(0, 3, 1, 2)
+    _, pullback = vjp(functional.max_pool2d, x, kernel_size=kernel, stride=stride, ceil_mode=True)
+    expected, of_some = vjp(reference.max_pool2d, x[:2], kernel_size=kernel, stride=stride, ceil_mode=True)
+    dy = np.ones((batch, *expected.shape[1:]), dtype)
+    before = allocate("before", (batch, inputs, inputs, channels), np.dtype(dtype))
+    before[...] = 7
+    del before
+    np.testing.assert_array_equal(pullback(dy)[0][:2], of_some(dy[:2])[0])
 
 
 @both

@@ -49,7 +49,6 @@ def settle_products(
 def settle_backward(
     totals: ndarray,
     statistics: ndarray,
-    before: ndarray,
     weight: ndarray | None,
     groups: int,
     pixels: int,

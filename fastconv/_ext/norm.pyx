@@ -278,7 +278,6 @@ def settle_products(sums, statistics, coefficients, weight, totals, dweight, dbi
     cdef double *found = <double *> write_to(sums, images * blocks * 2 * width, sizeof(double))
     cdef double *total = <double *> write_to(totals, 2 * images * channels, sizeof(double))
     cdef const double *exact = <const double *> read_from(statistics, 3 * images * channels, sizeof(double))
-    cdef const void *mean = read_from(coefficients, 3 * images * width, itemsize)
     cdef const void *w = read_from(weight, channels, itemsize)
     cdef void *dw = NULL if dweight is None else write_to(dweight, channels, itemsize)
     cdef void *db = NULL if dbias is None else write_to(dbias, channels, itemsize)
@@ -287,19 +286,17 @@ def settle_products(sums, statistics, coefficients, weight, totals, dweight, dbi
         add_blocks(found + 2 * image * blocks * width, blocks, width, channels)
     if itemsize == sizeof(float):
         total_products[float](
-            found, exact, <const float *> mean, <const float *> w, total, <float *> dw, <float *> db, images, blocks,
-            width, channels,
+            found, exact, <const float *> w, total, <float *> dw, <float *> db, images, blocks, width, channels
         )
     else:
         total_products[double](
-            found, exact, <const double *> mean, <const double *> w, total, <double *> dw, <double *> db, images,
-            blocks, width, channels,
+            found, exact, <const double *> w, total, <double *> dw, <double *> db, images, blocks, width, channels
         )
 
 
 cdef void total_products(
-    const double *sums, const double *statistics, const floating *mean, const floating *weight, double *totals,
-    floating *dweight, floating *dbias, Py_ssize_t images, Py_ssize_t blocks, Py_ssize_t width, Py_ssize_t channels,
+    const double *sums, const double *statistics, const floating *weight, double *totals, floating *dweight,
+    floating *dbias, Py_ssize_t images, Py_ssize_t blocks, Py_ssize_t width, Py_ssize_t channels,
 ) noexcept nogil:
     cdef Py_ssize_t image, j, all = images * channels, at
     cdef double total, product, of_weight, of_bias
@@ -309,7 +306,7 @@ cdef void total_products(
             at = image * channels + j
             total = sums[2 * image * blocks * width + j] if blocks > 0 else 0
             product = sums[(2 * image * blocks + 1) * width + j] if blocks > 0 else 0
-            product += (mean[image * width + j] - statistics[at]) * total  # `products` took the rounded mean
+            product += (<floating> statistics[at] - statistics[at]) * total  # `products` took the rounded mean
             of_weight = product * statistics[all + at] if image == 0 else of_weight + product * statistics[all + at]
             of_bias = total if image == 0 else of_bias + total
             totals[at], totals[all + at] = total, product
@@ -323,35 +320,31 @@ cdef void total_products(
 
 
 @Kernel
-def settle_backward(totals, statistics, before, weight, Py_ssize_t groups, Py_ssize_t pixels, coefficients):
+def settle_backward(totals, statistics, weight, Py_ssize_t groups, Py_ssize_t pixels, coefficients):
     """`scale_shift_backward`'s coefficients (4, images, width), from the totals (2, images, channels), each of `pixels`
-    elements; the neighbouring channels of a group share a mean. before (3, images, …): those of `normalise`."""
+    elements; the neighbouring channels of a group share a mean."""
     cdef Py_ssize_t images = statistics.shape[1], channels = statistics.shape[2], width = coefficients.shape[2]
-    cdef Py_ssize_t itemsize = float_size(coefficients), room = before.shape[2]
+    cdef Py_ssize_t itemsize = float_size(coefficients)
     need_room(statistics, coefficients)
-    need_room(statistics, before)
     if groups < 1 or channels % groups:
         raise ValueError(f"{groups} groups of {channels} channels")
     cdef const double *sums = <const double *> read_from(totals, 2 * images * channels, sizeof(double))
     cdef const double *exact = <const double *> read_from(statistics, 3 * images * channels, sizeof(double))
-    cdef const void *mean = read_from(before, 3 * images * room, itemsize)
     cdef const void *w = read_from(weight, channels, itemsize)
     cdef void *out = write_to(coefficients, 4 * images * width, itemsize)
     if itemsize == sizeof(float):
         backward_coefficients[float](
-            sums, exact, <const float *> mean, <const float *> w, <float *> out, images, channels, groups, pixels,
-            room, width,
+            sums, exact, <const float *> w, <float *> out, images, channels, groups, pixels, width
         )
     else:
         backward_coefficients[double](
-            sums, exact, <const double *> mean, <const double *> w, <double *> out, images, channels, groups, pixels,
-            room, width,
+            sums, exact, <const double *> w, <double *> out, images, channels, groups, pixels, width
         )
 
 
 cdef void backward_coefficients(
-    const double *totals, const double *statistics, const floating *mean, const floating *weight, floating *out,
-    Py_ssize_t images, Py_ssize_t channels, Py_ssize_t groups, Py_ssize_t pixels, Py_ssize_t room, Py_ssize_t width,
+    const double *totals, const double *statistics, const floating *weight, floating *out, Py_ssize_t images,
+    Py_ssize_t channels, Py_ssize_t groups, Py_ssize_t pixels, Py_ssize_t width,
 ) noexcept nogil:
     cdef Py_ssize_t image, j, k, all = images * channels, at, each = channels // groups
     cdef double total = 0, product = 0, rstd, slope
@@ -368,7 +361,7 @@ cdef void backward_coefficients(
                 total, product = total / each / pixels, product / each / pixels
             rstd = statistics[all + at]
             slope = -product * rstd * rstd * rstd
-            row[0] = mean[image * room + j]
+            row[0] = <floating> statistics[at]
             row[images * width] = <floating> (rstd * weight[j] if weight != NULL else rstd)
             row[2 * images * width] = <floating> slope
             row[3 * images * width] = <floating> (slope * (row[0] - statistics[at]) - total * rstd)

@@ -336,6 +336,8 @@ cdef void scatter_band(
     for index in range(3):
         if p.g.before[index] or p.g.dilation[index] > 1 or p.g.kernel[index] * p.g.out[index] != p.g.inp[index]:
             covers = False
+        if p.g.stride[index] != p.g.kernel[index] and p.g.out[index] > 1:
+            covers = False
     if axis < 2:  # the columns inside are taken together
         last = p.g.out[2]
         inner_columns(p, &first, &last)

@@ -270,11 +270,12 @@ static void take_after_process(int slot) {
 #endif
 }
 
+static _Thread_local int64_t looked, used; /* when this thread last looked, and the time that it had had a core */
+static _Thread_local long taken;           /* and how often that was taken away */
+
 /* Sets `crowded`, from time to time: whether others want this thread's core, which was taken away OFTEN while it had it. */
 static void look_around(atomic_int *crowded, int64_t time) {
 #ifdef __linux__
-    static _Thread_local int64_t looked, used; /* when it last looked, and the time that it had had a core */
-    static _Thread_local long taken;           /* and how often that was taken away */
     struct rusage usage;
     if (time - looked < LOOK || getrusage(RUSAGE_THREAD, &usage)) return;
     looked = time;
@@ -416,6 +417,8 @@ int team_helpers(void) { return load(&team.present, relaxed); }
 
 static void forget_helpers(void) {
     forget_sleepers();
+    looked = used = taken = 0; /* a child's thread begins to count */
+    store(&team.crowded, 0, relaxed);
     store(&team.claim, closed(), relaxed);
     store(&team.leaving, 0, relaxed);
     store(&team.present, 0, relaxed);

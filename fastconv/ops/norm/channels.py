@@ -365,7 +365,7 @@ def normalise_backward(
                 totals = gather(totals.reshape(-1)).sum(axis=0).reshape(totals.shape)
             width = cut.channels * (1 if pooled is not None else cut.join)
             coefficients = np.empty((4, cut.images, width), last.dtype)
-            kernels.settle_backward(totals, statistics, before, own_weight, call.groups, pixels, coefficients)
+            kernels.settle_backward(totals, statistics, own_weight, call.groups, pixels, coefficients)
     if needs_x and not from_x:
         centred = copied(op, statistics)
         copy_into(centred[0], 0)
