@@ -30,6 +30,9 @@ SHAPES = [
     (2, (2, 7, 8), 48, 48, ONES, (0, 0, 0), 2),  # 24 filters of a group: vectors across cache lines
     (2, (1, 7, 8), 96, 96, (1, 1, 2), (0, 0, 0), 3),
     (1, (3, 20, 25), 16, 160, ONES, (0, 0, 0), 1),
+    (4, (1, 7, 7), 320, 144, ONES, (0, 0, 0), 1),  # gradients to the weights where they stay
+    (2, (1, 15, 20), 24, 31, ONES, (0, 0, 0), 1),  # panels of one vector, and of half of one
+    (2, (3, 15, 20), 40, 7, ONES, (0, 0, 0), 1),
 ]
 
 

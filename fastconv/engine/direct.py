@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from fastconv._ext import reduce
 from fastconv._ext.conv import direct
 from fastconv.arrays import copy_into
 from fastconv.engine import planar, tuning
@@ -144,27 +145,37 @@ def _convolution(direction: Direction, p: Problem) -> Plan:
 
 
 def _gradient_weights(p: Problem) -> Plan:
-    vector, filters = simd.SIMD_BYTES, p.filters // p.groups
-    size = _packed_size(p.groups, p.filters, p.channels, p.window.kernel)
-    panels = p.groups * direct.panels(filters, vector)[0]
-    x_shape, y_shape = p.x_shape, p.y_shape
+    vector, x_shape, y_shape = simd.SIMD_BYTES, p.x_shape, p.y_shape
+    transposed = False
     if _is_pixelwise(p):
         x_shape, y_shape = _as_row(x_shape), _as_row(y_shape)
-    depth = p.channels if math.prod(p.window.kernel) > 1 else 0  # one tap: what a band sees is read once a panel
+        transposed = p.groups == 1 and direct.panels(p.channels, vector)[1] == p.channels
+    if transposed:  # products of two pixels either way; with the channels of x in the lanes dw needs no packing
+        x_shape, y_shape = y_shape, x_shape
+    channels, filters = x_shape[4], y_shape[4] // p.groups
+    size = _packed_size(p.groups, y_shape[4], channels, p.window.kernel)
+    panels = p.groups * direct.panels(filters, vector)[0]
+    depth = channels if math.prod(p.window.kernel) > 1 else 0  # one tap: what a band sees is read once a panel
     cut = _cut(y_shape[0], depth, y_shape[1:4], p.window, tuning.BAND_PIXELS, 1)
     chunks, splits = _pieces(p.pixels, _bands(y_shape, cut), panels, size, math.prod(x_shape), get_workspace_limit())
-    elements, entries = _room(p.channels, y_shape[1:4], p.window, cut)
+    elements, entries = _room(channels, y_shape[1:4], p.window, cut)
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
-        partial = allocate(op, (chunks, size), dy.dtype)
+        at_once = transposed and chunks == 1
+        partial = dw.reshape(1, size) if at_once else allocate(op, (chunks, size), dy.dtype)
         scratch, tables = _buffers(op, threads, elements, entries)
+        x, dy = (dy, x) if transposed else (x, dy)
         direct.gradient_weights(
-            x.reshape(x_shape), dy.reshape(y_shape), partial, p.window, p.groups, cut, splits, scratch, tables, vector
-        )
-        direct.unpack(partial, dw.reshape(p.groups, filters, -1), vector, threads_for(partial.nbytes))
+            x.reshape(x_shape), dy.reshape(y_shape), partial, p.window, p.groups, cut, splits, scratch, tables, vector,
+            transposed,
+        )  # fmt: skip
+        if transposed and not at_once:
+            reduce.add_in_order(partial, dw.reshape(size), threads_for(partial.nbytes))
+        elif not transposed:
+            direct.unpack(partial, dw.reshape(p.groups, filters, -1), vector, threads_for(partial.nbytes))
 
-    most = _most(chunks * splits, elements)
-    return Plan("direct", run, p.multiply_adds // 4, most, 4 * elements, 4 * chunks * size)
+    most, partial_size = _most(chunks * splits, elements), 0 if transposed and chunks == 1 else chunks * size
+    return Plan("direct", run, p.multiply_adds // 4, most, 4 * elements, 4 * partial_size)
 
 
 def _most(tasks: int, elements: int) -> int:

@@ -23,6 +23,14 @@ typedef struct {
 #include "simd/every_width.h"
 #undef TYPED
 
+/* Fetches the lines at x[r * row] for these r: to the second cache, for rows that lie a power of two apart share few sets of
+   the first. */
+static inline void fetch_rows(const float *x, ptrdiff_t row, ptrdiff_t rows)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        __builtin_prefetch(x + r * row, 0, 2);
+}
+
 /* to[c * to_row + r] = from[r * from_row + c]: all columns of four rows before the next four. */
 static inline void transpose(
     const float *from, ptrdiff_t from_row, ptrdiff_t rows, ptrdiff_t columns, float *to, ptrdiff_t to_row)
@@ -55,13 +63,14 @@ static inline void tile_outputs(
     CHOOSE(tile_outputs, bytes, vectors, rows, x, at, taps, w, start, after, y, to, filters, far);
 }
 
-/* dw[t][k] += the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all lanes
-   k of a panel; dw is packed. A line at soon[soon_at[p]] is fetched for each p. */
+/* dw[t * row + k] = the sum over the pixels p, in order, of x[at[p] + taps[t]] * dy[from[p] + k], for `rows` taps t and all
+   lanes k of a panel; plus what is there, if `add`. A line at soon[soon_at[p]] is fetched for each p. */
 static inline void tile_weights(
     int bytes, int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw,
+    ptrdiff_t row, int add)
 {
-    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw);
+    CHOOSE(tile_weights, bytes, vectors, rows, x, at, pixels, taps, dy, from, soon, soon_at, dw, row, add);
 }
 
 /* to[r][lanes] = the `count` floats from from[at[r]] on, and zeros, for `rows` rows r of so many vectors. */

@@ -47,4 +47,5 @@ def gradient_weights(
     scratch: ndarray,
     tables: ndarray,
     widest: int,
+    transposed: bool,
 ) -> None: ...

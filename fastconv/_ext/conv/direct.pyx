@@ -9,7 +9,7 @@ Weights are packed: panels of at most two vectors of filters, each tap by tap (`
 """
 
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from fastconv._ext.conv.epilogue cimport Epilogue, epilogue
 from fastconv._ext.geometry cimport Band, Geometry, band_at, banded, bands_of, copy_plane
@@ -23,6 +23,7 @@ cdef extern from "conv/direct.h" nogil:
         Py_ssize_t count
         Py_ssize_t length
 
+    void fetch_rows(const float *x, Py_ssize_t row, Py_ssize_t rows)
     void transpose(
         const float *source, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, float *out, Py_ssize_t out_row)
     Py_ssize_t most_rows(int bytes, int vectors)
@@ -33,7 +34,7 @@ cdef extern from "conv/direct.h" nogil:
     void tile_weights(
         int bytes, int vectors, Py_ssize_t rows, const float *x, const Py_ssize_t *at, Py_ssize_t pixels,
         const Py_ssize_t *taps, const float *dy, const Py_ssize_t *start, const float *soon,
-        const Py_ssize_t *soon_at, float *dw)
+        const Py_ssize_t *soon_at, float *dw, Py_ssize_t row, int add)
     void copy_rows(
         int bytes, int vectors, Py_ssize_t rows, const float *source, const Py_ssize_t *at, Py_ssize_t count,
         float *out)
@@ -45,6 +46,7 @@ cdef enum:
     PAGE = 1024  # floats
     CACHED = 1 << 16  # floats of weights
     LINE = 16  # floats of a cache line, which lie between the rows of a copy of dy, at least
+    PACKED_AHEAD = 16  # rows of weights that are fetched ahead
     AHEAD = 16  # entries that `at` has behind its last: at least a tile
 
 
@@ -178,11 +180,15 @@ cdef void pack_task(float *packed, const Packing *c, Py_ssize_t task, int slot) 
                         + (part.first_tap[1] + r1 * part.tap_step[1]) * c.strides[3]
                         + (part.first_tap[2] + r2 * part.tap_step[2]) * c.strides[4] + channel * next_channel
                     )
-                    rows = min(<Py_ssize_t> 16, depth - channel)
+                    rows = min(<Py_ssize_t> LINE, depth - channel)
                     if next_channel == 1:
+                        fetch_rows(source + 2 * LINE, next_filter, panel.count)
                         transpose(source, next_filter, panel.count, rows, packed, panel.lanes)
                     for row in range(rows):
-                        if next_filter == 1:
+                        if next_filter == 1 and panel.count == MOST:  # as registers copy
+                            fetch_rows(source + (row + PACKED_AHEAD) * next_channel, LINE, MOST // LINE)
+                            memcpy(packed, source + row * next_channel, MOST * sizeof(float))
+                        elif next_filter == 1:
                             memcpy(packed, source + row * next_channel, panel.count * sizeof(float))
                         elif next_channel != 1:
                             for lane in range(panel.count):
@@ -460,14 +466,17 @@ cdef struct Gradient:
     Py_ssize_t *tables          # a row of `room` a slot
     Py_ssize_t size, room
     int widest
+    bint transposed
 
 
 @Kernel
 def gradient_weights(
     const float[:, :, :, :, ::1] x, const float[:, :, :, :, ::1] dy, float[:, ::1] partial, object window,
     Py_ssize_t groups, tuple cut, Py_ssize_t splits, float[:, ::1] scratch, Py_ssize_t[:, ::1] tables, int widest,
+    bint transposed,
 ):
     """partial[j] = the gradient to the packed weights over the j-th run of bands; their sum in order is dw (`unpack`).
+    transposed: in place of packed (taps, filters), of one group whose panels have no lane without a filter.
 
     splits: runs of panels that tasks of their own take; scratch: a row a thread, with room for a band's copy and its dy
     of a panel.
@@ -475,7 +484,7 @@ def gradient_weights(
     cdef Geometry g = banded((<object> x).shape, (<object> dy).shape, window, groups, None, cut)
     cdef Gradient c = Gradient(
         &x[0, 0, 0, 0, 0], &dy[0, 0, 0, 0, 0], &g, partial.shape[1], partial.shape[0], splits, &scratch[0, 0],
-        &tables[0, 0], scratch.shape[1], tables.shape[1], widest,
+        &tables[0, 0], scratch.shape[1], tables.shape[1], widest, transposed,
     )
     run(<Task> weights_task, &partial[0, 0], &c, c.chunks * splits, <int> scratch.shape[0])
 
@@ -506,6 +515,7 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
     cdef const float *ahead
     cdef const Py_ssize_t *ahead_at
     cdef Py_ssize_t line  # of a pixel of the next band
+    cdef Py_ssize_t into, row_into
     cdef Panel panel
     cdef View view
     partial += chunk * c.elements
@@ -518,7 +528,9 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
         for index in range(first_panel, last_panel):
             group = index // per_group
             panel = panel_number(index % per_group, filters, widest, &before)
-            before += group * lanes
+            into, row_into = (before + group * lanes) * g.taps, panel.lanes
+            if c.transposed:
+                into, row_into = panel.first, filters
             source = dy + group * filters + panel.first
             soon = source + panel.count
             if index + 1 == last_panel:
@@ -530,8 +542,6 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
                 copy_rows(panel.bytes, panel.vectors, view.pixels, source, to, panel.count, values)
                 source = values
                 dy_at = values_at
-            if number == first_band:
-                memset(partial + before * g.taps, 0, panel.lanes * g.taps * sizeof(float))
             tiles = (g.taps - 1) // most_rows(panel.bytes, panel.vectors) + 1
             for tile in range(tiles):
                 first = tile * g.taps // tiles
@@ -549,5 +559,5 @@ cdef void weights_task(float *partial, const Gradient *c, Py_ssize_t task, int s
                         line += LINE
                 tile_weights(
                     panel.bytes, panel.vectors, rows, view.x, at, view.pixels, taps, source, dy_at, ahead, ahead_at,
-                    partial + before * g.taps + first * panel.lanes,
+                    partial + into + first * row_into, row_into, number > first_band,
                 )

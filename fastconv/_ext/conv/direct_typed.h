@@ -89,7 +89,8 @@ TARGET INLINE void NAME(outputs)(
 
 TARGET INLINE void NAME(weights)(
     const int rows, const int vectors, const int one_run, const float *x, const ptrdiff_t *at, ptrdiff_t pixels,
-    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
+    const ptrdiff_t *taps, const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw,
+    ptrdiff_t row, int add)
 {
     Vector sums[14][2];
     const float *tap[14];
@@ -98,8 +99,9 @@ TARGET INLINE void NAME(weights)(
         UNROLL for (int v = 0; v < vectors; v++)
             sums[t][v] = (Vector){0};
     }
-    for (ptrdiff_t next = 0; next < rows * vectors * LANES; next += LINE)
-        __builtin_prefetch(dw + next, 1);
+    UNROLL for (int t = 0; t < rows; t++)
+        for (ptrdiff_t next = 0; next < vectors * LANES; next += LINE)
+            __builtin_prefetch(dw + t * row + next, 1);
     for (ptrdiff_t p = 0; p < pixels; p++) {
         const ptrdiff_t pixel = at[p];
         Vector values[2];
@@ -112,14 +114,18 @@ TARGET INLINE void NAME(weights)(
                 sums[t][v] += value * values[v];
         }
     }
+    if (add)
+        UNROLL for (int t = 0; t < rows; t++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                sums[t][v] += LOAD(dw + t * row + v * LANES);
     UNROLL for (int t = 0; t < rows; t++)
         UNROLL for (int v = 0; v < vectors; v++)
-            *(Vector *)(dw + (t * vectors + v) * LANES) += sums[t][v];
+            *(Vector *)(dw + t * row + v * LANES) = sums[t][v];
 }
 
 #define OUTPUTS(P, V) NAME(outputs)(P, V, x, at, taps, w, start, after, y, to, filters, far)
-#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw)
-#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw)
+#define WEIGHTS(P, V) NAME(weights)(P, V, 0, x, at, pixels, taps, dy, from, soon, soon_at, dw, row, add)
+#define RUN_WEIGHTS(P, V) NAME(weights)(P, V, 1, x, at, pixels, taps, dy, from, soon, soon_at, dw, row, add)
 
 #define TILE_OUTPUTS(name, EACH)                                                                                       \
     TARGET NOINLINE void NAME(name)(                                                                                   \
@@ -141,7 +147,8 @@ TARGET static void NAME(tile_outputs)(
 
 TARGET static void NAME(tile_weights)(
     int vectors, ptrdiff_t rows, const float *x, const ptrdiff_t *at, ptrdiff_t pixels, const ptrdiff_t *taps,
-    const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw)
+    const float *dy, const ptrdiff_t *from, const float *soon, const ptrdiff_t *soon_at, float *dw, ptrdiff_t row,
+    int add)
 {
     const int one_run = taps[rows - 1] - taps[0] == rows - 1;
     if (vectors == 2 && one_run)
