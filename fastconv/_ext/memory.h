@@ -72,16 +72,22 @@ static void range_release(void *range, size_t bytes)
 #endif
 }
 
-/* For those that lie in a range whole. */
-static void ask_for_huge_pages(void *begin, size_t bytes)
+/* For those that `bytes` from `begin` on reach into, and that lie in the range whole: blocks side by side share them. */
+static void ask_for_huge_pages(void *begin, size_t bytes, void *range, size_t span)
 {
 #ifdef MADV_HUGEPAGE
-    size_t before = -(size_t)begin % FASTCONV_HUGE_PAGE;
-    if (bytes >= before + FASTCONV_HUGE_PAGE)
-        madvise((char *)begin + before, (bytes - before) / FASTCONV_HUGE_PAGE * FASTCONV_HUGE_PAGE, MADV_HUGEPAGE);
+    size_t first = (size_t)range + -(size_t)range % FASTCONV_HUGE_PAGE, last = (size_t)range + span;
+    size_t from = (size_t)begin / FASTCONV_HUGE_PAGE * FASTCONV_HUGE_PAGE;
+    size_t to = ((size_t)begin + bytes + FASTCONV_HUGE_PAGE - 1) / FASTCONV_HUGE_PAGE * FASTCONV_HUGE_PAGE;
+    from = from < first ? first : from;
+    to = to > last ? last / FASTCONV_HUGE_PAGE * FASTCONV_HUGE_PAGE : to;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_HUGEPAGE);
 #else
     (void)begin;
     (void)bytes;
+    (void)range;
+    (void)span;
 #endif
 }
 

@@ -30,7 +30,7 @@ cdef extern from "memory.h" nogil:
     void *range_reserve(size_t bytes)
     void range_release(void *range, size_t bytes)
     void range_drop(void *begin, size_t bytes)
-    void ask_for_huge_pages(void *begin, size_t bytes)
+    void ask_for_huge_pages(void *begin, size_t bytes, void *range, size_t span)
 
 cdef dict _free_lists = {}  # size class in bytes -> list of addresses, the last freed last
 cdef size_t _held = 0  # bytes of the blocks in use
@@ -58,6 +58,7 @@ cdef size_t size_class(size_t nbytes) noexcept:
 
 cdef enum:
     PAGE = 4096
+    HUGE = 512  # of them
     LARGE = 1 << 20  # bytes of a block that is cut from the arena
 
 
@@ -218,20 +219,26 @@ cdef class Arena:
         """Bytes of pages that were touched and are free."""
         return (self.resident - self.in_use) * PAGE
 
-    cdef int drop(self, size_t nbytes) except -1:
-        """Give free pages back, those with the highest addresses first, until so many bytes are gone."""
+    cdef int drop(self, size_t nbytes, size_t unit=1) except -1:
+        """Give free pages back, those with the highest addresses first, until so many bytes are gone; only `unit` of
+        them together, where addresses have that many: HUGE, so that what is touched again is a huge page again."""
         cdef size_t wanted = (nbytes + PAGE - 1) // PAGE, first, page, end
+        cdef size_t before = -(<size_t> self.base // PAGE) % unit  # where the first whole unit begins
         self.parts.join()
         for index in range(len(self.parts.starts) - 1, -1, -1):
             first = self.parts.starts[index]
             page = first + <size_t> self.parts.sizes[index]
+            first += (before - first) % unit
+            if page <= first:
+                continue
+            page -= (page - before) % unit
             while page > first and wanted:
                 end = page
-                while page > first and wanted and self.is_resident[page - 1]:
+                while page > first and (wanted or (page - before) % unit) and self.is_resident[page - 1]:
                     page -= 1
                     self.is_resident[page] = 0
                     self.resident -= 1
-                    wanted -= 1
+                    wanted -= wanted > 0
                 if end > page:
                     range_drop(self.base + page * PAGE, (end - page) * PAGE)
                 while page > first and not self.is_resident[page - 1]:
@@ -434,10 +441,10 @@ cdef class Block:
         if _ceiling:
             shed(0)
         elif _arena.resident > resident:  # it has fresh pages; of what was free before, some goes
-            ask_for_huge_pages(self.address, self.capacity)
+            ask_for_huge_pages(self.address, self.capacity, _arena.base, _arena.pages * PAGE)
             allowed = _arena.most + _arena.most // 16
             if _arena.resident > allowed:
-                _arena.drop((_arena.resident - allowed) * PAGE)
+                _arena.drop((_arena.resident - allowed) * PAGE, HUGE)
         return True
 
     def __dealloc__(self):
