@@ -35,6 +35,7 @@ from fastconv.layers import (
     ReLU,
     Residual,
     Sequential,
+    Softplus,
 )
 from fastconv.layers.base import Context, Layer
 from fastconv.ops.registry import FUNCTIONS, OPS
@@ -196,6 +197,34 @@ def test_norm_relu_and_pool_in_one_give_their_bits(
     for found, expected in zip(*runs, strict=True):
         assert found.tobytes() == expected.tobytes()
     assert bool(calls) == (one and channels % 16 == 0)
+
+
+WINDOWS = [  # on (6, 1): some windows that see nothing but the padding; some that all see x
+    ({"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2}, True),
+    ({"kernel_size": 2, "stride": 1, "padding": 1, "dilation": (1, 2)}, True),
+    ({"kernel_size": (2, 3), "stride": 1, "padding": (1, 1), "dilation": (2, 1)}, False),
+    ({"kernel_size": (3, 2), "stride": 1, "padding": (1, 1), "dilation": (2, 1), "ceil_mode": True}, False),
+]
+
+
+@pytest.mark.parametrize("middle", [[ReLU], [lambda: BatchNorm2d(4), ReLU]], ids=["relu", "norm and relu"])
+@pytest.mark.parametrize(("pool", "blind"), WINDOWS)
+def test_relu_before_windows_that_see_nothing(
+    pool: Any, blind: bool, middle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their maximum is -inf, as without a plan: relu came before."""
+    fastconv.manual_seed(0)
+    net = Sequential(Conv2d(2, 4, 3, padding=1), *(make() for make in middle), MaxPool2d(**pool), Softplus())
+    x = np.random.default_rng(0).standard_normal((5, 2, 6, 1)).astype(np.float32)
+    assert bool(np.isinf(net[:-1](x)).any()) == blind
+    target, runs = np.zeros_like(net(x)), []
+    for planned in (True, False):
+        if not planned:
+            by_layer(monkeypatch)
+        own = copy.deepcopy(net)
+        value, gradients = fastconv.value_and_grad(own, "mse_loss", x, target)
+        runs.append([value, net(x).tobytes(), *(gradient.tobytes() for gradient in gradients.values())])
+    assert runs[0] == runs[1]
 
 
 def kernel_arguments() -> dict[str, Any]:

@@ -60,7 +60,8 @@ class _MaxPool(OpLayer):
 
     def windows(self, x: np.ndarray) -> Any:
         """The windows on x (`ops.pool.windows.Plan`); raises what `forward` raises."""
-        return plan_window(self.op, x, *self._options.values())[1]
+        options = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, **self._options}
+        return plan_window(self.op, x, options.pop("kernel_size"), *options.values())[1]
 
 
 class MaxPool1d(_MaxPool):

@@ -175,7 +175,13 @@ class PoolRelu(Fused):
         self.relu, self.pool = relu, pool
 
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
-        return True
+        """Where a window sees nothing its maximum is -inf, which relu must not see."""
+        layer: Any = self.pool.layers[0]
+        try:
+            sees: bool = layer.windows(values[0]).all_see_x
+        except (ShapeError, MemoryError):  # as the pool says itself
+            return False
+        return sees
 
     def forward(self, values: list[np.ndarray], context: Context) -> tuple[np.ndarray, Any]:
         pooled, places = self.pool.call(values, context)
@@ -306,9 +312,11 @@ def fused(steps: list[Step], outputs: tuple[int, ...], keep: bool) -> list[Step]
                     replace(NormRelu(norm, before, step))
         elif is_op(step, "max_pool1d", "max_pool2d", "max_pool3d"):
             before = only(step.inputs[0])
+            if not hasattr(step.layers[0], "windows"):
+                continue
             if is_op(before, "relu"):
                 replace(PoolRelu(before, step))
-            elif keep and isinstance(before, NormRelu) and not before.adds and hasattr(step.layers[0], "windows"):
+            elif keep and isinstance(before, NormRelu) and not before.adds:
                 replace(NormReluPool(before, step, is_op(only(before.inputs[0]), *CONVOLUTIONS)))
     for step in list(found.values()):
         before = only(step.inputs[0]) if len(step.inputs) == 1 else None

@@ -136,6 +136,18 @@ class Plan:
         return whole and all(step == size or count == 1 for step, size, count in steps)
 
     @cached_property
+    def all_see_x(self) -> bool:
+        """Whether every window does: one whose taps lie far apart may see nothing but the padding."""
+        if self.adapts or not any(map(any, self.window.padding)):
+            return True
+        for axis, (size, step) in enumerate(zip(self.window.kernel, self.window.dilation, strict=True)):
+            starts = self.starts(axis)
+            first = np.where(starts < 0, starts % step, starts)  # of the taps that are not before x
+            if (first >= self.x_last[1 + axis]).any() or (first > starts + (size - 1) * step).any():
+                return False
+        return True
+
+    @cached_property
     def work(self) -> int:
         """What is moved and done, in elements moved."""
         return math.prod(self.x_last) + math.prod(self.y_last) * (1 + self.taps // 4)
