@@ -16,6 +16,7 @@ import pytest
 import fastconv as fc
 from fastconv import Trainer, augment, optim
 from fastconv.training import ahead as ahead_module
+from fastconv.training import data as data_module
 from fastconv.training.ahead import MOST, ahead
 
 RNG = np.random.default_rng(0)
@@ -94,6 +95,13 @@ def test_the_same_bits_in_line_and_ahead(data, change):
         fc.set_num_threads(before)
         results.append((bits(trainer), [record["val_loss"] for record in trainer.history]))
     assert all(result == results[0] for result in results[1:])
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 1000])
+def test_samples_come_in_numpys_order(samples):
+    found = data_module._permutation(np.random.default_rng(5), samples)
+    expected = np.random.default_rng(5).permutation(samples)
+    assert found.dtype == expected.dtype and found.tolist() == expected.tolist()
 
 
 def test_at_most_so_many_are_made_before_they_are_asked_for():

@@ -662,6 +662,33 @@ def test_a_large_one_makes_room_for_what_else_the_net_does(monkeypatch):
     assert of(net) is None
 
 
+@pytest.mark.parametrize("where", ["net", "layer", "list"])
+@pytest.mark.parametrize("how", ["itself", "deep"])
+def test_attributes_that_hold_themselves_or_more_than_a_stack_does(twins, where, how):
+    both, notes = twins(lenet()), {}
+    if how == "itself":
+        notes["notes"] = notes
+    else:
+        for _ in range(200_000):
+            notes = {"notes": notes}
+    for net in both:
+        (net if where == "net" else net[0]).notes = [notes] if where == "list" else notes
+    for seed in range(ALIKE + 2):
+        both.step(images((4, 1, 28, 28), seed), seed)
+    for net in both:
+        del (net if where == "net" else net[0]).notes
+    while notes:  # one by one, for Python's own collector has a stack, too
+        notes = notes.popitem()[1]
+
+
+def test_what_a_captured_pass_keeps_of_its_input_is_a_block():
+    """Made anew each time that a batch of another size came in between, it is found on the free list."""
+    own = capturing.twin(images((64, 1, 28, 28), 0))
+    while isinstance(own.base, np.ndarray):
+        own = own.base
+    assert type(own.base) is memory.Block
+
+
 def test_nets_share_what_captured_passes_may_keep(monkeypatch):
     """Those in use keep it, those that nobody uses give way."""
     capturing._ledger.drop_all()  # of other tests' nets

@@ -139,17 +139,17 @@ cdef class Snapshot:
     def __init__(self, dicts, attributes):
         self.dicts, self.sets = [], []
         self.attributes = [(owner, name, getattr(owner, name)) for owner, name in attributes]
-        for each in dicts:
-            self.add(each)
-
-    cdef int add(self, dict each) except -1:
-        self.dicts.append((each, tuple(each), tuple(each.values())))
-        for value in each.values():
-            if type(value) is dict:
-                self.add(value)
-            elif type(value) is set:
-                self.sets.append((value, frozenset(value)))
-        return 0
+        cdef dict found = {id(each): each for each in dicts}  # a dict may hold itself
+        cdef list waiting = list(found.values())
+        while waiting:
+            each = waiting.pop()
+            self.dicts.append((each, tuple(each), tuple(each.values())))
+            for value in each.values():
+                if type(value) is dict and id(value) not in found:
+                    found[id(value)] = value
+                    waiting.append(value)
+                elif type(value) is set:
+                    self.sets.append((value, frozenset(value)))
 
     def holds(self):
         cdef tuple entry, keys, values

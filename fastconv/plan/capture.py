@@ -31,7 +31,7 @@ from fastconv.arrays import FLOATS, copied_alike
 from fastconv.engine.precision import get_precision
 from fastconv.engine.trace import is_listening
 from fastconv.machine.blas import blas_held
-from fastconv.machine.memory import POOLED, get_workspace_limit, on_shortage
+from fastconv.machine.memory import POOLED, allocate_lasting, get_workspace_limit, on_shortage
 from fastconv.machine.threads import get_num_threads
 from fastconv.ops.norm.channels import is_synchronised
 from fastconv.ops.registry import FUNCTIONS
@@ -348,7 +348,7 @@ def twin(array: np.ndarray) -> np.ndarray | None:
     if end - begin > 4 * array.nbytes + POOLED:
         return None
     try:
-        room = np.empty(end - begin, np.uint8)
+        room = allocate_lasting("a captured pass", (end - begin,), np.dtype(np.uint8))
     except MemoryError:
         return None
     at = array.__array_interface__["data"][0] - begin
@@ -409,11 +409,16 @@ def _are_served(steps: list[Step], dtype: np.dtype) -> bool:
 
 def _is_plain(option: Any) -> bool:
     """Whether it cannot become another value while it is the same object."""
-    if isinstance(option, Mapping):
-        return all(map(_is_plain, option.values()))
-    if type(option) in (tuple, list):  # a list is the layer's own
-        return all(map(_is_plain, option))
-    return option is None or type(option) in (bool, int, float, str, Fraction)
+    waiting, found = [option], {}
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping) or type(each) in (tuple, list):  # a list is the layer's own
+            if id(each) not in found:  # it may hold itself
+                found[id(each)] = each
+                waiting.extend(each.values() if isinstance(each, Mapping) else each)
+        elif each is not None and type(each) not in (bool, int, float, str, Fraction):
+            return False
+    return True
 
 
 def _is_read_as_it_is(array: Any, dtype: np.dtype) -> bool:

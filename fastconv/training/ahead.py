@@ -13,6 +13,7 @@ import numpy as np
 
 from fastconv.augment import Augment
 from fastconv.layers.base import Layer
+from fastconv.machine.memory import allocate
 from fastconv.machine.threads import usable_cpus
 from fastconv.training.data import (
     STEP,
@@ -31,6 +32,7 @@ from fastconv.training.mixing import Mixed, augmented
 __all__ = ["ahead", "prepared"]
 
 MOST = 64  # items that are made before they are asked for, however many one wishes
+FEW = 2  # of them, for which there is memory from the first one on
 PATIENCE = 5.0  # seconds that the thread has, when it is told to end, for the item that it is at
 END = object()
 
@@ -78,9 +80,16 @@ def prepared(
                 x = copied(x) if others_change else x
             with np.errstate(all="ignore"):
                 x = net.cast(x)
+            if prefetch and number == done and isinstance(x, np.ndarray):
+                _make_room(x, min(prefetch, FEW) + 1)
             yield PartBatch.of((x, *others), *place), rng
 
     return ahead(make, prefetch)
+
+
+def _make_room(x: np.ndarray, count: int) -> None:
+    """Have memory for so many batches like this one: as many as are held once the thread is ahead."""
+    [allocate("fit", x.shape, x.dtype) for _ in range(count)]
 
 
 def _part(rows: slice, x: Any, y: Any, *weight: Any) -> PartBatch:

@@ -113,7 +113,7 @@ class ArrayBatches:
         `part` of their number says."""
         order = None
         if self.seed is not None:
-            order = generator(self.seed, SHUFFLE, number).permutation(self.samples)
+            order = _permutation(generator(self.seed, SHUFFLE, number), self.samples)
         for step in range(start, self.steps, every):
             rows = slice(step * self.batch_size, min((step + 1) * self.batch_size, self.samples))
             first, whole = 0, rows.stop - rows.start
@@ -232,6 +232,16 @@ class _Rows:
     def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
         numbers = np.arange(*index.indices(len(self))) if isinstance(index, slice) else index
         return np.asarray(self.source[numbers])
+
+
+def _permutation(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """rng.permutation(samples), in memory that the next epoch finds again."""
+    order: np.ndarray = allocate("fit", (samples,), np.dtype(np.int64))
+    order[...] = 1
+    order[:1] = 0
+    np.cumsum(order, out=order)
+    rng.shuffle(order)
+    return order
 
 
 def _rows(array: Any, index: np.ndarray | slice) -> np.ndarray:
