@@ -1,4 +1,4 @@
-"""Whole nets against PyTorch: training steps, inference and memory, twelve nets.
+"""Whole nets against PyTorch, and Keras where it is installed: training steps, inference and memory, twelve nets.
 
     python bench/nets.py                                   all of it, about twenty minutes
     python bench/nets.py --quick --threads 1               fewer rounds
@@ -20,7 +20,10 @@ memory at the rate of a copy.
 --memory: a process a library that has one net and trains it for 20 steps, with no settings of ours: the peak of its
 resident memory less that after its imports; of PyTorch's layouts the leaner.
 
-Needs PyTorch: pip install 'fastconv[peers]'.
+Keras on TensorFlow's CPU build is timed in turns with ours alone, and stands beside PyTorch, not among its variants
+(bench/in_keras.py).
+
+Needs PyTorch: pip install 'fastconv[peers]'. Keras: pip install tensorflow-cpu.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import in_keras
 import numpy as np
 import peers
 
@@ -241,7 +245,13 @@ def step_in_torch(net: Any, x: Any, target: Any, fused: bool, autocast: Callable
     return step
 
 
-LIBRARIES = {"fastconv": in_fastconv, "torch": in_torch}
+def of_keras(name: str, arguments: argparse.Namespace) -> tuple[np.ndarray, Variants]:
+    net, x, target = built(name)
+    output, calls = in_keras.calls_of(net, x, target, RATE, MOMENTUM)
+    return output, {variant: parts | {"for_inference": parts["inference"]} for variant, parts in calls.items()}
+
+
+LIBRARIES = {"fastconv": in_fastconv, "torch": in_torch, "keras": of_keras}
 PARTS = ("step", "inference")  # shown whole
 TIMED = (*PARTS, "for_inference")
 
@@ -252,7 +262,11 @@ def work(arguments: argparse.Namespace) -> None:
         return calls, [float(np.abs(output).max()), *map(float, output.ravel()[:64])]
 
     of = statistics.fmean if arguments.busy else statistics.median
-    peers.serve(prepare, peers.LIBRARIES[arguments.worker]().set_threads, of=of)
+    if arguments.worker == "keras":
+        in_keras.set_threads(arguments.threads[0])
+        peers.serve(prepare, in_keras.set_threads, of=of)
+    else:
+        peers.serve(prepare, peers.LIBRARIES[arguments.worker]().set_threads, of=of)
 
 
 def peak() -> int:
@@ -305,13 +319,21 @@ def floors(name: str, threads: Sequence[int]) -> dict[str, dict[str, float]]:
     }
 
 
-def compare(name: str, workers: Sequence[peers.Worker], arguments: argparse.Namespace) -> dict[str, Any]:
-    """A row: per thread count and part the ratio, its range, and milliseconds."""
-    ours, theirs = (np.array(worker.ask("prepare", name)) for worker in workers)
-    if np.abs(ours - theirs).max() > 1e-3 * ours[0]:
-        raise SystemExit(f"nets: {name}: fastconv computes {ours[:4]}, PyTorch {theirs[:4]}")
-    found = peers.in_turns(workers, arguments.threads, arguments.rounds, arguments.turn, TIMED)
-    return {"net": name, "batch": NETS[name].batch, "threads": found}
+def compare(
+    name: str, workers: Sequence[peers.Worker], keras: in_keras.Workers | None, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """A row: per thread count and part the ratio, its range, and milliseconds; the same of Keras."""
+
+    def timed(ours: Any, other: Any, library: str) -> dict[str, dict[str, Any]]:
+        outputs = np.array(other.ask("prepare", name))
+        if np.abs(expected - outputs).max() > 1e-3 * expected[0]:
+            raise SystemExit(f"nets: {name}: fastconv computes {expected[:4]}, {library} {outputs[:4]}")
+        return peers.in_turns([ours, other], arguments.threads, arguments.rounds, arguments.turn, TIMED)
+
+    ours, torch = workers
+    expected = np.array(ours.ask("prepare", name))
+    row = {"net": name, "batch": NETS[name].batch, "threads": timed(ours, torch, "PyTorch")}
+    return row if keras is None else row | {"keras": timed(ours, keras, "Keras")}
 
 
 def memory_of(name: str) -> dict[str, int]:
@@ -341,19 +363,23 @@ def print_row(row: dict[str, Any]) -> None:
             least = max(row["floor"][count][f"{part}, {what}"] for what in ("arithmetic", "memory"))
             text += f"  {theirs(ms):8.2f} {ms['fastconv']:8.2f} {found[part]['ratio']:5.2f} {least:7.2f}"
         text += f" {found['for_inference']['ratio']:5.2f}"
+        if "keras" in row:
+            text += f" {row['keras'][count]['step']['ratio']:5.2f}"
     if "memory" in row:
         memory = row["memory"]
         text += f"  {theirs(memory) / 1e6:5.0f} {memory['fastconv'] / 1e6:5.0f} {row['memory_ratio']:5.2f}"
     print(text, flush=True)
 
 
-def print_head(arguments: argparse.Namespace) -> None:
+def print_head(arguments: argparse.Namespace, keras: bool) -> None:
     line, names = f"{'':22}", f"{'net':17} {'batch':>4}"
     for count in arguments.threads:
         for part in PARTS:
             line += f"  {f'{part}, {count} thread' + 's' * (count > 1):^31}"
             names += f"  {'PyTorch':>8} {'ours':>8} {'x':>5} {'floor':>7}"
         line, names = f"{line}{'':6}", f"{names}  copy"
+        if keras:
+            line, names = f"{line}{'':6}", f"{names} Keras"
     if arguments.memory:
         line, names = line + f"  {'memory, MB':^17}", names + "   theirs  ours ratio"
     print(f"{line.rstrip()}\n{names}")
@@ -369,6 +395,11 @@ def print_means(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -
                 f"  {part}, {count} thread{'s' * (count != '1')}: "
                 f"{statistics.geometric_mean(ratios.values()):.2f}, {ratios[worst]:.2f} ({worst})"
             )
+        if "keras" in rows[0]:
+            ratios = {row["net"]: row["keras"][count]["step"]["ratio"] for row in rows}
+            worst = min(ratios, key=lambda name: ratios[name])
+            mean = statistics.geometric_mean(ratios.values())
+            print(f"  Keras's over ours, step, {count}: {mean:.2f}, {ratios[worst]:.2f} ({worst})")
     if arguments.memory:
         ratios = {row["net"]: row["memory_ratio"] for row in rows}
         worst = max(ratios, key=lambda name: ratios[name])
@@ -446,16 +477,19 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     options = [name for name in ("--bfloat16", "--compile") if getattr(arguments, name.strip("-"))]
     script = [str(Path(__file__).resolve()), *options, "--busy", str(arguments.busy)]
     with contextlib.ExitStack() as stack:
-        workers = [peers.Worker(library, arguments.threads[-1], script) for library in LIBRARIES]
-        for worker in workers:
+        workers = [peers.Worker(library, arguments.threads[-1], script) for library in peers.LIBRARIES]
+        keras = None
+        if in_keras.is_installed() and not arguments.bfloat16:
+            keras = in_keras.Workers(arguments.threads, script)
+        for worker in (*workers, *([] if keras is None else [keras])):
             stack.callback(worker.close)
         for _ in range(arguments.busy):
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             stack.callback(other.wait)
             stack.callback(other.kill)
-        print_head(arguments)
+        print_head(arguments, keras is not None)
         for name in arguments.only or NETS:
-            row = compare(name, workers, arguments)
+            row = compare(name, workers, keras, arguments)
             row["floor"] = floors(name, arguments.threads)
             if arguments.memory:
                 row["memory"] = memory_of(name)
