@@ -104,6 +104,16 @@ def test_samples_come_in_numpys_order(samples):
     assert found.dtype == expected.dtype and found.tolist() == expected.tolist()
 
 
+def test_no_room_for_batches_that_may_never_be_held_together(monkeypatch):
+    def refuse(*what):
+        raise MemoryError
+
+    monkeypatch.setattr(ahead_module, "allocate", refuse)
+    trainer = make_trainer()
+    trainer.fit(X, Y, epochs=1, batch_size=15, augment=AUGMENT, prefetch=2)
+    assert trainer.epoch == 1
+
+
 def test_at_most_so_many_are_made_before_they_are_asked_for():
     made, done = [0], [0]
     seen = []

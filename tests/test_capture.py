@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -679,6 +679,27 @@ def test_attributes_that_hold_themselves_or_more_than_a_stack_does(twins, where,
         del (net if where == "net" else net[0]).notes
     while notes:  # one by one, for Python's own collector has a stack, too
         notes = notes.popitem()[1]
+
+
+class Endless(Mapping):
+    """Its values are new ones each time."""
+
+    def __getitem__(self, key):
+        return Endless()
+
+    def __iter__(self):
+        return iter("a")
+
+    def __len__(self):
+        return 1
+
+
+def test_a_mapping_without_an_end(twins):
+    both = twins(lenet())
+    for net in both:
+        net[0].notes = Endless()
+    for seed in range(ALIKE + 2):
+        both.step(images((4, 1, 28, 28), seed), seed)
 
 
 def test_what_a_captured_pass_keeps_of_its_input_is_a_block():

@@ -393,6 +393,19 @@ def test_counts_of_nets_are_bounds_and_close(name: str) -> None:
     assert held(net, x) <= counted(net, x) <= 1.6 * held(net, x)
 
 
+@pytest.mark.parametrize(("dilation", "blind"), [(3, True), (2, False)])
+def test_counts_of_relu_and_a_pool_whose_windows_may_see_nothing(dilation: int, blind: bool) -> None:
+    """What they hold one by one where they are not done in one."""
+    pool = MaxPool2d((2, 1), stride=1, padding=(1, 0), dilation=(dilation, 1))
+    net = Sequential(
+        Conv2d(4, 16, 1), layers.Tanh(), ReLU(), pool, Conv2d(16, 4, 1), ReLU(), layers.AdaptiveAvgPool2d(1)
+    )
+    x = np.random.default_rng(0).standard_normal((8, 4, 2, 3000)).astype(np.float32)
+    assert pool.windows(net[:3](x)).all_see_x != blind
+    held(net, x)
+    assert held(net, x) <= counted(net, x)
+
+
 RESIDENT = """
 import json, re
 import numpy as np

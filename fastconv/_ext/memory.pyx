@@ -445,6 +445,8 @@ cdef class Block:
             allowed = _arena.most + _arena.most // 16
             if _arena.resident > allowed:
                 _arena.drop((_arena.resident - allowed) * PAGE, HUGE)
+            if _arena.resident > allowed:  # between blocks in use that lie close
+                _arena.drop((_arena.resident - allowed) * PAGE)
         return True
 
     def __dealloc__(self):

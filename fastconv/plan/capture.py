@@ -59,6 +59,7 @@ MOST_BYTES = 3 << 27  # all of them together
 FEW_BYTES = 1 << 24  # up to which it is kept while the net does something else
 LASTING = 16  # passes, for which a capture pays
 ATTEMPTS = 3  # captures that did not
+MOST_OPTIONS = 1 << 12  # lists and mappings in a layer's attribute: a mapping may make ever new ones
 
 
 def key_of(x: Any, context: Context) -> Hashable:
@@ -415,6 +416,8 @@ def _is_plain(option: Any) -> bool:
         if isinstance(each, Mapping) or type(each) in (tuple, list):  # a list is the layer's own
             if id(each) not in found:  # it may hold itself
                 found[id(each)] = each
+                if len(found) > MOST_OPTIONS:
+                    return False
                 waiting.extend(each.values() if isinstance(each, Mapping) else each)
         elif each is not None and type(each) not in (bool, int, float, str, Fraction):
             return False

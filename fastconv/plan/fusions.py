@@ -175,10 +175,13 @@ class PoolRelu(Fused):
         self.relu, self.pool = relu, pool
 
     def serves(self, values: list[np.ndarray], context: Context) -> bool:
-        """Where a window sees nothing its maximum is -inf, which relu must not see."""
+        return self.fits(values[0])
+
+    def fits(self, x: np.ndarray) -> bool:
+        """Whether all windows see x: the maximum of one that sees nothing is -inf, which relu must not see."""
         layer: Any = self.pool.layers[0]
         try:
-            sees: bool = layer.windows(values[0]).all_see_x
+            sees: bool = layer.windows(x).all_see_x
         except (ShapeError, MemoryError):  # as the pool says itself
             return False
         return sees

@@ -684,14 +684,14 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
             forward += block(seen[step.inputs[1]].nbytes) * (not seen[step.inputs[1]].last)
     elif isinstance(step, NormReluPool):
         given, learns = seen[step.inputs[0]], context.once and step.norm.options(context)["training"]
-        if learns and step.fits(np.empty(given.shape, f"f{given.itemsize}")):
+        if learns and step.fits(_like(given)):
             keeps, own = each[0].keeps, each[0].own + block(seen[step.output].nbytes // given.itemsize)
         else:
             forward, backward = forward + between, backward + between
     elif isinstance(step, ConvRelu) and not step.is_wide():
         keeps, own = (*each[0].keeps, step.output), each[0].own
         backward += between
-    elif isinstance(step, PoolRelu):
+    elif isinstance(step, PoolRelu) and step.fits(_like(seen[step.inputs[0]])):
         keeps, own = (), each[1].own + block(seen[step.output].nbytes)
         forward, backward = forward + block(seen[step.output].nbytes), backward + block(seen[step.output].nbytes)
     else:
@@ -700,6 +700,10 @@ def _need(step: Step, seen: Mapping[int, Seen], awkward: set[int], context: Cont
         keeps, own, forward + SLACK, backward + SLACK, sum(need.work for need in each), gradients,
         all(need.can_repeat for need in each), len(each) == 1 and each[0].is_light,
     )  # fmt: skip
+
+
+def _like(value: Seen) -> np.ndarray:
+    return np.empty(value.shape, f"f{value.itemsize}")
 
 
 def _trained(layer: Any) -> list[tuple[Any, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import threading
@@ -81,15 +82,16 @@ def prepared(
             with np.errstate(all="ignore"):
                 x = net.cast(x)
             if prefetch and number == done and isinstance(x, np.ndarray):
-                _make_room(x, min(prefetch, FEW) + 1)
+                _make_room(x, min(prefetch, FEW))
             yield PartBatch.of((x, *others), *place), rng
 
     return ahead(make, prefetch)
 
 
 def _make_room(x: np.ndarray, count: int) -> None:
-    """Have memory for so many batches like this one: as many as are held once the thread is ahead."""
-    [allocate("fit", x.shape, x.dtype) for _ in range(count)]
+    """Have memory for so many batches more, like this one: as many as are held once the thread is ahead."""
+    with contextlib.suppress(MemoryError):  # they may never be held together
+        [allocate("fit", x.shape, x.dtype) for _ in range(count)]
 
 
 def _part(rows: slice, x: Any, y: Any, *weight: Any) -> PartBatch:
