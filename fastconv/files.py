@@ -43,10 +43,10 @@ def open_regular(path: Pathlike, *, follow_links: bool = True) -> io.BufferedRea
     descriptor = os.open(path, os.O_RDONLY | OPEN | (0 if follow_links else os.O_NOFOLLOW))
     try:
         _need_regular(path, os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return os.fdopen(descriptor, "rb")  # which closes it, also where an interrupt comes before it has returned
 
 
 def _need_regular(path: Path, found: os.stat_result) -> None:
@@ -97,7 +97,7 @@ def _replace(folder: int, name: str, fill: Callable[[IO[bytes]], Any]) -> None:
     _remove_leftovers(folder, prefix)
     descriptor, temporary = _create(folder, prefix, 0o666 if before is None else 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:  # an interrupt may come before it has a name
             fill(file)
             file.flush()
             if before is not None:
@@ -108,6 +108,8 @@ def _replace(folder: int, name: str, fill: Callable[[IO[bytes]], Any]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
+    finally:
+        os.close(descriptor)
     with contextlib.suppress(OSError):  # not every file system can
         os.fsync(folder)
 

@@ -425,3 +425,38 @@ def test_every_writer_keeps_links_and_modes(tmp_path, save):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
     assert (tmp_path / "file.tmp").read_text() == "the user's"
     assert names(tmp_path) == ["file", "file.tmp", "link.png"]
+
+
+def opened_and_interrupted(monkeypatch):
+    """From here on, Ctrl-C comes as a file is open, before anybody has it."""
+    found = os.fdopen
+
+    def interrupted(*args, **options):
+        found(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fdopen", interrupted)
+
+
+def test_an_interrupt_as_a_file_is_opened_to_be_written(tmp_path, monkeypatch):
+    """The old file stays, nothing is left behind, and nothing unclosed is complained of."""
+    path = tmp_path / "text"
+    replace_text(path, "old")
+    held = Path("/proc/self/fd")  # where there is such
+    before = len(list(held.glob("*")))
+    opened_and_interrupted(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        replace_text(path, "new")
+    monkeypatch.undo()
+    assert [each.name for each in tmp_path.iterdir()] == ["text"] and path.read_text() == "old"
+    assert len(list(held.glob("*"))) == before
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_as_a_file_is_opened_to_be_read(tmp_path, monkeypatch):
+    """It is the interrupt that comes out, not what closing twice would raise."""
+    path = tmp_path / "text"
+    replace_text(path, "old")
+    opened_and_interrupted(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        open_regular(path)
