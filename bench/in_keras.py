@@ -127,10 +127,10 @@ class _Reading:
             inputs = [values[source] for source in sources]
             if isinstance(what, dict):
                 values[name] = self.layer(what, f"{at}{name}.", *inputs)
+            elif what == "add":
+                values[name] = keras.layers.Add()(inputs)
             else:
-                values[name] = {"add": keras.layers.Add(), "relu": lambda read: keras.layers.ReLU()(*read)}[what](
-                    inputs
-                )
+                values[name] = self.layer({"layer": what}, at, *inputs)
         return values[config.get("output") or name]
 
     def conv(self, config: Any, at: str, x: Any) -> Any:

@@ -25,6 +25,7 @@ cdef extern from *:
     int depth
 
 cdef extern from "memory.h" nogil:
+    const size_t FASTCONV_HUGE_PAGE
     void *pages_allocate(size_t bytes)
     void pages_free(void *block, size_t bytes)
     void *range_reserve(size_t bytes)
@@ -58,7 +59,6 @@ cdef size_t size_class(size_t nbytes) noexcept:
 
 cdef enum:
     PAGE = 4096
-    HUGE = 512  # of them
     LARGE = 1 << 20  # bytes of a block that is cut from the arena
 
 
@@ -221,7 +221,7 @@ cdef class Arena:
 
     cdef int drop(self, size_t nbytes, size_t unit=1) except -1:
         """Give free pages back, those with the highest addresses first, until so many bytes are gone; only `unit` of
-        them together, where addresses have that many: HUGE, so that what is touched again is a huge page again."""
+        them together, where addresses have that many: a huge page's, so that what is touched again is one again."""
         cdef size_t wanted = (nbytes + PAGE - 1) // PAGE, first, page, end
         cdef size_t before = -(<size_t> self.base // PAGE) % unit  # where the first whole unit begins
         self.parts.join()
@@ -444,7 +444,7 @@ cdef class Block:
             ask_for_huge_pages(self.address, self.capacity, _arena.base, _arena.pages * PAGE)
             allowed = _arena.most + _arena.most // 16
             if _arena.resident > allowed:
-                _arena.drop((_arena.resident - allowed) * PAGE, HUGE)
+                _arena.drop((_arena.resident - allowed) * PAGE, FASTCONV_HUGE_PAGE // PAGE)
             if _arena.resident > allowed:  # between blocks in use that lie close
                 _arena.drop((_arena.resident - allowed) * PAGE)
         return True

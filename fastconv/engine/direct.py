@@ -159,9 +159,9 @@ def _gradient_weights(p: Problem) -> Plan:
     cut = _cut(y_shape[0], depth, y_shape[1:4], p.window, tuning.BAND_PIXELS, 1)
     chunks, splits = _pieces(p.pixels, _bands(y_shape, cut), panels, size, math.prod(x_shape), get_workspace_limit())
     elements, entries = _room(channels, y_shape[1:4], p.window, cut)
+    at_once = transposed and chunks == 1  # where dw stays
 
     def run(op: str, threads: int, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: None) -> None:
-        at_once = transposed and chunks == 1
         partial = dw.reshape(1, size) if at_once else allocate(op, (chunks, size), dy.dtype)
         scratch, tables = _buffers(op, threads, elements, entries)
         x, dy = (dy, x) if transposed else (x, dy)
@@ -174,8 +174,8 @@ def _gradient_weights(p: Problem) -> Plan:
         elif not transposed:
             direct.unpack(partial, dw.reshape(p.groups, filters, -1), vector, threads_for(partial.nbytes))
 
-    most, partial_size = _most(chunks * splits, elements), 0 if transposed and chunks == 1 else chunks * size
-    return Plan("direct", run, p.multiply_adds // 4, most, 4 * elements, 4 * partial_size)
+    most, partial_bytes = _most(chunks * splits, elements), 0 if at_once else 4 * chunks * size
+    return Plan("direct", run, p.multiply_adds // 4, most, 4 * elements, partial_bytes)
 
 
 def _most(tasks: int, elements: int) -> int:

@@ -180,7 +180,7 @@ cdef void pack_task(float *packed, const Packing *c, Py_ssize_t task, int slot) 
                         + (part.first_tap[1] + r1 * part.tap_step[1]) * c.strides[3]
                         + (part.first_tap[2] + r2 * part.tap_step[2]) * c.strides[4] + channel * next_channel
                     )
-                    rows = min(<Py_ssize_t> LINE, depth - channel)
+                    rows = min(<Py_ssize_t> 16, depth - channel)
                     if next_channel == 1:
                         fetch_rows(source + 2 * LINE, next_filter, panel.count)
                         transpose(source, next_filter, panel.count, rows, packed, panel.lanes)
